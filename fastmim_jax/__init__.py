@@ -1,0 +1,25 @@
+"""Masked-image-modeling pre-training for vision backbones in JAX and Flax.
+
+Importing the package imports no JAX and touches no device; the public names load on first use.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "create_method": "fastmim_jax.mim",
+    "create_model": "fastmim_jax.models.zoo",
+    "hog": "fastmim_jax.mim.hog",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name):
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'fastmim_jax' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,128 @@
+"""Published parameter names against ours: one table per architecture and format, read both ways.
+
+A rule maps a module (or a single array) of a PyTorch state dict to one of our parameter tree; "{}"
+stands for the index of a block. Our paths are the keys of the nested parameter dict joined by "/".
+"""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from fastmim_jax.errors import UserError
+
+
+class Transform(NamedTuple):
+    """How the values of one array change: to ours, and back to theirs."""
+
+    to_ours: Callable[[np.ndarray], np.ndarray]
+    to_theirs: Callable[[np.ndarray], np.ndarray]
+
+
+class Rule(NamedTuple):
+    """theirs: dotted name; ours: slashed path; arrays: (their suffix, our suffix, transform) of each."""
+
+    theirs: str
+    ours: str
+    arrays: tuple[tuple[str, str, Transform], ...]
+
+
+SAME = Transform(lambda x: x, lambda x: x)
+TRANSPOSE = Transform(np.transpose, np.transpose)  # Linear: (out, in) <-> (in, out)
+OIHW = Transform(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
+PIXEL = Transform(lambda x: x.reshape(-1), lambda x: x.reshape(1, -1, 1, 1))
+
+LINEAR = ((".weight", "/kernel", TRANSPOSE), (".bias", "/bias", SAME))
+CONV = ((".weight", "/kernel", OIHW), (".bias", "/bias", SAME))
+NORM = ((".weight", "/scale", SAME), (".bias", "/bias", SAME))
+
+
+def array(transform=SAME):
+    """A rule's arrays where it names a single one."""
+    return (("", "", transform),)
+
+
+def transformer_blocks(theirs, ours):
+    """timm's ViT blocks; ours have the same names inside."""
+    parts = {
+        "norm1": NORM,
+        "attn.qkv": LINEAR,
+        "attn.proj": LINEAR,
+        "norm2": NORM,
+        "mlp.fc1": LINEAR,
+        "mlp.fc2": LINEAR,
+    }
+    return tuple(
+        Rule(f"{theirs}.{{}}.{part}", f"{ours}/{{}}/{part.replace('.', '/')}", arrays)
+        for part, arrays in parts.items()
+    )
+
+
+VIT = (
+    Rule("cls_token", "encoder/cls_token", array()),
+    Rule("patch_embed.proj", "encoder/patch_embed", CONV),
+    *transformer_blocks("blocks", "encoder/blocks"),
+    Rule("norm", "encoder/norm", NORM),
+)
+DECODER = (
+    Rule("decoder_embed", "decoder/embed", LINEAR),
+    *transformer_blocks("decoder_blocks", "decoder/blocks"),
+    Rule("decoder_norm", "decoder/norm", NORM),
+    Rule("decoder_pred", "decoder/pred", LINEAR),
+)
+TABLES = {
+    "fastmim_vit": (Rule("mask_token", "mask_token", array(PIXEL)), *VIT, *DECODER),
+}
+COMPUTED = ("pos_embed",)  # fixed tables that the models make themselves
+
+
+def to_ours(state_dict, table):
+    """A published state dict {name: array} -> our nested parameters.
+
+    Raises:
+      UserError: names that the table does not know.
+    """
+    patterns = [
+        (_pattern(rule.theirs + theirs), rule.ours + ours, transform.to_ours)
+        for rule in TABLES[table]
+        for theirs, ours, transform in rule.arrays
+    ]
+    wanted = {name: x for name, x in state_dict.items() if name not in COMPUTED}
+    return unflatten_dict(_rename(wanted, patterns, table), sep="/")
+
+
+def to_theirs(params, table):
+    """Our nested parameters -> the published names, without the tables in COMPUTED.
+
+    Raises:
+      UserError: parameters that the table does not know.
+    """
+    patterns = [
+        (_pattern(rule.ours + ours), rule.theirs + theirs, transform.to_theirs)
+        for rule in TABLES[table]
+        for theirs, ours, transform in rule.arrays
+    ]
+    return _rename(flatten_dict(jax.device_get(params), sep="/"), patterns, table)
+
+
+def _pattern(name):
+    return re.compile(re.escape(name).replace(r"\{\}", r"(\d+)") + "$")
+
+
+def _rename(arrays, patterns, table):
+    renamed, unknown = {}, []
+    for name, value in arrays.items():
+        for pattern, target, transform in patterns:
+            match = pattern.match(name)
+            if match:
+                renamed[target.format(*match.groups())] = transform(np.asarray(value))
+                break
+        else:
+            unknown.append(name)
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (" ..." if len(unknown) > 5 else "")
+        raise UserError(f"{len(unknown)} names are not of the format '{table}': {shown}")
+    return renamed

@@ -1,0 +1,1 @@
+"""Backbones, which know nothing of masking."""

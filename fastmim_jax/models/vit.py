@@ -1,0 +1,84 @@
+"""Vision transformer with a cls token and fixed sine-cosine positions, as MAE and FastMIM use it.
+
+Source: FastMIM's `mim_vit_pretrain.py` and `models_vit.py`, which differ in their number of heads.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from fastmim_jax.models.attention import TransformerBlock
+from fastmim_jax.models.layers import (
+    Encoded,
+    PatchEmbed,
+    Stack,
+    layer_norm,
+    sincos_positions,
+    token_init,
+)
+
+
+class ViT(nn.Module):
+    """Any image size whose sides are multiples of `patch_size`, any number of channels."""
+
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    epsilon: float = 1e-6
+    kernel: str = "xla"
+    dtype: Any = jnp.float32
+    remat: str = "none"
+    layers: str = "unrolled"
+
+    @property
+    def stride(self):
+        """Pixels per output cell, along one side."""
+        return self.patch_size
+
+    def setup(self):
+        self.patch_embed = PatchEmbed(self.patch_size, self.width, self.dtype)
+        self.cls_token = self.param("cls_token", token_init, (1, 1, self.width))
+        options = dict(
+            heads=self.heads,
+            mlp_ratio=self.mlp_ratio,
+            epsilon=self.epsilon,
+            kernel=self.kernel,
+            dtype=self.dtype,
+        )
+        self.blocks = Stack(TransformerBlock, self.depth, options, self.remat, self.layers)
+        self.norm = layer_norm(self.epsilon, self.dtype, name="norm")
+
+    def __call__(self, images):
+        """(B, H, W, C) -> Encoded: tokens (B, h, w, D), prefix (B, 1, D) the cls token."""
+        return self.encode(self.embed(images))
+
+    def embed(self, images):
+        """(B, H, W, C) -> (B, h, w, D), patches without positions."""
+        return self.patch_embed(images)
+
+    def encode(self, tokens):
+        """(B, h, w, D) patches -> Encoded, positions added here."""
+        x = self.norm(self.blocks(self._sequence(tokens)))
+        return Encoded(x[:, 1:].reshape(tokens.shape), x[:, :1])
+
+    def features(self, images):
+        """(B, H, W, C) -> four grids (B, h, w, D), after each quarter of the blocks; the last normed.
+
+        Fewer than four blocks give one grid each.
+        """
+        tokens = self.embed(images)
+        outputs = self.blocks.outputs(self._sequence(tokens))
+        quarters = sorted({-(-self.depth * quarter // 4) for quarter in (1, 2, 3, 4)})
+        chosen = [outputs[after - 1] for after in quarters]
+        chosen[-1] = self.norm(chosen[-1])
+        return [x[:, 1:].reshape(tokens.shape) for x in chosen]
+
+    def _sequence(self, tokens):
+        """Grid (B, h, w, D) -> (B, 1 + h*w, D): positions added, the cls token in front (its own is 0)."""
+        batch, rows, columns, width = tokens.shape
+        tokens = tokens + sincos_positions(rows, columns, width).astype(self.dtype)
+        cls = jnp.broadcast_to(self.cls_token.astype(self.dtype), (batch, 1, width))
+        return jnp.concatenate([cls, tokens.reshape(batch, -1, width)], axis=1)

@@ -1,0 +1,41 @@
+"""The one table of backbones: name -> constructor and sizes."""
+
+import difflib
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.models.vit import ViT
+
+_VIT_SIZES = {
+    "ti": dict(width=192, depth=12, heads=3),
+    "s": dict(width=384, depth=12, heads=6),
+    "b": dict(width=768, depth=12, heads=12),
+    "l": dict(width=1024, depth=24, heads=16),
+    "h": dict(width=1280, depth=32, heads=16),
+}
+
+ZOO = {
+    f"vit_{size}{patch}": (ViT, dict(patch_size=patch, **sizes))
+    for size, sizes in _VIT_SIZES.items()
+    for patch in (4, 8, 14, 16)
+}
+
+
+def create_model(name, **overrides):
+    """A bare backbone, a Flax module.
+
+    Args:
+      name: a key of ZOO, such as "vit_b16".
+      **overrides: attributes of its class that differ from the table, such as heads=6.
+
+    Raises:
+      UserError: unknown name or attribute.
+    """
+    if name not in ZOO:
+        close = difflib.get_close_matches(name, ZOO, n=3, cutoff=0.5) or sorted(ZOO)
+        raise UserError(f"unknown backbone '{name}': there is {', '.join(close)}")
+    constructor, sizes = ZOO[name]
+    known = set(constructor.__dataclass_fields__) - {"parent", "name"}
+    for key in overrides:
+        if key not in known:
+            raise UserError(f"backbone '{name}' has no '{key}': there is {', '.join(sorted(known))}")
+    return constructor(**{**sizes, **overrides})

@@ -1,0 +1,86 @@
+"""HOG cells drawn as stars of strokes, each stroke lying along the edges that voted for it."""
+
+import numpy as np
+
+GROUND = (17, 19, 24)
+INK = (246, 240, 228)
+
+
+def stroke_strength(cells, full=1.0, power=2.0):
+    """How strongly each orientation is drawn.
+
+    Args:
+      cells: (..., C, bins) histograms, any range; a prediction may hold negative or non-finite values.
+      full: channel-mean value that gives a full stroke: 1 for L2-normalised cells, and
+        `shared_maximum(prediction, target)` for raw sums.
+      power: above 1, dominant orientations stand out and flat histograms recede.
+
+    Returns:
+      (..., bins) float in [0, 1]. A cell's strength depends on that cell alone.
+    """
+    finite = np.nan_to_num(np.asarray(cells, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    # Channels that disagree cancel towards a flat histogram, so colour noise fades with the mean.
+    mean = finite.mean(axis=-2)
+    return np.clip(mean / max(full, 1e-12), 0.0, 1.0) ** power
+
+
+def shared_maximum(*hogs, quantile=0.99):
+    """The `quantile` of the largest channel-mean value of each non-empty cell, over all arguments.
+
+    A quantile and not the maximum: raw sums have a long tail, and one cell would darken the rest.
+    """
+    peaks = [np.nan_to_num(np.asarray(h, np.float64)).mean(-2).max(-1).ravel() for h in hogs]
+    peaks = np.concatenate(peaks)
+    peaks = peaks[peaks > 0]
+    return float(np.quantile(peaks, quantile)) if peaks.size else 1.0
+
+
+def stroke_direction(bin_index, bins):
+    """Unit vector (x to the right, y down) along the edges that fall in the middle of a bin.
+
+    HOG measures the gradient by atan2(gx, gy), so the gradient points along (sin a, cos a) in
+    (x, y); turned by 90 degrees this is (cos a, -sin a).
+    """
+    angle = np.pi * (bin_index + 0.5) / bins
+    return np.array([np.cos(angle), -np.sin(angle)])
+
+
+def draw_strokes(strength, scale):
+    """(h, w, bins) strengths in [0, 1] -> (h*scale, w*scale) brightness in [0, 1]."""
+    h, w, bins = strength.shape
+    offset = np.arange(scale) + 0.5 - scale / 2
+    half_width = max(0.55, 0.05 * scale)
+    drawn = np.zeros((h, w, scale, scale))
+    for b in range(bins):
+        x, y = stroke_direction(b, bins)
+        along = np.abs(offset[None, :] * x + offset[:, None] * y)
+        across = np.abs(offset[None, :] * y - offset[:, None] * x)
+        weight = strength[:, :, b, None, None]
+        half_length = (0.5 * scale - 0.5) * np.sqrt(weight)
+        # Distance to the stroke's rim, cut to one pixel, is the anti-aliasing.
+        side = np.clip(half_width + 0.5 - across, 0, 1)
+        tip = np.clip(half_length + 0.5 - along, 0, 1)
+        np.maximum(drawn, side * tip * weight**0.75, out=drawn)
+    return drawn.transpose(0, 2, 1, 3).reshape(h * scale, w * scale)
+
+
+def paint(brightness, ink, ground):
+    """(H, W) in [0, 1] and colours that broadcast to (H, W, 3) -> (H, W, 3) uint8."""
+    ink, ground = np.asarray(ink, np.float64), np.asarray(ground, np.float64)
+    mixed = ground + brightness[..., None] * (ink - ground)
+    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+
+
+def hog_glyphs(cells, scale=16, *, ink=INK, ground=GROUND, full=1.0, power=2.0):
+    """HOG as a picture: one star of strokes a cell, longer and brighter with its weight.
+
+    Args:
+      cells: (h, w, C, bins) histograms.
+      scale: side of a cell on the picture in pixels.
+      ink, ground: RGB 0..255 of a full stroke and of the background.
+      full, power: see `stroke_strength`.
+
+    Returns:
+      (h*scale, w*scale, 3) uint8.
+    """
+    return paint(draw_strokes(stroke_strength(cells, full, power), scale), ink, ground)
