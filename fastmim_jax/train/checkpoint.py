@@ -1,0 +1,90 @@
+"""Checkpoints: state, position in the data and config as one unit, written while training goes on."""
+
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+
+from fastmim_jax.errors import UserError
+
+# Parameters are an item of their own, so that later readers need not know the optimizer.
+PARAMS = ("params", "collections")
+REST = ("step", "opt_state", "skipped", "skipped_in_row")
+
+
+class Checkpoints:
+    """The `checkpoints/` folder of a work directory.
+
+    Args:
+      directory: where to; made when first written to.
+      keep: how many of the newest to keep.
+      keep_every: those at multiples of this step stay for good; 0 for none.
+    """
+
+    def __init__(self, directory, keep=3, keep_every=0):
+        policies = ocp.checkpoint_managers.preservation_policy
+        kept = [policies.LatestN(keep)]
+        if keep_every:
+            kept.append(policies.EveryNSteps(keep_every))
+        options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(kept))
+        self.directory = Path(directory).absolute()
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def latest(self):
+        """The newest complete step, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step, state, position):
+        """Starts to write; returns as soon as the values are off the devices.
+
+        position: JSON dict, such as {"records": ..., "config": ...}.
+        """
+        if step == self.latest():
+            return
+        items = dict(
+            params=ocp.args.StandardSave({name: getattr(state, name) for name in PARAMS}),
+            rest=ocp.args.StandardSave({name: getattr(state, name) for name in REST}),
+            position=ocp.args.JsonSave(position),
+        )
+        self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def restore(self, step, abstract):
+        """-> (state, position) of a step, laid out as the shardings of the abstract state say."""
+        items = {
+            "params": {name: getattr(abstract, name) for name in PARAMS},
+            "rest": {name: getattr(abstract, name) for name in REST},
+        }
+        found = self._restore(step, items)
+        return abstract.replace(**found.params, **found.rest), found.position
+
+    def restore_params(self, step, abstract):
+        """-> (abstract with its parameters and collections restored, position); no optimizer is read."""
+        found = self._restore(step, {"params": {name: getattr(abstract, name) for name in PARAMS}})
+        return abstract.replace(**found.params), found.position
+
+    def _restore(self, step, items):
+        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
+        try:
+            return self._manager.restore(
+                step, args=ocp.args.Composite(position=ocp.args.JsonRestore(), **arguments)
+            )
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            raise UserError(
+                f"checkpoint {self.directory / str(step)} does not fit the model of this config "
+                f"({str(error).splitlines()[0]}): use the config that wrote it, or delete the checkpoint"
+            ) from error
+
+    def reached_preemption(self, step):
+        """Whether the cluster has told the processes of this run to stop after this step."""
+        return jax.process_count() > 1 and self._manager.reached_preemption(step)
+
+    def close(self):
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()

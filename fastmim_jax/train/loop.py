@@ -1,0 +1,276 @@
+"""The training loop: restore, then step, log, look and save, always in this order."""
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from fastmim_jax.config import differences, flatten
+from fastmim_jax.data.bad import BadRecords
+from fastmim_jax.data.decode import decoder_name
+from fastmim_jax.errors import UserError
+from fastmim_jax.train import setup
+from fastmim_jax.train.checkpoint import Checkpoints
+from fastmim_jax.train.heldout import HeldOutLoss, fixed_batches, trivial_losses
+from fastmim_jax.train.metrics import Metrics, Silent, read_metrics, write_atomically
+from fastmim_jax.train.state import count_parameters
+
+
+class Hook(NamedTuple):
+    """Something to do every so many steps, and after the last: look(step, state) -> {name: value}."""
+
+    every: int
+    look: Callable
+
+
+class StopSignal:
+    """Turns SIGTERM and Ctrl-C into a wish that the loop sees; a second Ctrl-C interrupts at once."""
+
+    def __enter__(self):
+        self.name = None
+        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, _):
+        self.name = signal.Signals(number).name
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pretrain(config, workdir, hooks=(), announce=print):
+    """Trains, or goes on training, in a work directory.
+
+    Args:
+      config: resolved, see `fastmim_jax.config`.
+      workdir: made if missing; holds config.json, metrics.jsonl, tensorboard/, checkpoints/, ...
+      hooks: functions (run, workdir) -> Hook, for what is shown from above this floor.
+      announce: where the lines before the first step go.
+
+    Returns:
+      The number of updates done; fewer than planned if a signal stopped the run.
+
+    Raises:
+      UserError: bad config, data or work directory; too many bad records or non-finite updates.
+    """
+    source = setup.open_training_data(config)
+    held_out = setup.open_held_out_data(config)
+    run = setup.build(config, len(source))
+    workdir = prepare_workdir(workdir, config)
+    first = jax.process_index() == 0
+    say = announce if first else lambda text: None
+    for label, text in describe(run, source, held_out):
+        say(f"{label:>14}  {text}")
+    options = dict(keep=config.run.keep, keep_every=config.run.keep_every)
+    with Checkpoints(workdir / "checkpoints", **options) as checkpoints, StopSignal() as stop:
+        state, start = restore_or_create(run, checkpoints, say)
+        looks = [Hook(config.run.eval_every, look) for look in _scale(run, state, source, held_out,
+                                                                      workdir, say)]  # fmt: skip
+        looks += [make(run, workdir) for make in hooks]
+        metrics = Metrics(workdir, start, run.plan.total_steps) if first else Silent()
+        bad = BadRecords(source, config.data.max_bad_share, workdir / "bad_files.txt")
+        loop = Loop(run, checkpoints, metrics, bad, looks, stop)
+        try:
+            done = loop.run_from(state, start, source)
+        finally:
+            metrics.close()
+    say(bad.summary())
+    if stop.name and done < run.plan.total_steps:
+        say(f"stopped by {stop.name} after step {done:,}; the same command goes on from there")
+    return done
+
+
+class Loop:
+    """The loop itself; its parts are given to it."""
+
+    def __init__(self, run, checkpoints, metrics, bad, hooks, stop):
+        self.run, self.checkpoints, self.metrics = run, checkpoints, metrics
+        self.bad, self.hooks, self.stop = bad, hooks, stop
+        self.pending = None  # the latest step's metrics, still being computed
+        self.seconds, self.images = 0.0, 0  # since the last logged step, without looks and saves
+
+    def run_from(self, state, start, source):
+        """Updates from step `start` on -> the last step done."""
+        plan, settings = self.run.plan, self.run.config.run
+        loader = self.run.loader(
+            source,
+            batch_size=plan.batch_size,
+            seed=self.run.config.seed,
+            start=start * plan.batch_size,
+            workers=setup.worker_count(settings),
+        )
+        step = start
+        with loader:
+            batches = iter(loader)
+            while step < plan.total_steps and not self._stopping(step):
+                began = time.monotonic()
+                batch = next(batches)
+                state, values = self.run.step(state, self.run.to_devices(batch, plan.batch_size))
+                step += 1
+                for line in self.bad.update(batch):
+                    self.metrics.say(f"replaced {line}")
+                self._log(step, values, time.monotonic() - began)
+                self._look(step, state)
+                if self._due(step, settings.checkpoint_every):
+                    self._save(step, state)
+            self._save(step, state)
+        return step
+
+    def _stopping(self, step):
+        return self.stop.name or self.checkpoints.reached_preemption(step)
+
+    def _due(self, step, every):
+        return bool(every) and (step % every == 0 or step == self.run.plan.total_steps)
+
+    def _log(self, step, values, seconds):
+        """Queues this step's metrics and writes those of the step before, which are ready by now."""
+        self._flush()
+        self.seconds, self.images = self.seconds + seconds, self.images + self.run.plan.batch_size
+        self.pending = (step, values)
+
+    def _flush(self):
+        if self.pending is None:
+            return
+        (step, values), self.pending = self.pending, None
+        began = time.monotonic()
+        values = {name: value.item() for name, value in jax.device_get(values).items()}
+        self.seconds += time.monotonic() - began
+        if values["skipped_in_row"]:
+            self.metrics.say(f"step {step}: loss or gradients not finite, update left out")
+        if values["skipped_in_row"] >= self.run.config.run.max_skipped:
+            raise UserError(
+                f"{values['skipped_in_row']} updates in a row were not finite, up to step {step}: lower "
+                "--config.optimizer.base_lr, set --config.optimizer.clip_norm=1, or try "
+                "--config.method.dtype=float32 (the newest checkpoint is from before)"
+            )
+        if self._due(step, self.run.config.run.log_every):
+            values["epoch"] = self.run.plan.epoch(step)
+            values["images_per_second"] = self.images / max(self.seconds, 1e-9)
+            values["bad_records"] = self.bad.count
+            self.metrics.write(step, values)
+            self.metrics.show(step, values)
+            self.seconds, self.images = 0.0, 0
+
+    def _look(self, step, state):
+        for hook in self.hooks:
+            if self._due(step, hook.every):
+                self._flush()
+                found = hook.look(step, state)
+                if found:
+                    self.metrics.write(step, found)
+
+    def _save(self, step, state):
+        """Everything logged up to here is on disk before the checkpoint that makes it history."""
+        self._flush()
+        position = {
+            "records": step * self.run.plan.batch_size,
+            "config": flatten(self.run.config),
+        }
+        self.checkpoints.save(step, state, position)
+
+
+def prepare_workdir(workdir, config):
+    """Makes the work directory, or checks that the config in it agrees.
+
+    Raises:
+      UserError: it cannot be written to, or was made by another config (says which keys differ).
+    """
+    workdir = Path(workdir)
+    saved = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        before = json.loads(saved.read_text()) if saved.exists() else None
+        if before is not None:
+            _check_same(workdir, before, config)
+        if jax.process_index() == 0:
+            write_atomically(saved, config.to_json(indent=2) + "\n")
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"cannot use the work directory {workdir} ({error}): type --workdir=DIR with a folder that "
+            "can be written to"
+        ) from error
+    return workdir
+
+
+def _check_same(workdir, before, config):
+    changed = differences(before, config)
+    if changed:
+        shown = "; ".join(f"config.{key} was {old}, is {new}" for key, old, new in changed[:8])
+        more = f" and {len(changed) - 8} more" if len(changed) > 8 else ""
+        raise UserError(
+            f"{workdir} was begun with another config ({shown}{more}): go on with the old values, or "
+            "start anew with another --workdir"
+        )
+
+
+def restore_or_create(run, checkpoints, say):
+    """-> (state, updates done): the newest checkpoint, or the initial state."""
+    latest = checkpoints.latest()
+    if latest is None:
+        return run.create(), 0
+    state, position = checkpoints.restore(latest, run.abstract)
+    if position["records"] != latest * run.plan.batch_size:
+        raise UserError(
+            f"checkpoint {latest} stands at record {position['records']:,}, not at "
+            f"{latest} x {run.plan.batch_size}: it was written with another batch size"
+        )
+    say(f"{'going on':>14}  after step {latest:,} of {run.plan.total_steps:,}")
+    return state, latest
+
+
+def describe(run, source, held_out):
+    """[(label, text)]: what is about to happen."""
+    config, devices = run.config, run.mesh.devices.ravel()
+    height, width = config.data.image_size
+    mesh = " x ".join(f"{size} {axis}" for axis, size in run.mesh.shape.items())
+    workers = setup.worker_count(config.run)
+    ignored = getattr(source, "ignored", 0)
+    return [
+        ("data", f"{source!r}" + (f", {ignored:,} other files left alone" if ignored else "")),
+        ("held out", repr(held_out) if held_out else "none (set --config.data.eval_path or eval_split)"),
+        ("reading", f"{decoder_name()}, {workers} worker processes x {config.run.threads} threads"),
+        ("devices", f"{len(devices)} {devices[0].device_kind} ({mesh}), {jax.process_count()} process"),
+        ("method", f"{config.method.name}, {config.method.backbone.name}, target {config.method.target}"),
+        ("images", f"{height} x {width}, {config.data.channels} channels"),
+        ("parameters", f"{count_parameters(run.abstract.params):,}, computing in {config.method.dtype}"),
+        *run.plan.describe(),
+    ]
+
+
+def _scale(run, state, source, held_out, workdir, say):
+    """Prints the losses of trivial predictors (kept in baselines.json) -> looks for the held-out loss."""
+    path, looks = workdir / "baselines.json", []
+    baselines = json.loads(path.read_text()) if path.exists() else {}
+    for name, data in (("train", source), ("eval", held_out)):
+        if data is None or (name == "train" and name in baselines):
+            continue
+        size, batches = fixed_batches(run, data, run.config.data.eval_records)
+        if name == "eval":
+            looks.append(HeldOutLoss(run, size, batches))
+        baselines.setdefault(name, trivial_losses(run, state, size, batches))
+    if jax.process_index() == 0:
+        write_atomically(path, json.dumps(baselines, indent=2) + "\n")
+    for name, losses in baselines.items():
+        text = ", ".join(f"{predictor} {loss:.4f}" for predictor, loss in losses.items())
+        say(f"{'trivial loss':>14}  {text} ({name} images): a model that learns ends below these")
+    return looks
+
+
+def summary(workdir, last=20):
+    """{"steps", "train_loss" (mean of the last logged steps), "eval_loss" or None, "baselines"}."""
+    lines = read_metrics(Path(workdir) / "metrics.jsonl")
+    losses = [line["loss"] for line in lines if "loss" in line]
+    evals = [line["eval_loss"] for line in lines if "eval_loss" in line]
+    tail = losses[-last:]
+    return {
+        "steps": max((line["step"] for line in lines), default=0),
+        "train_loss": sum(tail) / len(tail) if tail else None,
+        "eval_loss": evals[-1] if evals else None,
+        "baselines": json.loads((Path(workdir) / "baselines.json").read_text()),
+    }

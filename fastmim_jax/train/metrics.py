@@ -1,0 +1,137 @@
+"""What a run tells: a progress line, one JSON line per logged step, TensorBoard."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+def write_atomically(path, text):
+    """Writes a text file so that a reader sees the old or the new one, never a part."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def read_metrics(path):
+    """[dict] of the complete lines of a metrics.jsonl; a line cut off by a crash is left out."""
+    lines = []
+    if Path(path).exists():
+        for line in Path(path).read_text().splitlines():
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+    return lines
+
+
+class Metrics:
+    """Writers of a run, of the first process only.
+
+    Args:
+      workdir: where metrics.jsonl and tensorboard/ lie.
+      start: updates done already; what an interrupted run wrote beyond them is taken back.
+      total: updates of the whole run.
+    """
+
+    def __init__(self, workdir, start, total):
+        from tensorboardX import SummaryWriter  # slow to import, and needed nowhere else
+
+        self.path = Path(workdir) / "metrics.jsonl"
+        kept = [line for line in read_metrics(self.path) if line["step"] <= start]
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = self.path.open("a")
+        board = Path(workdir) / "tensorboard"
+        self._board = SummaryWriter(str(board), purge_step=start + 1 if start else None)
+        self._progress = ProgressLine(start, total)
+
+    def write(self, step, values):
+        """Adds one line {"step": step, **values}; floats keep every bit."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def show(self, step, values):
+        """Moves the progress line; values: {"loss", "lr", "images_per_second"}."""
+        self._progress.show(step, values)
+
+    def say(self, text):
+        """Prints above the progress line."""
+        self._progress.say(text)
+
+    def close(self):
+        """Ends the progress line and flushes the writers."""
+        self._progress.close()
+        self._file.close()
+        self._board.close()
+
+
+class Silent:
+    """Metrics of the other processes: nothing."""
+
+    def write(self, *_):
+        """Nothing."""
+
+    show = say = write
+
+    def close(self):
+        """Nothing."""
+
+
+class ProgressLine:
+    """A Rich bar on a terminal; on anything else (a log file) a plain line now and then."""
+
+    def __init__(self, start, total, seconds_between_lines=10.0):
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._start, self._total, self._between = start, total, seconds_between_lines
+        self._began = time.monotonic()
+        self._next_line = 0.0
+        self._bar = None
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
+                BarColumn(bar_width=24),
+                TextColumn("loss [bold]{task.fields[loss]:.4f}[/]  lr {task.fields[lr]:.2e}"),
+                TextColumn("{task.fields[speed]:,.0f} images/s"),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(elapsed_when_finished=False),
+                console=self._console,
+            )
+            fields = dict(loss=float("nan"), lr=0.0, speed=0.0)
+            self._task = self._bar.add_task("", total=total, completed=start, **fields)
+            self._bar.start()
+
+    def show(self, step, values):
+        loss, lr, speed = values["loss"], values["lr"], values["images_per_second"]
+        if self._bar:
+            self._bar.update(self._task, completed=step, loss=loss, lr=lr, speed=speed)
+            return
+        now = time.monotonic()
+        if now < self._next_line and step < self._total:
+            return
+        self._next_line = now + self._between
+        left = (now - self._began) / max(step - self._start, 1) * (self._total - step)
+        self._console.print(
+            f"step {step:,}/{self._total:,}  loss {loss:.4f}  lr {lr:.2e}  {speed:,.0f} images/s  "
+            f"ETA {format_seconds(left)}"
+        )
+
+    def say(self, text):
+        (self._bar.console if self._bar else self._console).print(text, markup=False)
+
+    def close(self):
+        if self._bar:
+            self._bar.stop()
+
+
+def format_seconds(seconds):
+    """"1:02:03" or "2:03"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,192 @@
+"""Everything a run is made of, built from its config; the only place in train/ that reads one."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+
+from fastmim_jax import config as configs
+from fastmim_jax.data.device import normalize, statistics
+from fastmim_jax.data.loader import make_loader, pick_workers
+from fastmim_jax.data.sources import open_source
+from fastmim_jax.errors import UserError
+from fastmim_jax.mim import create_method
+from fastmim_jax.train import sharding, state, steps
+from fastmim_jax.train.optimizer import learning_rate, make_optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The parts of a run.
+
+    abstract: TrainState of ShapeDtypeStructs with shardings.
+    create: () -> the initial TrainState.
+    step: (state, batch) -> (state, metrics), donating the state.
+    forward, loss, moments: (state, batch, index) -> what `steps` of these names give.
+    """
+
+    config: Any
+    method: Any
+    plan: configs.Plan
+    mesh: jax.sharding.Mesh
+    abstract: state.TrainState
+    create: Any
+    step: Any
+    forward: Any
+    loss: Any
+    moments: Any
+
+    def loader(self, source, *, batch_size, seed, start=0, workers=0):
+        """Batches of a source with the crops of this config, this process's rows only."""
+        data = self.config.data
+        return make_loader(
+            source,
+            image_size=tuple(data.image_size),
+            channels=data.channels,
+            batch_size=batch_size,
+            seed=seed,
+            start=start,
+            rows=sharding.owned_rows(sharding.batch_sharding(self.mesh), batch_size),
+            workers=workers,
+            threads=self.config.run.threads,
+            scale=tuple(data.crop_scale),
+            ratio=tuple(data.crop_ratio),
+        )
+
+    def to_devices(self, batch, batch_size):
+        """The part of a loader's batch that goes to the devices, as global arrays."""
+        wanted = {"image": batch["image"], "flip": batch["flip"]}
+        return sharding.to_devices(wanted, sharding.batch_sharding(self.mesh), batch_size)
+
+
+def build(config, records, devices=None):
+    """A Run for a config and a number of records.
+
+    Raises:
+      UserError: the config cannot work, in one sentence.
+    """
+    devices = devices or jax.devices()
+    method = create_method(config.method)
+    plan = configs.derive(
+        config,
+        records=records,
+        stride=method.encoder.stride,
+        unit=method.target.unit,
+        devices=len(devices),
+    )
+    mesh = sharding.make_mesh(config.run.mesh_fsdp, devices)
+    image_shape = (*config.data.image_size, config.data.channels)
+    optimizer_of = partial(make_optimizer, **_optimizer_options(config.optimizer))
+    init = state.initializer(method, optimizer_of, image_shape)
+    abstract = _abstract(init, mesh)
+    shared = dict(method=method, prepare=_prepare(config.data), key=_mask_key(config.seed))
+    update = partial(
+        steps.pretrain_step,
+        optimizer=optimizer_of(abstract.params),
+        schedule=_schedule(config, plan),
+        accumulation=plan.accumulation,
+        **shared,
+    )
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    batch, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+
+    def compiled(function, **options):
+        options = {"in_shardings": (shardings, batch, whole), "out_shardings": whole, **options}
+        return _on_mesh(jax.jit(partial(function, **shared), **options), mesh)
+
+    return Run(
+        config=config,
+        method=method,
+        plan=plan,
+        mesh=mesh,
+        abstract=abstract,
+        create=lambda: state.create_state(init, abstract, config.seed),
+        step=_on_mesh(
+            jax.jit(
+                update,
+                in_shardings=(shardings, batch),
+                out_shardings=(shardings, whole),
+                donate_argnums=0,
+            ),
+            mesh,
+        ),
+        forward=compiled(steps.forward),
+        loss=compiled(steps.eval_step),
+        moments=compiled(steps.moments_step),
+    )
+
+
+def open_training_data(config):
+    """The source of `config.data`."""
+    return open_source(config.data.path, config.data.split)
+
+
+def open_held_out_data(config):
+    """The source for the held-out loss, or None if the config names none."""
+    data = config.data
+    if not (data.eval_path or data.eval_split):
+        return None
+    return open_source(data.eval_path or data.path, data.eval_split or data.split)
+
+
+def worker_count(run_config):
+    """Worker processes that read images."""
+    return pick_workers() if run_config.workers < 0 else run_config.workers
+
+
+def data_statistics(data):
+    """(mean, std) of `config.data`, one value per channel."""
+    mean, std = statistics(data.channels)
+    return tuple(data.mean) or mean, tuple(data.std) or std
+
+
+def _prepare(data):
+    mean, std = data_statistics(data)
+    return partial(normalize, mean=mean, std=std)
+
+
+def _mask_key(seed):
+    return jax.random.fold_in(jax.random.key(seed), 1)  # apart from the key of the parameters
+
+
+def _optimizer_options(optimizer):
+    return dict(
+        betas=tuple(optimizer.betas),
+        epsilon=optimizer.epsilon,
+        weight_decay=optimizer.weight_decay,
+        clip_norm=optimizer.clip_norm,
+    )
+
+
+def _schedule(config, plan):
+    def schedule(step):
+        return learning_rate(
+            step / plan.steps_per_epoch,
+            peak=plan.peak_lr,
+            floor=plan.min_lr,
+            warmup=plan.warmup_epochs,
+            total=plan.total_steps / plan.steps_per_epoch,
+            shape=config.schedule.shape,
+            decay_epochs=config.schedule.decay_epochs,
+        )
+
+    return schedule
+
+
+def _abstract(init, mesh):
+    try:
+        return state.abstract_state(init, mesh)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"this config does not build a model: {str(error).splitlines()[0]}") from error
+
+
+def _on_mesh(function, mesh):
+    """Traces and calls a jitted function where the models can see the mesh."""
+
+    def call(*args):
+        with jax.set_mesh(mesh):
+            return function(*args)
+
+    call.jitted = function
+    return call
