@@ -3,6 +3,7 @@
 import dataclasses
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from fastmim_jax.errors import UserError
 
@@ -38,8 +39,9 @@ def base():
 
     config.method = ConfigDict()
     config.method.name = "fastmim"
-    # Attributes of the backbone may be set beside its name, such as config.method.backbone.depth=8.
-    config.method.backbone = ConfigDict({"name": "vit_b16"}).unlock()
+    config.method.backbone = ConfigDict({"name": "vit_b16"})
+    for size in ("patch_size", "width", "depth", "heads"):  # unset: as the table of models says
+        config.method.backbone[size] = placeholder(int)
     config.method.block_size = 16  # pixels
     config.method.mask_ratio = 0.75
     config.method.target = "hog"

@@ -22,7 +22,7 @@ def create_method(method):
 
 def _fastmim(method):
     compute = dict(kernel=method.kernel, dtype=jnp.dtype(method.dtype), remat=method.remat)
-    backbone = dict(method.backbone)
+    backbone = {key: value for key, value in method.backbone.items() if value is not None}
     encoder = create_model(backbone.pop("name"), **compute, layers=method.layers, **backbone)
     return FastMIM(
         encoder=encoder,

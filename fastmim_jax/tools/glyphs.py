@@ -4,13 +4,15 @@ import numpy as np
 
 GROUND = (17, 19, 24)
 INK = (246, 240, 228)
+PREDICTED_INK = (255, 198, 92)
+TRUE_INK, TRUE_GROUND = (98, 107, 122), (31, 34, 41)  # dimmed: cells where nothing is predicted
 
 
 def stroke_strength(cells, full=1.0, power=2.0):
     """How strongly each orientation is drawn.
 
     Args:
-      cells: (..., C, bins) histograms, any range; a prediction may hold negative or non-finite values.
+      cells: (..., C, bins) histograms, any range; predictions may be negative or not finite.
       full: channel-mean value that gives a full stroke: 1 for L2-normalised cells, and
         `shared_maximum(prediction, target)` for raw sums.
       power: above 1, dominant orientations stand out and flat histograms recede.
@@ -49,18 +51,18 @@ def draw_strokes(strength, scale):
     """(h, w, bins) strengths in [0, 1] -> (h*scale, w*scale) brightness in [0, 1]."""
     h, w, bins = strength.shape
     offset = np.arange(scale) + 0.5 - scale / 2
-    half_width = max(0.55, 0.05 * scale)
+    half_width = np.clip(0.085 * scale, 0.6, 1.7)
     drawn = np.zeros((h, w, scale, scale))
     for b in range(bins):
         x, y = stroke_direction(b, bins)
         along = np.abs(offset[None, :] * x + offset[:, None] * y)
         across = np.abs(offset[None, :] * y - offset[:, None] * x)
         weight = strength[:, :, b, None, None]
-        half_length = (0.5 * scale - 0.5) * np.sqrt(weight)
+        half_length = (0.5 * scale - 0.5) * weight**0.35
         # Distance to the stroke's rim, cut to one pixel, is the anti-aliasing.
         side = np.clip(half_width + 0.5 - across, 0, 1)
         tip = np.clip(half_length + 0.5 - along, 0, 1)
-        np.maximum(drawn, side * tip * weight**0.75, out=drawn)
+        np.maximum(drawn, side * tip * weight**0.65, out=drawn)
     return drawn.transpose(0, 2, 1, 3).reshape(h * scale, w * scale)
 
 
@@ -84,3 +86,20 @@ def hog_glyphs(cells, scale=16, *, ink=INK, ground=GROUND, full=1.0, power=2.0):
       (h*scale, w*scale, 3) uint8.
     """
     return paint(draw_strokes(stroke_strength(cells, full, power), scale), ink, ground)
+
+
+def hidden_prediction(prediction, target, hidden, scale, *, full=1.0, power=2.0):
+    """One panel: predicted glyphs in hidden cells, dimmed true glyphs in visible ones.
+
+    Args:
+      prediction, target: (h, w, C, bins); hidden: (h, w) bool.
+      scale: side of a cell in pixels; full, power: see `stroke_strength`.
+
+    Returns:
+      (h*scale, w*scale, 3) uint8.
+    """
+    chosen = np.where(hidden[..., None, None], prediction, target)
+    strokes = draw_strokes(stroke_strength(chosen, full, power), scale)
+    where = hidden.repeat(scale, 0).repeat(scale, 1)[..., None]
+    ink = np.where(where, PREDICTED_INK, TRUE_INK)
+    return paint(strokes, ink, np.where(where, GROUND, TRUE_GROUND))

@@ -5,12 +5,12 @@ import numpy as np
 HELD_OUT_SEED = 20221213  # fixed, so that every run of a data set is judged by the same crops
 
 
-def fixed_batches(run, source, records):
-    """About `records` records of a source in a fixed order and with fixed crops: [host batch]."""
+def fixed_batches(run, source, records, shuffle=True):
+    """About `records` records in a fixed order and with fixed crops: (batch size, [host batch])."""
     devices = run.plan.devices
     largest = min(run.plan.batch_size // run.plan.accumulation, max(records, devices))
     size = largest // devices * devices
-    with run.loader(source, batch_size=size, seed=HELD_OUT_SEED) as loader:
+    with run.loader(source, batch_size=size, seed=HELD_OUT_SEED, shuffle=shuffle) as loader:
         batches = iter(loader)
         return size, [next(batches) for _ in range(max(1, records // size))]
 

@@ -74,7 +74,12 @@ def pretrain(config, workdir, hooks=(), announce=print):
                                                                       workdir, say)]  # fmt: skip
         looks += [make(run, workdir) for make in hooks]
         metrics = Metrics(workdir, start, run.plan.total_steps) if first else Silent()
-        bad = BadRecords(source, config.data.max_bad_share, workdir / "bad_files.txt")
+        bad = BadRecords(
+            source,
+            config.data.max_bad_share,
+            workdir / ("bad_files.txt" if first else f"bad_files-{jax.process_index()}.txt"),
+            config.data.channels,
+        )
         loop = Loop(run, checkpoints, metrics, bad, looks, stop)
         try:
             done = loop.run_from(state, start, source)
@@ -233,12 +238,24 @@ def describe(run, source, held_out):
     ignored = getattr(source, "ignored", 0)
     return [
         ("data", f"{source!r}" + (f", {ignored:,} other files left alone" if ignored else "")),
-        ("held out", repr(held_out) if held_out else "none (set --config.data.eval_path or eval_split)"),
+        (
+            "held out",
+            repr(held_out) if held_out else "none (set --config.data.eval_path or eval_split)",
+        ),
         ("reading", f"{decoder_name()}, {workers} worker processes x {config.run.threads} threads"),
-        ("devices", f"{len(devices)} {devices[0].device_kind} ({mesh}), {jax.process_count()} process"),
-        ("method", f"{config.method.name}, {config.method.backbone.name}, target {config.method.target}"),
+        (
+            "devices",
+            f"{len(devices)} {devices[0].device_kind} ({mesh}), {jax.process_count()} process",
+        ),
+        (
+            "method",
+            f"{config.method.name}, {config.method.backbone.name}, target {config.method.target}",
+        ),
         ("images", f"{height} x {width}, {config.data.channels} channels"),
-        ("parameters", f"{count_parameters(run.abstract.params):,}, computing in {config.method.dtype}"),
+        (
+            "parameters",
+            f"{count_parameters(run.abstract.params):,}, computing in {config.method.dtype}",
+        ),
         *run.plan.describe(),
     ]
 

@@ -1,6 +1,7 @@
 """Everything a run is made of, built from its config; the only place in train/ that reads one."""
 
 import dataclasses
+import os
 from functools import partial
 from typing import Any
 
@@ -37,7 +38,7 @@ class Run:
     loss: Any
     moments: Any
 
-    def loader(self, source, *, batch_size, seed, start=0, workers=0):
+    def loader(self, source, *, batch_size, seed, start=0, workers=0, shuffle=True):
         """Batches of a source with the crops of this config, this process's rows only."""
         data = self.config.data
         return make_loader(
@@ -52,6 +53,7 @@ class Run:
             threads=self.config.run.threads,
             scale=tuple(data.crop_scale),
             ratio=tuple(data.crop_ratio),
+            shuffle=shuffle,
         )
 
     def to_devices(self, batch, batch_size):
@@ -132,7 +134,7 @@ def open_held_out_data(config):
 
 def worker_count(run_config):
     """Worker processes that read images."""
-    return pick_workers() if run_config.workers < 0 else run_config.workers
+    return pick_workers(os.cpu_count() or 1) if run_config.workers < 0 else run_config.workers
 
 
 def data_statistics(data):

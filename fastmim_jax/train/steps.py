@@ -29,14 +29,15 @@ def pretrain_step(state, batch, *, method, prepare, optimizer, schedule, key, ac
       The next state and {"loss", "grad_norm", "lr", "skipped", "skipped_in_row"}, scalars. An update
       whose loss or gradients are not finite changes nothing but the counters.
     """
-    batch = {**batch, "noise": mask_noise(key, state.step, method.noise_shape(batch["image"].shape))}
+    batch = {
+        **batch,
+        "noise": mask_noise(key, state.step, method.noise_shape(batch["image"].shape)),
+    }
 
     def loss_of(params, collections, part):
         variables = {"params": params, **collections}
         images = prepare(part["image"], part["flip"])
-        out, collections = method.apply(
-            variables, images, noise=part["noise"], mutable=list(collections)
-        )
+        out, collections = method.apply(variables, images, noise=part["noise"], mutable=list(collections))
         return out.loss, collections
 
     loss, collections, grads = _mean_gradients(loss_of, state, batch, accumulation)
@@ -78,18 +79,19 @@ def _mean_gradients(loss_of, state, batch, parts):
 
 
 def forward(state, batch, index, *, method, prepare, key):
-    """The method's Output for one batch, in evaluation mode, with the mask of batch `index`."""
+    """-> (the method's Output, the normalised images) of one batch, with the mask of batch `index`."""
     noise = mask_noise(key, index, method.noise_shape(batch["image"].shape))
     variables = {"params": state.params, **state.collections}
-    return method.apply(variables, prepare(batch["image"], batch["flip"]), noise=noise)
+    images = prepare(batch["image"], batch["flip"])
+    return method.apply(variables, images, noise=noise), images
 
 
 def eval_step(state, batch, index, **parts):
     """The loss of one batch; arguments as `forward`."""
-    return forward(state, batch, index, **parts).loss
+    return forward(state, batch, index, **parts)[0].loss
 
 
 def moments_step(state, batch, index, **parts):
     """Count, sum and sum of squares of the hidden targets; the compiler drops the network itself."""
-    out = forward(state, batch, index, **parts)
+    out, _ = forward(state, batch, index, **parts)
     return target_moments(out.target, out.mask)

@@ -1,0 +1,204 @@
+"""`fastmim COMMAND`: flags and dispatch, nothing else."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from fastmim_jax import __version__
+from fastmim_jax.errors import UserError
+
+USAGE = """fastmim {version}: masked-image-modeling pre-training
+
+    fastmim pretrain    --config=FILE.py[:VARIANT] --workdir=DIR [--config.KEY=VALUE ...]
+    fastmim reconstruct --workdir=DIR [--images=DIR] [--count=N] [--step=N]
+    fastmim bench       --config=FILE.py[:VARIANT] [--workdir=DIR] [--config.KEY=VALUE ...]
+
+Every config's docstring says what to expect; `fastmim COMMAND --help` lists the flags."""
+
+
+def pretrain(values):
+    """Trains, or goes on training, in --workdir."""
+    config, workdir = _config(values), _workdir(values)
+    from fastmim_jax.tools.reconstruct import draw_loss_curve, picture_hook
+    from fastmim_jax.train.loop import pretrain, summary
+
+    _start_jax(values)
+    hooks = [picture_hook] if config.run.picture_every else []
+    pretrain(config, workdir, hooks)
+    draw_loss_curve(workdir)
+    for line in _told(summary(workdir), Path(workdir)):
+        print(line)
+
+
+def reconstruct(values):
+    """Draws what a checkpoint fills in."""
+    workdir = Path(_workdir(values))
+    saved = workdir / "config.json"
+    if not saved.exists():
+        raise UserError(f"{workdir} has no config.json: expected the --workdir of a `fastmim pretrain`")
+    from fastmim_jax.tools.reconstruct import reconstruct
+
+    _start_jax(values)
+    config = ConfigDict(json.loads(saved.read_text()))
+    print(reconstruct(config, workdir, values.images, values.count, values.step))
+
+
+def bench(values):
+    """Measures the step, HOG within it, and the input pipeline."""
+    config = _config(values)
+    from fastmim_jax.tools.bench import bench
+
+    _start_jax(values)
+    bench(config, values.workdir)
+
+
+def _told(summary, workdir):
+    """Lines for the end of a run: where it ended, against what, and where the pictures are."""
+    for name, loss in (("train", summary["train_loss"]), ("eval", summary["eval_loss"])):
+        trivial = summary["baselines"].get(name)
+        if loss is not None and trivial:
+            best = min(trivial, key=trivial.get)
+            share = 1 - loss / trivial[best]
+            side = "below" if share >= 0 else "above"
+            images = "training images" if name == "train" else "held-out images"
+            yield (
+                f"loss on {images}: {loss:.4f}, {abs(share):.1%} {side} the best trivial predictor "
+                f"({best}, {trivial[best]:.4f})"
+            )
+    pictures = sorted((workdir / "pictures").glob("step_*.png"))
+    if pictures:
+        yield f"reconstructions: {pictures[-1]}"
+    yield f"curve:           {workdir / 'pictures' / 'curve.png'}"
+
+
+COMMANDS = {
+    "pretrain": (pretrain, ("config", "workdir", "distributed")),
+    "reconstruct": (reconstruct, ("workdir", "images", "count", "step")),
+    "bench": (bench, ("config", "workdir")),
+}
+
+
+def main(argv=None):
+    """Runs a command and exits: 0 done, 2 bad input (one sentence on standard error)."""
+    try:
+        _run(list(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        print(f"fastmim: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(argv):
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE.format(version=__version__))
+        return
+    name = argv.pop(0)
+    if name not in COMMANDS:
+        raise UserError(f"'{name}' is not a command: there is {', '.join(COMMANDS)}")
+    command, wanted = COMMANDS[name]
+    command(_parse(name, wanted, argv))
+
+
+def _parse(name, wanted, argv):
+    """Command-line words -> absl flag values.
+
+    Raises:
+      UserError: anything that absl or ml_collections cannot take.
+    """
+    values = flags.FLAGS
+    _define(values)
+    argv = [_found_config(word) for word in argv]
+    if "--help" in argv:
+        lines = [f"  --{flag}: {values[flag].help}" for flag in wanted]
+        print("\n".join([f"fastmim {name}: {COMMANDS[name][0].__doc__}", *lines]))
+        sys.exit(0)
+    try:
+        rest = values([f"fastmim {name}", *argv])[1:]
+        values.config  # noqa: B018 - a config that failed to load raises here
+    except UserError:
+        raise
+    except AttributeError as error:
+        raise UserError(_unknown_key(error)) from error
+    except (flags.Error, OSError, ValueError, TypeError, KeyError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = lines[-1] if isinstance(error, OSError) else lines[0]
+        raise UserError(f"{told} (see `fastmim {name} --help`)") from error
+    if rest:
+        raise UserError(f"'{rest[0]}' is not a flag: flags look like --workdir=DIR")
+    given = {word.lstrip("-").split("=")[0].split(".")[0] for word in argv}
+    foreign = [flag for flag in given if flag not in wanted]
+    if foreign:
+        raise UserError(f"fastmim {name} takes no --{foreign[0]}: it takes --{', --'.join(wanted)}")
+    return values
+
+
+def _define(values):
+    if "workdir" in values:
+        return
+    config_flags.DEFINE_config_file("config", None, "a config file, with :VARIANT", flag_values=values)
+    for flag, default, help_text in (
+        ("workdir", None, "folder of the run, made if missing"),
+        ("images", None, "folder or data set to draw instead of the run's own images"),
+    ):
+        flags.DEFINE_string(flag, default, help_text, flag_values=values)
+    flags.DEFINE_integer("count", 6, "how many images to draw", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("step", None, "which checkpoint; the newest if not given", flag_values=values)
+    flags.DEFINE_bool(
+        "distributed", False, "several processes: let JAX find the others", flag_values=values
+    )
+
+
+def _found_config(word):
+    """--config=configs/X.py, also where the working directory has no such folder."""
+    flag, _, path = word.partition("=")
+    if flag.lstrip("-") != "config" or not path:
+        return word
+    file, _, variant = path.partition(":")
+    package = Path(__file__).parent
+    places = [Path(file), package.parent / file, package / file]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        known = sorted(place.name for place in (package.parent / "configs").glob("*.py"))
+        raise UserError(
+            f"there is no config file {file}: expected --config=configs/NAME.py[:VARIANT], such as "
+            + ", ".join(known)
+        )
+    return f"{flag}={found}" + (f":{variant}" if variant else "")
+
+
+def _unknown_key(error):
+    text = str(error).strip("\"'").replace("\\n", "\n").replace("\\'", "'")
+    key, *hint = [line.strip("'\" ") for line in text.splitlines()]
+    return f"the config has no key '{key}'; " + (
+        hint[0][0].lower() + hint[0][1:] if hint else "its keys are in fastmim_jax/config.py"
+    )
+
+
+def _config(values):
+    if values.config is None:
+        raise UserError("no config given: type --config=configs/quickstart.py or another of configs/")
+    return values.config
+
+
+def _workdir(values):
+    if not values.workdir:
+        raise UserError("no work directory given: type --workdir=DIR")
+    return values.workdir
+
+
+def _start_jax(values):
+    """Quiets the libraries' information lines and joins the other processes, if any."""
+    import jax
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if values.distributed:
+        jax.distributed.initialize()
+
+
+if __name__ == "__main__":
+    main()

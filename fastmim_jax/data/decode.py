@@ -1,0 +1,203 @@
+"""Encoded file or array -> (H, W, C) uint8, as an image viewer would show it, or BadImage."""
+
+import io
+
+import numpy as np
+import PIL
+from PIL import Image, ImageFile
+
+try:
+    import simplejpeg
+except ImportError:  # an optional accelerator: Pillow reads the same files
+    simplejpeg = None
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+MAX_PIXELS = 178_956_970  # above it Pillow speaks of a decompression bomb and refuses
+ORIENTATION = 0x0112
+
+
+class BadImage(Exception):
+    """The bytes are not an image that can be used; `reason` says why in a few words."""
+
+    def __init__(self, reason):
+        super().__init__(reason)
+        self.reason = reason
+
+
+def decoder_name():
+    """What decodes here, for the start-up print: 'simplejpeg 1.9.0, Pillow 13.0.0'."""
+    if simplejpeg is None:
+        return f"Pillow {PIL.__version__} (`pip install simplejpeg` reads JPEG faster)"
+    return f"simplejpeg {simplejpeg.__version__}, Pillow {PIL.__version__}"
+
+
+def decode(data, channels=3):
+    """Decode one record.
+
+    Args:
+      data: bytes of a JPEG, PNG, WebP, BMP, TIFF, GIF, PPM or .npy file, or an array (H, W) or
+        (H, W, C) of uint8, uint16 (the high byte counts) or float in [0, 1].
+      channels: 3 gives RGB and 1 luma, whatever the file holds (transparency over white, EXIF
+        orientation applied); any other number must be the file's own number of channels.
+
+    Returns:
+      (H, W, channels) uint8, contiguous; it may be read-only.
+
+    Raises:
+      BadImage: the record cannot be decoded, or has another number of channels.
+    """
+    try:
+        image = _decode(data, channels)
+    except BadImage:
+        raise
+    except Exception as error:  # decoders raise a dozen types on broken files, from zlib to struct
+        raise BadImage(_reason(error, data)) from error
+    if 0 in image.shape:
+        raise BadImage(f"has size {image.shape[1]}x{image.shape[0]}")
+    return np.ascontiguousarray(image)
+
+
+def read(source, index, channels=3):
+    """decode(source[index]); a record that cannot even be read is a BadImage too."""
+    try:
+        data = source[index]
+    except Exception as error:  # OSError, or whatever the storage behind the source raises
+        raise BadImage(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return decode(data, channels)
+
+
+def _decode(data, channels):
+    if isinstance(data, np.ndarray):
+        return _from_array(data, channels)
+    if not data:
+        raise BadImage("empty file")
+    if data[:6] == b"\x93NUMPY":
+        return _from_array(np.load(io.BytesIO(data), allow_pickle=False), channels)
+    if data[:2] == b"\xff\xd8" and simplejpeg is not None and channels in (1, 3):
+        image = _fast_jpeg(data, "RGB" if channels == 3 else "GRAY")
+        if image is not None:
+            return image
+    return _pillow(data, channels)
+
+
+def _fast_jpeg(data, colorspace):
+    """(H, W, 1 or 3) uint8, or None where Pillow should have a look."""
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+        if height * width > MAX_PIXELS or space in ("CMYK", "YCCK"):
+            return None
+        image = simplejpeg.decode_jpeg(data, colorspace)
+    except ValueError:  # strict: damaged, or merely unusual; Pillow tells the two apart
+        return None
+    if b"Exif\0\0" not in data:  # microseconds; parsing EXIF costs more than a small decode
+        return image
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as header:
+        return _upright(image, _orientation(header))
+
+
+def _pillow(data, channels):
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        image.load()
+        orientation = _orientation(image)
+        if channels == 1:
+            pixels = np.asarray(_rgb_or_gray(image).convert("L"))[..., None]
+        elif channels == 3:
+            pixels = np.asarray(_rgb_or_gray(image).convert("RGB"))
+        else:
+            if len(image.getbands()) != channels:
+                raise BadImage(f"has {len(image.getbands())} channels, {channels} asked")
+            pixels = np.asarray(image).reshape(image.height, image.width, channels)
+    return _upright(pixels, orientation)
+
+
+def _rgb_or_gray(image):
+    """Any Pillow image -> mode RGB or L."""
+    if image.mode in ("RGB", "L") and "transparency" not in image.info:
+        return image
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode[0] in "IF":  # I, I;16, I;16B, F
+        return Image.fromarray(_wide_to_8_bits(np.asarray(image), image.mode))
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _wide_to_8_bits(pixels, mode):
+    """16-bit: the high byte. I and F name no range: the smallest usual one that holds the data."""
+    if mode.startswith("I;16"):
+        return (pixels >> 8).astype(np.uint8)
+    pixels = np.nan_to_num(pixels.astype(np.float64), posinf=0.0).clip(0)
+    top = pixels.max(initial=0)
+    if mode == "F" and top <= 1:
+        return np.rint(pixels * 255).astype(np.uint8)
+    bits = next(bits for bits in (8, 16, 32, 1100) if top < 2.0**bits or bits == 1100)
+    if bits == 1100:
+        raise BadImage(f"pixel values up to {top:.3g}")
+    return np.floor(pixels / 2.0 ** (bits - 8)).astype(np.uint8)
+
+
+def _orientation(image):
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # a broken EXIF block does not spoil the pixels
+        return 1
+
+
+def _upright(pixels, orientation):
+    """Undo EXIF orientation 1-8 of an (H, W, C) array; other values are as good as 1."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def _from_array(array, channels):
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3:
+        raise BadImage(f"array of shape {array.shape}, expected (height, width, channels)")
+    if 0 in array.shape:
+        raise BadImage(f"array of shape {array.shape}")
+    pixels = _array_to_8_bits(array)
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 3 and pixels.shape[2] == 1:
+        return np.repeat(pixels, 3, axis=2)
+    if channels == 1 and pixels.shape[2] == 3:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
+    raise BadImage(f"has {pixels.shape[2]} channels, {channels} asked")
+
+
+def _array_to_8_bits(array):
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return (array >> 8).astype(np.uint8)
+    if array.dtype.kind == "f":
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0 and high <= 1):  # NaN fails both
+            raise BadImage(f"float array from {low:.3g} to {high:.3g}, expected [0, 1]")
+        return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
+    raise BadImage(f"array of {array.dtype}, expected uint8, uint16 or float in [0, 1]")
+
+
+def _reason(error, data):
+    text = " ".join(str(error).split())
+    if isinstance(error, Image.DecompressionBombError):
+        return "more pixels than Pillow's limit against decompression bombs"
+    if isinstance(error, PIL.UnidentifiedImageError):
+        start = bytes(data[:12])
+        shown = start.decode("ascii") if start.isascii() else start.hex(" ", 1)
+        return f"not an image that Pillow knows, starts with {' '.join(shown.split())!r}"
+    if "truncated" in text or isinstance(error, EOFError):
+        return "truncated"
+    return f"{type(error).__name__}: {text}"[:120] if text else type(error).__name__
+
+
+assert not ImageFile.LOAD_TRUNCATED_IMAGES  # gray filling would hide half a photo without a word

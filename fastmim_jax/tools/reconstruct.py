@@ -1,0 +1,146 @@
+"""Pictures of what a model fills in: while it trains, and from any checkpoint."""
+
+import copy
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.mim.targets import HOG, patch_statistics
+from fastmim_jax.models.layers import patchify, unpatchify
+from fastmim_jax.tools.glyphs import shared_maximum
+from fastmim_jax.tools.pictures import (
+    draw_curve,
+    draw_hog_reconstruction,
+    draw_pixel_reconstruction,
+)
+from fastmim_jax.train import setup
+from fastmim_jax.train.checkpoint import Checkpoints
+from fastmim_jax.train.heldout import fixed_batches
+from fastmim_jax.train.loop import Hook, summary
+from fastmim_jax.train.metrics import read_metrics
+
+SHOWN = 6  # images in a picture
+
+
+def picture_hook(run, workdir):
+    """A Hook that draws the same few images (held-out ones if there are any) and the curve so far."""
+    source = setup.open_held_out_data(run.config) or setup.open_training_data(run.config)
+    size, batches = fixed_batches(run, source, SHOWN)
+    folder = Path(workdir) / "pictures"
+
+    def look(step, state):
+        seen = run.forward(state, run.to_devices(batches[0], size), np.int32(0))
+        if jax.process_index() == 0:
+            draw(run, *seen, step, SHOWN, folder / f"step_{step:07d}.png")
+            draw_loss_curve(workdir)
+
+    return Hook(run.config.run.picture_every, look)
+
+
+def draw_loss_curve(workdir):
+    """Writes pictures/curve.png from metrics.jsonl -> its path, or None before the first line."""
+    lines = read_metrics(Path(workdir) / "metrics.jsonl")
+    trained = [line for line in lines if "loss" in line]
+    held_out = [line for line in lines if "eval_loss" in line]
+    if not trained:
+        return None
+    baselines = summary(workdir)["baselines"]
+    return draw_curve(
+        Path(workdir) / "pictures" / "curve.png",
+        [line["step"] for line in trained],
+        [line["loss"] for line in trained],
+        baselines={f"always the {name}": loss for name, loss in baselines["train"].items()},
+        evals=([line["step"] for line in held_out], [line["eval_loss"] for line in held_out]),
+        title="Pre-training loss",
+    )
+
+
+def reconstruct(config, workdir, images=None, count=SHOWN, step=None):
+    """Draws reconstructions from a checkpoint of a work directory.
+
+    Args:
+      config: the run's resolved config.
+      workdir: of the run.
+      images: a folder or data set, shown from its first image on, whole (the largest central part of
+        the model's shape); None for the run's own held-out or training images.
+      count: how many.
+      step: which checkpoint, None for the newest.
+
+    Returns:
+      The path of the picture.
+
+    Raises:
+      UserError: no checkpoint there, or no images.
+    """
+    config = _for_looking(config, images)
+    source = setup.open_held_out_data(config) or setup.open_training_data(config)
+    count = min(count, len(source))
+    config.schedule.batch_size = count
+    run = setup.build(config, len(source), jax.local_devices()[:1])  # a few images want no mesh
+    with Checkpoints(Path(workdir) / "checkpoints") as checkpoints:
+        step = checkpoints.latest() if step is None else step
+        if step is None:
+            raise UserError(
+                f"{workdir} holds no checkpoint yet: train first with "
+                f"fastmim pretrain --config=... --workdir={workdir}"
+            )
+        state, _ = checkpoints.restore_params(step, run.abstract)
+    size, (batch,) = fixed_batches(run, source, count, shuffle=False)
+    batch["flip"][:] = False
+    seen = run.forward(state, run.to_devices(batch, size), np.int32(0))
+    return draw(run, *seen, step, count, Path(workdir) / "pictures" / f"reconstruct_{step:07d}.png")
+
+
+def _for_looking(config, images):
+    config = copy.deepcopy(config)
+    config.schedule.update(accumulation=1, steps=1)
+    config.run.mesh_fsdp = 1
+    if images:
+        height, width = config.data.image_size
+        config.data.update(path=images, eval_path="", eval_split="", crop_scale=(1.0, 1.0))
+        config.data.crop_ratio = (width / height,) * 2
+    return config
+
+
+def draw(run, out, images, step, count, path):
+    """Draws the first `count` images of an Output as its target is best looked at -> the path."""
+    out, images = jax.device_get((out, images))
+    caption = f"step {step:,}, loss {float(out.loss):.4f} on these images"
+    out = jax.tree.map(lambda x: x[:count] if x.ndim else x, out)
+    mean, std = (np.asarray(x, np.float32) for x in setup.data_statistics(run.config.data))
+    shown = dict(images=images[:count] * std + mean, seen=out.seen * std + mean, path=path)
+    if isinstance(run.method.target, HOG):
+        return _draw_hog(run.method.target, out, **shown, caption=caption)
+    filled, note = _fill_in(run.method.target, out, images[:count])
+    return draw_pixel_reconstruction(filled=filled * std + mean, note=note, caption=caption, **shown)
+
+
+def _draw_hog(target, out, images, seen, path, caption):
+    channels = images.shape[-1]
+    side = math.isqrt(out.target.shape[-1] // target.values(target.cell, channels))
+
+    def cells(tokens):
+        x = np.asarray(target.split(tokens, side, side * target.cell))
+        return x.reshape(*x.shape[:3], channels, target.bins)
+
+    prediction, truth = cells(out.prediction), cells(out.target)
+    hidden = out.mask.repeat(side, 1).repeat(side, 2)
+    strokes = {} if target.normalize else dict(full=shared_maximum(prediction, truth), power=1.0)
+    return draw_hog_reconstruction(
+        images, seen, prediction, truth, hidden, path, caption=caption, **strokes
+    )
+
+
+def _fill_in(target, out, images):
+    """-> images whose hidden patches are predicted, and an honest note on how."""
+    size = math.isqrt(out.target.shape[-1] // images.shape[-1])
+    truth = np.asarray(patchify(images, size))
+    predicted, note = out.prediction, "hidden patches are predicted, visible ones are true"
+    if target.normalize:
+        mean, deviation = (np.asarray(x) for x in patch_statistics(truth))
+        predicted = predicted * deviation + mean
+        note += "; each hidden patch's mean and contrast are taken from the truth"
+    return np.asarray(unpatchify(np.where(out.mask[..., None], predicted, truth), size)), note
