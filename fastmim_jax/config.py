@@ -42,11 +42,12 @@ def base():
     config.method.backbone = ConfigDict({"name": "vit_b16"})
     for size in ("patch_size", "width", "depth", "heads"):  # unset: as the table of models says
         config.method.backbone[size] = placeholder(int)
+    config.method.backbone.mlp_ratio = placeholder(float)
     config.method.block_size = 16  # pixels
     config.method.mask_ratio = 0.75
     config.method.target = "hog"
     config.method.normalize_target = True
-    config.method.decoder = ConfigDict({"width": 256, "depth": 1})
+    config.method.decoder = ConfigDict({"width": 256, "depth": 1, "mlp_ratio": 4.0})
     config.method.dtype = "bfloat16"  # of activations; parameters, softmax, norms, HOG, loss: float32
     config.method.kernel = "xla"  # of attention; "cudnn" on NVIDIA GPUs
     config.method.remat = "none"  # "full" and "dots" trade time for memory

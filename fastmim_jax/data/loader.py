@@ -112,7 +112,7 @@ class Loader:
             raise RuntimeError("this data loader is closed") from self._failure
         try:
             parts = [self._source.next() for _ in range(self._chunks)]
-        except Exception as error:  # the end: asked again, Grain would say StopIteration
+        except BaseException as error:  # the end: a retry would lose a chunk, or the whole epoch
             self._failure = error
             self.close()
             if "terminated unexpectedly" in str(error):

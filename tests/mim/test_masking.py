@@ -1,0 +1,33 @@
+import jax
+import numpy as np
+import pytest
+
+from fastmim_jax.mim.masking import hide_cells, refine, visible_count
+
+
+@pytest.mark.parametrize(
+    ("cells", "ratio", "visible"), [(64, 0.75, 16), (16, 0.6, 6), (10, 0.9, 0), (49, 0.5, 24)]
+)
+def test_counts_are_rounded_as_published(cells, ratio, visible):
+    assert visible_count(cells, ratio) == visible
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (3, 5)])
+def test_every_sample_hides_the_same_number_and_the_largest_noise(grid):
+    cells = grid[0] * grid[1]
+    noise = jax.random.uniform(jax.random.key(0), (50, cells))
+    hidden = np.asarray(hide_cells(noise, grid, 0.75)).reshape(50, cells)
+    assert (hidden.sum(1) == cells - visible_count(cells, 0.75)).all()
+    for sample, row in zip(hidden, np.asarray(noise), strict=True):
+        assert row[sample].min() > row[~sample].max()
+
+
+def test_every_cell_is_hidden_equally_often():
+    noise = jax.random.uniform(jax.random.key(1), (4000, 16))
+    share = np.asarray(hide_cells(noise, (4, 4), 0.75)).mean(0)
+    assert np.abs(share - 0.75).max() < 0.03  # 4 standard deviations of 4,000 draws
+
+
+def test_refine_repeats_each_cell():
+    mask = np.array([[[True, False], [False, True]]])
+    assert (np.asarray(refine(mask, 3)) == np.kron(mask[0], np.ones((3, 3), bool))).all()

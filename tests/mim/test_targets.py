@@ -1,0 +1,46 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fastmim_jax.mim.hog import hog
+from fastmim_jax.mim.targets import HOG, Pixels, patch_statistics
+from fastmim_jax.models.layers import patchify, unpatchify
+
+IMAGES = jnp.asarray(np.random.default_rng(0).standard_normal((2, 32, 64, 3)), jnp.float32)
+
+
+def test_hog_tokens_are_channel_major_then_row_and_column_of_the_cell():
+    tokens = np.asarray(HOG()(IMAGES, 16))
+    cells = np.asarray(hog(IMAGES))
+    assert tokens.shape == (2, 2, 4, 27 * 4)
+    for value in (0, 5, 26):
+        for i in (0, 1):
+            for j in (0, 1):
+                at = (value * 2 + i) * 2 + j
+                np.testing.assert_array_equal(tokens[:, :, :, at], cells[:, i::2, j::2, value])
+
+
+@pytest.mark.parametrize("target", [HOG(), HOG(normalize=False), Pixels(normalize=False)])
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_split_gives_the_target_of_finer_tokens(target, parts):
+    coarse = target(IMAGES, 32)
+    assert coarse.shape[-1] == target.values(32, 3)
+    np.testing.assert_allclose(target.split(coarse, parts, 32), target(IMAGES, 32 // parts), rtol=1e-6)
+
+
+def test_normalised_pixels_have_zero_mean_and_unbiased_unit_variance():
+    tokens = np.asarray(Pixels()(IMAGES, 16))
+    np.testing.assert_allclose(tokens.mean(-1), 0, atol=1e-5)
+    np.testing.assert_allclose(tokens.var(-1, ddof=1), 1, atol=1e-4)
+
+
+def test_statistics_undo_the_normalisation():
+    patches = patchify(IMAGES, 16)
+    mean, deviation = patch_statistics(patches)
+    np.testing.assert_allclose(Pixels()(IMAGES, 16) * deviation + mean, patches, atol=1e-5)
+
+
+def test_patchify_has_an_inverse_and_row_column_channel_order():
+    patches = patchify(IMAGES, 8)
+    np.testing.assert_array_equal(patches[1, 2, 3, (5 * 8 + 6) * 3 + 2], IMAGES[1, 21, 30, 2])
+    np.testing.assert_array_equal(unpatchify(patches, 8), IMAGES)

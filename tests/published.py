@@ -1,0 +1,66 @@
+"""Inputs and expected numbers of the published PyTorch code (FastMIM d4eea0d), run in float32 on a CPU.
+
+`tests/data/published/` holds outputs only. Images and weights are functions of a seed and a name,
+drawn from NumPy's frozen RandomState streams, so that both sides could be given the same ones.
+"""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+FOLDER = Path(__file__).parent / "data" / "published"
+
+
+def load(name):
+    """-> (dict from NAME.json, arrays of NAME.npz); either may be missing (None)."""
+    text, arrays = FOLDER / f"{name}.json", FOLDER / f"{name}.npz"
+    return (
+        json.loads(text.read_text()) if text.exists() else None,
+        dict(np.load(arrays)) if arrays.exists() else None,
+    )
+
+
+def stream(seed, name):
+    return np.random.RandomState(zlib.crc32(f"{seed}:{name}".encode()) & 0x7FFFFFFF)
+
+
+def images(seed, count, height, width):
+    """(count, height, width, 3) float32: four plane waves per channel, and noise."""
+    random = stream(seed, f"images-{count}-{height}-{width}")
+    y, x = np.meshgrid(np.arange(height) / height, np.arange(width) / width, indexing="ij")
+    result = np.zeros((count, height, width, 3))
+    for picture in range(count):
+        for channel in range(3):
+            for _ in range(4):
+                down, across = random.uniform(-6, 6, 2)
+                strength = random.uniform(0.2, 0.8)
+                wave = np.sin(2 * np.pi * (down * y + across * x) + random.uniform(0, 6.28))
+                result[picture, :, :, channel] += strength * wave
+    return (result + 0.3 * random.standard_normal(result.shape)).astype(np.float32)
+
+
+def imagenet_normalized(pixels):
+    """uint8 -> float32 as the published loaders do it."""
+    mean = np.array([0.485, 0.456, 0.406], np.float32)
+    std = np.array([0.229, 0.224, 0.225], np.float32)
+    return ((pixels.astype(np.float32) / np.float32(255)) - mean) / std
+
+
+def weights(shapes, seed):
+    """{name: shape} -> {name: float32 array}: normal numbers of a scale that suits the kind."""
+    return {name: _weight(seed, name, tuple(shape)) for name, shape in shapes.items()}
+
+
+def _weight(seed, name, shape):
+    x = stream(seed, name).standard_normal(shape)
+    if name.endswith("_token"):
+        x = 0.2 * x
+    elif "norm" in name:
+        x = 1 + 0.1 * x if name.endswith("weight") else 0.1 * x
+    elif name.endswith("weight"):
+        x = x / np.sqrt(np.prod(shape[1:]))
+    else:
+        x = 0.05 * x
+    return np.asarray(x, np.float32)
