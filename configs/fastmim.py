@@ -9,8 +9,8 @@ vit_b16_official    the same with the 6 heads that the published            (the
                     pre-training code builds                                come from it)
 vit_s16, vit_l16    the same recipe on other sizes                          not reported
 
-The loss starts near 0.111, that of predicting zero for nine unit-norm bins, and is below the printed
-"mean" predictor within the first epochs. Smaller data sets want a smaller
+The loss starts around 1 and soon falls below 0.111, that of predicting zero for nine unit-norm bins;
+a model that learns goes on below the printed "mean" predictor. Smaller data sets want a smaller
 `--config.schedule.batch_size`; the learning rate follows it.
 """
 

@@ -39,5 +39,6 @@ def config(data="sample", **schedule):
     config.method.update(dtype="float32", block_size=8)
     config.schedule.update(batch_size=16, steps=8, warmup_epochs=0.1)
     config.schedule.update(**schedule)
+    config.optimizer.base_lr = 1.6e-2  # 1e-3 for 16 images
     config.run.update(log_every=1, picture_every=0, checkpoint_every=3, workers=0, threads=2)
     return config

@@ -8,7 +8,7 @@ from PIL import Image
 
 try:
     import cykooz_resizer as cykooz
-except ImportError:  # an optional accelerator: Pillow gives the same pixels to within 2 of 255
+except ImportError:  # an optional accelerator, to within 2 of 255 where nothing is clipped
     cykooz = None
 
 _thread = threading.local()

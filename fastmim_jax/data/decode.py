@@ -4,14 +4,32 @@ import io
 
 import numpy as np
 import PIL
-from PIL import Image, ImageFile
+from PIL import (  # named plugins: Pillow loads the rarer ones late, or not at all for FORMATS
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 try:
     import simplejpeg
 except ImportError:  # an optional accelerator: Pillow reads the same files
     simplejpeg = None
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+_PLUGINS = (
+    JpegImagePlugin.JpegImageFile,
+    PngImagePlugin.PngImageFile,
+    WebPImagePlugin.WebPImageFile,
+    BmpImagePlugin.BmpImageFile,
+    TiffImagePlugin.TiffImageFile,
+    GifImagePlugin.GifImageFile,
+    PpmImagePlugin.PpmImageFile,
+)
+FORMATS = tuple(plugin.format for plugin in _PLUGINS)
 MAX_PIXELS = 178_956_970  # above it Pillow speaks of a decompression bomb and refuses
 ORIENTATION = 0x0112
 
@@ -195,9 +213,6 @@ def _reason(error, data):
         start = bytes(data[:12])
         shown = start.decode("ascii") if start.isascii() else start.hex(" ", 1)
         return f"not an image that Pillow knows, starts with {' '.join(shown.split())!r}"
-    if "truncated" in text or isinstance(error, EOFError):
+    if "truncated" in text.lower() or isinstance(error, EOFError):
         return "truncated"
     return f"{type(error).__name__}: {text}"[:120] if text else type(error).__name__
-
-
-assert not ImageFile.LOAD_TRUNCATED_IMAGES  # gray filling would hide half a photo without a word

@@ -41,7 +41,7 @@ def pretrain_step(state, batch, *, method, prepare, optimizer, schedule, key, ac
         return out.loss, collections
 
     loss, collections, grads = _mean_gradients(loss_of, state, batch, accumulation)
-    lr, grad_norm = schedule(state.step), optax.global_norm(grads)
+    lr, grad_norm = schedule(state.step), optax.tree.norm(grads)
     directions, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = jax.tree.map(lambda p, d: p - lr * d, state.params, directions)
 

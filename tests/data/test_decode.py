@@ -171,7 +171,7 @@ def test_jpeg_without_its_last_bytes(cut):
     [
         (b"", "empty file"),
         (b"<!DOCTYPE html><html>not found</html>", "starts with '<!DOCTYPE"),
-        (b"\xff\xd8\xff\xe0 and then nothing of a JPEG", "not an image"),
+        (b"\xff\xd8\xff\xe0 and then nothing of a JPEG", ""),
         (bytes(range(200)), "not an image"),
         (b"\x93NUMPY\x01\x00", ""),
     ],

@@ -1,0 +1,108 @@
+"""Bad records are named once, written down, counted across restarts, and limited."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastmim_jax.data.bad import BadRecords
+from fastmim_jax.data.loader import make_loader
+from fastmim_jax.data.sources import FolderSource
+from fastmim_jax.errors import UserError
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Ten records; 2, 3 and 9 are empty, text, and of the wrong size for 13 channels like all."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(10):
+        Image.new("RGB", (8, 8), (i, i, i)).save(folder / f"{i}.png")
+    (folder / "2.png").write_bytes(b"")
+    (folder / "3.png").write_text("<html>")
+    whole = (folder / "9.png").read_bytes()
+    (folder / "9.png").write_bytes(whole[:-30])
+    return FolderSource(folder)
+
+
+def batch(*pairs):
+    index, bad = np.array(pairs or np.zeros((0, 2)), int).T
+    return {"index": index, "bad": bad.astype(np.int32)}
+
+
+def test_each_is_told_once(source):
+    records = BadRecords(source, max_share=0.5)
+    assert records.summary() == "every record was decoded"
+    assert records.update(batch((0, 0), (5, 0))) == []
+    first = records.update(batch((0, 0), (2, 2), (3, 1)))
+    assert [line.partition(": ")[0] for line in first] == [source.name(2), source.name(3)]
+    assert first[0].endswith("2.png: empty file") and "starts with '<html>'" in first[1]
+    assert records.update(batch((2, 2), (3, 1))) == []
+    assert len(records.update(batch((9, 1)))) == 1
+    assert records.count == 3
+    assert records.summary().startswith("3 of 10 records could not be decoded and were replaced: ")
+    assert "2.png (empty file)" in records.summary()
+
+
+def test_a_chain_wraps_around(source):
+    records = BadRecords(source, max_share=1)
+    lines = records.update(batch((9, 5)))  # 9, 0, 1, 2, 3
+    assert [line.partition(".png")[0][-1] for line in lines] == list("90123")
+    assert lines[1].endswith("0.png: failed in a worker, but decodes now")
+
+
+def test_the_file_survives_a_restart(source, tmp_path):
+    path = tmp_path / "bad_files.txt"
+    records = BadRecords(source, 0.5, path)
+    assert not path.exists()  # nothing bad, no file
+    records.update(batch((2, 2)))
+    assert path.read_text().splitlines()[0] == f"{source.name(2)}\tempty file"
+    again = BadRecords(source, 0.5, path)
+    assert again.count == 2 and again.summary() == records.summary()
+    assert again.update(batch((2, 2))) == []  # told in the first run
+    assert len(again.update(batch((9, 1)))) == 1
+    assert len(path.read_text().splitlines()) == 3
+    assert BadRecords(source, 0.5, path).count == 3
+
+
+def test_the_limit(source, tmp_path):
+    path = tmp_path / "bad_files.txt"
+    records = BadRecords(source, 0.2, path)
+    records.update(batch((2, 2)))  # 2 of 10: as many as allowed
+    with pytest.raises(UserError) as caught:
+        records.update(batch((9, 1)))
+    sentence = str(caught.value)
+    for part in ("3 of 10", "30.00%", "20.00%", "2.png (empty file)", "config.data.max_bad_share"):
+        assert part in sentence
+    assert str(path) in sentence and "\n" not in sentence
+    assert len(path.read_text().splitlines()) == 3  # written before the end
+    with pytest.raises(UserError):  # a restart does not forget
+        BadRecords(source, 0.2, path).update(batch((0, 0)))
+    with pytest.raises(UserError):
+        BadRecords(source, 0.0).update(batch((2, 1)))
+
+
+def test_the_reason_knows_the_channels(source):
+    line = BadRecords(source, 1, channels=13).update(batch((0, 1)))[0]
+    assert line.endswith("has 3 channels, 13 asked")
+
+
+def test_strange_names_keep_to_one_line(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "tab\there\nand there.png").write_bytes(b"")
+    (folder / b"\xff.png".decode("utf-8", "surrogateescape")).write_bytes(b"")
+    path = tmp_path / "bad.txt"
+    records = BadRecords(FolderSource(folder), 1, path)
+    lines = records.update(batch((0, 2)))
+    assert len(lines) == 2 and all(line.encode() and "\n" not in line for line in lines)
+    assert [line.count("\t") for line in path.read_text().splitlines()] == [1, 1]
+    assert BadRecords(FolderSource(folder), 1, path).update(batch((0, 2))) == []
+
+
+def test_with_the_loader(source):
+    records = BadRecords(source, 0.5)
+    options = {"image_size": (8, 8), "channels": 3, "batch_size": 5, "seed": 0}
+    with make_loader(source, **options) as loader:
+        for _ in range(2):
+            records.update(next(loader))
+    assert records.count == 3

@@ -1,0 +1,30 @@
+"""Initial values as published: limits of the uniform ones, deviation of the normal ones."""
+
+import jax
+import numpy as np
+import published
+import small
+
+from fastmim_jax.export.names import to_theirs
+
+CASE = published.load("fastmim_vit")[0]["hog_norm1"]
+
+
+def test_initial_values_have_the_published_statistics():
+    method = small.published_method(CASE["config"])
+    keys = {"params": jax.random.key(0), "mask": jax.random.key(1)}
+    variables = jax.jit(method.init)(keys, np.zeros((1, 64, 64, 3), np.float32))
+    ours = to_theirs(variables["params"], "fastmim_vit")
+    for name, expected in CASE["init"].items():
+        if name == "pos_embed":  # a fixed table, tested with the layers
+            continue
+        assert list(ours[name].shape) == expected["shape"], name
+        draws = ours[name].size
+        if not expected["std"]:  # constants
+            assert ours[name].std() == 0 and ours[name].mean() == expected["mean"], name
+        elif "token" not in name:  # uniform: the extremes of n draws lie within 1/n of the limits
+            slack = 1.5 * abs(expected["max"]) * 10 / (draws + 10)
+            assert abs(ours[name].max() - expected["max"]) < slack, name
+            assert abs(ours[name].min() - expected["min"]) < slack, name
+        elif draws > 10:
+            assert abs(ours[name].std() / expected["std"] - 1) < 4 / np.sqrt(2 * draws) * 2, name

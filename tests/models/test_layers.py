@@ -1,0 +1,90 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import published
+import pytest
+
+from fastmim_jax.models.attention import TransformerBlock
+from fastmim_jax.models.layers import PatchEmbed, Stack, sincos_positions
+
+TABLES = published.load("positions")[1]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_positions_equal_published(name):
+    table = TABLES[name]
+    cls = int(name[-1])
+    side = int((len(table) - cls) ** 0.5)
+    ours = sincos_positions(side, side, table.shape[1]).reshape(side * side, -1)
+    np.testing.assert_allclose(ours, table[cls:], atol=1e-6)
+
+
+def test_positions_of_a_wide_grid_tell_row_and_column():
+    table = sincos_positions(2, 5, 16)
+    np.testing.assert_array_equal(table[0, :, 8:], table[0, :1, 8:].repeat(5, 0))
+    np.testing.assert_array_equal(table[:, 3, :8], table[:1, 3, :8].repeat(2, 0))
+
+
+def test_patch_embedding_is_the_convolution_of_its_kernel():
+    images = jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
+    module = PatchEmbed(8, 10)
+    variables = module.init(jax.random.key(1), images)
+    kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    expected = jax.lax.conv_general_dilated(
+        images, kernel, (8, 8), "VALID", dimension_numbers=dimensions
+    )
+    np.testing.assert_allclose(module.apply(variables, images), expected + bias, atol=1e-5)
+
+
+def stack(**options):
+    return Stack(TransformerBlock, 3, dict(heads=2), **options)
+
+
+def test_scan_and_remat_change_neither_parameters_nor_results():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 8))
+    plain = stack()
+    variables = plain.init(jax.random.key(1), x)
+
+    def outcome(module):
+        loss = lambda v: jnp.square(module.apply(v, x)).sum()  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss))(variables)
+
+    expected = outcome(plain)
+    for options in (
+        dict(layers="scanned"),
+        dict(remat="full"),
+        dict(remat="dots", layers="scanned"),
+    ):
+        module = stack(**options)
+        other = module.init(jax.random.key(1), x)
+        jax.tree.map(np.testing.assert_array_equal, other, variables)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), outcome(module), expected
+        )
+
+
+@pytest.mark.parametrize("layers", ["unrolled", "scanned"])
+def test_outputs_are_those_of_each_block(layers):
+    x = jax.random.normal(jax.random.key(0), (2, 5, 8))
+    module = stack(layers=layers)
+    variables = stack().init(jax.random.key(1), x)
+    outputs = module.apply(variables, x, method="outputs")
+    assert len(outputs) == 3
+    block = TransformerBlock(heads=2)
+    for index, output in enumerate(outputs):
+        x = block.apply({"params": variables["params"][str(index)]}, x)
+        np.testing.assert_allclose(output, x, atol=1e-5)
+
+
+def test_scanned_layers_compile_to_one_block():
+    x = jax.ShapeDtypeStruct((2, 5, 8), jnp.float32)
+
+    def size(module):
+        variables = jax.eval_shape(module.init, jax.random.key(1), x)
+        return len(jax.jit(module.apply).lower(variables, x).as_text())
+
+    def deep(layers):
+        return Stack(TransformerBlock, 24, dict(heads=2), layers=layers)
+
+    assert size(deep("scanned")) < size(deep("unrolled")) / 4

@@ -1,0 +1,111 @@
+"""Weight-decay groups, schedules and 20 training steps against the published code."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import published
+import pytest
+import small
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from fastmim_jax.config import base
+from fastmim_jax.export.names import to_ours, to_theirs
+from fastmim_jax.mim import create_method
+from fastmim_jax.train import steps
+from fastmim_jax.train.optimizer import decay_groups, learning_rate, make_optimizer
+from fastmim_jax.train.state import TrainState
+
+SCHEDULES = published.load("schedules")[0]
+
+
+def test_weight_decay_groups_equal_published_for_vit_b16():
+    expected = published.load("groups_fastmim_vit_b16")[0]
+    method = create_method(base().method)
+    keys = {"params": jax.random.key(0), "mask": jax.random.key(1)}
+    shapes = jax.eval_shape(method.init, keys, jnp.zeros((1, 128, 128, 3)))["params"]
+    groups = flatten_dict(decay_groups(shapes), sep="/")
+    named = _named(groups)
+    assert set(named) == set(expected["params"])
+    for name, (lr_scale, decay) in expected["params"].items():
+        assert lr_scale == 1.0
+        assert named[name] == ("decay" if decay else "no_decay"), name
+
+
+def _named(groups):
+    """{our path: group} -> {published name: group}, by sending numbered arrays through the table."""
+    order = sorted(groups)
+    markers = {path: np.full((1,) * _rank(path), float(i)) for i, path in enumerate(order)}
+    theirs = to_theirs(unflatten_dict(markers, sep="/"), "fastmim_vit")
+    return {name: groups[order[int(value.ravel()[0])]] for name, value in theirs.items()}
+
+
+def _rank(path):
+    if path.endswith("kernel"):
+        return 4 if "patch_embed" in path else 2
+    return 3 if path.endswith("cls_token") else 1
+
+
+def test_a_parameter_without_a_group_is_refused():
+    with pytest.raises(ValueError, match="surprise is in 0 weight-decay groups"):
+        decay_groups({"surprise": jnp.zeros(3)})
+
+
+@pytest.mark.parametrize("case", SCHEDULES["cosine"] + SCHEDULES["step"])
+def test_learning_rates_equal_published(case):
+    options = dict(peak=case["lr"], floor=case["min_lr"], warmup=case["warmup_epochs"])
+    if "decay_epoch" in case:
+        options.update(shape="step", decay_epochs=case["decay_epoch"])
+    for epoch, expected, *_ in case["values"]:
+        ours = float(learning_rate(epoch, total=case["epochs"], **options))
+        # float32: one part in 1e6 of the peak, where the published float64 reaches 0 at the end.
+        assert abs(ours - expected) < 1e-6 * case["lr"], epoch
+
+
+def test_twenty_steps_follow_the_published_trajectory(monkeypatch):
+    case, numbers = published.load("trajectory_fastmim_vit")
+    noise = jnp.asarray(numbers["noise"])
+    monkeypatch.setattr(steps, "mask_noise", lambda key, step, shape: noise[step])
+    method = small.published_method(case["config"], case["config"]["mask_ratio"])
+    first = {k[8:]: v for k, v in numbers.items() if k.startswith("weights/")}
+    params = jax.tree.map(jnp.asarray, to_ours(first, "fastmim_vit"))
+    recipe = case["optimizer"]
+    optimizer = make_optimizer(
+        params, betas=recipe["betas"], epsilon=recipe["eps"], weight_decay=recipe["weight_decay"]
+    )
+    times = case["schedule"]
+    schedule = partial(
+        learning_rate,
+        peak=times["lr"],
+        floor=times["min_lr"],
+        warmup=times["warmup_epochs"],
+        total=times["epochs"],
+    )
+    step = jax.jit(
+        partial(
+            steps.pretrain_step,
+            method=method,
+            prepare=lambda image, flip: image,
+            optimizer=optimizer,
+            schedule=lambda step: schedule(step / case["iters_per_epoch"]),
+            key=None,
+        )
+    )
+    zero = jnp.zeros((), jnp.int32)
+    state = TrainState(zero, params, {}, optimizer.init(params), zero, zero)
+    batch = {"image": published.images(case["seed"], 8, 64, 64), "flip": np.zeros(8, bool)}
+    for index in range(20):
+        state, metrics = step(state, batch)
+        # 1e-3 relative as agreed; observed below 1e-5 (the published float32 and float64: 1e-6).
+        for name, tolerance in (("loss", 1e-3), ("grad_norm", 1e-3), ("lr", 1e-6)):
+            expected = numbers[name][index]
+            assert abs(float(metrics[name]) - expected) <= tolerance * abs(expected) + 1e-9, name
+    last = to_theirs(state.params, "fastmim_vit")
+    for name, value in last.items():
+        expected = numbers[f"final/{name}"]
+        if name.endswith("qkv.bias"):  # its key third has no gradient but rounding, which Adam amplifies
+            width = len(value) // 3
+            keep = np.r_[:width, 2 * width : 3 * width]
+            value, expected = value[keep], expected[keep]
+        np.testing.assert_allclose(value, expected, atol=1e-4, err_msg=name)

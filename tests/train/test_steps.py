@@ -1,0 +1,138 @@
+"""The update itself: what it depends on, accumulation, and non-finite gradients."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+
+from fastmim_jax.train import setup, steps
+
+RANDOM = np.random.default_rng(0)
+BATCH = {
+    "image": RANDOM.integers(0, 256, (16, 32, 32, 3), dtype=np.uint8),
+    "flip": RANDOM.random(16) < 0.5,
+}
+
+
+def run_of(**schedule):
+    return setup.build(small.config(**schedule), records=64, devices=jax.devices()[:1])
+
+
+def losses(run, count):
+    state, found = run.create(), []
+    for _ in range(count):
+        state, metrics = run.step(state, BATCH)
+        found.append(metrics)
+    return state, found
+
+
+def test_masks_depend_on_seed_and_step_alone():
+    key = jax.random.key(3)
+    noise = [np.asarray(steps.mask_noise(key, step, (4, 16))) for step in (0, 1, 0)]
+    np.testing.assert_array_equal(noise[0], noise[2])
+    assert (noise[0] != noise[1]).all()
+
+
+def test_loss_falls_and_every_parameter_moves():
+    run = run_of(steps=60)
+    before = jax.device_get(run.create().params)
+    state, found = losses(run, 30)
+    assert float(found[-1]["loss"]) < 0.7 * float(found[0]["loss"])
+    jax.tree.map(lambda a, b: np.testing.assert_(np.any(a != np.asarray(b))), before, state.params)
+    assert int(state.step) == 30 and int(state.skipped) == 0
+
+
+def test_accumulation_changes_nothing_but_memory():
+    whole, parts = (losses(run_of(accumulation=n), 3) for n in (1, 4))
+    for one, other in zip(whole[1], parts[1], strict=True):
+        np.testing.assert_allclose(float(one["loss"]), float(other["loss"]), rtol=1e-5)
+        np.testing.assert_allclose(float(one["grad_norm"]), float(other["grad_norm"]), rtol=1e-4)
+
+
+def test_flip_mirrors_what_is_learned_from():
+    run = run_of()
+    state = run.create()
+    turned = {"image": BATCH["image"][:, :, ::-1], "flip": ~BATCH["flip"]}
+    one = float(run.loss(state, BATCH, np.int32(0)))
+    other = float(run.loss(state, turned, np.int32(0)))
+    assert one == other
+
+
+class Poisoned:
+    """The method, but its loss is not finite at chosen steps of the noise."""
+
+    def __init__(self, method, threshold):
+        self._method, self._threshold = method, threshold
+
+    def __getattr__(self, name):
+        return getattr(self._method, name)
+
+    def apply(self, variables, images, noise, **options):
+        out, collections = self._method.apply(variables, images, noise=noise, **options)
+        bad = jnp.where(noise[0, 0] < self._threshold, jnp.nan, 1.0)
+        return out._replace(loss=out.loss * bad), collections
+
+
+def test_a_non_finite_update_changes_only_the_counters():
+    run = run_of()
+    state = run.create()
+    key = jax.random.key(5)
+    first = [float(steps.mask_noise(key, step, (16, 16))[0, 0]) for step in range(8)]
+    threshold = sorted(first)[3]  # three of the first eight steps are poisoned
+    step = jax.jit(
+        partial(
+            steps.pretrain_step,
+            method=Poisoned(run.method, threshold),
+            prepare=lambda image, flip: image / 255.0,
+            optimizer=_optimizer(state),
+            schedule=lambda step: 1e-3,
+            key=key,
+        )
+    )
+    skipped, in_row = 0, 0
+    for index in range(8):
+        before = jax.device_get(state)
+        state, metrics = step(state, BATCH)
+        same = all(
+            np.array_equal(a, b)
+            for a, b in zip(
+                jax.tree.leaves((before.params, before.opt_state)),
+                jax.tree.leaves(jax.device_get((state.params, state.opt_state))),
+                strict=True,
+            )
+        )
+        poisoned = first[index] < threshold
+        skipped, in_row = skipped + poisoned, in_row + 1 if poisoned else 0
+        assert same == poisoned
+        assert int(metrics["skipped"]) == skipped and int(metrics["skipped_in_row"]) == in_row
+    assert skipped == 3 and int(state.step) == 8
+
+
+def _optimizer(state):
+    from fastmim_jax.train.optimizer import make_optimizer
+
+    return make_optimizer(state.params, betas=(0.9, 0.95), epsilon=1e-8, weight_decay=0.05)
+
+
+def test_trivial_losses_are_those_of_the_hidden_targets():
+    from fastmim_jax.train.heldout import trivial_losses
+
+    run = run_of()
+    state = run.create()
+    out, _ = run.forward(state, BATCH, np.int32(0))
+    hidden = np.asarray(out.target)[np.asarray(out.mask)]
+    found = trivial_losses(run, state, 16, [BATCH])
+    assert found["zero"] == pytest.approx(np.mean(hidden**2), rel=1e-5)
+    assert found["mean"] == pytest.approx(np.mean((hidden - hidden.mean(0)) ** 2), rel=1e-5)
+
+
+def test_bfloat16_agrees_with_float32_and_keeps_the_loss_in_float32():
+    config = small.config()
+    config.method.dtype = "bfloat16"
+    run = setup.build(config, records=64, devices=jax.devices()[:1])
+    reduced = losses(run, 2)[1][1]["loss"]
+    assert reduced.dtype == jnp.float32
+    np.testing.assert_allclose(float(reduced), float(losses(run_of(), 2)[1][1]["loss"]), rtol=0.02)
