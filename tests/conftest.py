@@ -8,3 +8,10 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def pytest_configure():
+    import jax
+
+    # Tests of sharding need several devices; a test that wants one builds its run on one.
+    jax.config.update("jax_num_cpu_devices", 8)

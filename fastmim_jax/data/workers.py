@@ -1,6 +1,7 @@
 """How worker processes start and end: quietly, and never outliving the process they feed."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -39,7 +40,8 @@ def init_worker(index, count):
     """Runs first in each worker (Grain passes its index and the number of workers)."""
     del index, count
     signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
-    threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
+    parent = multiprocessing.parent_process().pid  # not getppid(): it may have died already
+    threading.Thread(target=_follow_parent, args=(parent,), daemon=True).start()
 
 
 def _follow_parent(parent):

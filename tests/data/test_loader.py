@@ -267,23 +267,22 @@ SCRIPT = """
     from fastmim_jax.data.loader import make_loader
     from fastmim_jax.data.sources import FolderSource
     if __name__ == "__main__":
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+        caught = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: caught.append(number))
         loader = make_loader(FolderSource(sys.argv[1]), image_size=(8, 8), channels=3,
                              batch_size=8, seed=0, workers=2, threads=1)
         batch = next(loader)
         print(*[child.pid for child in multiprocessing.active_children()], flush=True)
-        try:
-            while sys.argv[2] != "end":
-                next(loader)
-        except KeyboardInterrupt:
-            sys.exit(5)
+        while sys.argv[2] != "end" and not caught:
+            next(loader)
+        sys.exit(sum(caught))
 """
 
 
 @pytest.mark.parametrize(
     "event, status",
-    [("end", 0), (signal.SIGINT, 5), (signal.SIGTERM, 7), (signal.SIGKILL, -signal.SIGKILL)],
+    [("end", 0), (signal.SIGINT, 2), (signal.SIGTERM, 15), (signal.SIGKILL, -9)],
 )
 def test_workers_end_quietly_with_their_parent(photos, tmp_path, event, status):
     """Signals go to the whole process group, as a terminal or a scheduler sends them."""
@@ -304,7 +303,10 @@ def test_workers_end_quietly_with_their_parent(photos, tmp_path, event, status):
         process.kill()
     elif event != "end":
         os.killpg(process.pid, event)
-    errors = process.communicate(timeout=60)[1]
+    try:
+        errors = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
     assert process.returncode == status
     if event != signal.SIGKILL:
         assert errors == ""

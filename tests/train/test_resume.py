@@ -1,0 +1,150 @@
+"""A run that is killed, at any step and by any signal, goes on as if nothing had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+STEPS = 24
+CONFIG = """
+import sys
+sys.path.insert(0, {tests!r})
+import small
+
+def get_config():
+    config = small.config({data!r}, steps={steps})
+    config.run.update(checkpoint_every=4, workers=0)
+    config.data.eval_path = {data!r}
+    config.run.eval_every = 8
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """70 photos' worth of noise: more than four batches an epoch, with a remainder."""
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for index in range(70):
+        pixels = random.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:03}.png")
+    (folder / "broken.jpg").write_bytes(b"not an image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def command(folder, tmp_path_factory):
+    config = tmp_path_factory.mktemp("config") / "small_config.py"
+    config.write_text(CONFIG.format(tests=str(ROOT / "tests"), data=str(folder), steps=STEPS))
+
+    def start(workdir, *more):
+        words = [sys.executable, "-m", "fastmim_jax", "pretrain", f"--config={config}"]
+        return subprocess.Popen(
+            [*words, f"--workdir={workdir}", *more],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+
+    return start
+
+
+def finish(process, code=0):
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == code, output
+    return output
+
+
+def lines(workdir):
+    path = Path(workdir) / "metrics.jsonl"
+    if not path.exists():
+        return []
+    complete = [line for line in path.read_text().split("\n")[:-1]]
+    return [json.loads(line) for line in complete]
+
+
+def losses(workdir):
+    """{(step, name): value} of everything that a run must repeat to the bit."""
+    names = ("loss", "grad_norm", "lr", "eval_loss", "epoch")
+    found = [((line["step"], name), line[name]) for line in lines(workdir) for name in names if name in line]
+    assert len(found) == len(dict(found)), "a step was logged twice"
+    return dict(found)
+
+
+def wait_for_step(process, workdir, step):
+    while process.poll() is None:
+        if any(line["step"] >= step for line in lines(workdir)):
+            return
+        time.sleep(0.02)
+    raise AssertionError(process.communicate()[0])
+
+
+@pytest.fixture(scope="module")
+def never_killed(command, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    output = finish(command(workdir))
+    assert "broken.jpg" in output
+    found = losses(workdir)
+    assert len([key for key in found if key[1] == "loss"]) == STEPS
+    assert len([key for key in found if key[1] == "eval_loss"]) == 3
+    return found
+
+
+def kill(command, workdir, number, step, *more):
+    process = command(workdir, *more)
+    wait_for_step(process, workdir, step)
+    os.killpg(process.pid, number) if number == signal.SIGKILL else process.send_signal(number)
+    return process
+
+
+def test_killed_twice_then_resumed_equals_never_killed(command, never_killed, tmp_path):
+    kill(command, tmp_path, signal.SIGKILL, 6).wait(60)
+    kill(command, tmp_path, signal.SIGKILL, 15).wait(60)
+    assert 0 < max(step for step, _ in losses(tmp_path)) < STEPS
+    output = finish(command(tmp_path))
+    assert "going on  after step" in output
+    assert losses(tmp_path) == never_killed
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_signal_saves_the_very_step(command, never_killed, tmp_path, number):
+    output = finish(kill(command, tmp_path, number, 5))
+    last = max(step for step, _ in losses(tmp_path))
+    assert f"stopped by {number.name} after step {last}" in output and "Traceback" not in output
+    assert (tmp_path / "checkpoints" / str(last)).is_dir()
+    output = finish(command(tmp_path))
+    assert f"going on  after step {last} " in output
+    assert losses(tmp_path) == never_killed
+
+
+def test_any_number_of_workers_goes_on_alike(command, never_killed, tmp_path):
+    kill(command, tmp_path, signal.SIGKILL, 6, "--config.run.workers=2").wait(60)
+    output = finish(command(tmp_path, "--config.run.workers=1"))
+    assert "Traceback" not in output
+    assert losses(tmp_path) == never_killed
+
+
+def test_a_finished_run_is_left_as_it_is(command, never_killed, tmp_path):
+    finish(command(tmp_path))
+    before = (tmp_path / "metrics.jsonl").read_text()
+    output = finish(command(tmp_path))
+    assert f"after step {STEPS} of {STEPS}" in output
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_another_config_is_told_key_by_key(command, tmp_path):
+    kill(command, tmp_path, signal.SIGTERM, 2).wait(60)
+    process = command(tmp_path, "--config.optimizer.base_lr=0.5", "--config.run.log_every=2")
+    output = finish(process, code=2)
+    assert "config.optimizer.base_lr was 0.016, is 0.5" in output
+    assert "log_every" not in output and "Traceback" not in output
