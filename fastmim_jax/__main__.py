@@ -108,9 +108,8 @@ def _parse(name, wanted, argv):
     Raises:
       UserError: anything that absl or ml_collections cannot take.
     """
-    values = flags.FLAGS
-    _define(values)
     argv = [_found_config(word) for word in argv]
+    values = _flags([name, *argv])
     if "--help" in argv:
         lines = [f"  --{flag}: {values[flag].help}" for flag in wanted]
         print("\n".join([f"fastmim {name}: {COMMANDS[name][0].__doc__}", *lines]))
@@ -135,20 +134,23 @@ def _parse(name, wanted, argv):
     return values
 
 
-def _define(values):
-    if "workdir" in values:
-        return
-    config_flags.DEFINE_config_file("config", None, "a config file, with :VARIANT", flag_values=values)
-    for flag, default, help_text in (
-        ("workdir", None, "folder of the run, made if missing"),
-        ("images", None, "folder or data set to draw instead of the run's own images"),
+def _flags(argv):
+    """The flags of all commands, unparsed; --config.KEY flags are made from what `argv` holds."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, "a config file, with :VARIANT", flag_values=values, sys_argv=argv
+    )
+    for flag, help_text in (
+        ("workdir", "folder of the run, made if missing"),
+        ("images", "folder or data set to draw instead of the run's own images"),
     ):
-        flags.DEFINE_string(flag, default, help_text, flag_values=values)
+        flags.DEFINE_string(flag, None, help_text, flag_values=values)
     flags.DEFINE_integer("count", 6, "how many images to draw", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("step", None, "which checkpoint; the newest if not given", flag_values=values)
     flags.DEFINE_bool(
         "distributed", False, "several processes: let JAX find the others", flag_values=values
     )
+    return values
 
 
 def _found_config(word):

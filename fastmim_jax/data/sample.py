@@ -31,9 +31,7 @@ class SampleSource:
     def __init__(self, split="train"):
         """Raises UserError: unknown split, no scikit-image, or one without these photos."""
         if split not in COUNTS:
-            raise UserError(
-                f"The sample has no split {split!r}; expected one of {', '.join(COUNTS)}."
-            )
+            raise UserError(f"The sample has no split {split!r}; expected one of {', '.join(COUNTS)}.")
         self.split = split
         self._folder = _photo_folder()
 

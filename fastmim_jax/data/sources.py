@@ -153,8 +153,7 @@ def _nothing_found(path, others):
     if not others:
         return f"The folder {path} is empty; {expected}."
     seen = ", ".join(
-        f"{count:,} {'.' + kind if kind else 'without extension'}"
-        for kind, count in others.most_common(5)
+        f"{count:,} {'.' + kind if kind else 'without extension'}" for kind, count in others.most_common(5)
     )
     count = f"{sum(others.values()):,} other files ({seen})"
     return f"The folder {path} holds no images, but {count}; {expected}."

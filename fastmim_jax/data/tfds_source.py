@@ -136,8 +136,7 @@ def _data_source(builder, where, split, decoders):
     splits = list(builder.info.splits)
     if re.split(r"[\[+]", split)[0] not in splits:
         raise UserError(
-            f"The TFDS data set {where} has no split {split!r}; "
-            f"expected one of {', '.join(splits)}."
+            f"The TFDS data set {where} has no split {split!r}; expected one of {', '.join(splits)}."
         )
     try:
         records = builder.as_data_source(split, decoders=decoders)

@@ -11,6 +11,7 @@ import jax
 
 from fastmim_jax.config import differences, flatten
 from fastmim_jax.data.bad import BadRecords
+from fastmim_jax.data.augment import resizer_name
 from fastmim_jax.data.decode import decoder_name
 from fastmim_jax.errors import UserError
 from fastmim_jax.train import setup
@@ -242,7 +243,10 @@ def describe(run, source, held_out):
             "held out",
             repr(held_out) if held_out else "none (set --config.data.eval_path or eval_split)",
         ),
-        ("reading", f"{decoder_name()}, {workers} worker processes x {config.run.threads} threads"),
+        (
+            "reading",
+            f"{decoder_name()}, {resizer_name()}, {workers} worker processes x {config.run.threads} threads",
+        ),
         (
             "devices",
             f"{len(devices)} {devices[0].device_kind} ({mesh}), {jax.process_count()} process",

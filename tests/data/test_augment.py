@@ -128,9 +128,7 @@ def test_nothing_outside_the_box_is_seen():
 def test_center_crop_equals_resize_then_cut(shape):
     image = picture(*shape)
     height, width = shape
-    new_h, new_w = (
-        (256, int(256 * width / height)) if height <= width else (int(256 * height / width), 256)
-    )
+    new_h, new_w = (256, int(256 * width / height)) if height <= width else (int(256 * height / width), 256)
     whole = np.asarray(Image.fromarray(image).resize((new_w, new_h), Image.Resampling.BICUBIC))
     top, left = round((new_h - 224) / 2), round((new_w - 224) / 2)
     expected = whole[top : top + 224, left : left + 224].astype(int)

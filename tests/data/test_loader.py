@@ -232,9 +232,7 @@ def test_refused_numbers(photos, options, message):
 
 
 def test_pick_workers():
-    assert [pick_workers(n) for n in (1, 2, 4, 5, 8, 12, 48, 96, 224)] == [
-        *(0, 0, 0, 2, 3, 4, 16, 16, 16)
-    ]
+    assert [pick_workers(n) for n in (1, 2, 4, 5, 8, 12, 48, 96, 224)] == [*(0, 0, 0, 2, 3, 4, 16, 16, 16)]
 
 
 # Ends

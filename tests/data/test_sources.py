@@ -277,9 +277,7 @@ def test_tfds_errors(prepared, tmp_path):
         open_source(prepared, "tran")
     with pytest.raises(UserError, match="TFDS knows no data set called 'nonesuch'"):
         open_source("tfds:nonesuch")
-    with pytest.raises(
-        UserError, match="mnist is not prepared in .*prepare it with .*array_record"
-    ):
+    with pytest.raises(UserError, match="mnist is not prepared in .*prepare it with .*array_record"):
         open_source(f"tfds:mnist:{tmp_path}")
     broken = tmp_path / "1.0.0"
     broken.mkdir()

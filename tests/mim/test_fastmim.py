@@ -84,7 +84,9 @@ def test_encoder_sees_nothing_of_what_is_hidden():
     np.testing.assert_array_equal(out.prediction, again.prediction)
     np.testing.assert_array_equal(out.seen, again.seen)
     token = variables["params"]["mask_token"]
-    np.testing.assert_array_equal(np.asarray(out.seen)[hidden[..., 0]], np.broadcast_to(token, (2 * 12 * 256, 3)))
+    np.testing.assert_array_equal(
+        np.asarray(out.seen)[hidden[..., 0]], np.broadcast_to(token, (2 * 12 * 256, 3))
+    )
 
 
 @pytest.mark.parametrize("target", [HOG(), Pixels(), Pixels(False)])

@@ -31,9 +31,7 @@ def test_patch_embedding_is_the_convolution_of_its_kernel():
     variables = module.init(jax.random.key(1), images)
     kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
     dimensions = ("NHWC", "HWIO", "NHWC")
-    expected = jax.lax.conv_general_dilated(
-        images, kernel, (8, 8), "VALID", dimension_numbers=dimensions
-    )
+    expected = jax.lax.conv_general_dilated(images, kernel, (8, 8), "VALID", dimension_numbers=dimensions)
     np.testing.assert_allclose(module.apply(variables, images), expected + bias, atol=1e-5)
 
 

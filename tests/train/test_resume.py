@@ -76,7 +76,9 @@ def lines(workdir):
 def losses(workdir):
     """{(step, name): value} of everything that a run must repeat to the bit."""
     names = ("loss", "grad_norm", "lr", "eval_loss", "epoch")
-    found = [((line["step"], name), line[name]) for line in lines(workdir) for name in names if name in line]
+    found = [
+        ((line["step"], name), line[name]) for line in lines(workdir) for name in names if name in line
+    ]
     assert len(found) == len(dict(found)), "a step was logged twice"
     return dict(found)
 

@@ -1,0 +1,164 @@
+"""The command line: what it refuses, in one sentence, and what it says of odd images."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastmim_jax.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = "--config=configs/quickstart.py"
+
+
+def refused(capsys, *words):
+    """-> the one sentence of a refused command."""
+    with pytest.raises(SystemExit) as exit:
+        main(list(words))
+    assert exit.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("fastmim: ") and told.count("\n") == 1 and "Traceback" not in told
+    return told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["pretain"], "there is pretrain"),
+        (["pretrain"], "no config given"),
+        (["pretrain", QUICKSTART], "type --workdir=DIR"),
+        (["pretrain", "--config=configs/quickstrat.py"], "quickstart.py"),
+        (["pretrain", "--config=configs/fastmim.py:vit_b61"], "vit_b16_official"),
+        (["pretrain", QUICKSTART, "--config.data.pth=x"], 'did you mean "path"'),
+        (["pretrain", QUICKSTART, "--config.seed=abc"], "--config.seed=abc"),
+        (["pretrain", QUICKSTART, "--workdri=x"], "Did you mean: workdir"),
+        (["pretrain", QUICKSTART, "stray"], "'stray' is not a flag"),
+        (["pretrain", QUICKSTART, "--workdir=x", "--count=3"], "takes no --count"),
+        (["reconstruct", "--workdir=nowhere"], "nowhere has no config.json"),
+    ],
+)
+def test_words_that_cannot_be_meant(capsys, words, told):
+    assert told in refused(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("method.block_size=12", "--config.method.block_size=8"),
+        ("data.image_size=(60,64)", "--config.data.image_size='(64, 64)'"),
+        ("data.image_size=(64,)", "such as (128, 128)"),
+        ("schedule.batch_size=30", "--config.schedule.batch_size=32"),
+        ("method.mask_ratio=1.5", "--config.method.mask_ratio=0.75"),
+        ("method.target=hogg", "there is hog, pixel"),
+        ("method.dtype=float16", "--config.method.dtype=bfloat16"),
+        ("method.name=fastmin", "there is fastmim"),
+        ("method.backbone.name=vit_x16", "unknown backbone 'vit_x16'"),
+        ("method.backbone.heads=5", "does not build a model"),
+        ("run.mesh_fsdp=3", "--config.run.mesh_fsdp=1"),
+        ("data.mean=(0.5,)", "give one per channel"),
+        ("data.path=nowhere/at/all", "nowhere/at/all"),
+        ("schedule.steps=0 schedule.epochs=0.001", "less than one batch"),
+    ],
+)
+def test_configs_that_cannot_work(capsys, tmp_path, change, told):
+    changes = [f"--config.{word}" for word in change.split()]
+    assert told in refused(capsys, "pretrain", QUICKSTART, f"--workdir={tmp_path / 'w'}", *changes)
+    assert not (tmp_path / "w").exists()
+
+
+def test_an_empty_folder_and_one_without_images(capsys, tmp_path):
+    words = ["pretrain", QUICKSTART, f"--workdir={tmp_path / 'w'}", f"--config.data.path={tmp_path}"]
+    assert str(tmp_path) in refused(capsys, *words)
+    (tmp_path / "notes.txt").write_text("no image")
+    assert ".txt" in refused(capsys, *words)
+
+
+def test_a_work_directory_that_cannot_be_written(capsys, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    told = refused(capsys, "pretrain", QUICKSTART, f"--workdir={tmp_path / 'file' / 'w'}")
+    assert "--workdir=DIR" in told
+
+
+def test_help_is_not_an_error(capsys):
+    main([])
+    assert "fastmim pretrain" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as exit:
+        main(["pretrain", "--help"])
+    assert not exit.value.code and "--workdir" in capsys.readouterr().out
+
+
+def test_importing_the_package_touches_no_device():
+    code = (
+        "import fastmim_jax, sys; assert 'jax' not in sys.modules; fastmim_jax.hog;"
+        "from jax._src import xla_bridge; assert not xla_bridge.backends_are_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def write_odd_images(folder):
+    """One of each kind -> the names of those that cannot be decoded."""
+    random = np.random.default_rng(0)
+    photo = Image.fromarray(random.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    photo.save(folder / "photo.jpg")
+    (folder / "truncated.jpg").write_bytes((folder / "photo.jpg").read_bytes()[:900])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("<html>not found</html>")
+    photo.convert("L").save(folder / "gray.jpg")
+    photo.convert("P").save(folder / "palette.png")
+    photo.convert("CMYK").save(folder / "cmyk.jpg")
+    deep = random.integers(0, 65536, (32, 32), dtype=np.uint16)
+    Image.fromarray(deep).save(folder / "deep.png")
+    photo.convert("RGBA").save(folder / "alpha.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    photo.save(folder / "turned.jpg", exif=turned)
+    Image.new("RGB", (1, 1), "red").save(folder / "dot.bmp")
+    Image.new("RGB", (12000, 40), "blue").save(folder / "wide.webp")
+    return {"truncated.jpg", "empty.png", "text.jpg"}
+
+
+CONFIG = (
+    "import sys; sys.path.insert(0, {tests!r}); import small\nget_config = lambda: small.config({data!r})\n"
+)
+
+
+def test_odd_images_are_read_or_named_then_reconstructed(tmp_path, capsys):
+    folder, workdir = tmp_path / "images", tmp_path / "work"
+    folder.mkdir()
+    replaced = write_odd_images(folder)
+    config = tmp_path / "config.py"
+    config.write_text(CONFIG.format(tests=str(ROOT / "tests"), data=str(folder)))
+    command = [sys.executable, "-m", "fastmim_jax"]
+    train = subprocess.run(
+        [*command, "pretrain", f"--config={config}", f"--workdir={workdir}"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert train.returncode == 0, train.stderr
+    named = {line.split("\t")[0] for line in (workdir / "bad_files.txt").read_text().splitlines()}
+    assert {Path(name).name for name in named} == replaced
+    assert "3 of 12 records could not be decoded" in train.stdout
+    assert json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])["bad_records"] == 3
+
+    draw = subprocess.run(
+        [*command, "reconstruct", f"--workdir={workdir}", f"--images={folder}", "--count=4"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert draw.returncode == 0, draw.stderr
+    picture = Image.open(draw.stdout.strip().splitlines()[-1])
+    assert picture.width > 800 and picture.height > 800
+
+
+def test_too_many_bad_images_stop_the_run(tmp_path, capsys):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    write_odd_images(folder)
+    for index in range(20):
+        (folder / f"more{index}.jpg").write_text("not an image")
+    words = [f"--config.data.path={folder}", "--config.data.eval_split=", "--config.schedule.steps=8"]
+    told = refused(capsys, "pretrain", QUICKSTART, f"--workdir={tmp_path / 'w'}", *words)
+    assert "config.data.max_bad_share" in told
