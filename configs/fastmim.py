@@ -2,12 +2,11 @@
 
     fastmim pretrain --config=configs/fastmim.py:vit_b16 --config.data.path=DIR --workdir=runs/vit_b16
 
-variant             what it is                                              what the paper or code reports
-vit_b16             ViT-B/16, 800 epochs, batch 4096, decoder 256 x 1       83.8 % after fine-tuning at 224,
-                                                                            608 GPU-hours (README, figure)
-vit_b16_official    the same with the 6 heads that the published            (the released weights most likely
-                    pre-training code builds                                come from it)
-vit_s16, vit_l16    the same recipe on other sizes                          not reported
+variant            what it is                                     what the paper or its code reports
+vit_b16            800 epochs, batch 4096, decoder 256 x 1        83.8 % fine-tuned at 224, 608 GPU-hours
+vit_b16_official   with the 6 heads that the published            (most likely what was released;
+                   pre-training code builds, instead of 12        fine-tuning has 12)
+vit_s16, vit_l16   the same recipe on other sizes                 nothing
 
 The loss starts around 1 and soon falls below 0.111, that of predicting zero for nine unit-norm bins;
 a model that learns goes on below the printed "mean" predictor. Smaller data sets want a smaller

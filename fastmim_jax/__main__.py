@@ -24,7 +24,8 @@ def pretrain(values):
     """Trains, or goes on training, in --workdir."""
     config, workdir = _config(values), _workdir(values)
     from fastmim_jax.tools.reconstruct import draw_loss_curve, picture_hook
-    from fastmim_jax.train.loop import pretrain, summary
+    from fastmim_jax.train.loop import pretrain
+    from fastmim_jax.train.report import summary
 
     _start_jax(values)
     hooks = [picture_hook] if config.run.picture_every else []

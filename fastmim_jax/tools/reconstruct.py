@@ -19,8 +19,9 @@ from fastmim_jax.tools.pictures import (
 from fastmim_jax.train import setup
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.heldout import fixed_batches
-from fastmim_jax.train.loop import Hook, summary
+from fastmim_jax.train.loop import Hook
 from fastmim_jax.train.metrics import read_metrics
+from fastmim_jax.train.report import summary
 
 SHOWN = 6  # images in a picture
 

@@ -11,14 +11,12 @@ import jax
 
 from fastmim_jax.config import differences, flatten
 from fastmim_jax.data.bad import BadRecords
-from fastmim_jax.data.augment import resizer_name
-from fastmim_jax.data.decode import decoder_name
 from fastmim_jax.errors import UserError
 from fastmim_jax.train import setup
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.heldout import HeldOutLoss, fixed_batches, trivial_losses
-from fastmim_jax.train.metrics import Metrics, Silent, read_metrics, write_atomically
-from fastmim_jax.train.state import count_parameters
+from fastmim_jax.train.metrics import Metrics, Silent, write_atomically
+from fastmim_jax.train.report import describe
 
 
 class Hook(NamedTuple):
@@ -230,40 +228,6 @@ def restore_or_create(run, checkpoints, say):
     return state, latest
 
 
-def describe(run, source, held_out):
-    """[(label, text)]: what is about to happen."""
-    config, devices = run.config, run.mesh.devices.ravel()
-    height, width = config.data.image_size
-    mesh = " x ".join(f"{size} {axis}" for axis, size in run.mesh.shape.items())
-    workers = setup.worker_count(config.run)
-    ignored = getattr(source, "ignored", 0)
-    return [
-        ("data", f"{source!r}" + (f", {ignored:,} other files left alone" if ignored else "")),
-        (
-            "held out",
-            repr(held_out) if held_out else "none (set --config.data.eval_path or eval_split)",
-        ),
-        (
-            "reading",
-            f"{decoder_name()}, {resizer_name()}, {workers} worker processes x {config.run.threads} threads",
-        ),
-        (
-            "devices",
-            f"{len(devices)} {devices[0].device_kind} ({mesh}), {jax.process_count()} process",
-        ),
-        (
-            "method",
-            f"{config.method.name}, {config.method.backbone.name}, target {config.method.target}",
-        ),
-        ("images", f"{height} x {width}, {config.data.channels} channels"),
-        (
-            "parameters",
-            f"{count_parameters(run.abstract.params):,}, computing in {config.method.dtype}",
-        ),
-        *run.plan.describe(),
-    ]
-
-
 def _scale(run, state, source, held_out, workdir, say):
     """Prints the losses of trivial predictors (kept in baselines.json) -> looks for the held-out loss."""
     path, looks = workdir / "baselines.json", []
@@ -281,17 +245,3 @@ def _scale(run, state, source, held_out, workdir, say):
         text = ", ".join(f"{predictor} {loss:.4f}" for predictor, loss in losses.items())
         say(f"{'trivial loss':>14}  {text} ({name} images): a model that learns ends below these")
     return looks
-
-
-def summary(workdir, last=20):
-    """{"steps", "train_loss" (mean of the last logged steps), "eval_loss" or None, "baselines"}."""
-    lines = read_metrics(Path(workdir) / "metrics.jsonl")
-    losses = [line["loss"] for line in lines if "loss" in line]
-    evals = [line["eval_loss"] for line in lines if "eval_loss" in line]
-    tail = losses[-last:]
-    return {
-        "steps": max((line["step"] for line in lines), default=0),
-        "train_loss": sum(tail) / len(tail) if tail else None,
-        "eval_loss": evals[-1] if evals else None,
-        "baselines": json.loads((Path(workdir) / "baselines.json").read_text()),
-    }
