@@ -1,0 +1,104 @@
+"""What a config costs here: the step, HOG within it, and reading, and which of them binds."""
+
+import json
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from fastmim_jax.mim.targets import HOG
+from fastmim_jax.tools.flops import matrix_flops, peak_flops
+from fastmim_jax.train import setup
+from fastmim_jax.train.metrics import write_atomically
+
+REPEATS = 5
+
+
+def bench(config, workdir=None):
+    """Measures and prints; with a work directory, writes bench.json there too.
+
+    Returns:
+      {name: figure}, as printed.
+    """
+    source = setup.open_training_data(config)
+    run = setup.build(config, len(source))
+    batch_size = run.plan.batch_size
+    workers = setup.worker_count(config.run)
+    with run.loader(source, batch_size=batch_size, seed=0, workers=workers) as loader:
+        batches = iter(loader)
+        batch = run.to_devices(next(batches), batch_size)
+        reading = _seconds(lambda: next(batches))
+    found = {
+        "device": f"{run.plan.devices} {jax.devices()[0].device_kind}",
+        "jax": jax.__version__,
+        "batch_size": batch_size,
+        **_step_figures(run, batch),
+        "reading_images_per_second": batch_size / reading,
+        "reading_workers": workers,
+    }
+    found |= _hog_figures(run, batch, found["step_seconds"])
+    binding = "reading" if reading > found["step_seconds"] else "the step"
+    found["binds"] = binding
+    for name, value in found.items():
+        print(f"{name:>34}  {value:,.4g}" if isinstance(value, float) else f"{name:>34}  {value}")
+    if workdir:
+        Path(workdir).mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(workdir) / "bench.json", json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def _step_figures(run, batch):
+    state = run.create()
+
+    def step():
+        nonlocal state
+        state, metrics = run.step(state, batch)
+        return metrics
+
+    seconds = _seconds(step)
+    images = jax.ShapeDtypeStruct((1, *batch["image"].shape[1:]), np.float32)
+    noise = jax.ShapeDtypeStruct(run.method.noise_shape(images.shape), np.float32)
+
+    def forward(params, images, noise):
+        return run.method.apply({"params": params, **run.abstract.collections}, images, noise=noise).loss
+
+    flops = 3.0 * matrix_flops(forward, run.abstract.params, images, noise)
+    images_per_second = run.plan.batch_size / seconds
+    figures = {
+        "step_seconds": seconds,
+        "images_per_second": images_per_second,
+        "training_gflops_per_image": flops / 1e9,
+        "tflops": flops * images_per_second / 1e12,
+    }
+    peak = peak_flops(jax.devices()[0].device_kind)
+    if peak:
+        figures["mfu"] = flops * images_per_second / peak / run.plan.devices
+    return figures
+
+
+def _hog_figures(run, batch, step_seconds):
+    target = run.method.target
+    if not isinstance(target, HOG):
+        return {}
+    stride = run.method.encoder.stride
+    images = jax.device_put(np.asarray(run.forward(run.create(), batch, np.int32(0))[1]))
+    compiled = jax.jit(lambda x: target(x, stride)).lower(images).compile()
+    seconds = _seconds(lambda: compiled(images))
+    return {
+        "hog_seconds": seconds,
+        "hog_share_of_step": seconds / step_seconds,
+        "hog_temporaries_in_image_copies": compiled.memory_analysis().temp_size_in_bytes / images.nbytes,
+    }
+
+
+def _seconds(function):
+    """Median wall time of a call, after one that is not counted."""
+    jax.block_until_ready(function())
+    times = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        jax.block_until_ready(function())
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)

@@ -1,0 +1,57 @@
+"""What is handed to the drawing: the right cells, and honest pixels."""
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from fastmim_jax.tools import reconstruct
+from fastmim_jax.tools.bench import bench
+from fastmim_jax.train import setup
+
+RANDOM = np.random.default_rng(0)
+BATCH = {"image": RANDOM.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8), "flip": np.zeros(8, bool)}
+
+
+def outcome(**method):
+    config = small.config(batch_size=8)
+    config.method.update(**method)
+    run = setup.build(config, records=64, devices=jax.devices()[:1])
+    return run, *run.forward(run.create(), BATCH, np.int32(0))
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_filled_images_keep_what_was_visible_and_would_be_true_if_predictions_were(normalize):
+    run, out, images = outcome(target="pixel", normalize_target=normalize)
+    perfect = out._replace(prediction=out.target)
+    filled, note = reconstruct._fill_in(run.method.target, perfect, images)
+    np.testing.assert_allclose(filled, images, atol=1e-4)
+    assert ("taken from the truth" in note) == normalize
+
+    filled, _ = reconstruct._fill_in(run.method.target, out, images)
+    hidden = np.asarray(out.mask).repeat(8, 1).repeat(8, 2)
+    np.testing.assert_array_equal(filled[~hidden], np.asarray(images)[~hidden])
+    assert np.abs(filled - images)[hidden].mean() > 0.1
+
+
+@pytest.mark.parametrize("size", [{"block_size": 8}, {"block_size": 16}])
+def test_hog_is_drawn_cell_by_cell(monkeypatch, tmp_path, size):
+    from fastmim_jax import hog
+
+    run, out, images = outcome(**size)
+    drawn = {}
+
+    def note(images, seen, prediction, target, hidden, path, **options):
+        drawn.update(images=images, target=target, hidden=hidden)
+
+    monkeypatch.setattr(reconstruct, "draw_hog_reconstruction", note)
+    reconstruct.draw(run, out, images, 3, 5, tmp_path / "x.png")
+    np.testing.assert_allclose(drawn["target"].reshape(5, 4, 4, 27), hog(images)[:5], atol=1e-6)
+    np.testing.assert_allclose(drawn["images"], BATCH["image"][:5] / 255, atol=1e-5)
+    np.testing.assert_array_equal(drawn["hidden"].mean((1, 2)), 0.75)
+
+
+def test_bench_tells_its_figures(tmp_path, capsys):
+    found = bench(small.config(), tmp_path)
+    assert found["hog_share_of_step"] > 0 and found["images_per_second"] > 0
+    assert (tmp_path / "bench.json").exists() and "hog_share_of_step" in capsys.readouterr().out
