@@ -59,15 +59,14 @@ def bench(values):
 
 def _told(summary, workdir):
     """Lines for the end of a run: where it ended, against what, and where the pictures are."""
-    for name, loss in (("train", summary["train_loss"]), ("eval", summary["eval_loss"])):
+    for name, loss in (("training", summary["train_loss"]), ("held-out", summary["eval_loss"])):
         trivial = summary["baselines"].get(name)
         if loss is not None and trivial:
             best = min(trivial, key=trivial.get)
             share = 1 - loss / trivial[best]
             side = "below" if share >= 0 else "above"
-            images = "training images" if name == "train" else "held-out images"
             yield (
-                f"loss on {images}: {loss:.4f}, {abs(share):.1%} {side} the best trivial predictor "
+                f"loss on {name} images: {loss:.4f}, {abs(share):.1%} {side} the best trivial predictor "
                 f"({best}, {trivial[best]:.4f})"
             )
     pictures = sorted((workdir / "pictures").glob("step_*.png"))

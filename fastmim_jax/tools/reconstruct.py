@@ -53,7 +53,7 @@ def draw_loss_curve(workdir):
         Path(workdir) / "pictures" / "curve.png",
         [line["step"] for line in trained],
         [line["loss"] for line in trained],
-        baselines={f"always the {name}": loss for name, loss in baselines["train"].items()},
+        baselines={f"always {name}": loss for name, loss in baselines["training"].items()},
         evals=([line["step"] for line in held_out], [line["eval_loss"] for line in held_out]),
         title="Pre-training loss",
     )

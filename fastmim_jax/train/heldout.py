@@ -34,7 +34,7 @@ def trivial_losses(run, state, size, batches):
     """Loss of always predicting zero, and of predicting the mean target of these very batches.
 
     Returns:
-      {"zero": ..., "mean": ...}
+      {"zero": ..., "mean target": ...}
     """
     count, total, squares = 0.0, 0.0, 0.0
     for index, batch in enumerate(batches):
@@ -42,4 +42,4 @@ def trivial_losses(run, state, size, batches):
         tokens, sums, square_sums = (np.asarray(x, np.float64) for x in moments)
         count, total, squares = count + tokens, total + sums, squares + square_sums
     zero = squares / count
-    return {"zero": float(zero.mean()), "mean": float((zero - np.square(total / count)).mean())}
+    return {"zero": float(zero.mean()), "mean target": float((zero - np.square(total / count)).mean())}

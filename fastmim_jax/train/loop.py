@@ -58,19 +58,18 @@ def pretrain(config, workdir, hooks=(), announce=print):
     Raises:
       UserError: bad config, data or work directory; too many bad records or non-finite updates.
     """
-    source = setup.open_training_data(config)
-    held_out = setup.open_held_out_data(config)
-    run = setup.build(config, len(source))
-    workdir = prepare_workdir(workdir, config)
     first = jax.process_index() == 0
     say = announce if first else lambda text: None
+    source = setup.open_training_data(config)
+    run = setup.build(config, len(source))
+    workdir = prepare_workdir(workdir, config)
+    held_out = setup.open_held_out_data(config, say)
     for label, text in describe(run, source, held_out):
         say(f"{label:>14}  {text}")
     options = dict(keep=config.run.keep, keep_every=config.run.keep_every)
     with Checkpoints(workdir / "checkpoints", **options) as checkpoints, StopSignal() as stop:
         state, start = restore_or_create(run, checkpoints, say)
-        looks = [Hook(config.run.eval_every, look) for look in _scale(run, state, source, held_out,
-                                                                      workdir, say)]  # fmt: skip
+        looks = _scale(run, state, source, held_out, workdir, say)
         looks += [make(run, workdir) for make in hooks]
         metrics = Metrics(workdir, start, run.plan.total_steps) if first else Silent()
         bad = BadRecords(
@@ -229,19 +228,20 @@ def restore_or_create(run, checkpoints, say):
 
 
 def _scale(run, state, source, held_out, workdir, say):
-    """Prints the losses of trivial predictors (kept in baselines.json) -> looks for the held-out loss."""
+    """Tells the losses of trivial predictors (kept in baselines.json) -> hooks for the held-out loss."""
     path, looks = workdir / "baselines.json", []
     baselines = json.loads(path.read_text()) if path.exists() else {}
-    for name, data in (("train", source), ("eval", held_out)):
-        if data is None or (name == "train" and name in baselines):
+    for name, data in (("training", source), ("held-out", held_out)):
+        if data is None or (name == "training" and name in baselines):
             continue
         size, batches = fixed_batches(run, data, run.config.data.eval_records)
-        if name == "eval":
-            looks.append(HeldOutLoss(run, size, batches))
-        baselines.setdefault(name, trivial_losses(run, state, size, batches))
+        if name == "held-out":
+            looks.append(Hook(run.config.run.eval_every, HeldOutLoss(run, size, batches)))
+        if name not in baselines:
+            baselines[name] = trivial_losses(run, state, size, batches)
     if jax.process_index() == 0:
         write_atomically(path, json.dumps(baselines, indent=2) + "\n")
     for name, losses in baselines.items():
-        text = ", ".join(f"{predictor} {loss:.4f}" for predictor, loss in losses.items())
-        say(f"{'trivial loss':>14}  {text} ({name} images): a model that learns ends below these")
+        text = ", ".join(f"always {what} {loss:.4f}" for what, loss in losses.items())
+        say(f"{'trivial loss':>14}  {text} ({name} images)")
     return looks

@@ -124,12 +124,22 @@ def open_training_data(config):
     return open_source(config.data.path, config.data.split)
 
 
-def open_held_out_data(config):
-    """The source for the held-out loss, or None if the config names none."""
+def open_held_out_data(config, say=lambda text: None):
+    """The source for the held-out loss, or None if the config names none.
+
+    A split that the training data turns out not to have is no error, but is said: a config may ask
+    for it before it is known what it will be trained on.
+    """
     data = config.data
-    if not (data.eval_path or data.eval_split):
+    if data.eval_path:
+        return open_source(data.eval_path, data.eval_split or "train")
+    if not data.eval_split:
         return None
-    return open_source(data.eval_path or data.path, data.eval_split or data.split)
+    try:
+        return open_source(data.path, data.eval_split)
+    except UserError as error:
+        say(f"no held-out loss: {error}")
+        return None
 
 
 def worker_count(run_config):

@@ -126,7 +126,7 @@ def test_trivial_losses_are_those_of_the_hidden_targets():
     hidden = np.asarray(out.target)[np.asarray(out.mask)]
     found = trivial_losses(run, state, 16, [BATCH])
     assert found["zero"] == pytest.approx(np.mean(hidden**2), rel=1e-5)
-    assert found["mean"] == pytest.approx(np.mean((hidden - hidden.mean(0)) ** 2), rel=1e-5)
+    assert found["mean target"] == pytest.approx(np.mean((hidden - hidden.mean(0)) ** 2), rel=1e-5)
 
 
 def test_bfloat16_agrees_with_float32_and_keeps_the_loss_in_float32():
