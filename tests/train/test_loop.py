@@ -1,0 +1,88 @@
+"""Whole runs in this process: other channels, shapes and targets, and what stops a run."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+from PIL import Image
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.tools.reconstruct import draw_loss_curve, picture_hook, reconstruct
+from fastmim_jax.train.loop import pretrain
+from fastmim_jax.train.report import summary
+
+RANDOM = np.random.default_rng(0)
+
+
+def folder_of(path, channels):
+    """40 smooth random images: PNG for 1 and 3 channels, .npy for others."""
+    path.mkdir()
+    for index in range(40):
+        coarse = RANDOM.integers(0, 256, (5, 6, channels), dtype=np.uint8)
+        pixels = coarse.repeat(12, 0).repeat(12, 1)
+        if channels in (1, 3):
+            Image.fromarray(pixels.squeeze()).save(path / f"{index:02}.png")
+        else:
+            np.save(path / f"{index:02}.npy", pixels)
+    return path
+
+
+@pytest.mark.parametrize(("channels", "target"), [(1, "hog"), (5, "pixel")])
+def test_any_channels_and_shape_from_folder_to_picture(tmp_path, channels, target):
+    data = folder_of(tmp_path / "images", channels)
+    config = small.config(data, steps=6)
+    config.data.update(channels=channels, image_size=(32, 48))
+    config.method.target = target
+    config.run.picture_every = 3
+    workdir, told = tmp_path / "work", []
+    assert pretrain(config, workdir, [picture_hook], told.append) == 6
+    assert f"{channels} channels" in "\n".join(told) and told[-1] == "every record was decoded"
+    pictures = sorted(path.name for path in (workdir / "pictures").glob("*.png"))
+    assert pictures == ["curve.png", "step_0000003.png", "step_0000006.png"]
+    assert Image.open(draw_loss_curve(workdir)).size[0] > 400
+    drawn = reconstruct(config, workdir, images=str(data), count=2)
+    assert Image.open(drawn).size[1] > 200 and drawn.name == "reconstruct_0000006.png"
+    found = summary(workdir)
+    assert found["steps"] == 6 and found["train_loss"] > 0 and found["baselines"]["training"]["zero"] > 0
+
+
+def test_a_run_that_is_not_finite_any_more_is_stopped(tmp_path, monkeypatch):
+    config = small.config(folder_of(tmp_path / "images", 1), steps=50)
+    config.data.channels = 1
+    config.run.max_skipped = 3
+    nan = lambda prediction, target, mask: jnp.nan * prediction.mean()  # noqa: E731
+    monkeypatch.setattr("fastmim_jax.mim.fastmim.masked_mean_square", nan)
+    with pytest.raises(UserError, match="3 updates in a row were not finite, up to step 3"):
+        pretrain(config, tmp_path / "work", announce=lambda text: None)
+    lines = (tmp_path / "work" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["skipped"] == 2  # of the last step that was logged
+
+
+def test_only_a_fitting_checkpoint_is_gone_on_from(tmp_path):
+    config = small.config(folder_of(tmp_path / "images", 3), steps=3)
+    pretrain(config, tmp_path / "work", announce=lambda text: None)
+    config.schedule.batch_size = 8
+    with pytest.raises(UserError, match="schedule.batch_size was 16, is 8"):
+        pretrain(config, tmp_path / "work", announce=lambda text: None)
+    (tmp_path / "work" / "config.json").unlink()
+    with pytest.raises(UserError, match="stands at record 48, not at 3 x 8"):
+        pretrain(config, tmp_path / "work", announce=lambda text: None)
+
+
+def test_a_missing_split_is_said(tmp_path):
+    config = small.config(folder_of(tmp_path / "images", 3), steps=1)
+    config.data.eval_split = "test"
+    told = []
+    pretrain(config, tmp_path / "work", announce=told.append)
+    assert any(line.startswith("no held-out loss") for line in told)
+
+
+def test_one_device_is_enough_to_read_what_eight_wrote(tmp_path):
+    config = small.config(folder_of(tmp_path / "images", 3), steps=3)
+    config.run.mesh_fsdp = 8
+    pretrain(config, tmp_path / "work", announce=lambda text: None)
+    assert len(jax.devices()) == 8
+    assert reconstruct(config, tmp_path / "work", count=3).exists()
