@@ -23,6 +23,8 @@ Every config's docstring says what to expect; `fastmim COMMAND --help` lists the
 def pretrain(values):
     """Trains, or goes on training, in --workdir."""
     config, workdir = _config(values), _workdir(values)
+    import jax
+
     from fastmim_jax.tools.reconstruct import draw_loss_curve, picture_hook
     from fastmim_jax.train.loop import pretrain
     from fastmim_jax.train.report import summary
@@ -30,6 +32,8 @@ def pretrain(values):
     _start_jax(values)
     hooks = [picture_hook] if config.run.picture_every else []
     pretrain(config, workdir, hooks)
+    if jax.process_index():
+        return
     draw_loss_curve(workdir)
     for line in _told(summary(workdir), Path(workdir)):
         print(line)

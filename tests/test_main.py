@@ -56,6 +56,7 @@ def test_words_that_cannot_be_meant(capsys, words, told):
         ("method.mask_ratio=1.5", "--config.method.mask_ratio=0.75"),
         ("method.target=hogg", "there is hog, pixel"),
         ("method.dtype=float16", "--config.method.dtype=bfloat16"),
+        ("method.kernel=cudnn", "--config.method.kernel=xla"),
         ("method.name=fastmin", "there is fastmim"),
         ("method.backbone.name=vit_x16", "unknown backbone 'vit_x16'"),
         ("method.backbone.heads=5", "does not build a model"),

@@ -69,6 +69,7 @@ def build(config, records, devices=None):
       UserError: the config cannot work, in one sentence.
     """
     devices = devices or jax.devices()
+    _check_kernel(config.method, devices[0].platform)
     method = create_method(config.method)
     plan = configs.derive(
         config,
@@ -151,6 +152,14 @@ def data_statistics(data):
     """(mean, std) of `config.data`, one value per channel."""
     mean, std = statistics(data.channels)
     return tuple(data.mean) or mean, tuple(data.std) or std
+
+
+def _check_kernel(method, platform):
+    if method.kernel == "cudnn" and (platform != "gpu" or method.dtype != "bfloat16"):
+        raise UserError(
+            f"config.method.kernel=cudnn needs an NVIDIA GPU and bfloat16, here are {platform} and "
+            f"{method.dtype}: type --config.method.kernel=xla"
+        )
 
 
 def _prepare(data):
