@@ -96,31 +96,29 @@ class ProgressLine:
             self._bar = Progress(
                 TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
                 BarColumn(bar_width=24),
-                TextColumn("loss [bold]{task.fields[loss]:.4f}[/]  lr {task.fields[lr]:.2e}"),
-                TextColumn("{task.fields[speed]:,.0f} images/s"),
+                TextColumn("{task.fields[told]}"),
                 TimeElapsedColumn(),
                 TextColumn("ETA"),
                 TimeRemainingColumn(elapsed_when_finished=False),
                 console=self._console,
             )
-            fields = dict(loss=float("nan"), lr=0.0, speed=0.0)
-            self._task = self._bar.add_task("", total=total, completed=start, **fields)
+            told = "compiling the first step"
+            self._task = self._bar.add_task("", total=total, completed=start, told=told)
             self._bar.start()
 
     def show(self, step, values):
-        loss, lr, speed = values["loss"], values["lr"], values["images_per_second"]
+        told = (
+            f"loss {values['loss']:.4f}  lr {values['lr']:.2e}  {values['images_per_second']:,.0f} images/s"
+        )
         if self._bar:
-            self._bar.update(self._task, completed=step, loss=loss, lr=lr, speed=speed)
+            self._bar.update(self._task, completed=step, told=told)
             return
         now = time.monotonic()
         if now < self._next_line and step < self._total:
             return
         self._next_line = now + self._between
         left = (now - self._began) / max(step - self._start, 1) * (self._total - step)
-        self._console.print(
-            f"step {step:,}/{self._total:,}  loss {loss:.4f}  lr {lr:.2e}  {speed:,.0f} images/s  "
-            f"ETA {format_seconds(left)}"
-        )
+        self._console.print(f"step {step:,}/{self._total:,}  {told}  ETA {format_seconds(left)}")
 
     def say(self, text):
         (self._bar.console if self._bar else self._console).print(text, markup=False)
