@@ -16,7 +16,7 @@ from fastmim_jax.models.layers import token_init
 class Output(NamedTuple):
     """What a method gives. float32; prediction, target and mask share the grid of the method.
 
-    loss: (). prediction, target: (B, h, w, P). mask: (B, h, w) bool, True = hidden.
+    loss: (). prediction, target: (B, h, w, P). mask: (B, h, w), 1 = hidden, 0 = visible.
     seen: (B, H, W, C), the pixels that the encoder was given.
     """
 
@@ -70,6 +70,6 @@ class FastMIM(nn.Module):
         if block < stride:
             prediction = self.target.split(prediction, stride // block, stride)
             target = self.target.split(target, stride // block, stride)
-        mask = refine(blocks, max(block // stride, 1))
+        mask = refine(blocks, max(block // stride, 1)).astype(jnp.float32)
         loss = masked_mean_square(prediction, target, mask)
         return Output(loss, prediction, target, mask, seen)

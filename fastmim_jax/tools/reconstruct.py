@@ -111,6 +111,7 @@ def draw(run, out, images, step, count, path):
     out, images = jax.device_get((out, images))
     caption = f"step {step:,}, loss {float(out.loss):.4f} on these images"
     out = jax.tree.map(lambda x: x[:count] if x.ndim else x, out)
+    out = out._replace(mask=out.mask > 0)
     mean, std = (np.asarray(x, np.float32) for x in setup.data_statistics(run.config.data))
     shown = dict(images=images[:count] * std + mean, seen=out.seen * std + mean, path=path)
     if isinstance(run.method.target, HOG):

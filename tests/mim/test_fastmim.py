@@ -77,7 +77,7 @@ def test_encoder_sees_nothing_of_what_is_hidden():
     noise = jax.random.uniform(jax.random.key(4), (2, 16))
     module = method()
     variables, out = run(module, images, noise)
-    hidden = np.asarray(out.mask).repeat(16, 1).repeat(16, 2)[..., None]
+    hidden = (np.asarray(out.mask) > 0).repeat(16, 1).repeat(16, 2)[..., None]
     changed = jnp.where(hidden, images + 5, images)
     apply = jax.jit(module.apply)
     out, again = (apply(variables, x, noise=noise) for x in (images, changed))
@@ -101,7 +101,7 @@ def test_any_shape_channels_blocks_and_target(target, block, patch, shape, chann
     grid = (shape[0] // side, shape[1] // side)
     assert out.prediction.shape == out.target.shape == (2, *grid, target.values(side, channels))
     assert out.mask.shape == (2, *grid) and np.asarray(out.mask).mean() == 0.5
-    expected = np.mean(np.square(np.asarray(out.prediction - out.target))[np.asarray(out.mask)])
+    expected = np.mean(np.square(np.asarray(out.prediction - out.target))[np.asarray(out.mask) > 0])
     np.testing.assert_allclose(out.loss, expected, rtol=1e-5)
 
 
