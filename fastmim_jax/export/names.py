@@ -85,13 +85,9 @@ def to_ours(state_dict, table):
     Raises:
       UserError: names that the table does not know.
     """
-    patterns = [
-        (_pattern(rule.theirs + theirs), rule.ours + ours, transform.to_ours)
-        for rule in TABLES[table]
-        for theirs, ours, transform in rule.arrays
-    ]
     wanted = {name: x for name, x in state_dict.items() if name not in COMPUTED}
-    return unflatten_dict(_rename(wanted, patterns, table), sep="/")
+    renamed = _rename(wanted, table, lambda theirs, ours, values: (theirs, ours, values.to_ours))
+    return unflatten_dict(renamed, sep="/")
 
 
 def to_theirs(params, table):
@@ -100,19 +96,22 @@ def to_theirs(params, table):
     Raises:
       UserError: parameters that the table does not know.
     """
-    patterns = [
-        (_pattern(rule.ours + ours), rule.theirs + theirs, transform.to_theirs)
-        for rule in TABLES[table]
-        for theirs, ours, transform in rule.arrays
-    ]
-    return _rename(flatten_dict(jax.device_get(params), sep="/"), patterns, table)
+    arrays = flatten_dict(jax.device_get(params), sep="/")
+    return _rename(arrays, table, lambda theirs, ours, values: (ours, theirs, values.to_theirs))
 
 
 def _pattern(name):
     return re.compile(re.escape(name).replace(r"\{\}", r"(\d+)") + "$")
 
 
-def _rename(arrays, patterns, table):
+def _rename(arrays, table, direction):
+    """{name: array} -> the other names; direction: (their name, our path, Transform) -> from, to, how."""
+    rules = [
+        direction(rule.theirs + theirs, rule.ours + ours, transform)
+        for rule in TABLES[table]
+        for theirs, ours, transform in rule.arrays
+    ]
+    patterns = [(_pattern(source), target, transform) for source, target, transform in rules]
     renamed, unknown = {}, []
     for name, value in arrays.items():
         for pattern, target, transform in patterns:

@@ -16,7 +16,7 @@ def make_mesh(fsdp=1, devices=None):
     """A (devices/fsdp, fsdp) mesh named ("data", "fsdp"), over all devices of all processes."""
     count = len(devices or jax.devices())
     kinds = (AxisType.Auto,) * len(BATCH_AXES)
-    return jax.make_mesh((count // fsdp, fsdp), BATCH_AXES, kinds, devices=devices)
+    return jax.make_mesh((count // fsdp, fsdp), BATCH_AXES, axis_types=kinds, devices=devices)
 
 
 def state_shardings(tree, mesh):
