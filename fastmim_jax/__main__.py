@@ -93,6 +93,9 @@ def main(argv=None):
     except UserError as error:
         print(f"fastmim: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("fastmim: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def _run(argv):
