@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fastmim_jax.models.layers import MLP, dense, layer_norm
+from fastmim_jax.models.layers import MLP, Dense, layer_norm
 
 KERNELS = ("xla", "cudnn")
 
@@ -26,10 +26,10 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x):
         batch, count, width = x.shape
-        qkv = dense(3 * width, self.dtype, name="qkv")(x)
+        qkv = Dense(3 * width, self.dtype, name="qkv")(x)
         query, key, value = jnp.moveaxis(qkv.reshape(batch, count, 3, self.heads, -1), 2, 0)
         x = jax.nn.dot_product_attention(query, key, value, implementation=self.kernel)
-        return dense(width, self.dtype, name="proj")(x.reshape(batch, count, width))
+        return Dense(width, self.dtype, name="proj")(x.reshape(batch, count, width))
 
 
 class TransformerBlock(nn.Module):

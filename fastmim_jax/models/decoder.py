@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from fastmim_jax.models.attention import TransformerBlock
-from fastmim_jax.models.layers import Encoded, Stack, dense, layer_norm
+from fastmim_jax.models.layers import Dense, Encoded, Stack, layer_norm
 
 HEAD_WIDTH = 32
 
@@ -37,7 +37,7 @@ class Decoder(nn.Module):
         batch, rows, columns, width = tokens.shape
         x = jnp.concatenate([prefix, tokens.reshape(batch, -1, width)], axis=1)
         if self.depth:
-            x = dense(self.width, self.dtype, name="embed")(x)
+            x = Dense(self.width, self.dtype, name="embed")(x)
         options = dict(
             heads=max(self.width // HEAD_WIDTH, 1),
             mlp_ratio=self.mlp_ratio,
@@ -47,5 +47,5 @@ class Decoder(nn.Module):
         )
         x = Stack(TransformerBlock, self.depth, options, self.remat, name="blocks")(x)
         x = layer_norm(self.epsilon, self.dtype, name="norm")(x[:, prefix.shape[1] :])
-        x = dense(self.outputs, self.dtype, name="pred")(x)
+        x = Dense(self.outputs, self.dtype, name="pred")(x)
         return x.reshape(batch, rows, columns, -1).astype(jnp.float32)

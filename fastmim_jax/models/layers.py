@@ -93,7 +93,8 @@ class PatchEmbed(nn.Module):
         kernel = self.param("kernel", flat_xavier_uniform, (size, size, channels, self.width))
         bias = self.param("bias", torch_bias(values), (self.width,))
         patches = patchify(images, size).astype(self.dtype)
-        return patches @ kernel.reshape(values, -1).astype(self.dtype) + bias.astype(self.dtype)
+        rows = patches.reshape(-1, values) @ kernel.reshape(values, -1).astype(self.dtype)
+        return (rows + bias.astype(self.dtype)).reshape(*patches.shape[:-1], self.width)
 
 
 class MLP(nn.Module):
@@ -105,13 +106,26 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x):
         width = x.shape[-1]
-        x = dense(int(width * self.ratio), self.dtype, name="fc1")(x)
-        return dense(width, self.dtype, name="fc2")(nn.gelu(x, approximate=False))
+        x = Dense(int(width * self.ratio), self.dtype, name="fc1")(x)
+        return Dense(width, self.dtype, name="fc2")(nn.gelu(x, approximate=False))
 
 
-def dense(width, dtype, name):
-    """A linear layer initialised as in every published MIM code: Xavier-uniform, zero bias."""
-    return nn.Dense(width, dtype=dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)
+class Dense(nn.Module):
+    """A linear layer initialised as in every published MIM code: Xavier-uniform, zero bias.
+
+    It multiplies matrices, not stacks of them: XLA's CPU backend computes the gradient of a kernel
+    several times slower where two axes are summed over.
+    """
+
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", nn.initializers.xavier_uniform(), (x.shape[-1], self.width))
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        rows = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel.astype(self.dtype)
+        return (rows + bias.astype(self.dtype)).reshape(*x.shape[:-1], self.width)
 
 
 def layer_norm(epsilon, dtype, name):
