@@ -63,6 +63,10 @@ class Checkpoints:
         return abstract.replace(**found.params), found.position
 
     def _restore(self, step, items):
+        there = self._manager.all_steps()
+        if step not in there:
+            steps = ", ".join(map(str, sorted(there))) or "none"
+            raise UserError(f"{self.directory} has no checkpoint of step {step}: there is {steps}")
         arguments = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
         try:
             return self._manager.restore(
