@@ -40,14 +40,19 @@ def base():
     config.method = ConfigDict()
     config.method.name = "fastmim"
     config.method.backbone = ConfigDict({"name": "vit_b16"})
-    for size in ("patch_size", "width", "depth", "heads"):  # unset: as the table of models says
+    # Unset: as the table of models says. Tuples have one number per stage.
+    for size in ("patch_size", "width", "depth", "window", "norm_groups"):
         config.method.backbone[size] = placeholder(int)
+    for sizes in ("depths", "widths", "mlp_ratios"):
+        config.method.backbone[sizes] = placeholder(tuple)
+    config.method.backbone.heads = placeholder(object)  # a number, or a tuple where there are stages
     config.method.backbone.mlp_ratio = placeholder(float)
     config.method.block_size = 16  # pixels
     config.method.mask_ratio = 0.75
     config.method.target = "hog"
     config.method.normalize_target = True
     config.method.decoder = ConfigDict({"width": 256, "depth": 1, "mlp_ratio": 4.0})
+    config.method.decoder.epsilon = 1e-6  # of its norms, as the family of the backbone was published
     config.method.dtype = "bfloat16"  # of activations; parameters, softmax, norms, HOG, loss: float32
     config.method.kernel = "xla"  # of attention; "cudnn" on NVIDIA GPUs
     config.method.remat = "none"  # "full" and "dots" trade time for memory

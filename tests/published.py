@@ -48,19 +48,23 @@ def imagenet_normalized(pixels):
     return ((pixels.astype(np.float32) / np.float32(255)) - mean) / std
 
 
-def weights(shapes, seed):
-    """{name: shape} -> {name: float32 array}: normal numbers of a scale that suits the kind."""
-    return {name: _weight(seed, name, tuple(shape)) for name, shape in shapes.items()}
+def weights(cases, name):
+    """{published name: float32 array} of a case; what its entry leaves out is as in "hog_norm1"."""
+    kinds = {**cases["hog_norm1"]["weights"], **cases[name]["weights"]}
+    seed = cases[name]["seed"]
+    return {name: weight(seed, name, *kind) for name, kind in kinds.items() if kind}
 
 
-def _weight(seed, name, shape):
-    x = stream(seed, name).standard_normal(shape)
-    if name.endswith("_token"):
-        x = 0.2 * x
-    elif "norm" in name:
-        x = 1 + 0.1 * x if name.endswith("weight") else 0.1 * x
-    elif name.endswith("weight"):
+def weight(seed, name, shape, kind):
+    """Normal numbers of a scale that suits the kind of parameter."""
+    random = stream(seed, name)
+    if kind == "bn_var":
+        return (0.5 + random.random_sample(shape)).astype(np.float32)
+    x = random.standard_normal(tuple(shape))
+    if kind == "weight":
         x = x / np.sqrt(np.prod(shape[1:]))
+    elif kind == "norm_w":
+        x = 1 + 0.1 * x
     else:
-        x = 0.05 * x
+        x = {"norm_b": 0.1, "bn_mean": 0.1, "bias": 0.05, "table": 0.2}[kind] * x
     return np.asarray(x, np.float32)

@@ -4,10 +4,8 @@ from fastmim_jax import create_method
 from fastmim_jax.config import base
 
 
-def published_method(config, mask_ratio=0.75):
-    """FastMIM over a ViT from the constructor arguments of the published class."""
-    method = base().method
-    method.backbone.update(
+def _vit(config):
+    return dict(
         name="vit_b16",
         patch_size=config["patch_size"],
         width=config["embed_dim"],
@@ -15,17 +13,37 @@ def published_method(config, mask_ratio=0.75):
         heads=config["num_heads"],
         mlp_ratio=float(config["mlp_ratio"]),
     )
+
+
+def _swin(config):
+    return dict(
+        name="swin_t",
+        width=config["embed_dim"],
+        depths=tuple(config["depths"]),
+        heads=tuple(config["num_heads"]),
+        window=config["window_size"],
+    )
+
+
+BACKBONES = {"vit": _vit, "swin": _swin}
+
+
+def published_method(family, case):
+    """FastMIM from the constructor arguments of a published class, as a case of test data has them."""
+    config, method = case["config"], base().method
+    method.backbone.update(BACKBONES[family](config))
     method.update(
         target="hog" if config["mim_loss"] == "HOG" else "pixel",
         normalize_target=config["norm_pix_loss"],
         block_size=config["block_size"],
-        mask_ratio=mask_ratio,
+        mask_ratio=case["mask_ratio"],
         dtype="float32",
     )
     method.decoder.update(
         width=config["decoder_embed_dim"],
         depth=config["decoder_depth"],
-        mlp_ratio=float(config["mlp_ratio"]),
+        mlp_ratio=float(config["mlp_ratio"] if "mlp_ratio" in config else 4),
+        epsilon=1e-6 if family == "vit" else 1e-5,
     )
     return create_method(method)
 

@@ -4,6 +4,7 @@ A rule maps a module (or a single array) of a PyTorch state dict to one of our p
 stands for the index of a block. Our paths are the keys of the nested parameter dict joined by "/".
 """
 
+import math
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -33,6 +34,9 @@ class Rule(NamedTuple):
 SAME = Transform(lambda x: x, lambda x: x)
 TRANSPOSE = Transform(np.transpose, np.transpose)  # Linear: (out, in) <-> (in, out)
 OIHW = Transform(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
+SQUARE = Transform(  # a bias table: (side * side, heads) <-> (side, side, heads)
+    lambda x: x.reshape(math.isqrt(len(x)), -1, x.shape[1]), lambda x: x.reshape(-1, x.shape[-1])
+)
 PIXEL = Transform(lambda x: x.reshape(-1), lambda x: x.reshape(1, -1, 1, 1))
 
 LINEAR = ((".weight", "/kernel", TRANSPOSE), (".bias", "/bias", SAME))
@@ -67,37 +71,71 @@ VIT = (
     *transformer_blocks("blocks", "encoder/blocks"),
     Rule("norm", "encoder/norm", NORM),
 )
+SWIN = (
+    Rule("patch_embed.proj", "encoder/stem/patch", CONV),
+    Rule("patch_embed.norm", "encoder/stem/norm", NORM),
+    *transformer_blocks("layers.{}.blocks", "encoder/stages_{}/blocks"),
+    Rule(
+        "layers.{}.blocks.{}.attn.relative_position_bias_table",
+        "encoder/stages_{}/blocks/{}/attn/relative_position_bias_table",
+        array(SQUARE),
+    ),
+    Rule("layers.{}.downsample.norm", "encoder/downsamples_{}/norm", NORM),
+    Rule("layers.{}.downsample.reduction", "encoder/downsamples_{}/reduction", LINEAR[:1]),
+    Rule("norm", "encoder/norm", NORM),
+)
 DECODER = (
     Rule("decoder_embed", "decoder/embed", LINEAR),
     *transformer_blocks("decoder_blocks", "decoder/blocks"),
     Rule("decoder_norm", "decoder/norm", NORM),
     Rule("decoder_pred", "decoder/pred", LINEAR),
 )
+
+
+def pretraining(backbone):
+    """A published FastMIM model: its backbone has "encoder." in front, but that of ViT."""
+    named = tuple(rule._replace(theirs=f"encoder.{rule.theirs}") for rule in backbone)
+    return (Rule("mask_token", "mask_token", array(PIXEL)), *named, *DECODER)
+
+
 TABLES = {
     "fastmim_vit": (Rule("mask_token", "mask_token", array(PIXEL)), *VIT, *DECODER),
+    "fastmim_swin": pretraining(SWIN),
 }
-COMPUTED = ("pos_embed",)  # fixed tables that the models make themselves
+# Fixed tables and counters, which the models make themselves or do without; last parts of names.
+COMPUTED = ("pos_embed", "relative_position_index", "attn_mask", "num_batches_tracked")
+STATISTICS = ("mean", "var")  # last parts of our paths in "batch_stats"; all others are parameters
 
 
 def to_ours(state_dict, table):
-    """A published state dict {name: array} -> our nested parameters.
+    """A published state dict {name: array} -> our variables {"params": nested, ...}.
 
     Raises:
       UserError: names that the table does not know.
     """
-    wanted = {name: x for name, x in state_dict.items() if name not in COMPUTED}
+    wanted = {name: x for name, x in state_dict.items() if name.split(".")[-1] not in COMPUTED}
     renamed = _rename(wanted, table, lambda theirs, ours, values: (theirs, ours, values.to_ours))
-    return unflatten_dict(renamed, sep="/")
+    collections = {path: _collection(path) for path in renamed}
+    return {
+        name: unflatten_dict({path: x for path, x in renamed.items() if collections[path] == name}, sep="/")
+        for name in sorted({"params", *collections.values()})
+    }
 
 
-def to_theirs(params, table):
-    """Our nested parameters -> the published names, without the tables in COMPUTED.
+def to_theirs(variables, table):
+    """Our variables {"params": nested, ...} -> the published names, without those in COMPUTED.
 
     Raises:
       UserError: parameters that the table does not know.
     """
-    arrays = flatten_dict(jax.device_get(params), sep="/")
+    arrays = {}
+    for tree in variables.values():
+        arrays |= flatten_dict(jax.device_get(tree), sep="/")
     return _rename(arrays, table, lambda theirs, ours, values: (ours, theirs, values.to_theirs))
+
+
+def _collection(path):
+    return "batch_stats" if path.split("/")[-1] in STATISTICS else "params"
 
 
 def _pattern(name):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from fastmim_jax.errors import UserError
 from fastmim_jax.mim.fastmim import FastMIM
 from fastmim_jax.mim.targets import TARGETS
-from fastmim_jax.models.zoo import create_model
+from fastmim_jax.models.zoo import attributes, create_model
 
 
 def create_method(method):
@@ -22,10 +22,12 @@ def create_method(method):
 
 def _fastmim(method):
     compute = dict(kernel=method.kernel, dtype=jnp.dtype(method.dtype), remat=method.remat)
-    backbone = {key: value for key, value in method.backbone.items() if value is not None}
-    encoder = create_model(backbone.pop("name"), **compute, layers=method.layers, **backbone)
+    given = {key: value for key, value in method.backbone.items() if value is not None}
+    name = given.pop("name")
+    known = attributes(name)
+    computing = {key: x for key, x in {**compute, "layers": method.layers}.items() if key in known}
     return FastMIM(
-        encoder=encoder,
+        encoder=create_model(name, **computing, **given),
         target=TARGETS[method.target](normalize=method.normalize_target),
         block_size=method.block_size,
         mask_ratio=method.mask_ratio,

@@ -69,8 +69,8 @@ def flat_xavier_uniform(key, shape, dtype=jnp.float32):
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def torch_bias(fan_in):
-    """PyTorch's default bias of a convolution: uniform within 1/sqrt(fan_in)."""
+def torch_uniform(fan_in):
+    """PyTorch's default for a convolution's kernel and bias: uniform within 1/sqrt(fan_in)."""
 
     def init(key, shape, dtype=jnp.float32):
         bound = fan_in**-0.5
@@ -80,18 +80,23 @@ def torch_bias(fan_in):
 
 
 class PatchEmbed(nn.Module):
-    """Cuts (B, H, W, C) images into patches and maps each to (B, h, w, width)."""
+    """Cuts (B, H, W, C) images or grids into patches and maps each to (B, h, w, width).
+
+    kernel_init, bias_init: as MAE's by default; of None for the bias, PyTorch's own.
+    """
 
     patch_size: int
     width: int
     dtype: Any = jnp.float32
+    kernel_init: Any = flat_xavier_uniform
+    bias_init: Any = None
 
     @nn.compact
     def __call__(self, images):
         size, channels = self.patch_size, images.shape[-1]
         values = size * size * channels
-        kernel = self.param("kernel", flat_xavier_uniform, (size, size, channels, self.width))
-        bias = self.param("bias", torch_bias(values), (self.width,))
+        kernel = self.param("kernel", self.kernel_init, (size, size, channels, self.width))
+        bias = self.param("bias", self.bias_init or torch_uniform(values), (self.width,))
         patches = patchify(images, size).astype(self.dtype)
         rows = patches.reshape(-1, values) @ kernel.reshape(values, -1).astype(self.dtype)
         return (rows + bias.astype(self.dtype)).reshape(*patches.shape[:-1], self.width)
@@ -119,13 +124,15 @@ class Dense(nn.Module):
 
     width: int
     dtype: Any = jnp.float32
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x):
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (x.shape[-1], self.width))
-        bias = self.param("bias", nn.initializers.zeros, (self.width,))
         rows = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel.astype(self.dtype)
-        return (rows + bias.astype(self.dtype)).reshape(*x.shape[:-1], self.width)
+        if self.use_bias:
+            rows += self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
+        return rows.reshape(*x.shape[:-1], self.width)
 
 
 def layer_norm(epsilon, dtype, name):
@@ -146,47 +153,71 @@ class Stack(nn.Module):
     """`depth` blocks of one kind, one after another; parameters under the names "0", "1", ...
 
     Attributes:
-      block: the class of a block, a module from (B, N, D) to (B, N, D).
-      options: its keyword arguments.
+      block: the class of a block, a module from x and the shared arrays to a new x, both (B, ..., D).
+      options: its keyword arguments, or a tuple of them: block i takes those at i modulo their number.
       remat: "none", "full" (keep only block inputs) or "dots" (keep matrix products too).
-      layers: "unrolled", or "scanned": one compiled block for all, quicker to compile. Parameters,
-        their names and their initial values are the same in both.
+      layers: "unrolled", or "scanned": compiled once for all blocks of equal options, which is quicker
+        to compile. Parameters, their names and their initial values are the same in both.
     """
 
     block: type[nn.Module]
     depth: int
-    options: dict[str, Any]
+    options: Any
     remat: str = "none"
     layers: str = "unrolled"
 
-    def __call__(self, x):
-        """(B, N, D) -> (B, N, D)."""
-        return self._run(x, keep=lambda y: None)[0]
+    def __call__(self, x, *shared):
+        """x (B, ..., D), and arrays that every block is given -> (B, ..., D)."""
+        return self._run(x, shared, keep=lambda y: None)[0]
 
-    def outputs(self, x):
-        """(B, N, D) -> what each block gives, a list of `depth` arrays (B, N, D)."""
-        return list(self._run(x, keep=lambda y: y)[1])
+    def outputs(self, x, *shared):
+        """As the call -> what each block gives, a list of `depth` arrays (B, ..., D)."""
+        return self._run(x, shared, keep=lambda y: y)[1]
 
     @nn.compact
-    def _run(self, x, keep):
-        if self.layers == "scanned" and self.depth and not self.is_initializing():
-            return self._scan(x, keep)
-        block, kept = self.block, []
+    def _run(self, x, shared, keep):
+        kept, start = [], 0
+        kinds = self.options if isinstance(self.options, tuple) else (self.options,)
+        if self.layers == "scanned" and not self.is_initializing():
+            start = self.depth - self.depth % len(kinds)
+            x, kept = self._scan(x, shared, keep, kinds, start)
+        block = self.block
         if self.remat != "none":
             block = nn.remat(block, policy=REMAT_POLICIES[self.remat])
-        for index in range(self.depth):
-            x = block(**self.options, name=str(index))(split_over_batch(x))
+        for index in range(start, self.depth):
+            x = block(**kinds[index % len(kinds)], name=str(index))(split_over_batch(x), *shared)
             kept.append(keep(x))
         return x, kept
 
-    def _scan(self, x, keep):
-        params = [self.variables["params"][str(index)] for index in range(self.depth)]
-        block = self.block(**self.options, parent=None)
+    def _scan(self, x, shared, keep, kinds, depth):
+        """The first `depth` blocks, all kinds in each turn of the scan."""
+        if not depth:
+            return x, []
+        blocks = [self.block(**options, parent=None) for options in kinds]
+        others = [name for name in self.variables if name != "params"]
+        changing = [name for name in others if self.is_mutable_collection(name)]
 
-        def body(x, params):
-            x = block.apply({"params": params}, split_over_batch(x))
-            return x, keep(x)
+        def variables(index):
+            return {name: tree[str(index)] for name, tree in self.variables.items() if str(index) in tree}
+
+        def body(x, turn):
+            kept, changed = [], []
+            for block, own in zip(blocks, turn, strict=True):
+                x, new = block.apply(own, split_over_batch(x), *shared, mutable=changing)
+                kept.append(keep(x))
+                changed.append(new)
+            return x, (kept, changed)
 
         if self.remat != "none":
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
-        return jax.lax.scan(body, x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *params))
+        turns = [
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(variables, range(kind, depth, len(kinds))))
+            for kind in range(len(kinds))
+        ]
+        x, (kept, changed) = jax.lax.scan(body, x, turns)
+        for index in range(depth):
+            turn, kind = divmod(index, len(kinds))
+            for name, tree in changed[kind].items():
+                self.put_variable(name, str(index), jax.tree.map(lambda leaf, t=turn: leaf[t], tree))
+        order = [divmod(index, len(kinds)) for index in range(depth)]
+        return x, [None if kept[kind] is None else kept[kind][turn] for turn, kind in order]

@@ -59,10 +59,25 @@ class ViT(nn.Module):
         """(B, H, W, C) -> (B, h, w, D), patches without positions."""
         return self.patch_embed(images)
 
+    def transform(self, tokens):
+        """(B, h, w, D) patches -> (B, 1 + h*w, D) with positions and cls in front, not yet normalised."""
+        return self.blocks(self._sequence(tokens))
+
     def encode(self, tokens):
-        """(B, h, w, D) patches -> Encoded, positions added here."""
-        x = self.norm(self.blocks(self._sequence(tokens)))
+        """(B, h, w, D) patches -> Encoded, normalised."""
+        x = self.norm(self.transform(tokens))
         return Encoded(x[:, 1:].reshape(tokens.shape), x[:, :1])
+
+    def depth_group(self, path):
+        """The group of a parameter for layer-wise learning rates: 0 for the input, then one per block.
+
+        Args:
+          path: of a parameter of this module, joined by "/".
+        """
+        name, *rest = path.split("/")
+        if name in ("cls_token", "patch_embed"):
+            return 0
+        return 1 + int(rest[0]) if name == "blocks" else 1 + self.depth
 
     def features(self, images):
         """(B, H, W, C) -> four grids (B, h, w, D), after each quarter of the blocks; the last normed.

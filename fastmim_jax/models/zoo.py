@@ -3,6 +3,7 @@
 import difflib
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.models.swin import Swin
 from fastmim_jax.models.vit import ViT
 
 _VIT_SIZES = {
@@ -13,10 +14,20 @@ _VIT_SIZES = {
     "h": dict(width=1280, depth=32, heads=16),
 }
 
+_SWIN_SIZES = {
+    "t": dict(width=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24)),
+    "s": dict(width=96, depths=(2, 2, 18, 2), heads=(3, 6, 12, 24)),
+    "b": dict(width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32)),
+    "l": dict(width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48)),
+}
+
 ZOO = {
-    f"vit_{size}{patch}": (ViT, dict(patch_size=patch, **sizes))
-    for size, sizes in _VIT_SIZES.items()
-    for patch in (4, 8, 14, 16)
+    **{
+        f"vit_{size}{patch}": (ViT, dict(patch_size=patch, **sizes))
+        for size, sizes in _VIT_SIZES.items()
+        for patch in (4, 8, 14, 16)
+    },
+    **{f"swin_{size}": (Swin, sizes) for size, sizes in _SWIN_SIZES.items()},
 }
 
 
@@ -30,12 +41,21 @@ def create_model(name, **overrides):
     Raises:
       UserError: unknown name or attribute.
     """
-    if name not in ZOO:
-        close = difflib.get_close_matches(name, ZOO, n=3, cutoff=0.5) or sorted(ZOO)
-        raise UserError(f"unknown backbone '{name}': there is {', '.join(close)}")
-    constructor, sizes = ZOO[name]
-    known = set(constructor.__dataclass_fields__) - {"parent", "name"}
+    known = attributes(name)
     for key in overrides:
         if key not in known:
             raise UserError(f"backbone '{name}' has no '{key}': there is {', '.join(sorted(known))}")
+    constructor, sizes = ZOO[name]
     return constructor(**{**sizes, **overrides})
+
+
+def attributes(name):
+    """Names of the attributes that a backbone of the table has.
+
+    Raises:
+      UserError: unknown name.
+    """
+    if name not in ZOO:
+        close = difflib.get_close_matches(name, ZOO, n=3, cutoff=0.5) or sorted(ZOO)
+        raise UserError(f"unknown backbone '{name}': there is {', '.join(close)}")
+    return set(ZOO[name][0].__dataclass_fields__) - {"parent", "name"}

@@ -25,13 +25,12 @@ def test_parameter_counts(name):
 
 def test_every_activation_equals_published():
     cases, numbers = published.load("fastmim_vit")
-    case = cases["hog_norm1"]
-    params = to_ours(published.weights(case["shapes"], 0), "fastmim_vit")["encoder"]
+    params = to_ours(published.weights(cases, "hog_norm1"), "fastmim_vit")["params"]["encoder"]
     model = ViT(patch_size=16, width=48, depth=2, heads=3, mlp_ratio=2.0)
     images = published.images(0, 4, 64, 64)
     hidden = numbers["hog_norm1/noise"].argsort(1).argsort(1) >= 4
     mask = hidden.reshape(4, 4, 4).repeat(16, 1).repeat(16, 2)[..., None]
-    token = published.weights({"mask_token": (1, 3, 1, 1)}, 0)["mask_token"].reshape(-1)
+    token = published.weight(0, "mask_token", (1, 3, 1, 1), "table").reshape(-1)
     seen = np.where(mask, token, images)
 
     def all_outputs(images):
