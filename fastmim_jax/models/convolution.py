@@ -1,0 +1,126 @@
+"""Convolutions, and the batch norm that goes with them."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastmim_jax.errors import UserError
+
+
+def fan_out_normal(groups=1):
+    """Normal with variance 2 / fan-out of a kernel (kh, kw, in, out) of a convolution in `groups`."""
+
+    def init(key, shape, dtype=jnp.float32):
+        rows, columns, _, outputs = shape
+        return jax.random.normal(key, shape, dtype) * np.sqrt(2.0 * groups / (rows * columns * outputs))
+
+    return init
+
+
+class Conv(nn.Module):
+    """A size x size convolution of grids (B, h, w, D), padded by half its size, with a bias of zero."""
+
+    width: int
+    size: int = 3
+    stride: int = 1
+    dtype: Any = jnp.float32
+    kernel_init: Any = fan_out_normal()
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (self.size, self.size, x.shape[-1], self.width)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
+        return _convolve(x.astype(self.dtype), kernel, self.stride) + bias
+
+
+class DepthwiseConv(nn.Module):
+    """A size x size convolution of every channel by itself: (B, h, w, D) -> the same shape."""
+
+    size: int = 3
+    dtype: Any = jnp.float32
+    kernel_init: Any = fan_out_normal()
+
+    @nn.compact
+    def __call__(self, x):
+        width = x.shape[-1]
+        shape = (self.size, self.size, 1, width)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (width,)).astype(self.dtype)
+        # XLA's grouped convolution is 2 to 5 times slower than shifted sums on CPUs, gradients included.
+        kinds = dict(cpu=_shifted_sums, default=_depthwise)
+        return jax.lax.platform_dependent(x.astype(self.dtype), kernel, **kinds) + bias
+
+
+def _convolve(x, kernel, stride=1, groups=1):
+    pad = kernel.shape[0] // 2
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(pad, pad)] * 2, None, None, dimensions, groups
+    )
+
+
+def _depthwise(x, kernel):
+    return _convolve(x, kernel, groups=x.shape[-1])
+
+
+def _shifted_sums(x, kernel):
+    size, (_, rows, columns, _) = kernel.shape[0], x.shape
+    pad = size // 2
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    steps = [(down, right) for down in range(size) for right in range(size)]
+    return sum(
+        padded[:, down : down + rows, right : right + columns] * kernel[down, right, 0]
+        for down, right in steps
+    )
+
+
+class BatchNorm(nn.Module):
+    """Batch norm of (B, h, w, D), as PyTorch's: running variances are unbiased, statistics are float32.
+
+    It normalises by the batch where "batch_stats" may be changed, else by the running statistics.
+
+    Attributes:
+      groups: parts of the batch with statistics of their own, as devices had them in the published
+        training; 1 takes them over the whole batch, whatever the devices. Running statistics are the
+        mean of the groups'.
+      momentum: the new batch's share of the running statistics.
+    """
+
+    groups: int = 1
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        width = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (width,))
+        bias = self.param("bias", nn.initializers.zeros, (width,))
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (width,))
+        variance = self.variable("batch_stats", "var", jnp.ones, (width,))
+        if self.is_initializing() or not self.is_mutable_collection("batch_stats"):
+            return self._normalize(x, mean.value, variance.value, scale, bias)
+        if x.shape[0] % self.groups:
+            raise UserError(
+                f"{x.shape[0]} images cannot be split into {self.groups} groups for batch norm: type "
+                "--config.method.backbone.norm_groups=1 or another batch size"
+            )
+        parts = x.reshape(self.groups, -1, *x.shape[1:]).astype(jnp.float32)
+        means = parts.mean((1, 2, 3), keepdims=True)
+        variances = jnp.square(parts - means).mean((1, 2, 3), keepdims=True)
+        count = parts[0].size // width
+        self._keep(mean, means)
+        self._keep(variance, variances * (count / max(count - 1, 1)))
+        return self._normalize(parts, means, variances, scale, bias).reshape(x.shape)
+
+    def _keep(self, running, new):
+        new = new.mean(0).reshape(-1)
+        running.value = (1 - self.momentum) * running.value + self.momentum * new
+
+    def _normalize(self, x, mean, variance, scale, bias):
+        factor = jax.lax.rsqrt(variance + self.epsilon) * scale
+        return ((x.astype(jnp.float32) - mean) * factor + bias).astype(self.dtype)
