@@ -1,13 +1,8 @@
-"""The base config, its validation, and the numbers that follow from it. No other place computes them."""
-
-import dataclasses
+"""The base config: every key and its default. `fastmim_jax.plan` validates it."""
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from fastmim_jax.errors import UserError
-
-LR_BATCH = 256  # base learning rates are given for this many images (linear rule)
 CHOICES = {
     "method.target": ("hog", "pixel"),
     "method.dtype": ("bfloat16", "float32"),
@@ -75,6 +70,15 @@ def base():
     config.schedule.shape = "cosine"
     config.schedule.decay_epochs = 100.0  # of the "step" shape: learning rate x 0.1 every so many
 
+    # FastMIM-P: a run in stages, one entry each in every tuple; () leaves that key as it is elsewhere.
+    config.stages = ConfigDict()
+    config.stages.image_sizes = ()  # of a square's side, or (height, width)
+    config.stages.start_epochs = ()  # the first is 0; () makes all stages equally many epochs
+    config.stages.batch_sizes = ()  # the learning rate follows the linear rule in each
+    config.stages.accumulations = ()
+    config.stages.block_sizes = ()
+    config.stages.windows = ()  # of a Swin; 0 chooses by the image's size
+
     # What may differ when a run goes on: nothing here changes a loss.
     config.run = ConfigDict()
     config.run.log_every = 10  # steps, as all below; 0: never
@@ -90,146 +94,6 @@ def base():
     return config
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """The numbers that follow from a config, the size of the data and the number of devices."""
-
-    records: int
-    batch_size: int
-    accumulation: int
-    devices: int
-    steps_per_epoch: float
-    total_steps: int
-    warmup_epochs: float
-    peak_lr: float
-    min_lr: float
-    grid: tuple[int, int]  # tokens (h, w)
-    blocks: tuple[int, int]  # cells that are hidden or shown as a whole
-    hidden: int  # of them, hidden in every image
-
-    def epoch(self, step):
-        """Epochs done after `step` updates."""
-        return step / self.steps_per_epoch
-
-    def describe(self):
-        """[(label, text)] for the start of a run."""
-        blocks = self.blocks[0] * self.blocks[1]
-        parts = f" in {self.accumulation} parts" if self.accumulation > 1 else ""
-        per_device = self.batch_size // self.devices // self.accumulation
-        return [
-            ("records", f"{self.records:,}"),
-            ("batch", f"{self.batch_size:,}{parts}, {per_device:,} per device at a time"),
-            ("steps", f"{self.total_steps:,} = {self.epoch(self.total_steps):,.4g} epochs of "
-                      f"{self.steps_per_epoch:,.4g}"),
-            ("learning rate", f"{self.peak_lr:.4g} after {self.warmup_epochs:.4g} epochs of warm-up"),
-            ("tokens", f"{self.grid[0]} x {self.grid[1]}"),
-            ("hidden blocks", f"{self.hidden} of {self.blocks[0]} x {self.blocks[1]} = {blocks}"),
-        ]  # fmt: skip
-
-
-def derive(config, *, records, stride, unit, devices):
-    """Validates a config against its data, backbone and devices, and computes the Plan.
-
-    Args:
-      records: images in the training data.
-      stride: pixels per token of the backbone.
-      unit: pixels per value of the target (8 for a HOG cell, 1 for pixels).
-      devices: over all processes.
-
-    Raises:
-      UserError: a choice that cannot work, in one sentence that says what to type.
-    """
-    _check_choices(config)
-    schedule, size = config.schedule, tuple(config.data.image_size)
-    grid, blocks, hidden = _check_geometry(config.method, size, stride, unit)
-    _check_batch(schedule, devices, config.run.mesh_fsdp)
-    steps_per_epoch = records / schedule.batch_size
-    total_steps = schedule.steps or int(schedule.epochs * steps_per_epoch)
-    if total_steps < 1:
-        raise UserError(
-            f"{schedule.epochs:g} epochs of {records:,} records are less than one batch of "
-            f"{schedule.batch_size:,}: lower --config.schedule.batch_size or set --config.schedule.steps"
-        )
-    lr_scale = schedule.batch_size / LR_BATCH
-    return Plan(
-        records=records,
-        batch_size=schedule.batch_size,
-        accumulation=schedule.accumulation,
-        devices=devices,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
-        warmup_epochs=min(schedule.warmup_epochs, total_steps / steps_per_epoch),
-        peak_lr=config.optimizer.base_lr * lr_scale,
-        min_lr=config.optimizer.min_base_lr * lr_scale,
-        grid=grid,
-        blocks=blocks,
-        hidden=hidden,
-    )
-
-
-def _check_choices(config):
-    for key, allowed in CHOICES.items():
-        section, name = key.split(".")
-        if config[section][name] not in allowed:
-            raise UserError(
-                f"config.{key} is '{config[section][name]}', expected one of {', '.join(allowed)}: "
-                f"type --config.{key}={allowed[0]}"
-            )
-    if not 0 < config.data.crop_scale[0] <= config.data.crop_scale[1] <= 1:
-        raise UserError(
-            f"config.data.crop_scale is {tuple(config.data.crop_scale)}, expected two shares of the area "
-            "in ascending order: type --config.data.crop_scale='(0.2, 1.0)'"
-        )
-    for key in ("mean", "std"):
-        if len(config.data[key]) not in (0, config.data.channels):
-            raise UserError(
-                f"config.data.{key} has {len(config.data[key])} values for {config.data.channels} "
-                f"channels: give one per channel, or () for the usual ones"
-            )
-
-
-def _check_geometry(method, size, stride, unit):
-    block = method.block_size
-    if len(size) != 2 or min(size) < 1:
-        raise UserError(f"config.data.image_size is {size}, expected (height, width) such as (128, 128)")
-    if block < 1 or (block % stride and stride % block) or min(block, stride) % unit:
-        raise UserError(
-            f"config.method.block_size is {block} pixels, expected a multiple or a divisor of the "
-            f"backbone's {stride} that {unit} divides: type --config.method.block_size={stride}"
-        )
-    step = max(block, stride)
-    if size[0] % step or size[1] % step:
-        fitting = tuple(max(step, round(side / step) * step) for side in size)
-        raise UserError(
-            f"{size[0]}x{size[1]} pixels cannot be cut into blocks of {block} and tokens of {stride}: "
-            f"type --config.data.image_size='{fitting}' or another --config.method.block_size"
-        )
-    blocks = (size[0] // block, size[1] // block)
-    cells = blocks[0] * blocks[1]
-    hidden = cells - int(cells * (1 - method.mask_ratio))
-    if not 0 < method.mask_ratio <= 1 or not hidden:
-        raise UserError(
-            f"config.method.mask_ratio is {method.mask_ratio}, which hides {hidden} of {cells} blocks: "
-            "type a share between 0 and 1 such as --config.method.mask_ratio=0.75"
-        )
-    return (size[0] // stride, size[1] // stride), blocks, hidden
-
-
-def _check_batch(schedule, devices, fsdp):
-    if fsdp < 1 or devices % fsdp:
-        raise UserError(
-            f"config.run.mesh_fsdp is {fsdp}, which does not divide the {devices} devices that are here: "
-            "type --config.run.mesh_fsdp=1"
-        )
-    parts = devices * schedule.accumulation
-    if schedule.batch_size < 1 or schedule.accumulation < 1 or schedule.batch_size % parts:
-        fitting = max(1, round(schedule.batch_size / parts)) * parts if parts > 0 else devices
-        raise UserError(
-            f"a batch of {schedule.batch_size} cannot be split over {devices} devices x "
-            f"{schedule.accumulation} accumulation: type --config.schedule.batch_size={fitting}"
-        )
-
-
 def flatten(config):
     """{"section.key": value} of a ConfigDict or nested dict, with plain JSON values."""
     flat = {}
@@ -237,12 +101,19 @@ def flatten(config):
         if hasattr(value, "items"):
             flat.update({f"{key}.{inner}": x for inner, x in flatten(value).items()})
         else:
-            flat[key] = list(value) if isinstance(value, tuple) else value
+            flat[key] = _plain(value)
     return flat
 
 
+def _plain(value):
+    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
 def differences(before, now):
-    """[(key, before, now)] of what differs between two configs and changes the run; not `run.*`."""
-    before, now = flatten(before), flatten(now)
+    """[(key, before, now)] of what differs between two configs and changes the run; not `run.*`.
+
+    A key that an older config does not have counts as its default.
+    """
+    before, now = {**flatten(base()), **flatten(before)}, flatten(now)
     keys = [key for key in sorted({*before, *now}) if not key.startswith("run.")]
     return [(key, before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)]

@@ -25,7 +25,28 @@ def _swin(config):
     )
 
 
-BACKBONES = {"vit": _vit, "swin": _swin}
+def _cmt(config):
+    return dict(
+        name="cmt_s",
+        stem_width=config["stem_channel"],
+        widths=tuple(config["embed_dims"]),
+        depths=tuple(config["depths"]),
+        heads=tuple(config["num_heads"]),
+        mlp_ratio=float(config["mlp_ratios"][0]),
+    )
+
+
+def _pvtv2(config):
+    return dict(
+        name="pvt_v2_b2",
+        widths=tuple(config["embed_dims"]),
+        depths=tuple(config["depths"]),
+        heads=tuple(config["num_heads"]),
+        mlp_ratios=tuple(config["mlp_ratios"]),
+    )
+
+
+BACKBONES = {"vit": _vit, "swin": _swin, "cmt": _cmt, "pvtv2": _pvtv2}
 
 
 def published_method(family, case):
@@ -59,4 +80,14 @@ def config(data="sample", **schedule):
     config.schedule.update(**schedule)
     config.optimizer.base_lr = 1.6e-2  # 1e-3 for 16 images
     config.run.update(log_every=1, picture_every=0, checkpoint_every=3, workers=0, threads=2)
+    return config
+
+
+def swin(config):
+    """The same config over a tiny Swin at 64 pixels."""
+    config.data.image_size = (64, 64)
+    config.method.block_size = 32
+    sizes = dict(name="swin_t", width=16, depth=None, depths=(1, 2, 1, 1), heads=(1, 1, 2, 2))
+    config.method.backbone.update(**sizes)
+    config.method.decoder.epsilon = 1e-5
     return config

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fastmim_jax.config import base, derive, differences
+from fastmim_jax.config import base, differences
 from fastmim_jax.mim import create_method
+from fastmim_jax.plan import derive
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

@@ -14,6 +14,7 @@ FLOORS = [
     ("data", "models"),
     "mim",
     ("config",),
+    ("plan",),
     "train",
     ("evaluate", "export", "tools"),
     "__main__",

@@ -18,35 +18,39 @@ READ_AHEAD = 8  # batches that may lie ready
 
 
 def bench(config, workdir=None):
-    """Measures and prints; with a work directory, writes bench.json there too.
+    """Measures and prints every stage of a config; with a work directory, writes bench.json there too.
 
     Returns:
-      {name: figure}, as printed.
+      [{name: figure}] of the stages, as printed.
     """
     source = setup.open_training_data(config)
-    run = setup.build(config, len(source))
-    batch_size = run.plan.batch_size
-    workers = setup.worker_count(config.run)
-    with run.loader(source, batch_size=batch_size, seed=0, workers=workers) as loader:
+    stages = [_bench_stage(run, source) for run in setup.build_stages(config, len(source))]
+    if workdir:
+        Path(workdir).mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(workdir) / "bench.json", json.dumps(stages, indent=2) + "\n")
+    return stages
+
+
+def _bench_stage(run, source):
+    plan, workers = run.plan, setup.worker_count(run.config.run)
+    with run.loader(source, batch_size=plan.batch_size, seed=0, workers=workers) as loader:
         batches = iter(loader)
-        batch = run.to_devices(next(batches), batch_size)
+        batch = run.to_devices(next(batches), plan.batch_size)
         reading = _reading_seconds(batches)
     found = {
-        "device": f"{run.plan.devices} {jax.devices()[0].device_kind}",
+        "stage": f"{plan.stage + 1} of {plan.stages}",
+        "images": f"{plan.image_size[0]} x {plan.image_size[1]}",
+        "device": f"{plan.devices} {jax.devices()[0].device_kind}",
         "jax": jax.__version__,
-        "batch_size": batch_size,
+        "batch_size": plan.batch_size,
         **_step_figures(run, batch),
-        "reading_images_per_second": batch_size / reading,
+        "reading_images_per_second": plan.batch_size / reading,
         "reading_workers": workers,
     }
     found |= _hog_figures(run, batch, found["step_seconds"])
-    binding = "reading" if reading > found["step_seconds"] else "the step"
-    found["binds"] = binding
+    found["binds"] = "reading" if reading > found["step_seconds"] else "the step"
     for name, value in found.items():
         print(f"{name:>34}  {value:,.4g}" if isinstance(value, float) else f"{name:>34}  {value}")
-    if workdir:
-        Path(workdir).mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(workdir) / "bench.json", json.dumps(found, indent=2) + "\n")
     return found
 
 

@@ -1,15 +1,16 @@
 """Pictures of what a model fills in: while it trains, and from any checkpoint."""
 
-import copy
 import math
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from fastmim_jax.config import base
 from fastmim_jax.errors import UserError
 from fastmim_jax.mim.targets import HOG, patch_statistics
 from fastmim_jax.models.layers import patchify, unpatchify
+from fastmim_jax.plan import at_stage
 from fastmim_jax.tools.glyphs import shared_maximum
 from fastmim_jax.tools.pictures import (
     draw_curve,
@@ -76,11 +77,6 @@ def reconstruct(config, workdir, images=None, count=SHOWN, step=None):
     Raises:
       UserError: no checkpoint there, or no images.
     """
-    config = _for_looking(config, images)
-    source = setup.open_held_out_data(config) or setup.open_training_data(config)
-    count = min(count, len(source))
-    config.schedule.batch_size = count
-    run = setup.build(config, len(source), jax.local_devices()[:1])  # a few images want no mesh
     with Checkpoints(Path(workdir) / "checkpoints") as checkpoints:
         step = checkpoints.latest() if step is None else step
         if step is None:
@@ -88,15 +84,22 @@ def reconstruct(config, workdir, images=None, count=SHOWN, step=None):
                 f"{workdir} holds no checkpoint yet: train first with "
                 f"fastmim pretrain --config=... --workdir={workdir}"
             )
-        state, _ = checkpoints.restore_params(step, run.abstract)
+        config = _for_looking(config, checkpoints.position(step).get("stage", 0), images)
+        source = setup.open_held_out_data(config) or setup.open_training_data(config)
+        count = min(count, len(source))
+        config.schedule.batch_size = count
+        run = setup.build(config, len(source), jax.local_devices()[:1])  # a few images want no mesh
+        state = checkpoints.restore_params(step, run.abstract)
     size, (batch,) = fixed_batches(run, source, count, shuffle=False)
     batch["flip"][:] = False
     seen = run.forward(state, run.to_devices(batch, size), np.int32(0))
     return draw(run, *seen, step, count, Path(workdir) / "pictures" / f"reconstruct_{step:07d}.png")
 
 
-def _for_looking(config, images):
-    config = copy.deepcopy(config)
+def _for_looking(config, stage, images):
+    """The config of one stage, for a few images on one device."""
+    config = at_stage(config, stage)
+    config.stages = base().stages
     config.schedule.update(accumulation=1, steps=1)
     config.run.mesh_fsdp = 1
     if images:

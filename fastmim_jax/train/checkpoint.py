@@ -49,18 +49,22 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**items))
 
     def restore(self, step, abstract):
-        """-> (state, position) of a step, laid out as the shardings of the abstract state say."""
+        """The state of a step, laid out as the shardings of the abstract state say."""
         items = {
             "params": {name: getattr(abstract, name) for name in PARAMS},
             "rest": {name: getattr(abstract, name) for name in REST},
         }
         found = self._restore(step, items)
-        return abstract.replace(**found.params, **found.rest), found.position
+        return abstract.replace(**found.params, **found.rest)
+
+    def position(self, step):
+        """The JSON dict that was saved with a step."""
+        return self._restore(step, {}).position
 
     def restore_params(self, step, abstract):
-        """-> (abstract with its parameters and collections restored, position); no optimizer is read."""
+        """The abstract state with its parameters and collections restored; no optimizer is read."""
         found = self._restore(step, {"params": {name: getattr(abstract, name) for name in PARAMS}})
-        return abstract.replace(**found.params), found.position
+        return abstract.replace(**found.params)
 
     def _restore(self, step, items):
         there = self._manager.all_steps()

@@ -14,9 +14,10 @@ from fastmim_jax.data.bad import BadRecords
 from fastmim_jax.errors import UserError
 from fastmim_jax.train import setup
 from fastmim_jax.train.checkpoint import Checkpoints
+from fastmim_jax.train.growth import grow
 from fastmim_jax.train.heldout import HeldOutLoss, fixed_batches, trivial_losses
 from fastmim_jax.train.metrics import Metrics, Silent, write_atomically
-from fastmim_jax.train.report import describe
+from fastmim_jax.train.report import describe, read_baselines
 
 
 class Hook(NamedTuple):
@@ -49,7 +50,7 @@ def pretrain(config, workdir, hooks=(), announce=print):
     Args:
       config: resolved, see `fastmim_jax.config`.
       workdir: made if missing; holds config.json, metrics.jsonl, tensorboard/, checkpoints/, ...
-      hooks: functions (run, workdir) -> Hook, for what is shown from above this floor.
+      hooks: functions (run, workdir) -> Hook, called for every stage, for what is shown from above.
       announce: where the lines before the first step go.
 
     Returns:
@@ -61,60 +62,67 @@ def pretrain(config, workdir, hooks=(), announce=print):
     first = jax.process_index() == 0
     say = announce if first else lambda text: None
     source = setup.open_training_data(config)
-    run = setup.build(config, len(source))
+    runs = setup.build_stages(config, len(source))
     workdir = prepare_workdir(workdir, config)
     held_out = setup.open_held_out_data(config, say)
-    for label, text in describe(run, source, held_out):
+    for label, text in describe(runs, source, held_out):
         say(f"{label:>14}  {text}")
     options = dict(keep=config.run.keep, keep_every=config.run.keep_every)
     with Checkpoints(workdir / "checkpoints", **options) as checkpoints, StopSignal() as stop:
-        state, start = restore_or_create(run, checkpoints, say)
-        looks = _scale(run, state, source, held_out, workdir, say)
-        looks += [make(run, workdir) for make in hooks]
-        metrics = Metrics(workdir, start, run.plan.total_steps) if first else Silent()
+        state, step, stage = restore_or_create(runs, checkpoints, say)
+        metrics = Metrics(workdir, step, runs[0].plan.total_steps) if first else Silent()
         bad = BadRecords(
             source,
             config.data.max_bad_share,
             workdir / ("bad_files.txt" if first else f"bad_files-{jax.process_index()}.txt"),
             config.data.channels,
         )
-        loop = Loop(run, checkpoints, metrics, bad, looks, stop)
+        loop = Loop(flatten(config), checkpoints, metrics, bad, stop)
         try:
-            done = loop.run_from(state, start, source)
+            for run in runs[stage:]:
+                if run is not runs[stage]:
+                    state = _grow(state, run, metrics.say)
+                looks = _scale(run, state, source, held_out, workdir, metrics.say)
+                looks += [make(run, workdir) for make in hooks]
+                state, step = loop.run_from(run, state, step, source, looks)
+                if step < run.plan.last_step:
+                    break
         finally:
             metrics.close()
     say(bad.summary())
-    if stop.name and done < run.plan.total_steps:
-        say(f"stopped by {stop.name} after step {done:,}; the same command goes on from there")
-    return done
+    if stop.name and step < runs[0].plan.total_steps:
+        say(f"stopped by {stop.name} after step {step:,}; the same command goes on from there")
+    return step
 
 
 class Loop:
     """The loop itself; its parts are given to it."""
 
-    def __init__(self, run, checkpoints, metrics, bad, hooks, stop):
-        self.run, self.checkpoints, self.metrics = run, checkpoints, metrics
-        self.bad, self.hooks, self.stop = bad, hooks, stop
+    def __init__(self, config, checkpoints, metrics, bad, stop):
+        self.config, self.checkpoints, self.metrics = config, checkpoints, metrics
+        self.bad, self.stop = bad, stop
+        self.run, self.hooks = None, ()  # of the stage that is running
         self.pending = None  # the latest step's metrics, still being computed
         self.seconds, self.images = 0.0, 0  # since the last logged step, without looks and saves
 
-    def run_from(self, state, start, source):
-        """Updates from step `start` on -> the last step done."""
-        plan, settings = self.run.plan, self.run.config.run
-        loader = self.run.loader(
+    def run_from(self, run, state, start, source, hooks):
+        """Updates of one stage from step `start` on -> the state and the last step done."""
+        self.run, self.hooks = run, hooks
+        plan, settings = run.plan, run.config.run
+        loader = run.loader(
             source,
             batch_size=plan.batch_size,
-            seed=self.run.config.seed,
-            start=start * plan.batch_size,
+            seed=run.config.seed,
+            start=plan.record(start),
             workers=setup.worker_count(settings),
         )
         step = start
         with loader:
             batches = iter(loader)
-            while step < plan.total_steps and not self._stopping(step):
+            while step < plan.last_step and not self._stopping(step):
                 began = time.monotonic()
                 batch = next(batches)
-                state, values = self.run.step(state, self.run.to_devices(batch, plan.batch_size))
+                state, values = run.step(state, run.to_devices(batch, plan.batch_size))
                 step += 1
                 for line in self.bad.update(batch):
                     self.metrics.say(f"replaced {line}")
@@ -123,7 +131,7 @@ class Loop:
                 if self._due(step, settings.checkpoint_every):
                     self._save(step, state)
             self._save(step, state)
-        return step
+        return state, step
 
     def _stopping(self, step):
         return self.stop.name or self.checkpoints.reached_preemption(step)
@@ -172,8 +180,9 @@ class Loop:
         """Everything logged up to here is on disk before the checkpoint that makes it history."""
         self._flush()
         position = {
-            "records": step * self.run.plan.batch_size,
-            "config": flatten(self.run.config),
+            "records": self.run.plan.record(step),
+            "stage": self.run.plan.stage,
+            "config": self.config,
         }
         self.checkpoints.save(step, state, position)
 
@@ -212,25 +221,44 @@ def _check_same(workdir, before, config):
         )
 
 
-def restore_or_create(run, checkpoints, say):
-    """-> (state, updates done): the newest checkpoint, or the initial state."""
+def restore_or_create(runs, checkpoints, say):
+    """-> (state, updates done, stage to go on with): the newest checkpoint, or the initial state."""
     latest = checkpoints.latest()
     if latest is None:
-        return run.create(), 0
-    state, position = checkpoints.restore(latest, run.abstract)
-    if position["records"] != latest * run.plan.batch_size:
+        return runs[0].create(), 0, 0
+    position = checkpoints.position(latest)
+    stage = min(position.get("stage", 0), len(runs) - 1)
+    run = runs[stage]
+    if position["records"] != run.plan.record(latest):
         raise UserError(
             f"checkpoint {latest} stands at record {position['records']:,}, not at "
-            f"{latest} x {run.plan.batch_size}: it was written with another batch size"
+            f"{run.plan.record(latest):,} as with batches of {run.plan.batch_size}: it was written with "
+            "another batch size or other stages"
         )
+    state = checkpoints.restore(latest, run.abstract)
     say(f"{'going on':>14}  after step {latest:,} of {run.plan.total_steps:,}")
-    return state, latest
+    if latest == run.plan.last_step and run is not runs[-1]:
+        stage += 1
+        state = _grow(state, runs[stage], say)
+    return state, latest, stage
+
+
+def _grow(state, run, say):
+    """The state for the next stage, which is announced."""
+    state, counts = grow(state, run.abstract)
+    height, width = run.plan.image_size
+    told = ", ".join(f"{count} x {name} resampled" for name, count in counts.items())
+    say(
+        f"stage {run.plan.stage + 1} of {run.plan.stages}: {height} x {width} pixels from step "
+        f"{run.plan.first_step + 1:,}" + (f", {told}" if told else "")
+    )
+    return state
 
 
 def _scale(run, state, source, held_out, workdir, say):
     """Tells the losses of trivial predictors (kept in baselines.json) -> hooks for the held-out loss."""
-    path, looks = workdir / "baselines.json", []
-    baselines = json.loads(path.read_text()) if path.exists() else {}
+    stages, looks = read_baselines(workdir), []
+    baselines = stages[run.plan.stage] if len(stages) > run.plan.stage else {}
     for name, data in (("training", source), ("held-out", held_out)):
         if data is None or (name == "training" and name in baselines):
             continue
@@ -239,8 +267,9 @@ def _scale(run, state, source, held_out, workdir, say):
             looks.append(Hook(run.config.run.eval_every, HeldOutLoss(run, size, batches)))
         if name not in baselines:
             baselines[name] = trivial_losses(run, state, size, batches)
+    stages[run.plan.stage :] = [baselines]
     if jax.process_index() == 0:
-        write_atomically(path, json.dumps(baselines, indent=2) + "\n")
+        write_atomically(workdir / "baselines.json", json.dumps(stages, indent=2) + "\n")
     for name, losses in baselines.items():
         text = ", ".join(f"always {what} {loss:.4f}" for what, loss in losses.items())
         say(f"{'trivial loss':>14}  {text} ({name} images)")

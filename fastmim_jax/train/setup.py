@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from fastmim_jax import config as configs
+from fastmim_jax import plan as plans
 from fastmim_jax.data.device import normalize, statistics
 from fastmim_jax.data.loader import make_loader, pick_workers
 from fastmim_jax.data.sources import open_source
@@ -19,8 +19,9 @@ from fastmim_jax.train.optimizer import learning_rate, make_optimizer
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The parts of a run.
+    """The parts of one stage of a run.
 
+    config: with the values of this stage in their places.
     abstract: TrainState of ShapeDtypeStructs with shardings.
     create: () -> the initial TrainState.
     step: (state, batch) -> (state, metrics), donating the state.
@@ -29,7 +30,7 @@ class Run:
 
     config: Any
     method: Any
-    plan: configs.Plan
+    plan: plans.Plan
     mesh: jax.sharding.Mesh
     abstract: state.TrainState
     create: Any
@@ -62,21 +63,28 @@ class Run:
         return sharding.to_devices(wanted, sharding.batch_sharding(self.mesh), batch_size)
 
 
-def build(config, records, devices=None):
-    """A Run for a config and a number of records.
+def build_stages(config, records, devices=None):
+    """[Run] of all stages of a config, one if it names none; see `build`."""
+    return [build(config, records, devices, stage) for stage in range(plans.stage_count(config))]
+
+
+def build(config, records, devices=None, stage=0):
+    """A Run for a stage of a config and a number of records; nothing is compiled yet.
 
     Raises:
       UserError: the config cannot work, in one sentence.
     """
     devices = devices or jax.devices()
+    whole, config = config, plans.at_stage(config, stage)
     _check_kernel(config.method, devices[0].platform)
     method = create_method(config.method)
-    plan = configs.derive(
-        config,
+    plan = plans.derive(
+        whole,
         records=records,
         stride=method.encoder.stride,
         unit=method.target.unit,
         devices=len(devices),
+        stage=stage,
     )
     mesh = sharding.make_mesh(config.run.mesh_fsdp, devices)
     image_shape = (*config.data.image_size, config.data.channels)
@@ -183,11 +191,11 @@ def _optimizer_options(optimizer):
 def _schedule(config, plan):
     def schedule(step):
         return learning_rate(
-            step / plan.steps_per_epoch,
+            plan.epoch(step),
             peak=plan.peak_lr,
             floor=plan.min_lr,
             warmup=plan.warmup_epochs,
-            total=plan.total_steps / plan.steps_per_epoch,
+            total=plan.total_epochs,
             shape=config.schedule.shape,
             decay_epochs=config.schedule.decay_epochs,
         )

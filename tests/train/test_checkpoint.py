@@ -28,9 +28,9 @@ def test_eight_sharded_devices_write_and_one_reads(tmp_path):
         checkpoints.save(5, state, {"records": 80})
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest() == 5
-        restored, position = checkpoints.restore(5, narrow.abstract)
-        parameters, _ = checkpoints.restore_params(5, narrow.abstract)
-    assert position == {"records": 80}
+        restored = checkpoints.restore(5, narrow.abstract)
+        parameters = checkpoints.restore_params(5, narrow.abstract)
+        assert checkpoints.position(5) == {"records": 80}
     equal(restored, state)
     equal(parameters.params, state.params)
     assert len(jax.tree.leaves(restored.params)[0].sharding.device_set) == 1

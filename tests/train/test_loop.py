@@ -68,7 +68,7 @@ def test_only_a_fitting_checkpoint_is_gone_on_from(tmp_path):
     with pytest.raises(UserError, match="schedule.batch_size was 16, is 8"):
         pretrain(config, tmp_path / "work", announce=lambda text: None)
     (tmp_path / "work" / "config.json").unlink()
-    with pytest.raises(UserError, match="stands at record 48, not at 3 x 8"):
+    with pytest.raises(UserError, match="stands at record 48, not at 24 as with batches of 8"):
         pretrain(config, tmp_path / "work", announce=lambda text: None)
 
 

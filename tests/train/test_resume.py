@@ -1,30 +1,17 @@
 """A run that is killed, at any step and by any signal, goes on as if nothing had happened."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from runs import finish, kill, losses, starter
 
-ROOT = Path(__file__).parents[2]
 STEPS = 24
-CONFIG = """
-import sys
-sys.path.insert(0, {tests!r})
-import small
-
-def get_config():
-    config = small.config({data!r}, steps={steps})
-    config.run.update(checkpoint_every=4, workers=0)
-    config.data.eval_path = {data!r}
-    config.run.eval_every = 8
-    return config
+CHANGES = """
+    config.schedule.steps = {steps}
+    config.run.update(checkpoint_every=4, eval_every=8)
+    config.data.eval_path = config.data.path
 """
 
 
@@ -42,53 +29,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def command(folder, tmp_path_factory):
-    config = tmp_path_factory.mktemp("config") / "small_config.py"
-    config.write_text(CONFIG.format(tests=str(ROOT / "tests"), data=str(folder), steps=STEPS))
-
-    def start(workdir, *more):
-        words = [sys.executable, "-m", "fastmim_jax", "pretrain", f"--config={config}"]
-        return subprocess.Popen(
-            [*words, f"--workdir={workdir}", *more],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-
-    return start
-
-
-def finish(process, code=0):
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == code, output
-    return output
-
-
-def lines(workdir):
-    path = Path(workdir) / "metrics.jsonl"
-    if not path.exists():
-        return []
-    complete = [line for line in path.read_text().split("\n")[:-1]]
-    return [json.loads(line) for line in complete]
-
-
-def losses(workdir):
-    """{(step, name): value} of everything that a run must repeat to the bit."""
-    names = ("loss", "grad_norm", "lr", "eval_loss", "epoch")
-    found = [
-        ((line["step"], name), line[name]) for line in lines(workdir) for name in names if name in line
-    ]
-    assert len(found) == len(dict(found)), "a step was logged twice"
-    return dict(found)
-
-
-def wait_for_step(process, workdir, step):
-    while process.poll() is None:
-        if any(line["step"] >= step for line in lines(workdir)):
-            return
-        time.sleep(0.02)
-    raise AssertionError(process.communicate()[0])
+    return starter(tmp_path_factory.mktemp("config"), folder, CHANGES.format(steps=STEPS))
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +41,6 @@ def never_killed(command, tmp_path_factory):
     assert len([key for key in found if key[1] == "loss"]) == STEPS
     assert len([key for key in found if key[1] == "eval_loss"]) == 3
     return found
-
-
-def kill(command, workdir, number, step, *more):
-    process = command(workdir, *more)
-    wait_for_step(process, workdir, step)
-    os.killpg(process.pid, number) if number == signal.SIGKILL else process.send_signal(number)
-    return process
 
 
 def test_killed_twice_then_resumed_equals_never_killed(command, never_killed, tmp_path):

@@ -1,0 +1,257 @@
+"""The numbers that follow from a config, and its validation. No other place computes them.
+
+A run has one stage, or several (FastMIM-P) that differ in their images, batches, blocks and windows.
+Positions in a run are counted in records: epochs and learning rates follow from them in every stage.
+"""
+
+import copy
+import dataclasses
+import itertools
+
+from fastmim_jax.config import CHOICES
+from fastmim_jax.errors import UserError
+
+LR_BATCH = 256  # base learning rates are given for this many images (linear rule)
+# What a stage may have of its own: key of `config.stages` -> key of the config, how an entry is read.
+STAGED = {
+    "image_sizes": ("data.image_size", lambda size: (size, size) if isinstance(size, int) else tuple(size)),
+    "batch_sizes": ("schedule.batch_size", int),
+    "accumulations": ("schedule.accumulation", int),
+    "block_sizes": ("method.block_size", int),
+    "windows": ("method.backbone.window", lambda window: window or None),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The numbers of one stage, and those of the whole run that it needs.
+
+    Steps are updates, counted over the whole run; a stage does first_step + 1 to last_step.
+    """
+
+    records: int
+    batch_size: int
+    accumulation: int
+    devices: int
+    stage: int
+    stages: int
+    first_step: int
+    last_step: int
+    first_record: int
+    total_steps: int
+    total_epochs: float
+    warmup_epochs: float
+    peak_lr: float
+    min_lr: float
+    image_size: tuple[int, int]
+    grid: tuple[int, int]  # tokens (h, w)
+    blocks: tuple[int, int]  # cells that are hidden or shown as a whole
+    hidden: int  # of them, hidden in every image
+
+    @property
+    def steps_per_epoch(self):
+        """Of this stage."""
+        return self.records / self.batch_size
+
+    def epoch(self, step):
+        """Epochs done after `step` updates of the run, a number or array; in this stage."""
+        return self.first_record / self.records + (step - self.first_step) / self.steps_per_epoch
+
+    def record(self, step):
+        """Records read after `step` updates of the run, in this stage."""
+        return self.first_record + (step - self.first_step) * self.batch_size
+
+    def describe(self):
+        """[(label, text)] for the start of a run."""
+        per_device = self.batch_size // self.devices // self.accumulation
+        parts = f" in {self.accumulation} parts" if self.accumulation > 1 else ""
+        blocks = self.blocks[0] * self.blocks[1]
+        steps = f"{self.last_step - self.first_step:,}"
+        if self.stages > 1:
+            steps = f"{self.first_step + 1:,} to {self.last_step:,}"
+        first, last = self.epoch(self.first_step), self.epoch(self.last_step)
+        return [
+            ("images", f"{self.image_size[0]} x {self.image_size[1]} pixels"),
+            ("batch", f"{self.batch_size:,}{parts}, {per_device:,} per device at a time"),
+            ("steps", f"{steps} = {last - first:,.4g} epochs of {self.steps_per_epoch:,.4g}"),
+            ("learning rate", f"{self.peak_lr:.4g} after {self.warmup_epochs:.4g} epochs of warm-up"),
+            ("tokens", f"{self.grid[0]} x {self.grid[1]}"),
+            ("hidden blocks", f"{self.hidden} of {self.blocks[0]} x {self.blocks[1]} = {blocks}"),
+        ]
+
+
+def stage_count(config):
+    """Number of stages of a run.
+
+    Raises:
+      UserError: tuples of `config.stages` that differ in length.
+    """
+    lengths = {key: len(config.stages[key]) for key in (*STAGED, "start_epochs") if len(config.stages[key])}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"config.stages.{key} has {length}" for key, length in lengths.items())
+        raise UserError(f"{told} entries: give every tuple of config.stages one entry per stage, or ()")
+    return next(iter(lengths.values()), 1)
+
+
+def at_stage(config, stage):
+    """A copy of a config with the values of one stage in their usual places."""
+    count = stage_count(config)
+    config = copy.deepcopy(config)
+    for key, (place, read) in STAGED.items():
+        if len(config.stages[key]) == count and config.stages[key]:
+            *sections, name = place.split(".")
+            section = config
+            for part in sections:
+                section = section[part]
+            section[name] = read(config.stages[key][stage])
+    return config
+
+
+def derive(config, *, records, stride, unit, devices, stage=0):
+    """Validates a config against its data, backbone and devices, and computes the Plan of a stage.
+
+    Args:
+      records: images in the training data.
+      stride: pixels per token of the backbone.
+      unit: pixels per value of the target (8 for a HOG cell, 1 for pixels).
+      devices: over all processes.
+      stage: counted from 0.
+
+    Raises:
+      UserError: a choice that cannot work, in one sentence that says what to type.
+    """
+    stages = [at_stage(config, index) for index in range(stage_count(config))]
+    own = stages[stage]
+    _check_choices(own)
+    schedule, size = own.schedule, tuple(own.data.image_size)
+    grid, blocks, hidden = _check_geometry(own.method, size, stride, unit)
+    _check_batch(schedule, devices, config.run.mesh_fsdp)
+    batches = [other.schedule.batch_size for other in stages]
+    steps = _stage_steps(config, records, batches)
+    firsts = [0, *itertools.accumulate(steps)]
+    read = [count * batch for count, batch in zip(steps, batches, strict=True)]
+    records_at = [0, *itertools.accumulate(read)]
+    lr_scale = schedule.batch_size / LR_BATCH
+    total_epochs = records_at[-2] / records + steps[-1] / (records / batches[-1])
+    return Plan(
+        records=records,
+        batch_size=schedule.batch_size,
+        accumulation=schedule.accumulation,
+        devices=devices,
+        stage=stage,
+        stages=len(stages),
+        first_step=firsts[stage],
+        last_step=firsts[stage + 1],
+        first_record=records_at[stage],
+        total_steps=firsts[-1],
+        total_epochs=total_epochs,
+        warmup_epochs=min(schedule.warmup_epochs, total_epochs),
+        peak_lr=config.optimizer.base_lr * lr_scale,
+        min_lr=config.optimizer.min_base_lr * lr_scale,
+        image_size=size,
+        grid=grid,
+        blocks=blocks,
+        hidden=hidden,
+    )
+
+
+def _stage_steps(config, records, batches):
+    """Updates of each stage: all but the last end at the update nearest to the next one's start."""
+    ends, total = _stage_ends(config, records, batches), config.schedule.steps
+    steps, record = [], 0
+    for end, batch in zip(ends[:-1], batches[:-1], strict=True):
+        steps.append(round((end * records - record) / batch))
+        record += steps[-1] * batch
+    left = (ends[-1] - record / records) * (records / batches[-1])
+    steps.append(total - sum(steps) if total else int(left))
+    short = min(range(len(steps)), key=steps.__getitem__)
+    if steps[short] < 1 and len(steps) > 1:
+        raise UserError(
+            f"stage {short + 1} of {len(steps)} would have {steps[short]} updates: raise "
+            "--config.schedule.epochs, or set --config.stages.start_epochs with room between them"
+        )
+    if steps[short] < 1:
+        raise UserError(
+            f"{config.schedule.epochs:g} epochs of {records:,} records are less than one batch of "
+            f"{batches[0]:,}: lower --config.schedule.batch_size or set --config.schedule.steps"
+        )
+    return steps
+
+
+def _stage_ends(config, records, batches):
+    """Epochs at which each stage ends; of the last, where the run's length is given in epochs."""
+    count, epochs = len(batches), config.schedule.epochs
+    if config.schedule.steps:  # so many updates, spread over stages of equally many epochs
+        epochs = config.schedule.steps * count / sum(records / batch for batch in batches)
+    starts = list(config.stages.start_epochs)
+    if not starts:
+        return [epochs * (stage + 1) / count for stage in range(count - 1)] + [epochs]
+    if starts[0] or starts != sorted(set(starts)):
+        raise UserError(
+            f"config.stages.start_epochs is {tuple(starts)}, expected ascending epochs from 0 such as "
+            f"--config.stages.start_epochs='{tuple(epochs * stage // count for stage in range(count))}'"
+        )
+    return [*starts[1:], epochs]
+
+
+def _check_choices(config):
+    for key, allowed in CHOICES.items():
+        section, name = key.split(".")
+        if config[section][name] not in allowed:
+            raise UserError(
+                f"config.{key} is '{config[section][name]}', expected one of {', '.join(allowed)}: "
+                f"type --config.{key}={allowed[0]}"
+            )
+    if not 0 < config.data.crop_scale[0] <= config.data.crop_scale[1] <= 1:
+        raise UserError(
+            f"config.data.crop_scale is {tuple(config.data.crop_scale)}, expected two shares of the area "
+            "in ascending order: type --config.data.crop_scale='(0.2, 1.0)'"
+        )
+    for key in ("mean", "std"):
+        if len(config.data[key]) not in (0, config.data.channels):
+            raise UserError(
+                f"config.data.{key} has {len(config.data[key])} values for {config.data.channels} "
+                f"channels: give one per channel, or () for the usual ones"
+            )
+
+
+def _check_geometry(method, size, stride, unit):
+    block = method.block_size
+    if len(size) != 2 or min(size) < 1:
+        raise UserError(f"config.data.image_size is {size}, expected (height, width) such as (128, 128)")
+    if block < 1 or (block % stride and stride % block) or min(block, stride) % unit:
+        raise UserError(
+            f"config.method.block_size is {block} pixels, expected a multiple or a divisor of the "
+            f"backbone's {stride} that {unit} divides: type --config.method.block_size={stride}"
+        )
+    step = max(block, stride)
+    if size[0] % step or size[1] % step:
+        fitting = tuple(max(step, round(side / step) * step) for side in size)
+        raise UserError(
+            f"{size[0]}x{size[1]} pixels cannot be cut into blocks of {block} and tokens of {stride}: "
+            f"type --config.data.image_size='{fitting}' or another --config.method.block_size"
+        )
+    blocks = (size[0] // block, size[1] // block)
+    cells = blocks[0] * blocks[1]
+    hidden = cells - int(cells * (1 - method.mask_ratio))
+    if not 0 < method.mask_ratio <= 1 or not hidden:
+        raise UserError(
+            f"config.method.mask_ratio is {method.mask_ratio}, which hides {hidden} of {cells} blocks: "
+            "type a share between 0 and 1 such as --config.method.mask_ratio=0.75"
+        )
+    return (size[0] // stride, size[1] // stride), blocks, hidden
+
+
+def _check_batch(schedule, devices, fsdp):
+    if fsdp < 1 or devices % fsdp:
+        raise UserError(
+            f"config.run.mesh_fsdp is {fsdp}, which does not divide the {devices} devices that are here: "
+            "type --config.run.mesh_fsdp=1"
+        )
+    parts = devices * schedule.accumulation
+    if schedule.batch_size < 1 or schedule.accumulation < 1 or schedule.batch_size % parts:
+        fitting = max(1, round(schedule.batch_size / parts)) * parts if parts > 0 else devices
+        raise UserError(
+            f"a batch of {schedule.batch_size} cannot be split over {devices} devices x "
+            f"{schedule.accumulation} accumulation: type --config.schedule.batch_size={fitting}"
+        )

@@ -1,0 +1,132 @@
+"""FastMIM-P: runs whose images grow, over the switches and over interruptions."""
+
+import os
+import re
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+from PIL import Image
+from runs import finish, losses, starter, wait
+
+from fastmim_jax.train import setup
+from fastmim_jax.train.growth import grow
+from fastmim_jax.train.report import read_baselines
+
+SWITCHES, LAST = (12, 21), 28
+CHANGES = """
+    small.swin(config)
+    config.schedule.update(steps=28, warmup_epochs=1.0)
+    config.stages.image_sizes = (64, 96, (128, 96))
+    config.stages.batch_sizes = (8, 16, 16)
+    config.stages.start_epochs = (0, 2, 5)
+    config.run.update(checkpoint_every=5, keep_every=12, eval_every=10)
+    config.data.eval_path = config.data.path
+"""
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for index in range(48):
+        coarse = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse.repeat(24, 0).repeat(24, 1)).save(folder / f"{index:03}.png")
+    return starter(tmp_path_factory.mktemp("config"), folder, CHANGES)
+
+
+@pytest.fixture(scope="module")
+def never_killed(command, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    output = finish(command(workdir))
+    assert "stages  3, 28 steps in all" in output
+    assert re.search(r"stage 2 of 3: 96 x 96 pixels from step 13, 5 x relative_position_bias_table", output)
+    assert re.search(r"stage 3 of 3: 128 x 96 pixels from step 22", output)
+    return losses(workdir), workdir
+
+
+def test_the_loss_falls_over_both_switches(never_killed):
+    found, workdir = never_killed
+    loss = [found[step, "loss"] for step in range(1, LAST + 1)]
+    ends = [np.mean(loss[last - 4 : last]) for last in (*SWITCHES, LAST)]
+    assert loss[0] > ends[0] > ends[1] > ends[2]
+    for last in SWITCHES:  # no jump upwards where a stage begins
+        assert loss[last] < loss[last - 1] * 1.1
+    records = [48 * found[step, "epoch"] for step in (12, 13, 21, 22, 28)]
+    np.testing.assert_allclose(records, [96, 112, 240, 256, 352], rtol=1e-6)
+    assert len(read_baselines(workdir)) == 3
+
+
+def test_learning_rate_follows_the_batch_and_one_cosine(never_killed):
+    found, _ = never_killed
+    assert 1.8 < found[13, "lr"] / found[12, "lr"] < 2  # twice the batch, a little further down
+    assert found[LAST, "lr"] < 0.02 * found[13, "lr"]
+
+
+def test_killed_inside_a_stage_equals_never_killed(command, never_killed, tmp_path):
+    process = command(tmp_path)
+    wait(process, (tmp_path / "checkpoints" / "15").is_dir)  # they are written while steps go on
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(60)
+    assert SWITCHES[0] < max(step for step, _ in losses(tmp_path)) < LAST
+    output = finish(command(tmp_path))
+    assert "going on  after step" in output and "stage 2 of 3: " not in output
+    assert losses(tmp_path) == never_killed[0]
+
+
+def test_killed_at_the_very_switch_goes_on_in_the_next_stage(command, never_killed, tmp_path):
+    found, whole = never_killed
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    for path in (tmp_path / "checkpoints").glob("[0-9]*"):
+        if int(path.name) > SWITCHES[0]:
+            shutil.rmtree(path)
+    output = finish(command(tmp_path))
+    assert "going on  after step 12 of 28" in output and "stage 2 of 3: 96 x 96 pixels" in output
+    assert losses(tmp_path) == found
+
+
+def runs():
+    config = small.swin(small.config(steps=9))
+    config.stages.image_sizes = (64, 96, 128)
+    return setup.build_stages(config, 48, jax.devices()[:1])
+
+
+def test_each_stage_is_compiled_once():
+    state = None
+    for run in runs():
+        state = run.create() if state is None else grow(state, run.abstract)[0]
+        side = run.plan.image_size[0]
+        batch = {"image": np.zeros((16, side, side, 3), np.uint8), "flip": np.zeros(16, bool)}
+        for _ in range(2):
+            state, _ = run.step(state, run.to_devices(batch, 16))
+        assert run.step.jitted._cache_size() == 1
+
+
+def test_growing_keeps_everything_but_tables_to_the_bit():
+    first, second, _ = runs()
+    state = first.create()
+    adam = state.opt_state[1]
+    positive = jax.tree.map(lambda x: jnp.abs(x) + 1e-3, adam.mu)
+    moments = adam._replace(
+        mu=state.params, nu=jax.tree.map(jnp.square, state.params), count=adam.count + 7
+    )
+    del positive
+    state = state.replace(opt_state=(state.opt_state[0], moments, *state.opt_state[2:]))
+    grown, counts = grow(state, second.abstract)
+    assert counts == {"relative_position_bias_table": 5}
+    assert int(grown.opt_state[1].count) == int(adam.count) + 7
+    jax.tree.map(lambda leaf, goal: np.testing.assert_(leaf.shape == goal.shape), grown, second.abstract)
+    pairs = zip(
+        jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(grown.params), strict=True
+    )
+    for (path, before), after in pairs:
+        if path[-1].key != "relative_position_bias_table":
+            np.testing.assert_array_equal(before, after)
+    table = lambda tree: tree["encoder"]["stages_0"]["blocks"]["0"]["attn"]["relative_position_bias_table"]  # noqa: E731
+    mean, square = table(grown.opt_state[1].mu), table(grown.opt_state[1].nu)
+    np.testing.assert_array_equal(mean, table(grown.params))  # moments go the way of their parameter
+    assert (square >= 0).all() and (np.abs(mean) <= 1.6 * np.sqrt(square)).all()
