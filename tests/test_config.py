@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from fastmim_jax.config import base, differences
-from fastmim_jax.mim import create_method
-from fastmim_jax.plan import derive
+from fastmim_jax.train import setup
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -21,36 +20,37 @@ def load(name):
     return module
 
 
-def test_the_published_recipe_in_numbers():
-    plan = derive(base(), records=1_281_167, stride=16, unit=8, devices=8)
-    assert plan.peak_lr == pytest.approx(2.4e-3)  # 1.5e-4 x 4096 / 256
-    assert plan.grid == plan.blocks == (8, 8) and plan.hidden == 48
-    assert plan.total_steps == 800 * 1_281_167 // 4096
-    assert plan.epoch(plan.total_steps) == pytest.approx(800, abs=0.01)
-    told = dict(plan.describe())
-    assert told["batch"] == "4,096, 512 per device at a time"
-    assert told["hidden blocks"] == "48 of 8 x 8 = 64"
+SHAPES = [((96, 160), 1), ((128, 128), 3), ((96, 160), 4), ((64, 64), 1)]
 
 
-def test_steps_replace_epochs_and_warmup_fits_into_them():
-    config = base()
-    config.schedule.update(steps=100, batch_size=64)
-    plan = derive(config, records=640, stride=16, unit=8, devices=1)
-    assert plan.total_steps == 100 and plan.warmup_epochs == pytest.approx(10)
-
-
-@pytest.mark.parametrize("variant", load("fastmim").VARIANTS)
-def test_every_variant_builds(variant):
+@pytest.mark.parametrize(("index", "variant"), list(enumerate(load("fastmim").VARIANTS)))
+def test_every_variant_makes_a_step_at_its_real_size(index, variant):
+    """Abstractly, with other image shapes and channels in turn; small ones run in tests/train."""
     config = load("fastmim").get_config(variant)
-    method = create_method(config.method)
-    images = jax.ShapeDtypeStruct((2, 96, 160, 3), jnp.float32)
-    keys = {"params": jax.random.key(0), "mask": jax.random.key(1)}
-    variables = jax.eval_shape(method.init, keys, images)
-    out = jax.eval_shape(lambda v, x: method.apply(v, x, rngs=keys), variables, images)
-    assert out.prediction.shape == (2, 6, 10, 108) and out.loss.dtype == jnp.float32
-    assert (
-        method.encoder.heads == {"vit_b16_official": 6, "vit_b16": 12, "vit_s16": 6, "vit_l16": 16}[variant]
-    )
+    config.method.layers = "scanned"
+    config.data.image_size, config.data.channels = SHAPES[index % len(SHAPES)]
+    run = setup.build(config, 100_000, jax.devices()[:1])
+    height, width = config.data.image_size
+    batch = {
+        "image": jax.ShapeDtypeStruct((4096, height, width, config.data.channels), jnp.uint8),
+        "flip": jax.ShapeDtypeStruct((4096,), bool),
+    }
+    with jax.set_mesh(run.mesh):
+        state, metrics = jax.eval_shape(run.step.jitted, run.abstract, batch)
+    assert metrics["loss"].shape == () and metrics["loss"].dtype == jnp.float32
+    assert [x.shape for x in jax.tree.leaves(state)] == [x.shape for x in jax.tree.leaves(run.abstract)]
+    assert run.plan.peak_lr == 1.5e-4 * run.plan.batch_size / 256
+
+
+def test_progressive_variants_have_three_stages():
+    config = load("fastmim_p").get_config("swin_b")
+    runs = setup.build_stages(config, 100_000, jax.devices()[:1])
+    assert [run.plan.image_size for run in runs] == [(128, 128), (160, 160), (192, 192)]
+    tables = [
+        run.abstract.params["encoder"]["stages_2"]["blocks"]["17"]["attn"]["relative_position_bias_table"]
+        for run in runs
+    ]
+    assert [table.shape for table in tables] == [(7, 7, 16), (9, 9, 16), (11, 11, 16)]
 
 
 def test_only_what_changes_a_run_differs():

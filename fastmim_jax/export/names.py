@@ -4,49 +4,16 @@ A rule maps a module (or a single array) of a PyTorch state dict to one of our p
 stands for the index of a block. Our paths are the keys of the nested parameter dict joined by "/".
 """
 
-import math
 import re
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fastmim_jax.errors import UserError
-
-
-class Transform(NamedTuple):
-    """How the values of one array change: to ours, and back to theirs."""
-
-    to_ours: Callable[[np.ndarray], np.ndarray]
-    to_theirs: Callable[[np.ndarray], np.ndarray]
-
-
-class Rule(NamedTuple):
-    """theirs: dotted name; ours: slashed path; arrays: (their suffix, our suffix, transform) of each."""
-
-    theirs: str
-    ours: str
-    arrays: tuple[tuple[str, str, Transform], ...]
-
-
-SAME = Transform(lambda x: x, lambda x: x)
-TRANSPOSE = Transform(np.transpose, np.transpose)  # Linear: (out, in) <-> (in, out)
-OIHW = Transform(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
-SQUARE = Transform(  # a bias table: (side * side, heads) <-> (side, side, heads)
-    lambda x: x.reshape(math.isqrt(len(x)), -1, x.shape[1]), lambda x: x.reshape(-1, x.shape[-1])
-)
-PIXEL = Transform(lambda x: x.reshape(-1), lambda x: x.reshape(1, -1, 1, 1))
-
-LINEAR = ((".weight", "/kernel", TRANSPOSE), (".bias", "/bias", SAME))
-CONV = ((".weight", "/kernel", OIHW), (".bias", "/bias", SAME))
-NORM = ((".weight", "/scale", SAME), (".bias", "/bias", SAME))
-
-
-def array(transform=SAME):
-    """A rule's arrays where it names a single one."""
-    return (("", "", transform),)
+from fastmim_jax.export.convnets import CMT, CONVNEXT
+from fastmim_jax.export.pvt import PVT_V2
+from fastmim_jax.export.rules import CONV, LINEAR, NORM, PIXEL, SQUARE, Rule, array
 
 
 def transformer_blocks(theirs, ours):
@@ -101,6 +68,9 @@ def pretraining(backbone):
 TABLES = {
     "fastmim_vit": (Rule("mask_token", "mask_token", array(PIXEL)), *VIT, *DECODER),
     "fastmim_swin": pretraining(SWIN),
+    "fastmim_pvtv2": pretraining(PVT_V2),
+    "fastmim_cmt": pretraining(CMT),
+    "fastmim_convnext": pretraining(CONVNEXT),
 }
 # Fixed tables and counters, which the models make themselves or do without; last parts of names.
 COMPUTED = ("pos_embed", "relative_position_index", "attn_mask", "num_batches_tracked")

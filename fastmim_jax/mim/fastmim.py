@@ -66,10 +66,9 @@ class FastMIM(nn.Module):
         outputs = self.target.values(stride, channels)
         prediction = Decoder(outputs, **self.decoder, name="decoder")(encoded)
 
-        target = self.target(images, stride)
+        target = self.target(images, min(block, stride))
         if block < stride:
             prediction = self.target.split(prediction, stride // block, stride)
-            target = self.target.split(target, stride // block, stride)
         mask = refine(blocks, max(block // stride, 1)).astype(jnp.float32)
         loss = masked_mean_square(prediction, target, mask)
         return Output(loss, prediction, target, mask, seen)

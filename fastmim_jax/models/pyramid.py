@@ -41,13 +41,14 @@ class Pyramid(nn.Module):
         return self.stem(images)
 
     def transform(self, tokens):
-        """What `embed` gives -> (B, H/32, W/32, D), not yet normalised."""
-        return self._grids(tokens)[-1]
+        """What `embed` gives -> Encoded, not yet normalised."""
+        tokens = self._grids(tokens)[-1]
+        return Encoded(tokens, jnp.zeros((tokens.shape[0], 0, tokens.shape[-1]), tokens.dtype))
 
     def encode(self, tokens):
         """What `embed` gives -> Encoded, normalised."""
-        tokens = self.norm(self.transform(tokens))
-        return Encoded(tokens, jnp.zeros((tokens.shape[0], 0, tokens.shape[-1]), tokens.dtype))
+        tokens, prefix = self.transform(tokens)
+        return Encoded(self.norm(tokens), prefix)
 
     def features(self, images):
         """(B, H, W, C) -> the grid after each stage, (B, H/4, W/4, D) first; the last is normalised."""
@@ -83,3 +84,4 @@ class Pyramid(nn.Module):
         return sum(self.depths) + 1
 
     downsample_offset = 0
+    pooling = "norm_pool"  # of the published classifier, see `fastmim_jax.models.heads`

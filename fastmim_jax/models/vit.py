@@ -33,6 +33,8 @@ class ViT(nn.Module):
     remat: str = "none"
     layers: str = "unrolled"
 
+    pooling = "pool_norm"  # of the published classifier, see `fastmim_jax.models.heads`
+
     @property
     def stride(self):
         """Pixels per output cell, along one side."""
@@ -60,13 +62,12 @@ class ViT(nn.Module):
         return self.patch_embed(images)
 
     def transform(self, tokens):
-        """(B, h, w, D) patches -> (B, 1 + h*w, D) with positions and cls in front, not yet normalised."""
-        return self.blocks(self._sequence(tokens))
+        """(B, h, w, D) patches -> Encoded, not yet normalised."""
+        return _encoded(self.blocks(self._sequence(tokens)), tokens.shape)
 
     def encode(self, tokens):
         """(B, h, w, D) patches -> Encoded, normalised."""
-        x = self.norm(self.transform(tokens))
-        return Encoded(x[:, 1:].reshape(tokens.shape), x[:, :1])
+        return _encoded(self.norm(self.blocks(self._sequence(tokens))), tokens.shape)
 
     def depth_group(self, path):
         """The group of a parameter for layer-wise learning rates: 0 for the input, then one per block.
@@ -97,3 +98,8 @@ class ViT(nn.Module):
         tokens = tokens + sincos_positions(rows, columns, width).astype(self.dtype)
         cls = jnp.broadcast_to(self.cls_token.astype(self.dtype), (batch, 1, width))
         return jnp.concatenate([cls, tokens.reshape(batch, -1, width)], axis=1)
+
+
+def _encoded(x, shape):
+    """A sequence (B, 1 + h*w, D) -> Encoded, on the grid of a shape (B, h, w, D)."""
+    return Encoded(x[:, 1:].reshape(shape), x[:, :1])

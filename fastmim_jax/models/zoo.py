@@ -3,6 +3,9 @@
 import difflib
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.models.cmt import CMT
+from fastmim_jax.models.convnext import ConvNeXt
+from fastmim_jax.models.pvt_v2 import PVTv2
 from fastmim_jax.models.swin import Swin
 from fastmim_jax.models.vit import ViT
 
@@ -21,6 +24,30 @@ _SWIN_SIZES = {
     "l": dict(width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48)),
 }
 
+_PVT_V2_SIZES = {
+    "b0": dict(widths=(32, 64, 160, 256), depths=(2, 2, 2, 2)),
+    "b1": dict(depths=(2, 2, 2, 2)),
+    "b2": dict(),
+    "b2_linear": dict(attention="pooled"),
+    "b3": dict(depths=(3, 4, 18, 3)),
+    "b4": dict(depths=(3, 8, 27, 3)),
+    "b5": dict(depths=(3, 6, 40, 3), mlp_ratios=(4, 4, 4, 4)),
+}
+
+_CMT_SIZES = {
+    "ti": dict(stem_width=16, widths=(46, 92, 184, 368), depths=(2, 2, 10, 2), mlp_ratio=3.6),
+    "xs": dict(stem_width=16, widths=(52, 104, 208, 416), depths=(3, 3, 12, 3), mlp_ratio=3.77),
+    "s": dict(),
+    "b": dict(stem_width=38, widths=(76, 152, 304, 608), depths=(4, 4, 20, 4)),
+}
+
+_CONVNEXT_SIZES = {
+    "t": dict(),
+    "s": dict(depths=(3, 3, 27, 3)),
+    "b": dict(widths=(128, 256, 512, 1024), depths=(3, 3, 27, 3)),
+    "l": dict(widths=(192, 384, 768, 1536), depths=(3, 3, 27, 3)),
+}
+
 ZOO = {
     **{
         f"vit_{size}{patch}": (ViT, dict(patch_size=patch, **sizes))
@@ -28,6 +55,9 @@ ZOO = {
         for patch in (4, 8, 14, 16)
     },
     **{f"swin_{size}": (Swin, sizes) for size, sizes in _SWIN_SIZES.items()},
+    **{f"cmt_{size}": (CMT, sizes) for size, sizes in _CMT_SIZES.items()},
+    **{f"convnext_{size}": (ConvNeXt, sizes) for size, sizes in _CONVNEXT_SIZES.items()},
+    **{f"pvt_v2_{size}": (PVTv2, sizes) for size, sizes in _PVT_V2_SIZES.items()},
 }
 
 

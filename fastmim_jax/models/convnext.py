@@ -1,0 +1,87 @@
+"""ConvNeXt: depthwise 7 x 7 convolutions in place of attention (arXiv 2201.03545)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from fastmim_jax.models.convolution import DepthwiseConv
+from fastmim_jax.models.layers import MLP, PatchEmbed, Stack, layer_norm
+from fastmim_jax.models.pyramid import Pyramid
+
+KERNEL = 7  # cells along a side of a block's convolution
+
+conv_init = nn.initializers.normal(0.02)  # as published; its truncation at 100 deviations does nothing
+
+
+class Patches(nn.Module):
+    """A patch embedding with a norm after it, or before it: (B, H, W, C) -> (B, h, w, width)."""
+
+    patch_size: int
+    width: int
+    norm_first: bool = False
+    epsilon: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        norm = layer_norm(self.epsilon, self.dtype, name="norm")
+        init = dict(kernel_init=conv_init, bias_init=nn.initializers.zeros)
+        patch = PatchEmbed(self.patch_size, self.width, self.dtype, **init, name="patch")
+        return patch(norm(x)) if self.norm_first else norm(patch(x))
+
+
+class ConvNeXtBlock(nn.Module):
+    """x + gamma * MLP(norm(convolution(x))) on a grid (B, h, w, D); gamma starts at `layer_scale`."""
+
+    layer_scale: float = 1e-6
+    epsilon: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        y = DepthwiseConv(KERNEL, self.dtype, conv_init, name="conv")(x)
+        y = layer_norm(self.epsilon, self.dtype, name="norm")(y)
+        y = MLP(4.0, self.dtype, name="mlp")(y)
+        gamma = self.param("gamma", nn.initializers.constant(self.layer_scale), (x.shape[-1],))
+        return x + gamma.astype(self.dtype) * y
+
+
+class ConvNeXtStage(nn.Module):
+    """Blocks on one grid (B, h, w, D)."""
+
+    depth: int
+    block: dict
+    remat: str = "none"
+    layers: str = "unrolled"
+
+    @nn.compact
+    def __call__(self, x):
+        return Stack(ConvNeXtBlock, self.depth, self.block, self.remat, self.layers, name="blocks")(x)
+
+
+class ConvNeXt(Pyramid):
+    """ConvNeXt; the defaults are ConvNeXt-T. Linear layers start as everywhere here, not at N(0, 0.02).
+
+    Attributes:
+      widths, depths: of each stage.
+      layer_scale: what every block's result is multiplied by at the start.
+    """
+
+    widths: tuple[int, ...] = (96, 192, 384, 768)
+    depths: tuple[int, ...] = (3, 3, 9, 3)
+    layer_scale: float = 1e-6
+    epsilon: float = 1e-6
+    dtype: Any = jnp.float32
+    remat: str = "none"
+    layers: str = "unrolled"
+
+    downsample_offset = 1  # the published fine-tuning puts it with the stage that it leads to
+
+    def setup(self):
+        common = dict(epsilon=self.epsilon, dtype=self.dtype)
+        self.stem = Patches(4, self.widths[0], **common)
+        self.downsamples = [Patches(2, width, norm_first=True, **common) for width in self.widths[1:]]
+        block = dict(common, layer_scale=self.layer_scale)
+        self.stages = [ConvNeXtStage(depth, block, self.remat, self.layers) for depth in self.depths]
+        self.norm = layer_norm(self.epsilon, self.dtype, name="norm")

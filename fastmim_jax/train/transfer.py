@@ -1,0 +1,108 @@
+"""Parameters of one model for another that shares its backbone: shallower, of another size, with a head."""
+
+from collections import Counter
+from typing import NamedTuple
+
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.models.resample import RULES, resample
+
+
+class Report(NamedTuple):
+    """Paths ("collection/module/.../name") by what became of them.
+
+    loaded: taken as they are. resampled: for another grid. fresh: the target's own initial values.
+    unused: of the source, without a place in the target.
+    """
+
+    loaded: list
+    resampled: list
+    fresh: list
+    unused: list
+
+    def describe(self):
+        """[(label, text)]: counts, and which modules."""
+        tables = Counter(path.split("/")[-1] for path in self.resampled)
+        return [
+            ("loaded", f"{len(self.loaded)} arrays"),
+            ("resampled", ", ".join(f"{count} x {name}" for name, count in tables.items()) or "none"),
+            ("start fresh", ", ".join(modules(self.fresh)) or "none"),
+            ("not used", ", ".join(modules(self.unused)) or "none"),
+        ]
+
+
+def transfer(source, target):
+    """The target's variables with every value that the source has for them.
+
+    Args:
+      source: variables {"params": nested, ...}, such as those of a pre-training method.
+      target: initial variables of the other model, arrays.
+
+    Returns:
+      New variables in the shapes of the target, and a Report.
+
+    Raises:
+      UserError: nothing of the source fits, or a part of the backbone has another width.
+    """
+    theirs, ours = flatten_dict(source, sep="/"), flatten_dict(target, sep="/")
+    report, found = Report([], [], [], [path for path in theirs if path not in ours]), {}
+    for path, initial in ours.items():
+        value = theirs.get(path)
+        if value is None:
+            report.fresh.append(path)
+            found[path] = initial
+        elif value.shape == initial.shape:
+            report.loaded.append(path)
+            found[path] = value
+        elif path.split("/")[-1] in RULES:
+            report.resampled.append(path)
+            found[path] = _resampled(path, value, initial.shape)
+        else:
+            raise _misfit(path, value.shape, initial.shape)
+    if not report.loaded:
+        raise UserError(
+            f"no parameter fits: the source has {', '.join(modules(theirs)[:4])}, the model has "
+            f"{', '.join(modules(ours)[:4])}; give a checkpoint of the same backbone"
+        )
+    return unflatten_dict(found, sep="/"), report
+
+
+def _resampled(path, value, shape):
+    try:
+        return resample(path, value, shape)
+    except ValueError as error:
+        raise _misfit(path, value.shape, shape) from error
+
+
+def _misfit(path, theirs, ours):
+    return UserError(
+        f"'{path}' is {theirs} in the source and {ours} in the model: give a checkpoint of the same "
+        "backbone, or the backbone that the checkpoint has"
+    )
+
+
+def modules(paths):
+    """Names of the modules that hold these paths; of blocks a range, such as "encoder/blocks 8-11"."""
+    blocks, others = {}, {}
+    for path in paths:
+        parts = path.split("/")[1:]  # without the collection
+        index = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+        if index is None:
+            name = "/".join(parts[:2]) if parts[0] == "encoder" else parts[0]
+            others[name] = None
+        else:
+            blocks.setdefault("/".join(parts[:index]), set()).add(int(parts[index]))
+    ranges = [f"{name} {_ranges(sorted(numbers))}" for name, numbers in blocks.items()]
+    return [*ranges, *others]
+
+
+def _ranges(numbers):
+    """[8, 9, 10, 12] -> "8-10, 12"."""
+    runs = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

@@ -1,0 +1,91 @@
+"""The numbers that follow from a config: of one stage, and of several."""
+
+import pytest
+
+from fastmim_jax.config import base
+from fastmim_jax.errors import UserError
+from fastmim_jax.plan import at_stage, derive, stage_count
+
+IMAGENET = 1_281_167
+GRID = dict(stride=16, unit=8, devices=8)
+
+
+def plans(config, records=IMAGENET):
+    return [
+        derive(at_stage(config, 0), records=records, stage=stage, **GRID)
+        for stage in range(stage_count(config))
+    ]
+
+
+def test_the_published_recipe_in_numbers():
+    plan = derive(base(), records=IMAGENET, **GRID)
+    assert plan.peak_lr == pytest.approx(2.4e-3)  # 1.5e-4 x 4096 / 256
+    assert plan.grid == plan.blocks == (8, 8) and plan.hidden == 48
+    assert plan.total_steps == plan.last_step == 800 * IMAGENET // 4096
+    assert plan.epoch(plan.total_steps) == pytest.approx(800, abs=0.01)
+    told = dict(plan.describe())
+    assert told["batch"] == "4,096, 512 per device at a time"
+    assert told["hidden blocks"] == "48 of 8 x 8 = 64"
+
+
+def test_steps_replace_epochs_and_warmup_fits_into_them():
+    config = base()
+    config.schedule.update(steps=100, batch_size=64)
+    plan = derive(config, records=640, **GRID)
+    assert plan.total_steps == 100 and plan.warmup_epochs == pytest.approx(10)
+
+
+def test_stages_follow_one_another_without_a_gap():
+    config = base()
+    config.stages.update(image_sizes=(128, 160, (192, 96)), batch_sizes=(4096, 2048, 1024))
+    first, second, third = plans(config)
+    for before, after in ((first, second), (second, third)):
+        assert after.first_step == before.last_step
+        assert after.first_record == before.record(before.last_step)
+        assert after.epoch(after.first_step) == pytest.approx(before.epoch(before.last_step))
+        assert after.total_epochs == before.total_epochs
+    # Thirds of 800 epochs, to half a batch.
+    assert first.epoch(first.last_step) == pytest.approx(800 / 3, abs=4096 / IMAGENET)
+    assert third.total_epochs == third.epoch(third.last_step) == pytest.approx(800, abs=0.01)
+    assert [plan.peak_lr for plan in (first, second, third)] == pytest.approx([2.4e-3, 1.2e-3, 0.6e-3])
+    assert [plan.grid for plan in (first, second, third)] == [(8, 8), (10, 10), (12, 6)]
+    assert third.image_size == (192, 96)
+
+
+def test_given_starts_blocks_and_accumulations():
+    config = base()
+    config.stages.update(
+        image_sizes=(128, 192), start_epochs=(0, 600), block_sizes=(16, 32), accumulations=(1, 4)
+    )
+    first, second = plans(config)
+    assert first.epoch(first.last_step) == pytest.approx(600, abs=4096 / IMAGENET)
+    assert first.blocks == (8, 8) and second.blocks == (6, 6) and second.grid == (12, 12)
+    assert first.accumulation == 1 and second.accumulation == 4
+    assert at_stage(config, 1).data.image_size == (192, 192)
+    assert at_stage(config, 0).schedule.epochs == config.schedule.epochs
+
+
+@pytest.mark.parametrize("batches", [(), (64, 128)])
+def test_a_number_of_steps_is_spread_over_equally_many_epochs(batches):
+    config = base()
+    config.schedule.update(steps=90, batch_size=64)
+    config.stages.update(image_sizes=(64, 96), batch_sizes=batches)
+    first, second = plans(config, 1000)
+    assert (first.last_step, second.last_step) == ((60, 90) if batches else (45, 90))
+
+
+@pytest.mark.parametrize(
+    ("stages", "told"),
+    [
+        (dict(image_sizes=(64, 96), batch_sizes=(8, 8, 8)), "image_sizes has 2, .*batch_sizes has 3"),
+        (dict(image_sizes=(64, 96), start_epochs=(5, 10)), r"\(5, 10\), expected ascending epochs from 0"),
+        (dict(image_sizes=(64, 96), start_epochs=(0, 900)), "stage 2 of 2 would have"),
+        (dict(image_sizes=(64, 100)), "64x64|100x100 pixels cannot be cut"),
+    ],
+)
+def test_stages_that_cannot_be_are_told(stages, told):
+    config = base()
+    config.schedule.batch_size = 64
+    config.stages.update(**stages)
+    with pytest.raises(UserError, match=told):
+        plans(config, 1000)
