@@ -11,7 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.convnets import CMT, CONVNEXT
+from fastmim_jax.export.convnets import BATCH_NORM, CMT, CONVNEXT
 from fastmim_jax.export.pvt import PVT_V2
 from fastmim_jax.export.rules import CONV, LINEAR, NORM, PIXEL, SQUARE, Rule, array
 
@@ -65,12 +65,23 @@ def pretraining(backbone):
     return (Rule("mask_token", "mask_token", array(PIXEL)), *named, *DECODER)
 
 
+def classifying(backbone, *pooling):
+    """A published FastMIM fine-tuning model: a backbone, what its pooling has of its own, and a head."""
+    return (*backbone, *pooling, Rule("head", "head", LINEAR))
+
+
 TABLES = {
     "fastmim_vit": (Rule("mask_token", "mask_token", array(PIXEL)), *VIT, *DECODER),
     "fastmim_swin": pretraining(SWIN),
     "fastmim_pvtv2": pretraining(PVT_V2),
     "fastmim_cmt": pretraining(CMT),
     "fastmim_convnext": pretraining(CONVNEXT),
+    "fastmim_vit_classifier": classifying(VIT, Rule("fc_norm", "pooling/norm", NORM)),
+    "fastmim_swin_classifier": classifying(SWIN, Rule("fc_norm", "pooling/norm", NORM)),
+    "fastmim_pvtv2_classifier": classifying(PVT_V2),
+    "fastmim_cmt_classifier": classifying(
+        CMT, Rule("_fc", "pooling/fc", CONV), Rule("_bn", "pooling/norm", BATCH_NORM)
+    ),
 }
 # Fixed tables and counters, which the models make themselves or do without; last parts of names.
 COMPUTED = ("pos_embed", "relative_position_index", "attn_mask", "num_batches_tracked")

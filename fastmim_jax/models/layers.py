@@ -63,6 +63,26 @@ def sincos_positions(rows, columns, width):
     return np.concatenate([by_column, by_row], axis=-1).astype(np.float32)
 
 
+class FixedPositions(nn.Module):
+    """Adds sine-cosine positions to a grid (B, h, w, D)."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x + sincos_positions(*x.shape[1:]).astype(x.dtype)
+
+
+class LearnedPositions(nn.Module):
+    """Adds a learned table to a grid (B, h, w, D) of one size; it begins as the sine-cosine one."""
+
+    @nn.compact
+    def __call__(self, x):
+        init = lambda key, shape: jnp.asarray(sincos_positions(*shape))  # noqa: E731
+        return x + self.param("pos_embed", init, x.shape[1:]).astype(x.dtype)
+
+
+POSITIONS = {"fixed": FixedPositions, "learned": LearnedPositions}
+
+
 def flat_xavier_uniform(key, shape, dtype=jnp.float32):
     """Xavier-uniform of a convolution kernel (kh, kw, in, out) seen as one matrix (kh*kw*in, out)."""
     bound = np.sqrt(6.0 / (np.prod(shape[:-1]) + shape[-1]))

@@ -10,22 +10,27 @@ import jax.numpy as jnp
 
 from fastmim_jax.models.attention import TransformerBlock
 from fastmim_jax.models.layers import (
+    POSITIONS,
     Encoded,
     PatchEmbed,
     Stack,
     layer_norm,
-    sincos_positions,
     token_init,
 )
 
 
 class ViT(nn.Module):
-    """Any image size whose sides are multiples of `patch_size`, any number of channels."""
+    """Any image size whose sides are multiples of `patch_size`, any number of channels.
+
+    positions: "fixed" sine-cosine ones, or "learned" (for images of one size), as published fine-tuning
+      has them. cls has none: its learned token may take any value already.
+    """
 
     patch_size: int = 16
     width: int = 768
     depth: int = 12
     heads: int = 12
+    positions: str = "fixed"
     mlp_ratio: float = 4.0
     epsilon: float = 1e-6
     kernel: str = "xla"
@@ -42,6 +47,7 @@ class ViT(nn.Module):
 
     def setup(self):
         self.patch_embed = PatchEmbed(self.patch_size, self.width, self.dtype)
+        self.position = POSITIONS[self.positions]()
         self.cls_token = self.param("cls_token", token_init, (1, 1, self.width))
         options = dict(
             heads=self.heads,
@@ -76,7 +82,7 @@ class ViT(nn.Module):
           path: of a parameter of this module, joined by "/".
         """
         name, *rest = path.split("/")
-        if name in ("cls_token", "patch_embed"):
+        if name in ("cls_token", "position", "patch_embed"):
             return 0
         return 1 + int(rest[0]) if name == "blocks" else 1 + self.depth
 
@@ -93,9 +99,9 @@ class ViT(nn.Module):
         return [x[:, 1:].reshape(tokens.shape) for x in chosen]
 
     def _sequence(self, tokens):
-        """Grid (B, h, w, D) -> (B, 1 + h*w, D): positions added, the cls token in front (its own is 0)."""
-        batch, rows, columns, width = tokens.shape
-        tokens = tokens + sincos_positions(rows, columns, width).astype(self.dtype)
+        """Grid (B, h, w, D) -> (B, 1 + h*w, D): positions added, the cls token in front."""
+        batch, *_, width = tokens.shape
+        tokens = self.position(tokens)
         cls = jnp.broadcast_to(self.cls_token.astype(self.dtype), (batch, 1, width))
         return jnp.concatenate([cls, tokens.reshape(batch, -1, width)], axis=1)
 

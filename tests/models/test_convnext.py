@@ -1,19 +1,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax.traverse_util import flatten_dict
 
 from fastmim_jax import create_model
 from fastmim_jax.export.names import to_ours, to_theirs
 from fastmim_jax.models.convnext import ConvNeXt, ConvNeXtBlock, ConvNeXtStage, Patches
-from fastmim_jax.train.state import count_parameters
 
 TINY = dict(widths=(4, 6, 8, 12), depths=(1, 1, 2, 1))
-
-# Parameters of the bare backbones as timm counts them; with the classifier the paper prints 29, 50, 89
-# and 198 million.
-PARAMETERS = {"t": 27_820_128, "s": 49_454_688, "b": 87_566_464, "l": 196_230_336}
 
 
 def random_variables(model, images):
@@ -67,13 +61,6 @@ def test_equals_its_definition():
     found, expected = found_and_expected(variables)
     assert found.shape == (2, 2, 3, 12)
     np.testing.assert_allclose(found, expected, atol=1e-5)  # observed 1e-6
-
-
-@pytest.mark.parametrize("size", PARAMETERS)
-def test_parameter_counts(size):
-    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    variables = jax.eval_shape(create_model(f"convnext_{size}").init, jax.random.key(0), images)
-    assert count_parameters(variables["params"]) == PARAMETERS[size]
 
 
 def test_published_names_and_back():

@@ -4,25 +4,11 @@ import numpy as np
 import published
 import pytest
 
-from fastmim_jax import create_model
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.names import to_ours
 from fastmim_jax.models.pvt_v2 import PVTv2, pooling
-from fastmim_jax.train.state import count_parameters
 
 SMALL = dict(widths=(8, 16, 16, 16), depths=(1, 2, 1, 1), heads=(1, 2, 2, 4), mlp_ratios=(2,) * 4)
-
-# Parameters in millions with a head of 1000 classes, as printed in arXiv 2106.13797 and its repository.
-PARAMETERS = {"b0": 3.7, "b1": 14.0, "b2": 25.4, "b2_linear": 22.6, "b3": 45.2, "b4": 62.6, "b5": 82.0}
-
-
-@pytest.mark.parametrize("size", PARAMETERS)
-def test_parameter_counts(size):
-    model = create_model(f"pvt_v2_{size}")
-    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
-    head = (model.widths[-1] + 1) * 1000
-    assert round((count_parameters(params) + head) / 1e6, 1) == PARAMETERS[size]
 
 
 def test_every_stage_equals_published():

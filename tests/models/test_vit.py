@@ -9,18 +9,6 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.export.names import to_ours
 from fastmim_jax.models.layers import Encoded
 from fastmim_jax.models.vit import ViT
-from fastmim_jax.train.state import count_parameters
-
-# Parameters of the bare backbones in millions, as printed in their papers (ViT, DeiT, MAE): without
-# classifier, with the cls token; position tables are fixed here and counted for none.
-PARAMETERS = {"vit_ti16": 5.5, "vit_s16": 22, "vit_b16": 86, "vit_l16": 303, "vit_h14": 631}
-
-
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_parameter_counts(name):
-    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    params = jax.eval_shape(create_model(name).init, jax.random.key(0), images)["params"]
-    assert abs(count_parameters(params) / 1e6 - PARAMETERS[name]) < 0.6
 
 
 def test_every_activation_equals_published():

@@ -23,14 +23,15 @@ def test_products_convolutions_and_scans():
     assert matrix_flops(jax.jit(scanned), jnp.zeros((2, 5)), jnp.zeros((7, 5, 5))) == 7 * 2 * 2 * 25
 
 
-# Forward GMACs by hand: 12 blocks of 12 N D^2 + 2 N^2 D with N tokens and cls, and the patches.
-@pytest.mark.parametrize(("size", "gmacs"), [(224, 17.6), (192, 12.8), (160, 8.8), (128, 5.6), (96, 3.2)])
-@pytest.mark.parametrize("layers", ["unrolled", "scanned"])
-def test_vit_b16_has_the_published_gmacs(size, gmacs, layers):
-    model = create_model("vit_b16", layers=layers)
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    assert matrix_flops(model.apply, variables, images) / 2e9 == pytest.approx(gmacs, rel=0.01)
+@pytest.mark.parametrize("name", ["vit_ti16", "swin_t"])
+def test_scanned_layers_count_as_much_as_unrolled_ones(name):
+    images = jax.ShapeDtypeStruct((1, 64, 96, 3), jnp.float32)
+    counts = []
+    for layers in ("unrolled", "scanned"):
+        model = create_model(name, layers=layers)
+        variables = jax.eval_shape(model.init, jax.random.key(0), images)
+        counts.append(matrix_flops(model.apply, variables, images))
+    assert counts[0] == counts[1] > 0
 
 
 def test_peaks_are_known_by_kind():

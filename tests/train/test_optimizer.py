@@ -8,11 +8,9 @@ import numpy as np
 import published
 import pytest
 import small
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
-from fastmim_jax.config import base
 from fastmim_jax.export.names import to_ours, to_theirs
-from fastmim_jax.mim import create_method
 from fastmim_jax.train import steps
 from fastmim_jax.train.optimizer import decay_groups, learning_rate, make_optimizer
 from fastmim_jax.train.state import TrainState
@@ -20,31 +18,20 @@ from fastmim_jax.train.state import TrainState
 SCHEDULES = published.load("schedules")[0]
 
 
-def test_weight_decay_groups_equal_published_for_vit_b16():
-    expected = published.load("groups_fastmim_vit_b16")[0]
-    method = create_method(base().method)
-    keys = {"params": jax.random.key(0), "mask": jax.random.key(1)}
-    shapes = jax.eval_shape(method.init, keys, jnp.zeros((1, 128, 128, 3)))["params"]
-    groups = flatten_dict(decay_groups(shapes), sep="/")
-    named = _named(groups)
-    assert set(named) == set(expected["params"])
-    for name, (lr_scale, decay) in expected["params"].items():
-        assert lr_scale == 1.0
-        assert named[name] == ("decay" if decay else "no_decay"), name
-
-
-def _named(groups):
-    """{our path: group} -> {published name: group}, by sending numbered arrays through the table."""
-    order = sorted(groups)
-    markers = {path: np.full((1,) * _rank(path), float(i)) for i, path in enumerate(order)}
-    theirs = to_theirs({"params": unflatten_dict(markers, sep="/")}, "fastmim_vit")
-    return {name: groups[order[int(value.ravel()[0])]] for name, value in theirs.items()}
-
-
-def _rank(path):
-    if path.endswith("kernel"):
-        return 4 if "patch_embed" in path else 2
-    return 3 if path.endswith("cls_token") else 1
+@pytest.mark.parametrize("family", small.BACKBONES)
+def test_weight_decay_groups_equal_published(family):
+    """As timm's add_weight_decay without a skip list: all but vectors and biases, tables and tokens too."""
+    cases, _ = published.load(f"fastmim_{family}")
+    weights = published.weights(cases, "hog_norm1")
+    params = to_ours(weights, f"fastmim_{family}")["params"]
+    groups = flatten_dict(decay_groups(params), sep="/")
+    for name, value in weights.items():
+        if "running_" in name:
+            continue
+        path = next(iter(flatten_dict(to_ours({name: value}, f"fastmim_{family}")["params"], sep="/")))
+        decays = value.ndim > 1 and not name.endswith(".bias")
+        assert groups.pop(path) == ("decay" if decays else "no_decay"), name
+    assert not groups
 
 
 def test_a_parameter_without_a_group_is_refused():

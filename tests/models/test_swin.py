@@ -1,0 +1,163 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import published
+import pytest
+import small
+
+from fastmim_jax import create_model
+from fastmim_jax.errors import UserError
+from fastmim_jax.export.names import to_ours
+from fastmim_jax.models.swin import (
+    SwinBlock,
+    WindowAttention,
+    choose_window,
+    join_windows,
+    shift_mask,
+    split_windows,
+)
+
+TINY = dict(width=8, depths=(2, 2, 2, 1), heads=(1, 1, 2, 2))
+
+
+def test_every_stage_equals_published():
+    cases, numbers = published.load("fastmim_swin")
+    model = small.published_method("swin", cases["hog_norm1"]).encoder
+    params = to_ours(published.weights(cases, "hog_norm1"), "fastmim_swin")["params"]["encoder"]
+    hidden = numbers["hog_norm1/noise"].argsort(1).argsort(1) >= 1
+    mask = hidden.reshape(4, 2, 2).repeat(32, 1).repeat(32, 2)[..., None]
+    token = published.weight(0, "mask_token", (1, 3, 1, 1), "table").reshape(-1)
+    seen = np.where(mask, token, published.images(0, 4, 64, 64))
+
+    @jax.jit
+    def outputs(images):
+        variables = {"params": params}
+        return model.apply(variables, images, method="embed"), model.apply(
+            variables, images, method="features"
+        )
+
+    patches, grids = outputs(seen)
+    # 1e-4 as for predictions.
+    names = ["patch_embed", "layers.0.blocks.1", "layers.1.blocks.1", "layers.2.blocks.1", "norm"]
+    for name, ours in zip(names, [patches, *grids], strict=True):
+        expected = numbers[f"hog_norm1/act.encoder.{name}"].reshape(ours.shape)
+        np.testing.assert_allclose(ours, expected, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("side", "window"),
+    [(1, 4), (2, 4), (3, 3), (4, 4), (5, 5), (7, 7), (12, 12), (14, 14), (32, 16), (20, 10)],
+)
+def test_windows_follow_the_image_size(side, window):
+    assert choose_window(side) == window
+
+
+def test_a_side_without_a_window_is_told():
+    with pytest.raises(UserError, match="no window divides 17 cells"):
+        choose_window(17)
+
+
+def test_windows_come_apart_and_together():
+    x = np.arange(2 * 6 * 8 * 3).reshape(2, 6, 8, 3)
+    windows = split_windows(x, (3, 4))
+    assert windows.shape == (2, 4, 12, 3)
+    np.testing.assert_array_equal(windows[1, 1].reshape(3, 4, 3), x[1, :3, 4:])
+    np.testing.assert_array_equal(join_windows(windows, (3, 4), (6, 8)), x)
+
+
+def test_shifted_windows_hold_only_neighbours():
+    """A cell may attend to those of its window that lie near it in the picture, none across the edge."""
+    grid, window, shift = (6, 8), (3, 4), (1, 2)
+    mask = shift_mask(grid, window, shift)
+    rows, columns = np.indices(grid)
+    rolled = [np.roll(axis, [-step for step in shift], (0, 1))[None] for axis in (rows, columns)]
+    rows, columns = (split_windows(axis, window)[0] for axis in rolled)
+    near = np.ones(mask.shape, bool)
+    for axis, side in ((rows, window[0]), (columns, window[1])):
+        near &= np.abs(axis[:, :, None] - axis[:, None, :]) < side
+    np.testing.assert_array_equal(mask, near)
+
+
+def test_attention_is_its_definition():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 6, 8))
+    mask = np.random.default_rng(0).random((3, 6, 6)) < 0.7
+    mask |= np.eye(6, dtype=bool)
+    module = WindowAttention(heads=2, window=(2, 3))
+    params = module.init(jax.random.key(1), x)["params"]
+    table = np.random.default_rng(1).normal(size=(3, 5, 2))
+    params = {**params, "relative_position_bias_table": table.astype(np.float32)}
+    found = jax.jit(module.apply)({"params": params}, x, mask)
+
+    cells = [(row, column) for row in range(2) for column in range(3)]
+    qkv = np.asarray(x @ params["qkv"]["kernel"] + params["qkv"]["bias"], np.float64)
+    query, key, value = np.moveaxis(qkv.reshape(2, 3, 6, 3, 2, 4), 3, 0)
+    out = np.zeros((2, 3, 6, 2, 4))
+    for i, (row, column) in enumerate(cells):
+        bias = np.stack([table[row - r + 1, column - c + 2] for r, c in cells])
+        scores = np.einsum("bwhd,bwjhd->bwjh", query[:, :, i], key) / 2 + bias
+        scores[:, ~mask[:, i]] = -np.inf
+        weights = np.exp(scores - scores.max(2, keepdims=True))
+        out[:, :, i] = np.einsum("bwjh,bwjhd->bwhd", weights / weights.sum(2, keepdims=True), value)
+    expected = out.reshape(2, 3, 6, 8) @ params["proj"]["kernel"] + params["proj"]["bias"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_change_reaches_its_window_and_no_further():
+    x = jax.random.normal(jax.random.key(0), (1, 8, 8, 4))
+    block = SwinBlock(heads=1, window=(4, 4), shift=(2, 2))
+    variables = block.init(jax.random.key(1), x)
+    apply = jax.jit(block.apply)
+    before, after = apply(variables, x), apply(variables, x.at[0, 3, 3, 0].add(1.0))
+    changed = np.abs(after - before)[0].max(-1) > 0
+    expected = np.zeros((8, 8), bool)
+    expected[2:6, 2:6] = True
+    np.testing.assert_array_equal(changed, expected)
+
+
+def test_wide_images_scanned_and_unrolled():
+    images = np.random.default_rng(0).normal(size=(2, 96, 160, 5)).astype(np.float32)
+    model = create_model("swin_t", **TINY)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    tables = variables["params"]["stages_0"]["blocks"]["1"]["attn"]["relative_position_bias_table"]
+    assert tables.shape == (5, 9, 1)  # windows of 3 x 5
+
+    @jax.jit
+    def outcomes(variables, images):
+        modules = model, model.clone(layers="scanned", remat="full")
+        return [module.apply(variables, images, method="features") for module in modules]
+
+    plain, scanned = outcomes(variables, images)
+    assert [grid.shape for grid in plain] == [
+        (2, 24, 40, 8),
+        (2, 12, 20, 16),
+        (2, 6, 10, 32),
+        (2, 3, 5, 64),
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, scanned)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "told"),
+    [(dict(window=5), (64, 64), "windows of 5 x 5 cells do not fit a grid of 16 x 16"),
+     (dict(), (64, 72), "images of 64 x 72 pixels do not halve evenly")],
+)  # fmt: skip
+def test_what_does_not_fit_is_told(options, shape, told):
+    model = create_model("swin_t", **TINY, **options)
+    with pytest.raises(UserError, match=told):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape, 3)))
+
+
+def test_depth_groups_are_the_published_ones():
+    model = create_model("swin_b")
+    groups = {
+        "stem/patch/kernel": 0,
+        "stages_0/blocks/1/attn/qkv/kernel": 2,
+        "downsamples_0/reduction/kernel": 2,
+        "stages_1/blocks/0/norm1/scale": 3,
+        "downsamples_1/norm/scale": 4,
+        "stages_2/blocks/17/mlp/fc2/bias": 22,
+        "downsamples_2/reduction/kernel": 22,
+        "stages_3/blocks/1/attn/relative_position_bias_table": 24,
+        "norm/scale": 25,
+    }
+    assert {path: model.depth_group(path) for path in groups} == groups
