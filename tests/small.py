@@ -83,11 +83,20 @@ def config(data="sample", **schedule):
     return config
 
 
-def swin(config):
-    """The same config over a tiny Swin at 64 pixels."""
+HIERARCHICAL = dict(depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), width=None, depth=None)
+WIDTHS = dict(widths=(8, 16, 16, 32))
+TINY = {
+    "swin": dict(HIERARCHICAL, name="swin_t", width=16, depths=(1, 2, 1, 1)),
+    "pvt_v2": dict(HIERARCHICAL, name="pvt_v2_b2", mlp_ratios=(2, 2, 2, 2), **WIDTHS),
+    "cmt": dict(HIERARCHICAL, name="cmt_s", mlp_ratio=2.0, **WIDTHS),
+    "convnext": dict(HIERARCHICAL, name="convnext_t", heads=None, **WIDTHS),
+}
+
+
+def over(family, config):
+    """The same config over a tiny hierarchical backbone at 64 pixels."""
     config.data.image_size = (64, 64)
     config.method.block_size = 32
-    sizes = dict(name="swin_t", width=16, depth=None, depths=(1, 2, 1, 1), heads=(1, 1, 2, 2))
-    config.method.backbone.update(**sizes)
+    config.method.backbone.update(**TINY[family])
     config.method.decoder.epsilon = 1e-5
     return config

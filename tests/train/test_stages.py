@@ -19,7 +19,7 @@ from fastmim_jax.train.report import read_baselines
 
 SWITCHES, LAST = (12, 21), 28
 CHANGES = """
-    small.swin(config)
+    small.over("swin", config)
     config.schedule.update(steps=28, warmup_epochs=1.0)
     config.stages.image_sizes = (64, 96, (128, 96))
     config.stages.batch_sizes = (8, 16, 16)
@@ -90,8 +90,8 @@ def test_killed_at_the_very_switch_goes_on_in_the_next_stage(command, never_kill
 
 
 def runs():
-    config = small.swin(small.config(steps=9))
-    config.stages.image_sizes = (64, 96, 128)
+    config = small.over("swin", small.config(steps=9))
+    config.stages.image_sizes = (64, 96)
     return setup.build_stages(config, 48, jax.devices()[:1])
 
 
@@ -107,7 +107,7 @@ def test_each_stage_is_compiled_once():
 
 
 def test_growing_keeps_everything_but_tables_to_the_bit():
-    first, second, _ = runs()
+    first, second = runs()
     state = first.create()
     adam = state.opt_state[1]
     positive = jax.tree.map(lambda x: jnp.abs(x) + 1e-3, adam.mu)

@@ -1,0 +1,85 @@
+"""Every kind of backbone in a whole training step: on several devices, in other shapes and channels."""
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from fastmim_jax import create_method
+from fastmim_jax.models.convolution import BatchNorm
+from fastmim_jax.train import setup, sharding
+
+RANDOM = np.random.default_rng(0)
+STEPS = 5
+
+
+def batches(height, width, channels, count=STEPS):
+    return [
+        {
+            "image": RANDOM.integers(0, 256, (16, height, width, channels), dtype=np.uint8),
+            "flip": RANDOM.random(16) < 0.5,
+        }
+        for _ in range(count)
+    ]
+
+
+def train(config, devices, batches):
+    run = setup.build(config, records=64, devices=jax.devices()[:devices])
+    state, losses = run.create(), []
+    for batch in batches:
+        state, metrics = run.step(state, run.to_devices(batch, 16))
+        losses.append(float(metrics["loss"]))
+    assert int(metrics["skipped"]) == 0
+    return state, losses
+
+
+@pytest.mark.parametrize("family", small.TINY)
+def test_eight_devices_give_the_losses_of_one(family):
+    """Data and parameters both split, 4 x 2; CMT's batch norms see the whole batch on either."""
+    data = batches(64, 64, 3)
+    config = small.over(family, small.config())
+    one = train(config, 1, data)[1]
+    config.run.mesh_fsdp = 2
+    state, eight = train(config, 8, data)
+    np.testing.assert_allclose(eight, one, rtol=1e-5)
+    assert one[-1] < one[0]
+    kernel = state.params["decoder"]["blocks"]["0"]["mlp"]["fc1"]["kernel"]
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(32, 64)}
+
+
+@pytest.mark.parametrize("family", small.TINY)
+def test_a_step_on_wide_images_of_four_channels_with_small_blocks(family):
+    config = small.over(family, small.config())
+    config.data.update(image_size=(96, 160), channels=4)
+    config.method.block_size = 16
+    state, losses = train(config, 1, batches(96, 160, 4, count=1))
+    assert np.isfinite(losses).all() and int(state.step) == 1
+
+
+@pytest.mark.parametrize("family", small.TINY)
+def test_pixels_of_one_channel_with_large_blocks(family):
+    config = small.over(family, small.config())
+    config.method.update(target="pixel", block_size=64)
+    method = create_method(config.method)
+    images = RANDOM.normal(size=(2, 64, 128, 1)).astype(np.float32)
+    keys = {"params": jax.random.key(0), "mask": jax.random.key(1)}
+    out = jax.jit(lambda images: method.init_with_output(keys, images)[0])(images)
+    assert out.prediction.shape == out.target.shape == (2, 2, 4, 32 * 32)
+    hidden = np.asarray(out.mask).reshape(2, -1) > 0
+    assert (hidden.mean(1) == 1).all()  # of two blocks, 75 % are rounded up to both
+    np.testing.assert_allclose(out.loss, np.square(out.prediction - out.target).mean(), rtol=1e-5)
+
+
+def test_groups_of_a_batch_norm_lie_on_the_devices_that_hold_them():
+    """Statistics of 8 groups on 8 devices are those of one device, and nothing is communicated for them."""
+    x = RANDOM.normal(size=(16, 4, 4, 8)).astype(np.float32)
+    module = BatchNorm(groups=8)
+    variables = module.init(jax.random.key(0), x)
+    mesh = sharding.make_mesh(1, jax.devices())
+    apply = jax.jit(lambda x: module.apply(variables, x, mutable=["batch_stats"])[0])
+    split = jax.device_put(x, sharding.batch_sharding(mesh))
+    np.testing.assert_allclose(apply(split), apply(x), atol=1e-6)
+    assert "all-reduce" not in apply.lower(split).compile().as_text()
+    together = jax.jit(lambda x: BatchNorm().apply(variables, x, mutable=["batch_stats"])[0])
+    assert "all-reduce" in together.lower(split).compile().as_text()
+    np.testing.assert_allclose(together(split), together(x), atol=1e-6)
