@@ -252,7 +252,15 @@ def _draw_baselines(axes, baselines):
         axes.text(1.01, place, f"{name}\n{value:.4g}", color=_css(NOTE), **beside)
 
 
-def draw_curve(path, steps, losses, *, baselines=None, evals=None, title=""):
+def _draw_stages(axes, stages):
+    """A thin upright line where each stage begins, named at its foot."""
+    foot = {"transform": axes.get_xaxis_transform(), "va": "bottom", "fontsize": 9}
+    for name, step in stages.items():
+        axes.axvline(step, color=_css(LINE), linewidth=1)
+        axes.text(step, 0.01, f" {name}", color=_css(NOTE), **foot)
+
+
+def draw_curve(path, steps, losses, *, baselines=None, evals=None, stages=None, title=""):
     """PNG of a loss curve: raw values thin, their running mean bold, held-out losses as dots.
 
     Args:
@@ -260,6 +268,7 @@ def draw_curve(path, steps, losses, *, baselines=None, evals=None, title=""):
         counted in the legend.
       baselines: name -> loss of a trivial predictor, drawn as a labelled dashed line.
       evals: (steps, losses) on held-out images, or None.
+      stages: name -> the step at which it begins, for runs of several.
       title: line above the curve.
 
     Returns:
@@ -292,6 +301,7 @@ def draw_curve(path, steps, losses, *, baselines=None, evals=None, title=""):
     pad = 0.06 * (np.ptp(shown) or abs(shown[0]) or 1.0)
     axes.set_ylim(shown.min() - pad, shown.max() + pad)
     _draw_baselines(axes, baselines)
+    _draw_stages(axes, stages or {})
     axes.set_title(title, color=_css(TITLE), loc="left", fontsize=12, pad=10)
     axes.legend(frameon=False, labelcolor=_css(TITLE), fontsize=9, loc="best")
     FigureCanvasAgg(figure).draw()

@@ -49,13 +49,17 @@ def draw_loss_curve(workdir):
     held_out = [line for line in lines if "eval_loss" in line]
     if not trained:
         return None
-    baselines = summary(workdir)["baselines"]
+    baselines, stages = summary(workdir)["baselines"], {}
+    for line in trained:
+        if "stage" in line:
+            stages.setdefault(f"stage {line['stage']}", line["step"])
     return draw_curve(
         Path(workdir) / "pictures" / "curve.png",
         [line["step"] for line in trained],
         [line["loss"] for line in trained],
         baselines={f"always {name}": loss for name, loss in baselines["training"].items()},
         evals=([line["step"] for line in held_out], [line["eval_loss"] for line in held_out]),
+        stages=stages,
         title="Pre-training loss",
     )
 

@@ -164,6 +164,8 @@ class Loop:
             values["epoch"] = self.run.plan.epoch(step)
             values["images_per_second"] = self.images / max(self.seconds, 1e-9)
             values["bad_records"] = self.bad.count
+            if self.run.plan.stages > 1:
+                values["stage"] = self.run.plan.stage + 1
             self.metrics.write(step, values)
             self.metrics.show(step, values)
             self.seconds, self.images = 0.0, 0

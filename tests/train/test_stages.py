@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import small
 from PIL import Image
-from runs import finish, losses, starter, wait
+from runs import finish, lines, losses, starter, wait
 
 from fastmim_jax.train import setup
 from fastmim_jax.train.growth import grow
@@ -59,6 +59,8 @@ def test_the_loss_falls_over_both_switches(never_killed):
     records = [48 * found[step, "epoch"] for step in (12, 13, 21, 22, 28)]
     np.testing.assert_allclose(records, [96, 112, 240, 256, 352], rtol=1e-6)
     assert len(read_baselines(workdir)) == 3
+    begun = [line["step"] for line in lines(workdir) if line.get("stage") == 2]
+    assert (begun[0], begun[-1]) == (SWITCHES[0] + 1, SWITCHES[1])
 
 
 def test_learning_rate_follows_the_batch_and_one_cosine(never_killed):
