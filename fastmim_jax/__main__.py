@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from fastmim_jax import __version__
 from fastmim_jax.errors import UserError
@@ -45,10 +45,11 @@ def reconstruct(values):
     saved = workdir / "config.json"
     if not saved.exists():
         raise UserError(f"{workdir} has no config.json: expected the --workdir of a `fastmim pretrain`")
+    from fastmim_jax.config import from_saved
     from fastmim_jax.tools.reconstruct import reconstruct
 
     _start_jax(values)
-    config = ConfigDict(json.loads(saved.read_text()))
+    config = from_saved(json.loads(saved.read_text()))
     print(reconstruct(config, workdir, values.images, values.count, values.step))
 
 

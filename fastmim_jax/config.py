@@ -94,6 +94,16 @@ def base():
     return config
 
 
+def from_saved(saved):
+    """A config from the nested dict that one was saved as; keys that it lacks get their defaults."""
+    return ConfigDict(_filled(saved, base().to_dict()))
+
+
+def _filled(given, defaults):
+    nested = {key: x for key, x in given.items() if isinstance(x, dict) and key in defaults}
+    return {**defaults, **given, **{key: _filled(x, defaults[key]) for key, x in nested.items()}}
+
+
 def flatten(config):
     """{"section.key": value} of a ConfigDict or nested dict, with plain JSON values."""
     flat = {}

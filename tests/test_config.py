@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fastmim_jax.config import base, differences
+from fastmim_jax.config import base, differences, from_saved
 from fastmim_jax.train import setup
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -63,3 +63,12 @@ def test_only_what_changes_a_run_differs():
         ("method.backbone.depth", None, 3),
         ("optimizer.base_lr", 1.5e-4, 1.0),
     ]
+
+
+def test_an_older_config_gets_the_defaults_of_newer_keys():
+    saved = base().to_dict()
+    saved["seed"] = 7
+    del saved["stages"], saved["method"]["decoder"]["epsilon"]
+    config = from_saved(saved)
+    assert config.seed == 7 and config.method.decoder.epsilon == 1e-6
+    assert differences(saved, config) == [] and not config.stages.image_sizes

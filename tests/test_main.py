@@ -72,6 +72,29 @@ def test_configs_that_cannot_work(capsys, tmp_path, change, told):
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            "method.backbone.heads=6",
+            "backbone 'swin_t' is 6, expected something like (3, 6, 12, 24)",
+        ),
+        ("method.backbone.depths=(2,2)", "is (2, 2), expected 4 numbers as (2, 2, 6, 2)"),
+        ("method.backbone.depth=4", "'swin_t' has no 'depth': there is depths"),
+        ("method.backbone.window=7", "windows of 7 x 7 cells do not fit a grid of 32 x 32"),
+        ("method.block_size=16 data.image_size=(80,64)", "--config.data.image_size='(64, 64)'"),
+        ("data.image_size=(544,544)", "no window divides 17 cells"),
+        ("stages.image_sizes=(64,100)", "100x100 pixels cannot be cut"),
+        ("stages.image_sizes=(64,96) stages.windows=(0,)", "one entry per stage"),
+        ("stages.image_sizes=(64,96) stages.windows=(4,5)", "windows of 5 x 5 cells do not fit"),
+    ],
+)
+def test_backbones_and_stages_that_cannot_work(capsys, tmp_path, change, told):
+    words = ["pretrain", "--config=configs/fastmim.py:swin_t", f"--workdir={tmp_path / 'w'}"]
+    assert told in refused(capsys, *words, *[f"--config.{word}" for word in change.split()])
+    assert not (tmp_path / "w").exists()
+
+
 def test_an_empty_folder_and_one_without_images(capsys, tmp_path):
     words = ["pretrain", QUICKSTART, f"--workdir={tmp_path / 'w'}", f"--config.data.path={tmp_path}"]
     assert str(tmp_path) in refused(capsys, *words)

@@ -69,14 +69,29 @@ def create_model(name, **overrides):
       **overrides: attributes of its class that differ from the table, such as heads=6.
 
     Raises:
-      UserError: unknown name or attribute.
+      UserError: unknown name or attribute, or a tuple of another length.
     """
     known = attributes(name)
     for key in overrides:
         if key not in known:
             raise UserError(f"backbone '{name}' has no '{key}': there is {', '.join(sorted(known))}")
     constructor, sizes = ZOO[name]
-    return constructor(**{**sizes, **overrides})
+    usual = {**constructor.__dataclass_fields__, **sizes}
+    given = {key: _checked(name, key, x, usual[key]) for key, x in overrides.items()}
+    return constructor(**{**sizes, **given})
+
+
+def _checked(name, key, value, usual):
+    """A value as it may be given: lists become tuples, and what has one number per stage keeps them."""
+    value = tuple(value) if isinstance(value, list) else value
+    usual = getattr(usual, "default", usual)  # of a field that the table leaves alone
+    if isinstance(usual, tuple) != isinstance(value, tuple) and key != "window":
+        raise UserError(f"'{key}' of backbone '{name}' is {value}, expected something like {usual}")
+    if isinstance(usual, tuple) and len(value) != len(usual):
+        raise UserError(
+            f"'{key}' of backbone '{name}' is {value}, expected {len(usual)} numbers as {usual}"
+        )
+    return value
 
 
 def attributes(name):
