@@ -85,7 +85,7 @@ def pretrain(config, workdir, hooks=(), announce=print):
                 looks = _scale(run, state, source, held_out, workdir, metrics.say)
                 looks += [make(run, workdir) for make in hooks]
                 state, step = loop.run_from(run, state, step, source, looks)
-                if step < run.plan.last_step:
+                if step < run.plan.last_step or stop.name:
                     break
         finally:
             metrics.close()

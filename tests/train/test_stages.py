@@ -112,11 +112,8 @@ def test_growing_keeps_everything_but_tables_to_the_bit():
     first, second = runs()
     state = first.create()
     adam = state.opt_state[1]
-    positive = jax.tree.map(lambda x: jnp.abs(x) + 1e-3, adam.mu)
-    moments = adam._replace(
-        mu=state.params, nu=jax.tree.map(jnp.square, state.params), count=adam.count + 7
-    )
-    del positive
+    squares = jax.tree.map(jnp.square, state.params)
+    moments = adam._replace(mu=state.params, nu=squares, count=adam.count + 7)
     state = state.replace(opt_state=(state.opt_state[0], moments, *state.opt_state[2:]))
     grown, counts = grow(state, second.abstract)
     assert counts == {"relative_position_bias_table": 5}
@@ -128,7 +125,23 @@ def test_growing_keeps_everything_but_tables_to_the_bit():
     for (path, before), after in pairs:
         if path[-1].key != "relative_position_bias_table":
             np.testing.assert_array_equal(before, after)
-    table = lambda tree: tree["encoder"]["stages_0"]["blocks"]["0"]["attn"]["relative_position_bias_table"]  # noqa: E731
-    mean, square = table(grown.opt_state[1].mu), table(grown.opt_state[1].nu)
-    np.testing.assert_array_equal(mean, table(grown.params))  # moments go the way of their parameter
+    mean, square, table = (
+        tree["encoder"]["stages_0"]["blocks"]["0"]["attn"]["relative_position_bias_table"]
+        for tree in (grown.opt_state[1].mu, grown.opt_state[1].nu, grown.params)
+    )
+    np.testing.assert_array_equal(mean, table)  # moments go the way of their parameter
     assert (square >= 0).all() and (np.abs(mean) <= 1.6 * np.sqrt(square)).all()
+
+
+def test_cmt_grows_its_positions_and_keeps_its_statistics():
+    config = small.over("cmt", small.config(steps=9))
+    config.stages.image_sizes = (64, 96)
+    first, second = setup.build_stages(config, 48, jax.devices()[:1])
+    state = first.create()
+    grown, counts = grow(state, second.abstract)
+    assert counts == {"relative_position": 4}
+    assert grown.params["encoder"]["stages_0"]["relative_position"].shape == (1, 24, 24, 3, 3)
+    jax.tree.map(np.testing.assert_array_equal, grown.collections, state.collections)
+    flat = jax.tree.map(lambda leaf: jnp.ones_like(leaf), state)
+    for leaf in jax.tree.leaves(grow(flat, second.abstract)[0]):
+        np.testing.assert_allclose(leaf, 1, atol=1e-5)  # what is the same everywhere stays so

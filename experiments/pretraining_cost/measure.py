@@ -1,0 +1,243 @@
+"""What a training step costs: FastMIM at 128 px against SimMIM and MAE on the same backbone.
+
+    python experiments/pretraining_cost/measure.py --batch=16 --out=FILE.json
+
+Full steps (forward, backward, AdamW) through `fastmim_jax.train.steps.pretrain_step`, on one device and
+on random uint8 images that already lie there. The methods take turns within one process, so that a machine
+that slows down or warms up does it to all of them; ratios are taken within a turn.
+
+SimMIM is FastMIM's module at full resolution, with pixels to predict and no decoder but a linear head.
+The published SimMIM puts its mask token in after the patch embedding instead of before, and its loss is
+the absolute error: neither changes the cost. MAE is `mae.py`, a cost model too.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from mae import MAE
+
+from fastmim_jax.config import CHOICES
+from fastmim_jax.data.device import normalize
+from fastmim_jax.data.device import statistics as pixel_statistics
+from fastmim_jax.errors import UserError
+from fastmim_jax.mim import create_method
+from fastmim_jax.models.vit import ViT
+from fastmim_jax.tools.flops import matrix_flops
+from fastmim_jax.train.optimizer import make_optimizer
+from fastmim_jax.train.state import initializer
+from fastmim_jax.train.steps import pretrain_step
+
+UNCOUNTED, COUNTED = 2, 3  # steps in a turn
+CHANNELS = 3
+SIMMIM = {
+    "method.target": "pixel",
+    "method.normalize_target": False,
+    "method.block_size": 32,
+    "method.mask_ratio": 0.6,
+    "method.decoder.depth": 0,  # the head then works at the encoder's width
+}
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+class Contestant(NamedTuple):
+    """A pre-training method and the side of its square images."""
+
+    name: str
+    pixels: int
+    method: nn.Module
+
+
+def contestants(backbone, dtype, layers):
+    """[Contestant] of a variant of configs/fastmim.py; FastMIM as published, the measure of all, first."""
+    common = {"method.dtype": dtype, "method.layers": layers}
+    config = _recipe(backbone, common)
+    fastmim = create_method(config.method)
+    simmim = create_method(_recipe(backbone, {**common, **SIMMIM}).method)
+    entries = [Contestant("FastMIM", config.data.image_size[0], fastmim)]
+    if isinstance(fastmim.encoder, ViT):
+        entries.append(Contestant("MAE", 224, MAE(fastmim.encoder.clone())))
+    else:  # SimMIM's own choice for Swin
+        entries.append(Contestant("SimMIM", 192, simmim))
+    return [*entries, Contestant("SimMIM", 224, simmim)]
+
+
+def _recipe(backbone, changes):
+    spec = importlib.util.spec_from_file_location("fastmim", CONFIGS / "fastmim.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(backbone)
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+class Training:
+    """A contestant's compiled step, its state, and the one batch that it is given again and again."""
+
+    def __init__(self, contestant, batch_size, optimizer):
+        method, side = contestant.method, contestant.pixels
+        init = initializer(method, partial(make_optimizer, **optimizer), (side, side, CHANNELS))
+        abstract = jax.eval_shape(init, jax.random.key(0))
+        mean, std = pixel_statistics(CHANNELS)
+        step = partial(
+            pretrain_step,
+            method=method,
+            prepare=partial(normalize, mean=mean, std=std),
+            optimizer=make_optimizer(abstract.params, **optimizer),
+            schedule=lambda step: jnp.float32(1e-5),
+            key=jax.random.key(1),
+        )
+        random = np.random.default_rng(0)
+        images = random.integers(0, 256, (batch_size, side, side, CHANNELS), np.uint8)
+        self._batch = jax.device_put({"image": images, "flip": random.random(batch_size) < 0.5})
+        began = time.perf_counter()
+        self._step = jax.jit(step, donate_argnums=0).lower(abstract, self._batch).compile()
+        compiling = time.perf_counter() - began
+        self.figures = {
+            "method": contestant.name,
+            "pixels": side,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),
+            "training_gflops_per_image": 3 * _forward_flops(method, abstract, side) / 1e9,
+            "compile_seconds": compiling,
+            "temporary_bytes": _temporary_bytes(self._step),
+        }
+        self._state = jax.jit(init)(jax.random.key(0))
+
+    def turn(self):
+        """Median seconds of a step, after some that are not counted, and the last loss."""
+        times = []
+        for _ in range(UNCOUNTED + COUNTED):
+            began = time.perf_counter()
+            self._state, metrics = self._step(self._state, self._batch)
+            jax.block_until_ready((self._state, metrics))
+            times.append(time.perf_counter() - began)
+        return statistics.median(times[UNCOUNTED:]), float(metrics["loss"])
+
+
+def _forward_flops(method, abstract, side):
+    """Matrix FLOPs of the forward pass of one image."""
+    images = jax.ShapeDtypeStruct((1, side, side, CHANNELS), np.float32)
+    noise = jax.ShapeDtypeStruct(method.noise_shape(images.shape), np.float32)
+
+    def forward(params, images, noise):
+        return method.apply({"params": params, **abstract.collections}, images, noise=noise).loss
+
+    return matrix_flops(forward, abstract.params, images, noise)
+
+
+def _temporary_bytes(compiled):
+    """What a step needs beside its state and batch, from the compiler; None where it does not say."""
+    analysis = compiled.memory_analysis()
+    return analysis.temp_size_in_bytes if analysis else None
+
+
+def measure(backbone, batch_size, dtype, repeats, layers):
+    """-> {"backbone", "methods": [{name: figure}]}, FastMIM first; ratios are to it."""
+    entries = contestants(backbone, dtype, layers)
+    optimizer = _recipe(backbone, {}).optimizer
+    options = {key: optimizer[key] for key in ("epsilon", "weight_decay", "clip_norm")}
+    options["betas"] = tuple(optimizer.betas)
+    trainings = []
+    for entry in entries:
+        trainings.append(Training(entry, batch_size, options))
+        seconds = trainings[-1].figures["compile_seconds"]
+        print(f"{backbone}: {entry.name} {entry.pixels} px compiled in {seconds:.0f} s", flush=True)
+
+    turns = []
+    for index in range(repeats):
+        turns.append([training.turn() for training in trainings])
+        told = ", ".join(f"{seconds:.3f}" for seconds, _ in turns[-1])
+        print(f"{backbone}: turn {index + 1} of {repeats}, s/step: {told}", flush=True)
+
+    rows = []
+    for training, results in zip(trainings, zip(*turns, strict=True), strict=True):
+        seconds = [second for second, _ in results]
+        ratios = [own / first[0][0] for own, first in zip(seconds, turns, strict=True)]
+        rows.append(
+            {
+                **training.figures,
+                "step_seconds": statistics.median(seconds),
+                "images_per_second": batch_size / statistics.median(seconds),
+                "ratio": statistics.median(ratios),
+                "turns_step_seconds": seconds,
+                "turns_ratio": ratios,
+                "last_loss": results[-1][1],
+            }
+        )
+    for row in rows:
+        row["gflops_ratio"] = row["training_gflops_per_image"] / rows[0]["training_gflops_per_image"]
+    return {"backbone": backbone, "methods": rows}
+
+
+COLUMNS = "method | px | s/step | images/s | ratio | GFLOPs/image | ratio of FLOPs | temporaries, GB"
+
+
+def table(results):
+    """Lines of a Markdown table."""
+    lines = [f"| {COLUMNS} |", "|---" * len(COLUMNS.split("|")) + "|"]
+    for result in results:
+        for row in result["methods"]:
+            memory = row["temporary_bytes"]
+            cells = [
+                f"{row['method']} {result['backbone']}",
+                f"{row['pixels']}",
+                f"{row['step_seconds']:.3g} ({_spread(row['turns_step_seconds'])})",
+                f"{row['images_per_second']:.3g}",
+                f"{row['ratio']:.2f} ({_spread(row['turns_ratio'], '.2f')})",
+                f"{row['training_gflops_per_image']:.1f}",
+                f"{row['gflops_ratio']:.2f}",
+                "–" if memory is None else f"{memory / 1e9:.2f}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _spread(values, form=".3g"):
+    return f"{min(values):{form}} to {max(values):{form}}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=16, help="images in a step")
+    parser.add_argument("--dtype", choices=CHOICES["method.dtype"], default="float32")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of every method")
+    parser.add_argument("--backbones", default="vit_b16,swin_b", help="variants of configs/fastmim.py")
+    parser.add_argument("--layers", choices=CHOICES["method.layers"], default="unrolled")
+    parser.add_argument("--out", type=Path, help="a JSON file to write")
+    args = parser.parse_args()
+    if min(args.batch, args.repeats) < 1:
+        parser.error("--batch and --repeats must be at least 1")
+    about = {
+        "device": jax.devices()[0].device_kind,
+        "cpu_cores": os.cpu_count(),
+        "jax": jax.__version__,
+        "batch": args.batch,
+        "dtype": args.dtype,
+        "layers": args.layers,
+    }
+    try:
+        results = [
+            measure(backbone, args.batch, args.dtype, args.repeats, args.layers)
+            for backbone in args.backbones.split(",")
+        ]
+    except UserError as error:
+        parser.error(str(error))
+    print("\n" + ", ".join(f"{key} {value}" for key, value in about.items()))
+    print(f"median of {args.repeats} turns (least to most); a turn: {COUNTED} steps after {UNCOUNTED}\n")
+    print("\n".join(table(results)))
+    if args.out:
+        args.out.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
