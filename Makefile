@@ -10,7 +10,7 @@ demo: $(VENV)/installed
 	$(BIN)/fastmim pretrain --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -54,7 +54,7 @@ def test_hog_is_drawn_cell_by_cell(monkeypatch, tmp_path, size):
 
 def test_bench_tells_its_figures(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("fastmim_jax.tools.bench._reading_seconds", lambda batches: 0.5)
-    found = bench(small.config(), tmp_path)
+    (found,) = bench(small.config(), tmp_path)
     assert found["hog_share_of_step"] > 0 and found["images_per_second"] > 0
     assert found["reading_images_per_second"] == 32
     assert (tmp_path / "bench.json").exists() and "hog_share_of_step" in capsys.readouterr().out
