@@ -38,15 +38,17 @@ def base():
     # Unset: as the table of models says. Tuples have one number per stage.
     for size in ("patch_size", "width", "depth", "window", "norm_groups"):
         config.method.backbone[size] = placeholder(int)
-    for sizes in ("depths", "widths", "mlp_ratios"):
+    for sizes in ("depths", "widths", "windows", "mlp_ratios"):
         config.method.backbone[sizes] = placeholder(tuple)
     config.method.backbone.heads = placeholder(object)  # a number, or a tuple where there are stages
     config.method.backbone.mlp_ratio = placeholder(float)
     config.method.block_size = 16  # pixels
     config.method.mask_ratio = 0.75
+    config.method.groups = 1  # of MixMIM: parts of a batch with one mask each, which mix among themselves
     config.method.target = "hog"
     config.method.normalize_target = True
     config.method.decoder = ConfigDict({"width": 256, "depth": 1, "mlp_ratio": 4.0})
+    config.method.decoder.heads = placeholder(int)  # unset: each 32 wide
     config.method.decoder.epsilon = 1e-6  # of its norms, as the family of the backbone was published
     config.method.dtype = "bfloat16"  # of activations; parameters, softmax, norms, HOG, loss: float32
     config.method.kernel = "xla"  # of attention; "cudnn" on NVIDIA GPUs

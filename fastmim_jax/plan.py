@@ -107,7 +107,7 @@ def at_stage(config, stage):
     return config
 
 
-def derive(config, *, records, stride, unit, devices, stage=0):
+def derive(config, *, records, stride, unit, devices, stage=0, hidden=None, groups=1):
     """Validates a config against its data, backbone and devices, and computes the Plan of a stage.
 
     Args:
@@ -116,6 +116,8 @@ def derive(config, *, records, stride, unit, devices, stage=0):
       unit: pixels per value of the target (8 for a HOG cell, 1 for pixels).
       devices: over all processes.
       stage: counted from 0.
+      hidden: cells -> how many of them are hidden; None for what is left of the visible ones.
+      groups: parts that a batch must divide into, evenly and as pairs, where there are more than one.
 
     Raises:
       UserError: a choice that cannot work, in one sentence that says what to type.
@@ -124,8 +126,10 @@ def derive(config, *, records, stride, unit, devices, stage=0):
     own = stages[stage]
     _check_choices(own)
     schedule, size = own.schedule, tuple(own.data.image_size)
-    grid, blocks, hidden = _check_geometry(own.method, size, stride, unit)
+    grid, blocks = _check_geometry(own.method, size, stride, unit)
+    hidden_blocks = _check_ratio(own.method.mask_ratio, blocks[0] * blocks[1], hidden)
     _check_batch(schedule, devices, config.run.mesh_fsdp)
+    _check_groups(schedule, groups)
     batches = [other.schedule.batch_size for other in stages]
     steps = _stage_steps(config, records, batches)
     firsts = [0, *itertools.accumulate(steps)]
@@ -151,7 +155,7 @@ def derive(config, *, records, stride, unit, devices, stage=0):
         image_size=size,
         grid=grid,
         blocks=blocks,
-        hidden=hidden,
+        hidden=hidden_blocks,
     )
 
 
@@ -231,15 +235,28 @@ def _check_geometry(method, size, stride, unit):
             f"{size[0]}x{size[1]} pixels cannot be cut into blocks of {block} and tokens of {stride}: "
             f"type --config.data.image_size='{fitting}' or another --config.method.block_size"
         )
-    blocks = (size[0] // block, size[1] // block)
-    cells = blocks[0] * blocks[1]
-    hidden = cells - int(cells * (1 - method.mask_ratio))
-    if not 0 < method.mask_ratio <= 1 or not hidden:
+    return (size[0] // stride, size[1] // stride), (size[0] // block, size[1] // block)
+
+
+def _check_ratio(ratio, cells, count):
+    hidden = count(cells) if count else cells - int(cells * (1 - ratio))
+    if not 0 < ratio <= 1 or not hidden:
         raise UserError(
-            f"config.method.mask_ratio is {method.mask_ratio}, which hides {hidden} of {cells} blocks: "
+            f"config.method.mask_ratio is {ratio}, which hides {hidden} of {cells} blocks: "
             "type a share between 0 and 1 such as --config.method.mask_ratio=0.75"
         )
-    return (size[0] // stride, size[1] // stride), blocks, hidden
+    return hidden
+
+
+def _check_groups(schedule, groups):
+    parts = 2 * groups * schedule.accumulation
+    if groups > 1 and schedule.batch_size % parts:
+        fitting = max(1, round(schedule.batch_size / parts)) * parts
+        raise UserError(
+            f"a batch of {schedule.batch_size} cannot be split into {groups} groups of pairs"
+            + (f" in each of {schedule.accumulation} parts" if schedule.accumulation > 1 else "")
+            + f": type --config.schedule.batch_size={fitting} or another --config.method.groups"
+        )
 
 
 def _check_batch(schedule, devices, fsdp):

@@ -50,7 +50,7 @@ def imagenet_normalized(pixels):
 
 def weights(cases, name):
     """{published name: float32 array} of a case; what its entry leaves out is as in "hog_norm1"."""
-    kinds = {**cases["hog_norm1"]["weights"], **cases[name]["weights"]}
+    kinds = {**cases.get("hog_norm1", {}).get("weights", {}), **cases[name]["weights"]}
     seed = cases[name]["seed"]
     return {name: weight(seed, name, *kind) for name, kind in kinds.items() if kind}
 

@@ -69,6 +69,50 @@ def published_method(family, case):
     return create_method(method)
 
 
+def mixmim_backbone(config):
+    """The backbone's section from the constructor arguments of the published MixMIM."""
+    return dict(
+        name="mixmim_b",
+        width=config["embed_dim"],
+        depths=tuple(config["depths"]),
+        heads=tuple(config["num_heads"]),
+        windows=tuple(config["window_size"]),
+        mlp_ratio=float(config["mlp_ratio"]),
+    )
+
+
+def published_mixmim(case):
+    """MixMIM from a case of test data."""
+    config, method = case["config"], base().method
+    method.backbone.update(mixmim_backbone(config))
+    method.update(
+        name="mixmim",
+        target="pixel",
+        normalize_target=config["norm_pix_loss"],
+        block_size=32,
+        mask_ratio=case["mask_ratio"],
+        dtype="float32",
+    )
+    method.decoder.update(
+        width=config["decoder_dim"],
+        depth=config["decoder_depth"],
+        heads=config["decoder_num_heads"],
+        mlp_ratio=float(config["mlp_ratio"]),
+        epsilon=1e-5,
+    )
+    return create_method(method)
+
+
+def mixmim(config, name="mixmim_b"):
+    """The same config with MixMIM over a tiny backbone at 64 pixels."""
+    config.data.image_size = (64, 64)
+    config.method.update(name="mixmim", target="pixel", block_size=32, mask_ratio=0.5, groups=8)
+    sizes = dict(width=16, depths=(1, 2, 1, 1), heads=(1, 1, 2, 2))
+    config.method.backbone.update(HIERARCHICAL, name=name, **sizes)
+    config.method.decoder.epsilon = 1e-5
+    return config
+
+
 def config(data="sample", **schedule):
     """A config that trains in seconds: 32-px images, a ViT 32 wide, batches of 16."""
     config = base()

@@ -23,10 +23,13 @@ def load(name):
 SHAPES = [((96, 160), 1), ((128, 128), 3), ((96, 160), 4), ((64, 64), 1)]
 
 
-@pytest.mark.parametrize(("index", "variant"), list(enumerate(load("fastmim").VARIANTS)))
-def test_every_variant_makes_a_step_at_its_real_size(index, variant):
+VARIANTS = [(name, variant) for name in ("fastmim", "mixmim") for variant in load(name).VARIANTS]
+
+
+@pytest.mark.parametrize(("index", "name", "variant"), [(i, *names) for i, names in enumerate(VARIANTS)])
+def test_every_variant_makes_a_step_at_its_real_size(index, name, variant):
     """Abstractly, with other image shapes and channels in turn; small ones run in tests/train."""
-    config = load("fastmim").get_config(variant)
+    config = load(name).get_config(variant)
     config.method.layers = "scanned"
     config.data.image_size, config.data.channels = SHAPES[index % len(SHAPES)]
     run = setup.build(config, 100_000, jax.devices()[:1])

@@ -95,6 +95,20 @@ def test_backbones_and_stages_that_cannot_work(capsys, tmp_path, change, told):
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("schedule.batch_size=48", "48 cannot be split into 16 groups of pairs: type"),
+        ("data.image_size=(224,200)", "--config.data.image_size='(224, 192)'"),
+        ("method.mask_ratio=0.01", "hides 0 of 49 blocks"),
+        ("method.backbone.name=vit_b16", "cannot keep two images apart in 'vit_b16'"),
+    ],
+)
+def test_mixtures_that_cannot_work(capsys, tmp_path, change, told):
+    words = ["pretrain", "--config=configs/mixmim.py:base", f"--workdir={tmp_path / 'w'}"]
+    assert told in refused(capsys, *words, f"--config.{change}")
+
+
 def test_an_empty_folder_and_one_without_images(capsys, tmp_path):
     words = ["pretrain", QUICKSTART, f"--workdir={tmp_path / 'w'}", f"--config.data.path={tmp_path}"]
     assert str(tmp_path) in refused(capsys, *words)

@@ -11,9 +11,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.export import openmmlab
 from fastmim_jax.export.convnets import BATCH_NORM, CMT, CONVNEXT
 from fastmim_jax.export.pvt import PVT_V2
-from fastmim_jax.export.rules import CONV, LINEAR, NORM, PIXEL, SQUARE, Rule, array
+from fastmim_jax.export.rules import CONV, LINEAR, MIX_TOKEN, NORM, PIXEL, SQUARE, Rule, array
 
 
 def transformer_blocks(theirs, ours):
@@ -76,6 +77,10 @@ TABLES = {
     "fastmim_pvtv2": pretraining(PVT_V2),
     "fastmim_cmt": pretraining(CMT),
     "fastmim_convnext": pretraining(CONVNEXT),
+    "mixmim": (Rule("mask_token", "mask_token", array(MIX_TOKEN)), *SWIN, *DECODER),
+    "mixmim_classifier": classifying(SWIN),
+    "mmpretrain_mixmim": openmmlab.MIXMIM,
+    "mmpretrain_mixmim_classifier": openmmlab.MIXMIM_CLASSIFIER,
     "fastmim_vit_classifier": classifying(VIT, Rule("fc_norm", "pooling/norm", NORM)),
     "fastmim_swin_classifier": classifying(SWIN, Rule("fc_norm", "pooling/norm", NORM)),
     "fastmim_pvtv2_classifier": classifying(PVT_V2),
@@ -84,7 +89,14 @@ TABLES = {
     ),
 }
 # Fixed tables and counters, which the models make themselves or do without; last parts of names.
-COMPUTED = ("pos_embed", "relative_position_index", "attn_mask", "num_batches_tracked")
+COMPUTED = (
+    "pos_embed",
+    "absolute_pos_embed",
+    "decoder_pos_embed",
+    "relative_position_index",
+    "attn_mask",
+    "num_batches_tracked",
+)
 STATISTICS = ("mean", "var")  # last parts of our paths in "batch_stats"; all others are parameters
 
 

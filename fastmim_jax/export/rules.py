@@ -30,6 +30,8 @@ SQUARE = Transform(  # a bias table: (side * side, heads) <-> (side, side, heads
 )
 PIXEL = Transform(lambda x: x.reshape(-1), lambda x: x.reshape(1, -1, 1, 1))
 
+MIX_TOKEN = Transform(lambda x: x[:, None], lambda x: x[:, 0])  # (1, 1, D) <-> (1, 1, 1, D)
+
 LINEAR = ((".weight", "/kernel", TRANSPOSE), (".bias", "/bias", SAME))
 CONV = ((".weight", "/kernel", OIHW), (".bias", "/bias", SAME))
 NORM = ((".weight", "/scale", SAME), (".bias", "/bias", SAME))

@@ -1,30 +1,15 @@
 """FastMIM (arXiv 2212.06593): hide blocks of pixels, encode everything, predict HOG of what was hidden."""
 
-from typing import NamedTuple
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from fastmim_jax.mim.losses import masked_mean_square
-from fastmim_jax.mim.masking import hide_cells, refine
+from fastmim_jax.mim.masking import hide_cells, visible_count
+from fastmim_jax.mim.output import Output
 from fastmim_jax.mim.targets import HOG, Pixels
 from fastmim_jax.models.decoder import Decoder
-from fastmim_jax.models.layers import token_init
-
-
-class Output(NamedTuple):
-    """What a method gives. float32; prediction, target and mask share the grid of the method.
-
-    loss: (). prediction, target: (B, h, w, P). mask: (B, h, w), 1 = hidden, 0 = visible.
-    seen: (B, H, W, C), the pixels that the encoder was given.
-    """
-
-    loss: jax.Array
-    prediction: jax.Array
-    target: jax.Array
-    mask: jax.Array
-    seen: jax.Array
+from fastmim_jax.models.layers import refine, token_init
 
 
 class FastMIM(nn.Module):
@@ -44,6 +29,12 @@ class FastMIM(nn.Module):
     block_size: int
     mask_ratio: float
     decoder: dict
+
+    groups = 1  # parts that a batch must divide into
+
+    def hidden_count(self, cells):
+        """How many of so many blocks are hidden in every image."""
+        return cells - visible_count(cells, self.mask_ratio)
 
     def noise_shape(self, images_shape):
         """(B, cells): the shape of the uniform noise that decides what is hidden."""
@@ -71,4 +62,4 @@ class FastMIM(nn.Module):
             prediction = self.target.split(prediction, stride // block, stride)
         mask = refine(blocks, max(block // stride, 1)).astype(jnp.float32)
         loss = masked_mean_square(prediction, target, mask)
-        return Output(loss, prediction, target, mask, seen)
+        return Output(loss, prediction, target, mask, seen, counted=mask)

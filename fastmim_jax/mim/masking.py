@@ -25,6 +25,19 @@ def hide_cells(noise, grid, mask_ratio):
     return hidden.reshape(noise.shape[0], *grid)
 
 
-def refine(mask, factor):
-    """(B, rows, columns) -> (B, rows*factor, columns*factor): every cell repeated."""
-    return mask.repeat(factor, axis=1).repeat(factor, axis=2)
+def take_cells(noise, grid, mask_ratio):
+    """Takes the same number of cells of every group from a partner: those with the least noise.
+
+    Args:
+      noise: (groups, rows*columns) uniform numbers, one per cell in row-major order.
+      grid: (rows, columns).
+      mask_ratio: share of the cells to take, rounded down in double precision as published.
+
+    Returns:
+      (groups, rows, columns) bool, and the indices of the cells that are left and that are taken, (groups,
+      n) each in no particular order.
+    """
+    count = int(noise.shape[1] * mask_ratio)
+    order = jnp.argsort(noise, axis=1)  # cells from the least noise to the most
+    taken = jnp.argsort(order, axis=1) < count
+    return taken.reshape(len(noise), *grid), (order[:, count:], order[:, :count])

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from fastmim_jax.models.convolution import BatchNorm
 from fastmim_jax.models.layers import PatchEmbed, layer_norm
 
-head_init = nn.initializers.truncated_normal(2e-5)
+head_init = nn.initializers.normal(2e-5)  # as published; its truncation at +-2 does nothing
 
 
 class PoolNorm(nn.Module):

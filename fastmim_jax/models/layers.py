@@ -44,6 +44,11 @@ def unpatchify(patches, size):
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * size, columns * size, -1)
 
 
+def refine(mask, factor):
+    """(B, rows, columns) -> (B, rows*factor, columns*factor): every cell repeated."""
+    return mask.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
 def sincos_positions(rows, columns, width):
     """Fixed 2-D sine-cosine table, (rows, columns, width) float32, as in MAE's `pos_embed.py`.
 

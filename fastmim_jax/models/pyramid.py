@@ -40,14 +40,14 @@ class Pyramid(nn.Module):
             )
         return self.stem(images)
 
-    def transform(self, tokens):
+    def transform(self, tokens, *parts):
         """What `embed` gives -> Encoded, not yet normalised."""
-        tokens = self._grids(tokens)[-1]
+        tokens = self._grids(tokens, *parts)[-1]
         return Encoded(tokens, jnp.zeros((tokens.shape[0], 0, tokens.shape[-1]), tokens.dtype))
 
-    def encode(self, tokens):
-        """What `embed` gives -> Encoded, normalised."""
-        tokens, prefix = self.transform(tokens)
+    def encode(self, tokens, *parts):
+        """What `embed` gives -> Encoded, normalised. For parts see `Windowed`."""
+        tokens, prefix = self.transform(tokens, *parts)
         return Encoded(self.norm(tokens), prefix)
 
     def features(self, images):
@@ -55,12 +55,12 @@ class Pyramid(nn.Module):
         *grids, last = self._grids(self.embed(images))
         return [*grids, self.norm(last)]
 
-    def _grids(self, x):
+    def _grids(self, x, *parts):
         grids = []
         for index, stage in enumerate(self.stages):
             if index:
                 x = self.downsamples[index - 1](x)
-            x = stage(x)
+            x = stage(x, *(part.refined(2 ** (STAGES - 1 - index)) for part in parts))
             grids.append(x)
         return grids
 
@@ -83,5 +83,6 @@ class Pyramid(nn.Module):
             return sum(self.depths[: int(index)]) + 1 + int(rest[1])
         return sum(self.depths) + 1
 
+    separates = False  # whether Parts can be given, see `Windowed`
     downsample_offset = 0
     pooling = "norm_pool"  # of the published classifier, see `fastmim_jax.models.heads`

@@ -4,7 +4,8 @@ Source: the published `mim_swin_pretrain.py` of FastMIM, itself Microsoft's Swin
 Window sizes, grids and shifts are (rows, columns) pairs, so that images need not be square.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.models.layers import MLP, Dense, PatchEmbed, Stack, layer_norm, torch_uniform
+from fastmim_jax.models.layers import MLP, Dense, PatchEmbed, Stack, layer_norm, refine, torch_uniform
 from fastmim_jax.models.pyramid import STAGES, Pyramid
 
+GATHERED_FROM = 100  # cells of a window from which attention apart is faster than under a mask
 LARGEST_CHOSEN, SMALLEST_CHOSEN = 16, 3  # side of a window that is chosen from the image's size
 
 
@@ -73,6 +75,30 @@ def relative_index(window):
     )
 
 
+class Parts(NamedTuple):
+    """Parts of images that are kept apart: cells of one see nothing of the others.
+
+    labels: (B, h, w), which part a cell is in; integers or bools.
+    members: of every part the row-major indices of its cells, (G, n) each; the B / G consecutive images of
+      a group have the same. () if parts differ in size from image to image.
+    """
+
+    labels: jax.Array
+    members: tuple[jax.Array, ...] = ()
+
+    def refined(self, factor):
+        """The same parts on a grid with factor x factor cells for one."""
+        columns = self.labels.shape[2]
+        inside = np.add.outer(np.arange(factor) * columns * factor, np.arange(factor)).ravel()
+
+        def finer(index):
+            row, column = index // columns, index % columns
+            first = (row * columns * factor + column) * factor
+            return (first[..., None] + inside).reshape(len(index), -1)
+
+        return Parts(refine(self.labels, factor), tuple(finer(index) for index in self.members))
+
+
 class WindowAttention(nn.Module):
     """Self-attention inside windows, with a learned bias per head and pair of relative positions."""
 
@@ -81,23 +107,68 @@ class WindowAttention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, mask=None):
+    def __call__(self, x, mask=None, members=()):
         """(B, windows, N, D) -> the same shape.
 
-        mask: bool, True where attention may go; (windows, N, N), or one that broadcasts to it.
+        mask: bool, True where attention may go; (1 or B, windows, N, N).
+        members: as of Parts, where there is a single window: attention is among those of each part.
         """
         batch, count, cells, width = x.shape
         sides = [2 * side - 1 for side in self.window]
         table = self.param(
             "relative_position_bias_table", nn.initializers.normal(0.02), (*sides, self.heads)
         )
-        bias = jnp.moveaxis(table[relative_index(self.window)], -1, 0)[None]  # (1, heads, N, N)
-        if mask is not None:
-            bias = jnp.where(mask[:, None], bias, jnp.finfo(jnp.float32).min)
-        qkv = Dense(3 * width, self.dtype, name="qkv")(x)
-        query, key, value = jnp.moveaxis(qkv.reshape(batch, count, cells, 3, self.heads, -1), 3, 0)
-        x = jax.vmap(jax.nn.dot_product_attention, (0, 0, 0, None))(query, key, value, bias)
+        bias = jnp.moveaxis(table[relative_index(self.window)], -1, 0)  # (heads, N, N)
+        qkv = Dense(3 * width, self.dtype, name="qkv")(x).reshape(*x.shape[:3], 3, self.heads, -1)
+        x = attend_apart(qkv[:, 0], bias, members) if members else attend(qkv, bias, mask)
         return Dense(width, self.dtype, name="proj")(x.reshape(batch, count, cells, width))
+
+
+def attend(qkv, bias, mask=None):
+    """Attention inside windows.
+
+    Args:
+      qkv: (B, windows, N, 3, heads, width of a head).
+      bias: (heads, N, N), added to the scores.
+      mask: (1 or B, windows, N, N) bool, or None.
+
+    Returns:
+      (B, windows, N, heads, width of a head).
+    """
+    bias = bias[None]
+    if mask is not None and len(mask) == 1:  # the same for all images: part of the bias
+        bias, mask = jnp.where(mask[0][:, None], bias, jnp.finfo(jnp.float32).min), None
+
+    def of_image(qkv, mask):
+        query, key, value = jnp.moveaxis(qkv, 2, 0)
+        return jax.nn.dot_product_attention(query, key, value, bias, mask)
+
+    return jax.vmap(of_image)(qkv, None if mask is None else mask[:, :, None])
+
+
+def attend_apart(qkv, bias, members):
+    """Attention among the cells of each part: as under a mask, without the work that it throws away.
+
+    Args:
+      qkv: (B, N, 3, heads, width of a head).
+      bias: (heads, N, N), added to the scores.
+      members: as of Parts, all N cells in one of them.
+
+    Returns:
+      (B, N, heads, width of a head).
+    """
+    members = [index for index in members if index.shape[1]]
+    grouped = qkv.reshape(len(members[0]), -1, *qkv.shape[1:])
+
+    def of_group(qkv, index):
+        query, key, value = jnp.moveaxis(qkv[:, index], 2, 0)
+        near = bias[:, index[:, None], index[None, :]]
+        return jax.nn.dot_product_attention(query, key, value, near[None])
+
+    parts = [jax.vmap(of_group)(grouped, index) for index in members]
+    places = jnp.argsort(jnp.concatenate(members, axis=1), axis=1)
+    x = jax.vmap(lambda x, index: x[:, index])(jnp.concatenate(parts, axis=2), places)
+    return x.reshape(*qkv.shape[:2], *qkv.shape[3:])
 
 
 class SwinBlock(nn.Module):
@@ -111,40 +182,58 @@ class SwinBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
-        grid, shifted = x.shape[1:3], any(self.shift)
+    def __call__(self, x, parts=None):
+        """parts: Parts of this grid, or None."""
+        grid = x.shape[1:3]
         y = layer_norm(self.epsilon, self.dtype, name="norm1")(x)
-        if shifted:
-            y = jnp.roll(y, [-step for step in self.shift], axis=(1, 2))
-        mask = shift_mask(grid, self.window, self.shift) if shifted else None
+        y = split_windows(roll(y, self.shift, -1), self.window)
         attention = WindowAttention(self.heads, self.window, self.dtype, name="attn")
-        y = join_windows(attention(split_windows(y, self.window), mask), self.window, grid)
-        if shifted:
-            y = jnp.roll(y, self.shift, axis=(1, 2))
-        x = x + y
+        apart = parts is not None and parts.members and grid[0] * grid[1] >= GATHERED_FROM
+        if apart and self.window == grid:
+            y = attention(y, members=parts.members)
+        else:
+            y = attention(y, self._mask(grid, parts))
+        x = x + roll(join_windows(y, self.window, grid), self.shift, 1)
         y = layer_norm(self.epsilon, self.dtype, name="norm2")(x)
         return x + MLP(self.mlp_ratio, self.dtype, name="mlp")(y)
 
+    def _mask(self, grid, parts):
+        """(1 or B, windows, N, N) bool, or None if every cell of a window may attend to every other."""
+        mask = shift_mask(grid, self.window, self.shift)[None] if any(self.shift) else None
+        if parts is None:
+            return mask
+        labels = split_windows(roll(parts.labels, self.shift, -1), self.window)
+        same = labels[..., :, None] == labels[..., None, :]
+        return same if mask is None else same & mask
+
+
+def roll(x, shift, sign):
+    """A grid (B, h, w, ...) rolled by sign * shift."""
+    if not any(shift):
+        return x
+    return jnp.roll(x, [sign * step for step in shift], axis=(1, 2))
+
 
 class SwinStage(nn.Module):
-    """Blocks on one grid, every second of them shifted by half a window.
+    """Blocks on one grid (B, h, w, D), every second of them shifted by half a window where `shifted`.
 
-    coarsening: cells along a side here for one in the last stage, to choose the window if none is given.
+    choose: side of the grid -> side of the window, if none is given.
     A window that is larger than the grid becomes the grid, without a shift.
     """
 
     depth: int
     heads: int
     window: int | tuple[int, int] | None
-    coarsening: int
+    choose: Callable[[int], int]
     block: dict
+    shifted: bool = True
     remat: str = "none"
     layers: str = "unrolled"
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, *parts):
         grid = x.shape[1:3]
-        window = self.window or tuple(choose_window(side // self.coarsening) for side in grid)
+        window = self.window or tuple(self.choose(side) for side in grid)
         window = (window, window) if isinstance(window, int) else window
         fitted = tuple(min(*sides) for sides in zip(window, grid, strict=True))
         if any(side % part for side, part in zip(grid, fitted, strict=True)):
@@ -154,8 +243,8 @@ class SwinStage(nn.Module):
             )
         shift = tuple(part // 2 if part < side else 0 for side, part in zip(grid, fitted, strict=True))
         plain = dict(self.block, heads=self.heads, window=fitted)
-        kinds = (plain, dict(plain, shift=shift)) if any(shift) else plain
-        return Stack(SwinBlock, self.depth, kinds, self.remat, self.layers, name="blocks")(x)
+        kinds = (plain, dict(plain, shift=shift)) if self.shifted and any(shift) else plain
+        return Stack(SwinBlock, self.depth, kinds, self.remat, self.layers, name="blocks")(x, *parts)
 
 
 class PatchMerging(nn.Module):
@@ -189,24 +278,24 @@ class NormedPatches(nn.Module):
         return layer_norm(self.epsilon, self.dtype, name="norm")(x)
 
 
-class Swin(Pyramid):
-    """Swin transformer.
+class Windowed(Pyramid):
+    """What backbones of attention in windows share; `encode` can be given Parts of the last grid.
 
     Attributes:
       width: of the first stage; it doubles in each.
       heads: of each stage.
-      window: side of the windows in cells, or (rows, columns); None chooses image size / 32, as published.
     """
 
     width: int = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)
     heads: tuple[int, ...] = (3, 6, 12, 24)
-    window: int | tuple[int, int] | None = None
     mlp_ratio: float = 4.0
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
     remat: str = "none"
     layers: str = "unrolled"
+
+    separates = True
 
     def setup(self):
         common = dict(epsilon=self.epsilon, dtype=self.dtype)
@@ -216,12 +305,26 @@ class Swin(Pyramid):
             SwinStage(
                 depth=self.depths[stage],
                 heads=self.heads[stage],
-                window=self.window,
-                coarsening=2 ** (STAGES - 1 - stage),
                 block=dict(common, mlp_ratio=self.mlp_ratio),
                 remat=self.remat,
                 layers=self.layers,
+                **self.windowing(stage),
             )
             for stage in range(STAGES)
         ]
         self.norm = layer_norm(self.epsilon, self.dtype, name="norm")
+
+
+class Swin(Windowed):
+    """Swin transformer.
+
+    Attributes:
+      window: side of the windows in cells, or (rows, columns); None chooses image size / 32, as published.
+    """
+
+    window: int | tuple[int, int] | None = None
+
+    def windowing(self, stage):
+        """What tells the windows of a stage, as keyword arguments."""
+        coarsening = 2 ** (STAGES - 1 - stage)
+        return dict(window=self.window, choose=lambda side: choose_window(side // coarsening))

@@ -38,6 +38,7 @@ class ViT(nn.Module):
     remat: str = "none"
     layers: str = "unrolled"
 
+    separates = False  # whether parts of an image can be kept apart
     pooling = "pool_norm"  # of the published classifier, see `fastmim_jax.models.heads`
 
     @property

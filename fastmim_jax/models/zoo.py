@@ -5,6 +5,7 @@ import difflib
 from fastmim_jax.errors import UserError
 from fastmim_jax.models.cmt import CMT
 from fastmim_jax.models.convnext import ConvNeXt
+from fastmim_jax.models.mixmim import MixMIMEncoder
 from fastmim_jax.models.pvt_v2 import PVTv2
 from fastmim_jax.models.swin import Swin
 from fastmim_jax.models.vit import ViT
@@ -48,12 +49,19 @@ _CONVNEXT_SIZES = {
     "l": dict(widths=(192, 384, 768, 1536), depths=(3, 3, 27, 3)),
 }
 
+_MIXMIM_SIZES = {
+    "b": _SWIN_SIZES["b"],
+    "l": _SWIN_SIZES["l"],
+    "h": dict(width=352, depths=(2, 2, 18, 2), heads=(11, 22, 44, 88)),
+}
+
 ZOO = {
     **{
         f"vit_{size}{patch}": (ViT, dict(patch_size=patch, **sizes))
         for size, sizes in _VIT_SIZES.items()
         for patch in (4, 8, 14, 16)
     },
+    **{f"mixmim_{size}": (MixMIMEncoder, sizes) for size, sizes in _MIXMIM_SIZES.items()},
     **{f"swin_{size}": (Swin, sizes) for size, sizes in _SWIN_SIZES.items()},
     **{f"cmt_{size}": (CMT, sizes) for size, sizes in _CMT_SIZES.items()},
     **{f"convnext_{size}": (ConvNeXt, sizes) for size, sizes in _CONVNEXT_SIZES.items()},
@@ -85,7 +93,9 @@ def _checked(name, key, value, usual):
     """A value as it may be given: lists become tuples, and what has one number per stage keeps them."""
     value = tuple(value) if isinstance(value, list) else value
     usual = getattr(usual, "default", usual)  # of a field that the table leaves alone
-    if isinstance(usual, tuple) != isinstance(value, tuple) and key != "window":
+    if usual is None:
+        return value
+    if isinstance(usual, tuple) != isinstance(value, tuple):
         raise UserError(f"'{key}' of backbone '{name}' is {value}, expected something like {usual}")
     if isinstance(usual, tuple) and len(value) != len(usual):
         raise UserError(

@@ -176,27 +176,24 @@ def draw_hog_reconstruction(
     return save_png(compose(rows, headers, _footer(caption, images)), path)
 
 
-def draw_pixel_reconstruction(images, seen, filled, path, *, note, caption=""):
-    """PNG with a row an image: original, what the encoder saw, filled in.
+def draw_pixel_reconstruction(columns, path, *, caption=""):
+    """PNG with a row an image.
 
     Args:
-      images, seen, filled: (n, H, W, C) in [0, 1]; `filled` has predicted pixels in hidden patches
-        and true pixels in visible ones.
-      note: what the third column is, in words under its header. It must say so when each patch's
-        mean and contrast are taken from the truth. No default, since a wrong label misleads.
+      columns: (title, note, images) of each, images (n, H, W, C) in [0, 1]. The note stands under the title
+        in small; of predicted pixels it must say what is taken from the truth.
       caption: footer, such as the step and the loss.
 
     Returns:
       The path written.
     """
-    images = np.asarray(images)
-    _, height, width, _ = images.shape
-    scale = panel_scale(height, width)
-    size = (round(height * scale), round(width * scale))
-    columns = (as_rgb(images), as_rgb(seen), as_rgb(filled))
-    rows = [[enlarge(p, *size) for p in row] for row in zip(*columns, strict=True)]
-    headers = [("original", ""), ("what the encoder saw", ""), ("filled in", note)]
-    return save_png(compose(rows, headers, _footer(caption, images)), path)
+    first = np.asarray(columns[0][-1])
+    scale = panel_scale(*first.shape[1:3])
+    size = tuple(round(side * scale) for side in first.shape[1:3])
+    rows = zip(*(as_rgb(np.asarray(images)) for *_, images in columns), strict=True)
+    panels = [[enlarge(picture, *size) for picture in row] for row in rows]
+    headers = [(title, note) for title, note, _ in columns]
+    return save_png(compose(panels, headers, _footer(caption, first)), path)
 
 
 def running_mean(values, window):

@@ -1,6 +1,7 @@
 """Pictures of what a model fills in: while it trains, and from any checkpoint."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 
 from fastmim_jax.config import base
 from fastmim_jax.errors import UserError
+from fastmim_jax.mim.mixmim import MixMIM, partner
 from fastmim_jax.mim.targets import HOG, patch_statistics
 from fastmim_jax.models.layers import patchify, unpatchify
 from fastmim_jax.plan import at_stage
@@ -106,6 +108,7 @@ def _for_looking(config, stage, images):
     config.stages = base().stages
     config.schedule.update(accumulation=1, steps=1)
     config.run.mesh_fsdp = 1
+    config.method.groups = 1
     if images:
         height, width = config.data.image_size
         config.data.update(path=images, eval_path="", eval_split="", crop_scale=(1.0, 1.0))
@@ -117,14 +120,41 @@ def draw(run, out, images, step, count, path):
     """Draws the first `count` images of an Output as its target is best looked at -> the path."""
     out, images = jax.device_get((out, images))
     caption = f"step {step:,}, loss {float(out.loss):.4f} on these images"
-    out = jax.tree.map(lambda x: x[:count] if x.ndim else x, out)
     out = out._replace(mask=out.mask > 0)
     mean, std = (np.asarray(x, np.float32) for x in setup.data_statistics(run.config.data))
-    shown = dict(images=images[:count] * std + mean, seen=out.seen * std + mean, path=path)
+    shown = images * std + mean, out.seen * std + mean
     if isinstance(run.method.target, HOG):
-        return _draw_hog(run.method.target, out, **shown, caption=caption)
-    filled, note = _fill_in(run.method.target, out, images[:count])
-    return draw_pixel_reconstruction(filled=filled * std + mean, note=note, caption=caption, **shown)
+        out = jax.tree.map(lambda x: x[:count] if x.ndim else x, out)
+        images, seen = (x[:count] for x in shown)
+        return _draw_hog(run.method.target, out, images, seen, path, caption=caption)
+    draw_columns = _mixture if isinstance(run.method, MixMIM) else _hidden
+    columns = [
+        (title, note, pixels[:count] * std + mean)
+        for title, note, pixels in draw_columns(run.method, out, images)
+    ]
+    return draw_pixel_reconstruction(columns, path, caption=caption)
+
+
+def _hidden(method, out, images):
+    """[(title, note, normalised images)]: what was hidden, filled in."""
+    filled, note = _fill_in(method.target, out, out.mask, images)
+    note = f"hidden patches are predicted, visible ones are true{note}"
+    return [("original", "", images), ("what the encoder saw", "", out.seen), ("filled in", note, filled)]
+
+
+def _mixture(method, out, images):
+    """[(title, note, normalised images)]: two images, their mixture, and both taken out of it."""
+    partners = partial(partner, groups=method.noise_shape(images.shape)[0])
+    own, note = _fill_in(method.target, out, out.mask, images)
+    # What one mixture lacks of an image is what it keeps of the other.
+    other, _ = _fill_in(method.target, out, ~out.mask, images)
+    return [
+        ("image", "", images),
+        ("its partner", "", partners(images)),
+        ("the mixture", "all that the encoder saw", out.seen),
+        ("image", f"where the mixture lacks it, predicted{note}", own),
+        ("its partner", "likewise, from the same mixture", partners(other)),
+    ]
 
 
 def _draw_hog(target, out, images, seen, path, caption):
@@ -146,13 +176,13 @@ def _draw_hog(target, out, images, seen, path, caption):
     )
 
 
-def _fill_in(target, out, images):
-    """-> images whose hidden patches are predicted, and an honest note on how."""
+def _fill_in(target, out, hidden, images):
+    """-> images whose hidden patches are predicted, and what of these is taken from the truth, in words."""
     size = math.isqrt(out.target.shape[-1] // images.shape[-1])
     truth = np.asarray(patchify(images, size))
-    predicted, note = out.prediction, "hidden patches are predicted, visible ones are true"
+    predicted, note = out.prediction, ""
     if target.normalize:
         mean, deviation = (np.asarray(x) for x in patch_statistics(truth))
         predicted = predicted * deviation + mean
-        note += "; each hidden patch's mean and contrast are taken from the truth"
-    return np.asarray(unpatchify(np.where(out.mask[..., None], predicted, truth), size)), note
+        note = "; each such patch's mean and contrast are taken from the truth"
+    return np.asarray(unpatchify(np.where(hidden[..., None], predicted, truth), size)), note

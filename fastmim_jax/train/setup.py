@@ -85,6 +85,8 @@ def build(config, records, devices=None, stage=0):
         unit=method.target.unit,
         devices=len(devices),
         stage=stage,
+        hidden=method.hidden_count,
+        groups=method.groups,
     )
     mesh = sharding.make_mesh(config.run.mesh_fsdp, devices)
     image_shape = (*config.data.image_size, config.data.channels)

@@ -92,6 +92,6 @@ def eval_step(state, batch, index, **parts):
 
 
 def moments_step(state, batch, index, **parts):
-    """Count, sum and sum of squares of the hidden targets; the compiler drops the network itself."""
+    """Count, sum and sum of squares of the targets that count; the compiler drops the network itself."""
     out, _ = forward(state, batch, index, **parts)
-    return target_moments(out.target, out.mask)
+    return target_moments(out.target, out.counted)

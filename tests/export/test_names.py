@@ -7,6 +7,7 @@ from flax.traverse_util import flatten_dict
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.names import to_ours, to_theirs
+from fastmim_jax.models.swin import PatchMerging
 
 FAMILIES = list(small.BACKBONES)
 
@@ -44,3 +45,27 @@ def test_unknown_names_are_refused(direction):
             to_ours({"surprise": np.zeros(1)}, "fastmim_vit")
         else:
             to_theirs({"params": {"surprise": np.zeros(1)}}, "fastmim_vit")
+
+
+def mmpretrain_merging(x, weights, stage):
+    """PatchMerging of mmpretrain on (B, h, w, C): its unfold reads channel by channel."""
+    name = f"backbone.layers.{stage}.downsample"
+    batch, rows, columns, width = x.shape
+    x = x.reshape(batch, rows // 2, 2, columns // 2, 2, width).transpose(0, 1, 3, 5, 2, 4)
+    x = x.reshape(batch, rows // 2, columns // 2, 4 * width)
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    x = x * weights[f"{name}.norm.weight"] + weights[f"{name}.norm.bias"]
+    return x @ weights[f"{name}.reduction.weight"].T
+
+
+def test_mmpretrain_merges_the_same_cells_in_another_order():
+    cases, _ = published.load("mixmim")
+    ours = to_ours(published.weights(cases, "norm1"), "mixmim")
+    theirs = to_theirs(ours, "mmpretrain_mixmim")
+    assert {"backbone.layers.0.blocks.0.ffn.layers.0.0.weight", "neck.ln1.bias"} <= set(theirs)
+    x = np.random.default_rng(0).normal(size=(2, 4, 6, 16)).astype(np.float32)
+    params = ours["params"]["encoder"]["downsamples_0"]
+    expected = PatchMerging().apply({"params": params}, x)
+    np.testing.assert_allclose(mmpretrain_merging(x, theirs, 0), expected, atol=1e-5)
+    back = to_ours(theirs, "mmpretrain_mixmim")
+    jax.tree.map(np.testing.assert_array_equal, back, jax.tree.map(np.asarray, ours))

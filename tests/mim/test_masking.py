@@ -2,7 +2,8 @@ import jax
 import numpy as np
 import pytest
 
-from fastmim_jax.mim.masking import hide_cells, refine, visible_count
+from fastmim_jax.mim.masking import hide_cells, take_cells, visible_count
+from fastmim_jax.models.layers import refine
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,14 @@ def test_every_cell_is_hidden_equally_often():
 def test_refine_repeats_each_cell():
     mask = np.array([[[True, False], [False, True]]])
     assert (np.asarray(refine(mask, 3)) == np.kron(mask[0], np.ones((3, 3), bool))).all()
+
+
+def test_cells_are_taken_by_the_least_noise_and_indexed():
+    noise = jax.random.uniform(jax.random.key(2), (5, 12))
+    taken, (left, lent) = take_cells(noise, (3, 4), 0.45)
+    taken = np.asarray(taken).reshape(5, 12)
+    assert taken.sum(1).tolist() == [int(12 * 0.45)] * 5
+    for row, which, stay, go in zip(np.asarray(noise), taken, left, lent, strict=True):
+        assert row[which].max() < row[~which].min()
+        assert sorted(go.tolist()) == np.flatnonzero(which).tolist()
+        assert sorted(stay.tolist()) == np.flatnonzero(~which).tolist()

@@ -9,8 +9,11 @@ from fastmim_jax import create_model
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.names import to_ours
 from fastmim_jax.models.swin import (
+    Parts,
     SwinBlock,
     WindowAttention,
+    attend,
+    attend_apart,
     choose_window,
     join_windows,
     shift_mask,
@@ -86,7 +89,7 @@ def test_attention_is_its_definition():
     params = module.init(jax.random.key(1), x)["params"]
     table = np.random.default_rng(1).normal(size=(3, 5, 2))
     params = {**params, "relative_position_bias_table": table.astype(np.float32)}
-    found = jax.jit(module.apply)({"params": params}, x, mask)
+    found = jax.jit(module.apply)({"params": params}, x, mask[None])
 
     cells = [(row, column) for row in range(2) for column in range(3)]
     qkv = np.asarray(x @ params["qkv"]["kernel"] + params["qkv"]["bias"], np.float64)
@@ -161,3 +164,24 @@ def test_depth_groups_are_the_published_ones():
         "norm/scale": 25,
     }
     assert {path: model.depth_group(path) for path in groups} == groups
+
+
+def test_parts_on_a_finer_grid():
+    labels = np.array([[[0, 1, 1], [1, 0, 0]]])
+    members = (np.array([[0, 5, 4]]), np.array([[2, 1, 3]]))
+    fine = Parts(labels, members).refined(2)
+    np.testing.assert_array_equal(fine.labels, labels.repeat(2, 1).repeat(2, 2))
+    for part, index in enumerate(fine.members):
+        assert sorted(index[0]) == np.flatnonzero(fine.labels[0] == part).tolist()
+
+
+def test_attention_apart_is_attention_under_a_mask():
+    random = np.random.default_rng(0)
+    qkv = random.normal(size=(6, 8, 3, 2, 4)).astype(np.float32)
+    bias = jnp.asarray(random.normal(size=(2, 8, 8)), jnp.float32)
+    order = np.stack([random.permutation(8) for _ in range(3)])  # 3 groups of 2 images
+    members = (jnp.asarray(order[:, :3]), jnp.asarray(order[:, 3:]))
+    labels = (order.argsort(1) >= 3).repeat(2, 0)
+    same = (labels[:, :, None] == labels[:, None, :])[:, None]
+    both = jax.jit(lambda qkv: (attend_apart(qkv, bias, members), attend(qkv[:, None], bias, same)[:, 0]))
+    np.testing.assert_allclose(*both(qkv), atol=1e-6)

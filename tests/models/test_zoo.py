@@ -33,6 +33,8 @@ PARAMETERS = {
     "convnext_b": 88_591_464,
     "convnext_l": 197_767_336,
 }
+# MixMIM's, in millions, with the fixed positions of 224-px images, as its authors print them.
+MIXMIM_MILLIONS = {"mixmim_b": 88.3, "mixmim_l": 197.4, "mixmim_h": 659.3}
 # CMT's, in thousands, as its published code counts them for images of this size. The paper prints 9.5,
 # 15.2, 25.1 and 45.7 million: its CMT-S has 1.2 million less than its code.
 CMT_THOUSANDS = {
@@ -42,13 +44,16 @@ CMT_THOUSANDS = {
     "cmt_b": (256, 45_715),
 }
 
-# Forward GMACs without a classifier: by hand for ViT and Swin, with windows of size / 32; as their paper
-# prints them for ConvNeXt.
+# Forward GMACs without a classifier: by hand for ViT, Swin (windows of size / 32) and MixMIM, as their
+# paper prints them for ConvNeXt.
 GMACS = {
     "vit_b16": {224: 17.6, 192: 12.8, 160: 8.8, 128: 5.6, 112: 4.3, 96: 3.2, 64: 1.5},
     "vit_l16": {224: 61.6, 192: 44.9, 160: 31.1, 128: 19.9},
     "swin_b": {224: 15.4, 192: 11.3, 160: 7.8, 128: 5.0},
     "swin_l": {224: 34.5, 192: 25.2, 160: 17.5, 128: 11.2},
+    "mixmim_b": {224: 16.3, 384: 52.5},
+    "mixmim_l": {224: 35.8, 384: 112.0},
+    "mixmim_h": {224: 117.6},
     "convnext_t": {224: 4.5},
     "convnext_s": {224: 8.7},
     "convnext_b": {224: 15.4},
@@ -78,7 +83,7 @@ def published_rest(name):
 
 def test_the_tables_cover_the_zoo():
     sized = {name for name in ZOO if name.startswith("vit")}
-    assert {*PARAMETERS, *CMT_THOUSANDS} | sized == set(ZOO)
+    assert {*PARAMETERS, *CMT_THOUSANDS, *MIXMIM_MILLIONS} | sized == set(ZOO)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -93,6 +98,13 @@ def test_parameters_of_cmt_equal_those_of_its_code(name):
     # A wide layer with batch norm and a linear layer instead of the last norm.
     classifier = (width + 3) * 1280 + 1281 * 1000 - 2 * width
     assert round((parameters(name, side) + classifier) / 1000) == thousands
+
+
+@pytest.mark.parametrize("name", MIXMIM_MILLIONS)
+def test_parameters_of_mixmim_equal_published(name):
+    width = create_model(name).width
+    positions, head = 56 * 56 * width, (8 * width + 1) * 1000
+    assert round((parameters(name) + positions + head) / 1e6, 1) == MIXMIM_MILLIONS[name]
 
 
 @pytest.mark.parametrize("size", ["ti", "s", "b", "l", "h"])

@@ -194,7 +194,8 @@ def test_gain_is_told_in_the_header_and_leaves_the_truth_alone(tmp_path, labels)
 def test_pixel_page_says_where_patch_statistics_come_from(tmp_path, labels):
     images, seen, *_ = batch(96, 160, 4)
     path = tmp_path / "pixels.png"
-    pictures.draw_pixel_reconstruction(images, seen, images, path, note=NOTE, caption="step 5")
+    columns = [("original", "", images), ("what the encoder saw", "", seen), ("filled in", NOTE, images)]
+    pictures.draw_pixel_reconstruction(columns, path, caption="step 5")
     headers, footer = labels[0]
     assert NOTE in headers
     assert "step 5" in footer and "channels 1-3 of 4" in footer

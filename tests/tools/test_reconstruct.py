@@ -25,11 +25,11 @@ def test_filled_images_keep_what_was_visible_and_would_be_true_if_predictions_we
     run, out, images = outcome(target="pixel", normalize_target=normalize)
     out = out._replace(mask=np.asarray(out.mask) > 0)
     perfect = out._replace(prediction=out.target)
-    filled, note = reconstruct._fill_in(run.method.target, perfect, images)
+    filled, note = reconstruct._fill_in(run.method.target, perfect, perfect.mask, images)
     np.testing.assert_allclose(filled, images, atol=1e-4)
     assert ("taken from the truth" in note) == normalize
 
-    filled, _ = reconstruct._fill_in(run.method.target, out, images)
+    filled, _ = reconstruct._fill_in(run.method.target, out, out.mask, images)
     hidden = out.mask.repeat(8, 1).repeat(8, 2)
     np.testing.assert_array_equal(filled[~hidden], np.asarray(images)[~hidden])
     assert np.abs(filled - images)[hidden].mean() > 0.1
@@ -50,6 +50,27 @@ def test_hog_is_drawn_cell_by_cell(monkeypatch, tmp_path, size):
     np.testing.assert_allclose(drawn["target"].reshape(5, 4, 4, 27), hog(images)[:5], atol=1e-6)
     np.testing.assert_allclose(drawn["images"], BATCH["image"][:5] / 255, atol=1e-5)
     np.testing.assert_array_equal(drawn["hidden"].mean((1, 2)), 0.75)
+
+
+def test_a_mixture_is_taken_apart_into_both_of_its_images():
+    config = small.mixmim(small.config(batch_size=8))
+    config.method.update(normalize_target=False, groups=2)
+    run = setup.build(config, records=64, devices=jax.devices()[:1])
+    pixels = RANDOM.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
+    batch = {"image": pixels, "flip": np.zeros(8, bool)}
+    out, images = jax.device_get(run.forward(run.create(), batch, np.int32(0)))
+    out = out._replace(mask=out.mask > 0)
+    partner = np.array([3, 2, 1, 0, 7, 6, 5, 4])
+    fine = out.mask.repeat(32, 1).repeat(32, 2)[..., None]
+
+    columns = reconstruct._mixture(run.method, out._replace(prediction=out.target), images)
+    found = [pixels for _, _, pixels in columns]
+    expected = [images, images[partner], np.where(fine, images[partner], images), images, images[partner]]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
+
+    *_, mixture, own, other = (pixels for _, _, pixels in reconstruct._mixture(run.method, out, images))
+    assert np.abs(own - images)[np.broadcast_to(fine, own.shape)].mean() > 0.1  # predicted by no one yet
+    np.testing.assert_array_equal(np.where(fine, other, own), mixture)  # and true where it was seen
 
 
 def test_bench_tells_its_figures(tmp_path, capsys, monkeypatch):

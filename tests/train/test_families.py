@@ -47,6 +47,15 @@ def test_eight_devices_give_the_losses_of_one(family):
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(32, 64)}
 
 
+def test_mixing_on_eight_devices_gives_the_losses_of_one():
+    data = batches(64, 64, 3)
+    config = small.mixmim(small.config(accumulation=2))
+    config.method.groups = 4
+    one = train(config, 1, data)[1]
+    config.run.mesh_fsdp = 2
+    np.testing.assert_allclose(train(config, 8, data)[1], one, rtol=1e-5)
+
+
 @pytest.mark.parametrize("family", small.TINY)
 def test_a_step_on_wide_images_of_four_channels_with_small_blocks(family):
     config = small.over(family, small.config())

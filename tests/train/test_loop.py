@@ -1,6 +1,7 @@
 """Whole runs in this process: other channels, shapes and targets, and what stops a run."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from PIL import Image
 from fastmim_jax.errors import UserError
 from fastmim_jax.tools.reconstruct import draw_loss_curve, picture_hook, reconstruct
 from fastmim_jax.train.loop import pretrain
+from fastmim_jax.train.metrics import read_metrics
 from fastmim_jax.train.report import summary
 
 RANDOM = np.random.default_rng(0)
@@ -70,6 +72,22 @@ def test_only_a_fitting_checkpoint_is_gone_on_from(tmp_path):
     (tmp_path / "work" / "config.json").unlink()
     with pytest.raises(UserError, match="stands at record 48, not at 24 as with batches of 8"):
         pretrain(config, tmp_path / "work", announce=lambda text: None)
+
+
+def test_a_mixing_run_goes_on_to_the_bit(tmp_path):
+    config = small.mixmim(small.config(folder_of(tmp_path / "images", 3), steps=6))
+    config.run.keep = 9
+    pretrain(config, tmp_path / "whole", announce=lambda text: None)
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    shutil.rmtree(tmp_path / "killed" / "checkpoints" / "6")
+    told = []
+    assert pretrain(config, tmp_path / "killed", [picture_hook], told.append) == 6
+    assert any("after step 3 of 6" in line for line in told)
+    logs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed")]
+    names = ("step", "loss", "grad_norm", "lr")
+    whole, killed = ([[line[name] for name in names] for line in log] for log in logs)
+    assert whole == killed and len(whole) == 6
+    assert Image.open(reconstruct(config, tmp_path / "killed", count=4)).size[0] > 4 * 256
 
 
 def test_a_missing_split_is_said(tmp_path):

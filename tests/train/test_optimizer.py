@@ -50,13 +50,24 @@ def test_learning_rates_equal_published(case):
         assert abs(ours - expected) < 1e-6 * case["lr"], epoch
 
 
-def test_twenty_steps_follow_the_published_trajectory(monkeypatch):
-    case, numbers = published.load("trajectory_fastmim_vit")
-    noise = jnp.asarray(numbers["noise"])
+def _with_ratio(case):
+    return {**case, "mask_ratio": case["config"]["mask_ratio"]}
+
+
+TRAJECTORIES = {  # method, batch, side of the images
+    "fastmim_vit": (lambda case: small.published_method("vit", _with_ratio(case)), 8, 64),
+    "mixmim": (lambda case: small.published_mixmim(_with_ratio(case)), 4, 96),
+}
+
+
+@pytest.mark.parametrize("name", TRAJECTORIES)
+def test_twenty_steps_follow_the_published_trajectory(name, monkeypatch):
+    case, numbers = published.load(f"trajectory_{name}")
+    make, count, side = TRAJECTORIES[name]
+    noise, method = jnp.asarray(numbers["noise"]), make(case)
     monkeypatch.setattr(steps, "mask_noise", lambda key, step, shape: noise[step])
-    method = small.published_method("vit", {**case, "mask_ratio": case["config"]["mask_ratio"]})
     first = {k[8:]: v for k, v in numbers.items() if k.startswith("weights/")}
-    params = jax.tree.map(jnp.asarray, to_ours(first, "fastmim_vit")["params"])
+    params = jax.tree.map(jnp.asarray, to_ours(first, name)["params"])
     recipe = case["optimizer"]
     optimizer = make_optimizer(
         params, betas=recipe["betas"], epsilon=recipe["eps"], weight_decay=recipe["weight_decay"]
@@ -81,18 +92,18 @@ def test_twenty_steps_follow_the_published_trajectory(monkeypatch):
     )
     zero = jnp.zeros((), jnp.int32)
     state = TrainState(zero, params, {}, optimizer.init(params), zero, zero)
-    batch = {"image": published.images(case["seed"], 8, 64, 64), "flip": np.zeros(8, bool)}
+    batch = {"image": published.images(case["seed"], count, side, side), "flip": np.zeros(count, bool)}
     for index in range(20):
         state, metrics = step(state, batch)
         # 1e-3 relative as agreed; observed below 1e-5 (the published float32 and float64: 1e-6).
-        for name, tolerance in (("loss", 1e-3), ("grad_norm", 1e-3), ("lr", 1e-6)):
-            expected = numbers[name][index]
-            assert abs(float(metrics[name]) - expected) <= tolerance * abs(expected) + 1e-9, name
-    last = to_theirs({"params": state.params}, "fastmim_vit")
-    for name, value in last.items():
-        expected = numbers[f"final/{name}"]
-        if name.endswith("qkv.bias"):  # its key third has no gradient but rounding, which Adam amplifies
-            width = len(value) // 3
-            keep = np.r_[:width, 2 * width : 3 * width]
-            value, expected = value[keep], expected[keep]
-        np.testing.assert_allclose(value, expected, atol=1e-4, err_msg=name)
+        for figure, tolerance in (("loss", 1e-3), ("grad_norm", 1e-3), ("lr", 1e-6)):
+            expected = numbers[figure][index]
+            assert abs(float(metrics[figure]) - expected) <= tolerance * abs(expected) + 1e-9, figure
+    for path, value in to_theirs({"params": state.params}, name).items():
+        expected, value = numbers[f"final/{path}"].ravel(), value.ravel()
+        keep = np.ones(len(value), bool)
+        if path.endswith("qkv.bias"):  # its key third has no gradient but rounding, which Adam amplifies
+            keep[len(value) // 3 : 2 * len(value) // 3] = False
+        every = 1 if len(value) == len(expected) else 16  # of MixMIM's last weights 1 in 16 is there
+        kept = keep[::every]
+        np.testing.assert_allclose(value[::every][kept], expected[kept], atol=1e-4, err_msg=path)

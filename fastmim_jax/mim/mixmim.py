@@ -1,0 +1,105 @@
+"""MixMIM (MixMAE, arXiv 2205.13137): two images mixed into one pass, both reconstructed.
+
+Every image lends its partner the cells that the partner keeps from it: both mixtures of a pair together
+hold every cell of both images once. Source: the published `models_mixmim.py`.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.mim.losses import masked_mean_square
+from fastmim_jax.mim.masking import take_cells
+from fastmim_jax.mim.output import Output
+from fastmim_jax.mim.targets import HOG, Pixels
+from fastmim_jax.models.decoder import Decoder
+from fastmim_jax.models.layers import FixedPositions, refine, token_init
+from fastmim_jax.models.swin import Parts
+
+
+def partner(x, groups):
+    """Every row of (B, ...) exchanged for its mirror in its group of consecutive rows."""
+    return x.reshape(groups, -1, *x.shape[1:])[:, ::-1].reshape(x.shape)
+
+
+def mix(x, mask, groups):
+    """(B, H, W, C) images or tokens, each with the partner's where a coarser mask (B, h, w) is True."""
+    fine = refine(mask, x.shape[1] // mask.shape[1])[..., None]
+    return jnp.where(fine, partner(x, groups), x)
+
+
+def unmix(own, others, mask, groups):
+    """Predictions of every image itself, each cell by the stream that did not see it.
+
+    Args:
+      own: (B, h, w, P), of mixture i for image i; others: of mixture i for its partner.
+      mask: (B, h, w), True where the mixture has the partner's cells.
+    """
+    return jnp.where(mask[..., None], own, partner(others, groups))
+
+
+class MixMIM(nn.Module):
+    """One pre-training pass.
+
+    Attributes:
+      encoder: a backbone that can keep labelled cells apart.
+      target: what is predicted for a cell.
+      mask_ratio: share of an image's cells that come from its partner.
+      groups: parts of a batch, each with one mask; an image's partner is its mirror in the part. They are
+        consecutive rows, so that none crosses a device where the devices divide the groups. A batch that
+        they do not divide into even parts has fewer (`noise_shape`); training refuses such a batch.
+      decoder: keyword arguments of the Decoder.
+    """
+
+    encoder: nn.Module
+    target: HOG | Pixels
+    mask_ratio: float
+    groups: int
+    decoder: dict
+
+    def hidden_count(self, cells):
+        """How many of so many cells come from the partner in every image."""
+        return int(cells * self.mask_ratio)
+
+    def noise_shape(self, images_shape):
+        """(groups, cells): the shape of the uniform noise that decides what is mixed."""
+        batch, height, width, _ = images_shape
+        stride = self.encoder.stride
+        return math.gcd(self.groups, max(batch // 2, 1)), (height // stride) * (width // stride)
+
+    @nn.compact
+    def __call__(self, images, noise=None):
+        """(B, H, W, C) normalised images -> Output; without `noise`, drawn from the "mask" generator.
+
+        Prediction and target are those of every image itself, gathered from both mixtures that it is in.
+        The middle image of an odd group mixes with itself, as published.
+        """
+        if noise is None:
+            noise = jax.random.uniform(self.make_rng("mask"), self.noise_shape(images.shape))
+        batch, height, width, channels = images.shape
+        groups, stride = len(noise), self.encoder.stride
+        if batch % groups:
+            raise UserError(f"{batch} images do not divide into {groups} groups")
+        taken, members = take_cells(noise, (height // stride, width // stride), self.mask_ratio)
+        shape = (groups, batch // groups, *taken.shape[1:])
+        mask = jnp.broadcast_to(taken[:, None], shape).reshape(batch, *taken.shape[1:])
+
+        tokens = mix(self.encoder.embed(images), mask, groups)
+        encoded = self.encoder.encode(tokens, Parts(mask, members))
+        decoder = Decoder(self.target.values(stride, channels), **self.decoder, name="decoder")
+        tokens = decoder.embed_tokens(encoded.tokens)
+        token = self.param("mask_token", token_init, (1, 1, 1, tokens.shape[-1])).astype(tokens.dtype)
+        hidden = mask[..., None]
+        streams = jnp.where(hidden, token, tokens), jnp.where(hidden, tokens, token)
+        # Side by side in the batch, not one after the other, so that rows stay on their devices.
+        streams = jnp.stack(streams, axis=1).reshape(2 * batch, *tokens.shape[1:])
+        predictions = decoder.predict(FixedPositions()(streams))
+        own, others = jnp.moveaxis(predictions.reshape(batch, 2, *predictions.shape[1:]), 1, 0)
+
+        prediction = unmix(own, others, mask, groups)
+        target, counted = self.target(images, stride), jnp.ones(mask.shape, jnp.float32)
+        loss, seen = masked_mean_square(prediction, target, counted), mix(images, mask, groups)
+        return Output(loss, prediction, target, mask.astype(jnp.float32), seen, counted)

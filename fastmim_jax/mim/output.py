@@ -1,0 +1,21 @@
+"""What every pre-training method gives."""
+
+from typing import NamedTuple
+
+import jax
+
+
+class Output(NamedTuple):
+    """float32; prediction, target, mask and counted share the grid of the method.
+
+    loss: (). prediction, target: (B, h, w, P). mask: (B, h, w), 1 = hidden, 0 = visible.
+    seen: (B, H, W, C), the pixels that the encoder was given.
+    counted: (B, h, w), 1 where the loss counts.
+    """
+
+    loss: jax.Array
+    prediction: jax.Array
+    target: jax.Array
+    mask: jax.Array
+    seen: jax.Array
+    counted: jax.Array

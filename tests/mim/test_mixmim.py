@@ -1,0 +1,206 @@
+"""MixMIM against the published code, and its own properties."""
+
+import runpy
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import published
+import pytest
+import small
+
+from fastmim_jax import create_method
+from fastmim_jax.errors import UserError
+from fastmim_jax.export.names import to_ours, to_theirs
+from fastmim_jax.mim.mixmim import mix, partner, unmix
+from fastmim_jax.models.heads import Classifier
+from fastmim_jax.models.swin import Parts
+from fastmim_jax.train import setup, sharding
+from fastmim_jax.train.state import count_parameters
+
+CASES, NUMBERS = published.load("mixmim")
+PRETRAINING = [name for name in CASES if name != "classifier"]
+
+
+FORMS = {"masked": 10**9, "gathered": 1}  # of attention, by the number of cells from which it gathers
+
+
+@pytest.fixture(params=FORMS)
+def form(request, monkeypatch):
+    """Attention in one form wherever both are possible."""
+    monkeypatch.setattr("fastmim_jax.models.swin.GATHERED_FROM", FORMS[request.param])
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_equals_published(name, form):
+    # Tolerances as for FastMIM; the published float32 is 3e-6 from its float64 in the predictions.
+    case = CASES[name]
+    method = small.published_mixmim(case)
+    params = to_ours(published.weights(CASES, name), "mixmim")["params"]
+    images = published.images(case["seed"], case["batch"], 96, 96)
+
+    @jax.jit
+    def loss_and_gradients(params, images):
+        def loss(params):
+            out = method.apply({"params": params}, images, noise=NUMBERS[f"{name}/noise"])
+            return out.loss, out
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (_, out), grads = loss_and_gradients(params, images)
+    assert abs(float(out.loss) - case["loss"]) < 1e-5 * case["loss"]
+    np.testing.assert_allclose(out.prediction[..., ::16], NUMBERS[f"{name}/prediction"], atol=1e-4)
+    grads = to_theirs({"params": grads}, "mixmim")
+    norms = {key: norm for key, norm in case["grad_norms"]["param"].items() if norm is not None}
+    assert set(norms) == set(grads)
+    for key, norm in norms.items():
+        assert abs(np.linalg.norm(grads[key]) - norm) < 1e-3 * norm + 1e-9, key
+
+
+def test_the_classifier_equals_published():
+    case = CASES["classifier"]
+    config = small.mixmim(small.config())
+    config.method.backbone.update(small.mixmim_backbone(case["config"]))
+    encoder = create_method(config.method).encoder
+    model = Classifier(encoder, case["config"]["num_classes"])
+    variables = to_ours(published.weights(CASES, "classifier"), "mixmim_classifier")
+    images = published.images(case["seed"], case["batch"], 96, 96)
+    logits = jax.jit(model.apply)(variables, images)
+    np.testing.assert_allclose(logits, NUMBERS["classifier/logits"], atol=1e-4)
+
+
+def tiny(name="mixmim_b", **changes):
+    config = small.mixmim(small.config(), name)
+    config.method.update(**changes)
+    return create_method(config.method)
+
+
+@pytest.fixture(scope="module", params=["mixmim_b masked", "mixmim_b gathered", "swin_t masked"])
+def mixture(request):
+    """A method over 128-px images, jitted: variables, images, noise, call(images) -> (Output, encoded)."""
+    name, form = request.param.split()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastmim_jax.models.swin.GATHERED_FROM", FORMS[form])
+        yield make_mixture(tiny(name, groups=2))
+
+
+def make_mixture(method):
+    images = jax.random.normal(jax.random.key(0), (4, 128, 128, 3))
+    noise = jax.random.uniform(jax.random.key(1), (2, 16))
+    keys = {"params": jax.random.key(2), "mask": jax.random.key(3)}
+    variables = jax.jit(method.init)(keys, images)
+
+    @jax.jit
+    def call(images):
+        looking = dict(capture_intermediates=lambda module, name: name == "encode")
+        out, seen = method.apply(variables, images, noise=noise, **looking)
+        return out, seen["intermediates"]["encoder"]["encode"][0].tokens
+
+    return variables, images, noise, call
+
+
+def test_what_comes_from_the_partner_leaves_the_own_tokens_alone(mixture):
+    _, images, _, call = mixture
+    out, tokens = call(images)
+    mask = np.asarray(out.mask) > 0
+    assert (mask.sum((1, 2)) == 8).all()
+    fine = mask.repeat(32, 1).repeat(32, 2)[..., None]
+    # Image 1 is the partner of image 0: what 0 sees of it changes, and what it does not see.
+    changed = images.at[1].add(5 * jax.random.normal(jax.random.key(4), images.shape[1:]))
+    again = call(changed)[1]
+    np.testing.assert_array_equal(tokens[0][~mask[0]], again[0][~mask[0]])
+    assert (np.abs(tokens[0] - again[0]).max(-1)[mask[0]] > 0).all()
+    np.testing.assert_array_equal(tokens[2:], again[2:])  # another group
+    unseen = call(jnp.where(fine, images, images.at[1].add(5)))[1]  # where 0 keeps its own
+    np.testing.assert_array_equal(tokens[0], unseen[0])
+
+
+def test_the_mixture_holds_both_images_once(mixture):
+    _, images, _, call = mixture
+    out, _ = call(images)
+    fine = (np.asarray(out.mask) > 0).repeat(32, 1).repeat(32, 2)[..., None]
+    partner = images[np.array([1, 0, 3, 2])]
+    np.testing.assert_array_equal(out.seen, np.where(fine, partner, images))
+    np.testing.assert_array_equal(out.seen + np.asarray(out.seen)[[1, 0, 3, 2]], images + partner)
+
+
+def test_predictions_come_from_the_stream_that_did_not_see(mixture):
+    """Where an image was hidden, its prediction follows the mixture with holes there, and only that."""
+    _, images, _, call = mixture
+    out, _ = call(images)
+    mask = np.asarray(out.mask) > 0
+    fine = mask.repeat(32, 1).repeat(32, 2)[..., None]
+    # Image 0's pixels that its partner's mixture took over are what mixture 1 sees of it.
+    lent = call(jnp.where(fine, images.at[0].add(3.0), images))[0].prediction
+    moved = np.abs(lent - out.prediction).max(-1) > 0
+    assert not moved[0][mask[0]].any() and moved[0][~mask[0]].all()
+
+
+def test_constants_come_back_to_their_images():
+    """Streams that predict a constant per image, of their own and their partner's, give it everywhere."""
+    constants = jnp.arange(6.0)[:, None, None, None] * jnp.ones((6, 3, 5, 2))
+    mask = jnp.asarray(np.random.default_rng(0).random((2, 3, 5)) < 0.5).repeat(3, axis=0)
+    others = partner(constants, 2)
+    assert others[:, 0, 0, 0].tolist() == [2, 1, 0, 5, 4, 3]
+    np.testing.assert_array_equal(unmix(constants, others, mask, 2), constants)
+    mixed = mix(constants, mask, 2)
+    np.testing.assert_array_equal(mixed[mask], others[mask])
+    np.testing.assert_array_equal(mixed[~mask], constants[~mask])
+
+
+def test_nothing_is_mixed_where_nothing_is_taken():
+    method = tiny(mask_ratio=0.2)  # of 4 cells: none
+    images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
+    keys = {"params": jax.random.key(2), "mask": jax.random.key(3)}
+    variables = jax.jit(method.init)(keys, images)
+    out = jax.jit(lambda x: method.apply(variables, x, rngs=keys))(images)
+    np.testing.assert_array_equal(out.seen, images)
+    assert not np.asarray(out.mask).any() and (np.asarray(out.counted) == 1).all()
+    encoder = {"params": variables["params"]["encoder"]}
+    plain = jax.jit(method.encoder.clone(parent=None).apply)(encoder, images).tokens
+    parts = Parts(jnp.ones((2, 2, 2), bool))
+
+    def separated(module, images):
+        return module.encode(module.embed(images), parts).tokens
+
+    both = jax.jit(lambda x: method.encoder.clone(parent=None).apply(encoder, x, method=separated))(images)
+    np.testing.assert_allclose(both, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize(("batch", "groups"), [(16, 8), (16, 16), (6, 4), (5, 4), (1, 8), (512, 16)])
+def test_fewer_groups_where_a_batch_is_small(batch, groups):
+    count = tiny(groups=groups).noise_shape((batch, 64, 96, 3))
+    expected = {(16, 8): 8, (16, 16): 8, (6, 4): 1, (5, 4): 2, (1, 8): 1, (512, 16): 16}
+    assert count == (expected[batch, groups], 6)
+
+
+def test_other_backbones_and_blocks_are_refused():
+    with pytest.raises(UserError, match="cannot keep two images apart in 'convnext_t'"):
+        config = small.over("convnext", small.config())
+        config.method.name = "mixmim"
+        create_method(config.method)
+    with pytest.raises(UserError, match="block_size is 64, but MixMIM mixes cells of 32"):
+        tiny(block_size=64)
+
+
+def test_mixing_moves_nothing_between_devices(form):
+    """8 groups on 8 devices: all that is communicated are sums (gradients, the loss)."""
+    config = small.mixmim(small.config())
+    run = setup.build(config, 64, jax.devices())
+    batch = run.to_devices({"image": np.zeros((16, 64, 64, 3), np.uint8), "flip": np.zeros(16, bool)}, 16)
+    with jax.set_mesh(run.mesh):
+        text = run.step.jitted.lower(run.abstract, batch).compile().as_text()
+    assert "all-reduce" in text
+    for operation in ("collective-permute", "all-to-all", "all-gather"):
+        assert operation not in text, operation
+    assert run.mesh.shape == sharding.make_mesh(1).shape
+
+
+def test_the_published_model_has_the_published_number_of_parameters():
+    config = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "mixmim.py"))["get_config"]("base")
+    run = setup.build(config, 1_281_167, jax.devices()[:1])
+    fixed = 56 * 56 * 128 + 7 * 7 * 512  # positions of the encoder and the decoder, which ours computes
+    assert count_parameters(run.abstract.params) + fixed == 114_665_784
+    assert run.plan.hidden == 24 and run.plan.peak_lr == pytest.approx(1.2e-3)
+    assert run.method.noise_shape((2048, 224, 224, 3)) == (16, 49)
