@@ -7,12 +7,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fastmim_jax.mim.fastmim import Output
 from fastmim_jax.mim.losses import masked_mean_square
-from fastmim_jax.mim.masking import refine, visible_count
+from fastmim_jax.mim.masking import visible_count
+from fastmim_jax.mim.output import Output
 from fastmim_jax.mim.targets import Pixels
 from fastmim_jax.models.attention import TransformerBlock
-from fastmim_jax.models.layers import Dense, Stack, layer_norm, sincos_positions, token_init
+from fastmim_jax.models.layers import Dense, Stack, layer_norm, refine, sincos_positions, token_init
 from fastmim_jax.models.vit import ViT
 
 
@@ -58,7 +58,8 @@ class MAE(nn.Module):
         hidden = (place >= visible).reshape(-1, *grid)
         mask, wanted = hidden.astype(jnp.float32), target(images, size)
         seen = jnp.where(refine(hidden, size)[..., None], 0.0, images)
-        return Output(masked_mean_square(prediction, wanted, mask), prediction, wanted, mask, seen)
+        loss = masked_mean_square(prediction, wanted, mask)
+        return Output(loss, prediction, wanted, mask, seen, counted=mask)
 
     def _encode(self, images, kept):
         """(B, H, W, C) images and the indices (B, V) of visible patches -> (B, 1 + V, D), cls first."""
