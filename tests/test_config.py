@@ -26,9 +26,16 @@ SHAPES = [((96, 160), 1), ((128, 128), 3), ((96, 160), 4), ((64, 64), 1)]
 VARIANTS = [(name, variant) for name in ("fastmim", "mixmim") for variant in load(name).VARIANTS]
 
 
+# One of each family, target and method: gradients take seconds to trace, and differ in sizes alone.
+STEPPED = {
+    *("vit_b16", "swin_b", "pvt_v2_b2", "pvt_v2_b2_linear", "cmt_s", "convnext_t"),
+    *("base", "base_hog", "swin_b"),
+}
+
+
 @pytest.mark.parametrize(("index", "name", "variant"), [(i, *names) for i, names in enumerate(VARIANTS)])
-def test_every_variant_makes_a_step_at_its_real_size(index, name, variant):
-    """Abstractly, with other image shapes and channels in turn; small ones run in tests/train."""
+def test_every_variant_builds_at_its_real_size(index, name, variant):
+    """Abstractly, with other image shapes and channels in turn; tiny ones run in tests/train."""
     config = load(name).get_config(variant)
     config.method.layers = "scanned"
     config.data.image_size, config.data.channels = SHAPES[index % len(SHAPES)]
@@ -38,11 +45,13 @@ def test_every_variant_makes_a_step_at_its_real_size(index, name, variant):
         "image": jax.ShapeDtypeStruct((4096, height, width, config.data.channels), jnp.uint8),
         "flip": jax.ShapeDtypeStruct((4096,), bool),
     }
+    assert run.plan.peak_lr == config.optimizer.base_lr * run.plan.batch_size / 256
+    if variant not in STEPPED:
+        return
     with jax.set_mesh(run.mesh):
         state, metrics = jax.eval_shape(run.step.jitted, run.abstract, batch)
     assert metrics["loss"].shape == () and metrics["loss"].dtype == jnp.float32
     assert [x.shape for x in jax.tree.leaves(state)] == [x.shape for x in jax.tree.leaves(run.abstract)]
-    assert run.plan.peak_lr == 1.5e-4 * run.plan.batch_size / 256
 
 
 def test_progressive_variants_have_three_stages():
