@@ -107,8 +107,7 @@ def mixmim(config, name="mixmim_b"):
     """The same config with MixMIM over a tiny backbone at 64 pixels."""
     config.data.image_size = (64, 64)
     config.method.update(name="mixmim", target="pixel", block_size=32, mask_ratio=0.5, groups=8)
-    sizes = dict(width=16, depths=(1, 2, 1, 1), heads=(1, 1, 2, 2))
-    config.method.backbone.update(HIERARCHICAL, name=name, **sizes)
+    config.method.backbone.update({**HIERARCHICAL, "name": name, "width": 16})
     config.method.decoder.epsilon = 1e-5
     return config
 

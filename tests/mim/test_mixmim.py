@@ -26,9 +26,10 @@ PRETRAINING = [name for name in CASES if name != "classifier"]
 FORMS = {"masked": 10**9, "gathered": 1}  # of attention, by the number of cells from which it gathers
 
 
-@pytest.mark.parametrize(
-    ("name", "form"), [*((name, "masked") for name in PRETRAINING), ("norm1", "gathered")]
-)
+PUBLISHED = [*((name, "masked") for name in PRETRAINING), ("norm1", "gathered")]
+
+
+@pytest.mark.parametrize(("name", "form"), PUBLISHED)
 def test_equals_published(name, form, monkeypatch):
     monkeypatch.setattr("fastmim_jax.models.swin.GATHERED_FROM", FORMS[form])
     # Tolerances as for FastMIM; the published float32 is 3e-6 from its float64 in the predictions.

@@ -81,7 +81,7 @@ def test_a_mixing_run_goes_on_to_the_bit(tmp_path):
     shutil.copytree(tmp_path / "whole", tmp_path / "killed")
     shutil.rmtree(tmp_path / "killed" / "checkpoints" / "6")
     told = []
-    assert pretrain(config, tmp_path / "killed", [picture_hook], told.append) == 6
+    assert pretrain(config, tmp_path / "killed", announce=told.append) == 6
     assert any("after step 3 of 6" in line for line in told)
     logs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed")]
     names = ("step", "loss", "grad_norm", "lr")

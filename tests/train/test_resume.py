@@ -1,5 +1,6 @@
 """A run that is killed, at any step and by any signal, goes on as if nothing had happened."""
 
+import shutil
 import signal
 
 import numpy as np
@@ -33,8 +34,13 @@ def command(folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def never_killed(command, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("whole")
+def workdir(tmp_path_factory):
+    """Of the run that is never killed."""
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture(scope="module")
+def never_killed(command, workdir):
     output = finish(command(workdir))
     assert "broken.jpg" in output
     found = losses(workdir)
@@ -70,8 +76,8 @@ def test_any_number_of_workers_goes_on_alike(command, never_killed, tmp_path):
     assert losses(tmp_path) == never_killed
 
 
-def test_a_finished_run_is_left_as_it_is(command, never_killed, tmp_path):
-    finish(command(tmp_path))
+def test_a_finished_run_is_left_as_it_is(command, never_killed, workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
     before = (tmp_path / "metrics.jsonl").read_text()
     output = finish(command(tmp_path))
     assert f"after step {STEPS} of {STEPS}" in output

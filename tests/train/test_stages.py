@@ -24,8 +24,7 @@ CHANGES = """
     config.stages.image_sizes = (64, 96, (128, 96))
     config.stages.batch_sizes = (8, 16, 16)
     config.stages.start_epochs = (0, 2, 5)
-    config.run.update(checkpoint_every=5, keep_every=12, eval_every=10)
-    config.data.eval_path = config.data.path
+    config.run.update(checkpoint_every=5, keep_every=12)
 """
 
 
