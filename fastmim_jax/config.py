@@ -50,6 +50,18 @@ def base():
     config.method.decoder = ConfigDict({"width": 256, "depth": 1, "mlp_ratio": 4.0})
     config.method.decoder.heads = placeholder(int)  # unset: each 32 wide
     config.method.decoder.epsilon = 1e-6  # of its norms, as the family of the backbone was published
+    # PR-MIM: hidden tokens that do not pass the decoder, and what becomes of them.
+    config.method.partial = ConfigDict()
+    config.method.partial.throw_ratio = 0.0  # share of an image's tokens; 0: everything is decoded
+    # Which hidden tokens are decoded. "furthest": those furthest apart; "random": any; "lattice": those on
+    # every second row and column; "furthest_from_visible": those furthest apart and from visible ones.
+    config.method.partial.sampler = "furthest"
+    # What the others become. "progressive": learned sums over their neighbours, in stages; "nearest":
+    # copies; "inverse_distance": means of the 4 nearest; "none": nothing, and no part of the loss.
+    config.method.partial.fill = "progressive"
+    config.method.partial.aggregate = "decoded_and_visible"  # what they are made from; or "decoded" alone
+    config.method.partial.stages = 2  # of the progressive fill
+    config.method.partial.thrown_weight = 1.0  # in the loss; a decoded token counts 1
     config.method.dtype = "bfloat16"  # of activations; parameters, softmax, norms, HOG, loss: float32
     config.method.kernel = "xla"  # of attention; "cudnn" on NVIDIA GPUs
     config.method.remat = "none"  # "full" and "dots" trade time for memory

@@ -69,6 +69,27 @@ def published_method(family, case):
     return create_method(method)
 
 
+def published_mae(case):
+    """MAE from a case of test data."""
+    config, method = case["config"], base().method
+    method.backbone.update(_vit(config))
+    method.update(
+        name="mae",
+        target="pixel",
+        normalize_target=config["norm_pix_loss"],
+        block_size=config["patch_size"],
+        mask_ratio=case["mask_ratio"],
+        dtype="float32",
+    )
+    method.decoder.update(
+        width=config["decoder_embed_dim"],
+        depth=config["decoder_depth"],
+        heads=config["decoder_num_heads"],
+        mlp_ratio=float(config["mlp_ratio"]),
+    )
+    return create_method(method)
+
+
 def mixmim_backbone(config):
     """The backbone's section from the constructor arguments of the published MixMIM."""
     return dict(
@@ -101,6 +122,13 @@ def published_mixmim(case):
         epsilon=1e-5,
     )
     return create_method(method)
+
+
+def mae(config, **partial):
+    """The same config with MAE; keywords are those of partial reconstruction."""
+    config.method.update(name="mae", target="pixel")
+    config.method.partial.update(partial)
+    return config
 
 
 def mixmim(config, name="mixmim_b"):

@@ -77,6 +77,7 @@ TABLES = {
     "fastmim_pvtv2": pretraining(PVT_V2),
     "fastmim_cmt": pretraining(CMT),
     "fastmim_convnext": pretraining(CONVNEXT),
+    "mae_vit": (Rule("mask_token", "mask_token", array()), *VIT, *DECODER),
     "mixmim": (Rule("mask_token", "mask_token", array(MIX_TOKEN)), *SWIN, *DECODER),
     "mixmim_classifier": classifying(SWIN),
     "mmpretrain_mixmim": openmmlab.MIXMIM,

@@ -4,7 +4,10 @@ import jax.numpy as jnp
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.mim.fastmim import FastMIM
+from fastmim_jax.mim.mae import MAE
 from fastmim_jax.mim.mixmim import MixMIM
+from fastmim_jax.mim.partial import FILLS, SOURCES, Partial, whole
+from fastmim_jax.mim.sampling import SAMPLERS
 from fastmim_jax.mim.targets import TARGETS
 from fastmim_jax.models.zoo import attributes, create_model
 
@@ -13,12 +16,17 @@ def create_method(method):
     """A method, a Flax module, from `config.method` (see `fastmim_jax.config`).
 
     Raises:
-      UserError: unknown method, backbone or target.
+      UserError: an unknown name, or parts that do not go together.
     """
-    for key, table in (("name", METHODS), ("target", TARGETS)):
-        if method[key] not in table:
-            raise UserError(f"unknown method.{key} '{method[key]}': there is {', '.join(table)}")
+    _check_names(method, "method", name=METHODS, target=TARGETS)
+    _check_names(method.partial, "method.partial", sampler=SAMPLERS, fill=FILLS, aggregate=SOURCES)
     return METHODS[method.name](method)
+
+
+def _check_names(section, prefix, **tables):
+    for key, table in tables.items():
+        if section[key] not in table:
+            raise UserError(f"unknown {prefix}.{key} '{section[key]}': there is {', '.join(table)}")
 
 
 def _encoder(method):
@@ -38,17 +46,52 @@ def _target(method):
 
 
 def _decoder(method):
-    return dict(method.decoder, **_compute(method))
+    return dict(method.decoder, layers=method.layers, **_compute(method))
+
+
+def _reconstruction(method):
+    partial = method.partial
+    if not partial.throw_ratio:
+        return whole
+    if not 0 < partial.throw_ratio < 1 or partial.stages < 1 or partial.thrown_weight < 0:
+        raise UserError(
+            f"config.method.partial has throw_ratio {partial.throw_ratio}, stages {partial.stages}, "
+            f"thrown_weight {partial.thrown_weight}, expected a share below 1, at least 1 and at least 0: "
+            "type --config.method.partial.throw_ratio=0.5"
+        )
+    if not method.decoder.depth:
+        raise UserError(
+            "config.method.decoder.depth is 0, which leaves partial reconstruction nothing to save: type "
+            "--config.method.decoder.depth=1 or --config.method.partial.throw_ratio=0"
+        )
+    return Partial(**partial)
+
+
+def _check_cells(method, stride, name):
+    if method.block_size != stride:
+        raise UserError(
+            f"config.method.block_size is {method.block_size}, but {name} cells of {stride} pixels: "
+            f"type --config.method.block_size={stride}"
+        )
 
 
 def _fastmim(method):
-    return FastMIM(
-        encoder=_encoder(method),
-        target=_target(method),
-        block_size=method.block_size,
-        mask_ratio=method.mask_ratio,
-        decoder=_decoder(method),
-    )
+    encoder, reconstruct = _encoder(method), _reconstruction(method)
+    if method.block_size < encoder.stride and reconstruct is not whole:
+        _check_cells(method, encoder.stride, "partial reconstruction throws")
+    ratio, decoder = method.mask_ratio, _decoder(method)
+    return FastMIM(encoder, _target(method), method.block_size, ratio, decoder, reconstruct)
+
+
+def _mae(method):
+    encoder = _encoder(method)
+    if not encoder.omits:
+        raise UserError(
+            f"MAE cannot leave tokens out of '{method.backbone.name}': type "
+            "--config.method.backbone.name=vit_b16, or take FastMIM or SimMIM"
+        )
+    _check_cells(method, encoder.stride, "MAE hides")
+    return MAE(encoder, _target(method), method.mask_ratio, _decoder(method), _reconstruction(method))
 
 
 def _mixmim(method):
@@ -58,12 +101,9 @@ def _mixmim(method):
             f"MixMIM cannot keep two images apart in '{method.backbone.name}': type "
             "--config.method.backbone.name=mixmim_b, or a Swin"
         )
-    if method.block_size != encoder.stride:
-        raise UserError(
-            f"config.method.block_size is {method.block_size}, but MixMIM mixes cells of {encoder.stride} "
-            f"pixels: type --config.method.block_size={encoder.stride}"
-        )
-    return MixMIM(encoder, _target(method), method.mask_ratio, method.groups, _decoder(method))
+    _check_cells(method, encoder.stride, "MixMIM mixes")
+    rest = method.groups, _decoder(method), _reconstruction(method)
+    return MixMIM(encoder, _target(method), method.mask_ratio, *rest)
 
 
-METHODS = {"fastmim": _fastmim, "mixmim": _mixmim}
+METHODS = {"fastmim": _fastmim, "mae": _mae, "mixmim": _mixmim}

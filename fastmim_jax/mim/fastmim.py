@@ -1,5 +1,7 @@
 """FastMIM (arXiv 2212.06593): hide blocks of pixels, encode everything, predict HOG of what was hidden."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 from fastmim_jax.mim.losses import masked_mean_square
 from fastmim_jax.mim.masking import hide_cells, visible_count
 from fastmim_jax.mim.output import Output
+from fastmim_jax.mim.partial import whole
 from fastmim_jax.mim.targets import HOG, Pixels
 from fastmim_jax.models.decoder import Decoder
 from fastmim_jax.models.layers import refine, token_init
@@ -22,6 +25,7 @@ class FastMIM(nn.Module):
         regrouped to the blocks' grid, so that the loss counts exactly the hidden pixels.
       mask_ratio: share of hidden blocks.
       decoder: keyword arguments of the Decoder.
+      reconstruct: how the decoder is used: `whole`, or a Partial where blocks are no smaller than tokens.
     """
 
     encoder: nn.Module
@@ -29,6 +33,7 @@ class FastMIM(nn.Module):
     block_size: int
     mask_ratio: float
     decoder: dict
+    reconstruct: Callable = whole
 
     groups = 1  # parts that a batch must divide into
 
@@ -49,17 +54,22 @@ class FastMIM(nn.Module):
         _, height, width, channels = images.shape
         block, stride = self.block_size, self.encoder.stride
 
-        blocks = hide_cells(noise, (height // block, width // block), self.mask_ratio)
+        grid = (height // block, width // block)
+        count = self.hidden_count(grid[0] * grid[1])
+        blocks = hide_cells(noise, grid, grid[0] * grid[1] - count)
         mask_token = self.param("mask_token", token_init, (channels,))
         seen = jnp.where(refine(blocks, block)[..., None], mask_token, images)
+        hidden = refine(blocks, max(block // stride, 1))
 
-        encoded = self.encoder(seen)
-        outputs = self.target.values(stride, channels)
-        prediction = Decoder(outputs, **self.decoder, name="decoder")(encoded)
+        decoder = Decoder(self.target.values(stride, channels), **self.decoder, name="decoder")
+        tokens, prefix = decoder.embed_tokens(self.encoder(seen))
+        counts = (count * max(block // stride, 1) ** 2,)
+        prediction, weight, thrown = self.reconstruct(decoder, tokens, prefix, hidden, counts, noise)
 
         target = self.target(images, min(block, stride))
         if block < stride:
             prediction = self.target.split(prediction, stride // block, stride)
-        mask = refine(blocks, max(block // stride, 1)).astype(jnp.float32)
-        loss = masked_mean_square(prediction, target, mask)
-        return Output(loss, prediction, target, mask, seen, counted=mask)
+            weight, thrown = (refine(x, stride // block) for x in (weight, thrown))
+        mask = hidden.astype(jnp.float32)
+        loss = masked_mean_square(prediction, target, mask * weight)
+        return Output(loss, prediction, target, mask, seen, mask * weight, thrown)

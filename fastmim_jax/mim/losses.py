@@ -1,18 +1,27 @@
-"""Masked reductions."""
+"""Weighted reductions over the tokens of a batch."""
 
 import jax.numpy as jnp
 
 
-def masked_mean_square(prediction, target, mask):
+def masked_mean_square(prediction, target, weight):
     """Mean squared error over the hidden tokens and their values.
 
-    prediction, target: (B, h, w, P); mask: (B, h, w), 1 = hidden, at least one. Returns a float32 scalar.
+    prediction, target: (B, h, w, P); weight: (B, h, w), 0 where the loss does not count, 1 (or another
+    weight) where it does. Returns a float32 scalar.
     """
-    error = jnp.square(prediction.astype(jnp.float32) - target).mean(-1)
-    return jnp.where(mask > 0, error, 0.0).sum() / mask.sum()
+    return _mean(jnp.square(prediction.astype(jnp.float32) - target), weight)
 
 
-def target_moments(target, mask):
-    """Count (), sum (P,) and sum of squares (P,) of the targets (B, h, w, P) of the hidden tokens."""
-    hidden = jnp.where(mask[..., None] > 0, target, 0.0)
-    return mask.sum(), hidden.sum((0, 1, 2)), jnp.square(hidden).sum((0, 1, 2))
+def masked_mean_absolute(prediction, target, weight):
+    """Mean absolute error over the hidden tokens and their values; arguments as `masked_mean_square`."""
+    return _mean(jnp.abs(prediction.astype(jnp.float32) - target), weight)
+
+
+def _mean(error, weight):
+    return jnp.where(weight > 0, weight * error.mean(-1), 0.0).sum() / weight.sum()
+
+
+def target_moments(target, weight):
+    """Count (), sum (P,) and sum of squares (P,) of the targets (B, h, w, P), weighted by (B, h, w)."""
+    weighted = jnp.where(weight[..., None] > 0, weight[..., None] * target, 0.0)
+    return weight.sum(), weighted.sum((0, 1, 2)), (weighted * target).sum((0, 1, 2))

@@ -8,21 +8,25 @@ def visible_count(cells, mask_ratio):
     return int(cells * (1 - mask_ratio))
 
 
-def hide_cells(noise, grid, mask_ratio):
-    """Hides the same number of cells in every sample: those with the largest noise.
+def sort_cells(key):
+    """(B, N) -> cells from the least key to the most, and the place of each in that order; (B, N) both."""
+    order = jnp.argsort(key, axis=1)
+    return order, jnp.argsort(order, axis=1)
+
+
+def hide_cells(noise, grid, visible):
+    """Hides the same number of cells in every sample: all but those with the least noise.
 
     Args:
       noise: (B, rows*columns) uniform numbers, one per cell in row-major order.
       grid: (rows, columns).
-      mask_ratio: share of the cells to hide.
+      visible: how many cells of a sample stay visible.
 
     Returns:
       (B, rows, columns) bool.
     """
-    order = jnp.argsort(noise, axis=1)  # cells from the least noise to the most
-    rank = jnp.argsort(order, axis=1)  # the place of each cell in that order
-    hidden = rank >= visible_count(noise.shape[1], mask_ratio)
-    return hidden.reshape(noise.shape[0], *grid)
+    _, place = sort_cells(noise)
+    return (place >= visible).reshape(noise.shape[0], *grid)
 
 
 def take_cells(noise, grid, mask_ratio):
@@ -38,6 +42,5 @@ def take_cells(noise, grid, mask_ratio):
       n) each in no particular order.
     """
     count = int(noise.shape[1] * mask_ratio)
-    order = jnp.argsort(noise, axis=1)  # cells from the least noise to the most
-    taken = jnp.argsort(order, axis=1) < count
-    return taken.reshape(len(noise), *grid), (order[:, count:], order[:, :count])
+    order, place = sort_cells(noise)
+    return (place < count).reshape(len(noise), *grid), (order[:, count:], order[:, :count])

@@ -5,6 +5,7 @@ hold every cell of both images once. Source: the published `models_mixmim.py`.
 """
 
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,7 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.mim.losses import masked_mean_square
 from fastmim_jax.mim.masking import take_cells
 from fastmim_jax.mim.output import Output
+from fastmim_jax.mim.partial import Reconstruction, whole
 from fastmim_jax.mim.targets import HOG, Pixels
 from fastmim_jax.models.decoder import Decoder
 from fastmim_jax.models.layers import FixedPositions, refine, token_init
@@ -52,6 +54,7 @@ class MixMIM(nn.Module):
         consecutive rows, so that none crosses a device where the devices divide the groups. A batch that
         they do not divide into even parts has fewer (`noise_shape`); training refuses such a batch.
       decoder: keyword arguments of the Decoder.
+      reconstruct: how the decoder is used: `whole` or a Partial.
     """
 
     encoder: nn.Module
@@ -59,6 +62,7 @@ class MixMIM(nn.Module):
     mask_ratio: float
     groups: int
     decoder: dict
+    reconstruct: Callable = whole
 
     def hidden_count(self, cells):
         """How many of so many cells come from the partner in every image."""
@@ -90,16 +94,27 @@ class MixMIM(nn.Module):
         tokens = mix(self.encoder.embed(images), mask, groups)
         encoded = self.encoder.encode(tokens, Parts(mask, members))
         decoder = Decoder(self.target.values(stride, channels), **self.decoder, name="decoder")
-        tokens = decoder.embed_tokens(encoded.tokens)
+        tokens, prefix = decoder.embed_tokens(encoded)
         token = self.param("mask_token", token_init, (1, 1, 1, tokens.shape[-1])).astype(tokens.dtype)
-        hidden = mask[..., None]
-        streams = jnp.where(hidden, token, tokens), jnp.where(hidden, tokens, token)
         # Side by side in the batch, not one after the other, so that rows stay on their devices.
-        streams = jnp.stack(streams, axis=1).reshape(2 * batch, *tokens.shape[1:])
-        predictions = decoder.predict(FixedPositions()(streams))
-        own, others = jnp.moveaxis(predictions.reshape(batch, 2, *predictions.shape[1:]), 1, 0)
+        hidden = jnp.stack([mask, ~mask], axis=1).reshape(2 * batch, *mask.shape[1:])
+        streams = jnp.where(hidden[..., None], token, tokens.repeat(2, axis=0))
+        counts = tuple(index.shape[1] for index in reversed(members))  # hidden in either stream
+        streams = FixedPositions()(streams), prefix.repeat(2, axis=0)
+        both = self.reconstruct(decoder, *streams, hidden, counts, noise)
+        prediction, weight, thrown = _unmix_all(both, mask, groups)
 
-        prediction = unmix(own, others, mask, groups)
-        target, counted = self.target(images, stride), jnp.ones(mask.shape, jnp.float32)
-        loss, seen = masked_mean_square(prediction, target, counted), mix(images, mask, groups)
-        return Output(loss, prediction, target, mask.astype(jnp.float32), seen, counted)
+        target = self.target(images, stride)
+        loss, seen = masked_mean_square(prediction, target, weight), mix(images, mask, groups)
+        return Output(loss, prediction, target, mask.astype(jnp.float32), seen, weight, thrown)
+
+
+def _unmix_all(both, mask, groups):
+    """What was made of both streams of each mixture, (2B, h, w, ...), as that of each image."""
+
+    def of_images(x):
+        own, others = jnp.moveaxis(x.reshape(len(mask), 2, *mask.shape[1:], -1), 1, 0)
+        return unmix(own, others, mask, groups)
+
+    prediction, *rest = map(of_images, both)
+    return Reconstruction(prediction, *(x[..., 0] for x in rest))

@@ -6,11 +6,12 @@ import jax
 
 
 class Output(NamedTuple):
-    """float32; prediction, target, mask and counted share the grid of the method.
+    """float32; all but loss and seen share the grid of the method.
 
     loss: (). prediction, target: (B, h, w, P). mask: (B, h, w), 1 = hidden, 0 = visible.
     seen: (B, H, W, C), the pixels that the encoder was given.
-    counted: (B, h, w), 1 where the loss counts.
+    counted: (B, h, w), what a token counts in the loss; 0 for those that do not.
+    thrown: (B, h, w), 1 = hidden, but not decoded (partial reconstruction).
     """
 
     loss: jax.Array
@@ -19,3 +20,4 @@ class Output(NamedTuple):
     mask: jax.Array
     seen: jax.Array
     counted: jax.Array
+    thrown: jax.Array

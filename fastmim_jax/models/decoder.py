@@ -1,4 +1,4 @@
-"""The light transformer decoder of FastMIM and MixMIM: no mask tokens and no positions of its own."""
+"""The transformer decoder of FastMIM, MixMIM and MAE: the method puts mask tokens and positions in."""
 
 from typing import Any
 
@@ -30,6 +30,7 @@ class Decoder(nn.Module):
     kernel: str = "xla"
     dtype: Any = jnp.float32
     remat: str = "none"
+    layers: str = "unrolled"
 
     def setup(self):
         if self.depth:
@@ -41,25 +42,28 @@ class Decoder(nn.Module):
             kernel=self.kernel,
             dtype=self.dtype,
         )
-        self.blocks = Stack(TransformerBlock, self.depth, options, self.remat)
+        self.blocks = Stack(TransformerBlock, self.depth, options, self.remat, self.layers)
         self.norm = layer_norm(self.epsilon, self.dtype, name="norm")
         self.pred = Dense(self.outputs, self.dtype)
 
     def __call__(self, encoded: Encoded):
         """Encoded tokens (B, h, w, D) and prefix (B, K, D) -> (B, h, w, outputs) float32."""
-        tokens, prefix = encoded
-        return self.predict(self.embed_tokens(tokens), self.embed_tokens(prefix))
+        return self.predict(*self.embed_tokens(encoded))
 
-    def embed_tokens(self, x):
-        """(..., D) -> (..., width)."""
-        return self.embed(x) if self.depth else x
+    def embed_tokens(self, encoded: Encoded):
+        """Tokens (..., D) and prefix (B, K, D) -> Encoded, both as wide as the decoder."""
+        return Encoded(*map(self.embed, encoded)) if self.depth else encoded
 
-    def predict(self, tokens, prefix=None):
+    def predict(self, tokens, prefix):
         """Tokens (B, h, w, width) and prefix (B, K, width) -> (B, h, w, outputs) float32."""
-        batch, rows, columns, width = tokens.shape
-        x = tokens.reshape(batch, -1, width)
-        count = 0 if prefix is None else prefix.shape[1]
-        if count:
-            x = jnp.concatenate([prefix, x], axis=1)
-        x = self.pred(self.norm(self.blocks(x)[:, count:]))
-        return x.reshape(batch, rows, columns, -1).astype(jnp.float32)
+        x = self.transform(tokens.reshape(len(tokens), -1, tokens.shape[-1]), prefix)
+        return self.head(x).reshape(*tokens.shape[:3], -1).astype(jnp.float32)
+
+    def transform(self, tokens, prefix):
+        """Tokens (B, N, width) and prefix (B, K, width) -> the tokens after all blocks, (B, N, width)."""
+        x = jnp.concatenate([prefix, tokens], axis=1) if prefix.shape[1] else tokens
+        return self.blocks(x)[:, prefix.shape[1] :]
+
+    def head(self, x):
+        """(..., width), as `transform` gives it -> (..., outputs)."""
+        return self.pred(self.norm(x))

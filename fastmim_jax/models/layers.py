@@ -49,6 +49,37 @@ def refine(mask, factor):
     return mask.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
+@jax.custom_vjp
+def take_rows(x, index, place):
+    """Rows of each sample, (B, n, D), without the scattering that a gather's gradient is otherwise.
+
+    Args:
+      x: (B, N, D).
+      index: (B, n), which row comes to each place, one place at most; a zero row where there is no such.
+      place: (B, N), the inverse: the place that each row comes to; none such for those that come to none.
+    """
+    return _gather(x, index)
+
+
+def _gather(x, index):
+    """(B, N, D) at (B, n) -> (B, n, D); zeros where there is no such row."""
+    count = x.shape[1]
+    padded = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
+    index = jnp.where((index >= 0) & (index < count), index, count)
+    return jnp.take_along_axis(padded, index[..., None], axis=1)
+
+
+def _take_rows_forward(x, index, place):
+    return _gather(x, index), place
+
+
+def _take_rows_backward(place, gradient):
+    return _gather(gradient, place), None, None
+
+
+take_rows.defvjp(_take_rows_forward, _take_rows_backward)
+
+
 def sincos_positions(rows, columns, width):
     """Fixed 2-D sine-cosine table, (rows, columns, width) float32, as in MAE's `pos_embed.py`.
 
@@ -116,14 +147,17 @@ class PatchEmbed(nn.Module):
     kernel_init: Any = flat_xavier_uniform
     bias_init: Any = None
 
-    @nn.compact
     def __call__(self, images):
-        size, channels = self.patch_size, images.shape[-1]
-        values = size * size * channels
-        kernel = self.param("kernel", self.kernel_init, (size, size, channels, self.width))
+        return self.project(patchify(images, self.patch_size))
+
+    @nn.compact
+    def project(self, patches):
+        """Patches (..., size * size * C), pixels in (row, column, channel) order -> (..., width)."""
+        size, values = self.patch_size, patches.shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (size, size, values // size**2, self.width))
         bias = self.param("bias", self.bias_init or torch_uniform(values), (self.width,))
-        patches = patchify(images, size).astype(self.dtype)
-        rows = patches.reshape(-1, values) @ kernel.reshape(values, -1).astype(self.dtype)
+        rows = patches.reshape(-1, values).astype(self.dtype)
+        rows = rows @ kernel.reshape(values, -1).astype(self.dtype)
         return (rows + bias.astype(self.dtype)).reshape(*patches.shape[:-1], self.width)
 
 

@@ -84,5 +84,6 @@ class Pyramid(nn.Module):
         return sum(self.depths) + 1
 
     separates = False  # whether Parts can be given, see `Windowed`
+    omits = False  # whether tokens can be left out, see `ViT.encode_some`
     downsample_offset = 0
     pooling = "norm_pool"  # of the published classifier, see `fastmim_jax.models.heads`

@@ -15,6 +15,7 @@ from fastmim_jax.models.layers import (
     PatchEmbed,
     Stack,
     layer_norm,
+    patchify,
     token_init,
 )
 
@@ -39,6 +40,7 @@ class ViT(nn.Module):
     layers: str = "unrolled"
 
     separates = False  # whether parts of an image can be kept apart
+    omits = True  # whether `encode_some` can leave tokens out
     pooling = "pool_norm"  # of the published classifier, see `fastmim_jax.models.heads`
 
     @property
@@ -76,6 +78,27 @@ class ViT(nn.Module):
         """(B, h, w, D) patches -> Encoded, normalised."""
         return _encoded(self.norm(self.blocks(self._sequence(tokens))), tokens.shape)
 
+    def encode_some(self, images, kept):
+        """Encodes a part of the patches as if there were no others.
+
+        Args:
+          images: (B, H, W, C).
+          kept: (B, n) row-major indices of patches.
+
+        Returns:
+          Encoded: tokens (B, n, D), prefix (B, 1, D) the cls token; normalised.
+        """
+        patches = patchify(images, self.patch_size)
+        batch, *grid, values = patches.shape
+        positions = self.position(jnp.zeros((1, *grid, self.width), self.dtype))
+        kept = kept[..., None]
+        # Pixels are taken, not their projections: less to multiply, and nothing to differentiate.
+        patches = jnp.take_along_axis(patches.reshape(batch, -1, values), kept, axis=1)
+        positions = jnp.take_along_axis(positions.reshape(1, -1, self.width), kept, axis=1)
+        x = self._with_cls(self.patch_embed.project(patches) + positions)
+        x = self.norm(self.blocks(x))
+        return Encoded(x[:, 1:], x[:, :1])
+
     def depth_group(self, path):
         """The group of a parameter for layer-wise learning rates: 0 for the input, then one per block.
 
@@ -101,10 +124,13 @@ class ViT(nn.Module):
 
     def _sequence(self, tokens):
         """Grid (B, h, w, D) -> (B, 1 + h*w, D): positions added, the cls token in front."""
-        batch, *_, width = tokens.shape
         tokens = self.position(tokens)
-        cls = jnp.broadcast_to(self.cls_token.astype(self.dtype), (batch, 1, width))
-        return jnp.concatenate([cls, tokens.reshape(batch, -1, width)], axis=1)
+        return self._with_cls(tokens.reshape(len(tokens), -1, self.width))
+
+    def _with_cls(self, tokens):
+        """(B, N, D) -> (B, 1 + N, D), the cls token in front."""
+        cls = jnp.broadcast_to(self.cls_token.astype(self.dtype), (len(tokens), 1, self.width))
+        return jnp.concatenate([cls, tokens], axis=1)
 
 
 def _encoded(x, shape):

@@ -9,8 +9,10 @@ import optax
 # Every parameter belongs to exactly one group, by the last part of its path. As published (timm's
 # add_weight_decay without a skip list), tokens and tables decay; only biases and norms are spared.
 GROUPS = {
-    "no_decay": re.compile(r"(bias|scale|gamma|pos_embed)$"),
-    "decay": re.compile(r"(kernel|cls_token|mask_token|relative_position_bias_table|relative_position)$"),
+    "no_decay": re.compile(r"(bias|scale|gamma|pos_embed|position_scale)$"),
+    "decay": re.compile(
+        r"(kernel|cls_token|mask_token|thrown_token|relative_position_bias_table|relative_position)$"
+    ),
 }
 
 

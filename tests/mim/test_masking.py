@@ -17,7 +17,7 @@ def test_counts_are_rounded_as_published(cells, ratio, visible):
 def test_every_sample_hides_the_same_number_and_the_largest_noise(grid):
     cells = grid[0] * grid[1]
     noise = jax.random.uniform(jax.random.key(0), (50, cells))
-    hidden = np.asarray(hide_cells(noise, grid, 0.75)).reshape(50, cells)
+    hidden = np.asarray(hide_cells(noise, grid, visible_count(cells, 0.75))).reshape(50, cells)
     assert (hidden.sum(1) == cells - visible_count(cells, 0.75)).all()
     for sample, row in zip(hidden, np.asarray(noise), strict=True):
         assert row[sample].min() > row[~sample].max()
@@ -25,7 +25,7 @@ def test_every_sample_hides_the_same_number_and_the_largest_noise(grid):
 
 def test_every_cell_is_hidden_equally_often():
     noise = jax.random.uniform(jax.random.key(1), (4000, 16))
-    share = np.asarray(hide_cells(noise, (4, 4), 0.75)).mean(0)
+    share = np.asarray(hide_cells(noise, (4, 4), 4)).mean(0)
     assert np.abs(share - 0.75).max() < 0.03  # 4 standard deviations of 4,000 draws
 
 

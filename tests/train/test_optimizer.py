@@ -56,6 +56,7 @@ def _with_ratio(case):
 
 TRAJECTORIES = {  # method, batch, side of the images
     "fastmim_vit": (lambda case: small.published_method("vit", _with_ratio(case)), 8, 64),
+    "mae_vit": (lambda case: small.published_mae(_with_ratio(case)), 8, 64),
     "mixmim": (lambda case: small.published_mixmim(_with_ratio(case)), 4, 96),
 }
 

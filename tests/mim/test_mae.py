@@ -1,0 +1,93 @@
+"""MAE against the published code, and its own properties."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import published
+import pytest
+import small
+
+from fastmim_jax import create_method
+from fastmim_jax.errors import UserError
+from fastmim_jax.export.names import to_ours, to_theirs
+from fastmim_jax.models.layers import take_rows
+
+CASES, NUMBERS = published.load("mae_vit")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_published(name):
+    # Tolerances as for FastMIM; the published float32 is 2e-6 from its float64 in the predictions.
+    case = CASES[name]
+    method = small.published_mae(case)
+    params = to_ours(published.weights(CASES, name), "mae_vit")["params"]
+    images = published.images(case["seed"], case["batch"], 64, 64)
+
+    @jax.jit
+    def loss_and_gradients(params, images):
+        def loss(params):
+            out = method.apply({"params": params}, images, noise=NUMBERS[f"{name}/noise"])
+            return out.loss, out
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (_, out), grads = loss_and_gradients(params, images)
+    assert abs(float(out.loss) - case["loss"]) < 1e-5 * case["loss"]
+    np.testing.assert_allclose(out.prediction[..., ::16], NUMBERS[f"{name}/prediction"], atol=1e-4)
+    np.testing.assert_array_equal(out.mask, NUMBERS[f"{name}/mask"])
+    grads = to_theirs({"params": grads}, "mae_vit")
+    norms = {key: norm for key, norm in case["grad_norms"]["param"].items() if norm is not None}
+    assert set(norms) == set(grads)
+    for key, norm in norms.items():
+        assert abs(np.linalg.norm(grads[key]) - norm) < 1e-3 * norm + 1e-9, key
+
+
+def tiny(**changes):
+    config = small.mae(small.config())
+    config.method.update_from_flattened_dict(changes)
+    return create_method(config.method)
+
+
+@pytest.mark.parametrize(("target", "shape"), [("pixel", (32, 64, 3)), ("hog", (48, 32, 5))])
+def test_the_encoder_is_given_nothing_of_what_is_hidden(target, shape):
+    method = tiny(target=target)
+    images = jax.random.normal(jax.random.key(0), (3, *shape))
+    noise = jax.random.uniform(jax.random.key(1), method.noise_shape(images.shape))
+    variables = jax.jit(method.init)({"params": jax.random.key(2), "mask": jax.random.key(3)}, images)
+    apply = jax.jit(method.apply)
+    out = apply(variables, images, noise=noise)
+    rows, columns = shape[0] // 8, shape[1] // 8
+    assert out.prediction.shape == out.target.shape == (3, rows, columns, out.target.shape[-1])
+    assert (np.asarray(out.mask).sum((1, 2)) == method.hidden_count(rows * columns)).all()
+    hidden = (np.asarray(out.mask) > 0).repeat(8, 1).repeat(8, 2)[..., None]
+    again = apply(variables, jnp.where(hidden, images + 5, images), noise=noise)
+    np.testing.assert_array_equal(out.prediction, again.prediction)
+    np.testing.assert_array_equal(out.seen, np.where(hidden, 0, images))
+
+
+def test_rows_are_taken_with_the_gradient_of_a_gather():
+    x = jax.random.normal(jax.random.key(0), (2, 6, 4))
+    order = jnp.argsort(jax.random.uniform(jax.random.key(1), (2, 6)), axis=1)
+    place = jnp.argsort(order, axis=1)
+    weights = jax.random.normal(jax.random.key(2), (2, 3, 4))
+
+    def ours(x):
+        return (take_rows(x, order[:, :3], place) * weights).sum()
+
+    def plain(x):
+        return (jnp.take_along_axis(x, order[:, :3, None], axis=1) * weights).sum()
+
+    for function in (lambda f: f(x), lambda f: jax.grad(f)(x)):
+        np.testing.assert_array_equal(function(ours), function(plain))
+    back = take_rows(x[:, :3], place, order[:, :3])
+    np.testing.assert_array_equal(jnp.take_along_axis(back, order[:, :3, None], axis=1), x[:, :3])
+    np.testing.assert_array_equal(jnp.take_along_axis(back, order[:, 3:, None], axis=1), 0)
+
+
+def test_what_cannot_work_is_refused():
+    with pytest.raises(UserError, match="cannot leave tokens out of 'convnext_t'"):
+        config = small.over("convnext", small.config())
+        config.method.name = "mae"
+        create_method(config.method)
+    with pytest.raises(UserError, match="block_size is 16, but MAE hides cells of 8"):
+        tiny(block_size=16)
