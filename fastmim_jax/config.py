@@ -42,6 +42,9 @@ def base():
         config.method.backbone[sizes] = placeholder(tuple)
     config.method.backbone.heads = placeholder(object)  # a number, or a tuple where there are stages
     config.method.backbone.mlp_ratio = placeholder(float)
+    config.method.backbone.positions = placeholder(str)  # "none", "fixed" or "learned": ViT, Swin, MixMIM
+    config.method.backbone.relative_positions = placeholder(str)  # of ViT: "none", "shared" or "own"
+    config.method.backbone.layer_scale = placeholder(float)  # of ViT and ConvNeXt
     config.method.block_size = 16  # pixels
     config.method.mask_ratio = 0.75
     config.method.groups = 1  # of MixMIM: parts of a batch with one mask each, which mix among themselves
@@ -70,9 +73,11 @@ def base():
     config.optimizer = ConfigDict()
     config.optimizer.base_lr = 1.5e-4  # for 256 images
     config.optimizer.min_base_lr = 0.0
+    config.optimizer.warmup_base_lr = 0.0  # of the very first step
     config.optimizer.betas = (0.9, 0.95)
     config.optimizer.epsilon = 1e-8
     config.optimizer.weight_decay = 0.05
+    config.optimizer.spared = ()  # last parts of names of more parameters that do not decay
     config.optimizer.clip_norm = 0.0  # 0: no clipping, as published
 
     config.schedule = ConfigDict()

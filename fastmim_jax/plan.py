@@ -43,6 +43,7 @@ class Plan:
     warmup_epochs: float
     peak_lr: float
     min_lr: float
+    warmup_lr: float  # of the very first step
     image_size: tuple[int, int]
     grid: tuple[int, int]  # tokens (h, w)
     blocks: tuple[int, int]  # cells that are hidden or shown as a whole
@@ -152,6 +153,7 @@ def derive(config, *, records, stride, unit, devices, stage=0, hidden=None, grou
         warmup_epochs=min(schedule.warmup_epochs, total_epochs),
         peak_lr=config.optimizer.base_lr * lr_scale,
         min_lr=config.optimizer.min_base_lr * lr_scale,
+        warmup_lr=config.optimizer.warmup_base_lr * lr_scale,
         image_size=size,
         grid=grid,
         blocks=blocks,

@@ -65,6 +65,8 @@ def weight(seed, name, shape, kind):
         x = x / np.sqrt(np.prod(shape[1:]))
     elif kind == "norm_w":
         x = 1 + 0.1 * x
+    elif kind == "gamma":
+        x = 0.1 + 0.02 * x
     else:
         x = {"norm_b": 0.1, "bn_mean": 0.1, "bias": 0.05, "table": 0.2}[kind] * x
     return np.asarray(x, np.float32)

@@ -124,6 +124,34 @@ def published_mixmim(case):
     return create_method(method)
 
 
+def published_simmim(family, case):
+    """SimMIM over "vit" or "swin" from a case of test data."""
+    config, method = case["config"], base().method
+    method.backbone.update(BACKBONES[family](config))
+    if family == "vit":
+        relative = "shared" if config["use_shared_rel_pos_bias"] else "own"
+        positions = "learned" if config["use_abs_pos_emb"] else "none"
+        method.backbone.update(relative_positions=relative, positions=positions)
+        method.backbone.layer_scale = config["init_values"]
+    else:
+        method.backbone.positions = "learned" if config.get("ape") else "none"
+    method.update(
+        name="simmim",
+        target="pixel",
+        normalize_target=False,
+        block_size=case["block"],
+        mask_ratio=case["mask_ratio"],
+        dtype="float32",
+    )
+    return create_method(method)
+
+
+def simmim(config):
+    """The same config with SimMIM."""
+    config.method.update(name="simmim", target="pixel", normalize_target=False, mask_ratio=0.6)
+    return config
+
+
 def mae(config, **partial):
     """The same config with MAE; keywords are those of partial reconstruction."""
     config.method.update(name="mae", target="pixel")

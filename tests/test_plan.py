@@ -35,6 +35,14 @@ def test_steps_replace_epochs_and_warmup_fits_into_them():
     assert plan.total_steps == 100 and plan.warmup_epochs == pytest.approx(10)
 
 
+def test_all_learning_rates_follow_the_linear_rule():
+    config = base()
+    config.schedule.batch_size = 1024
+    config.optimizer.update(base_lr=5e-5, warmup_base_lr=2.5e-7, min_base_lr=1e-6)
+    plan = derive(config, records=IMAGENET, **GRID)
+    assert (plan.peak_lr, plan.warmup_lr, plan.min_lr) == pytest.approx((2e-4, 1e-6, 4e-6))
+
+
 def test_stages_follow_one_another_without_a_gap():
     config = base()
     config.stages.update(image_sizes=(128, 160, (192, 96)), batch_sizes=(4096, 2048, 1024))

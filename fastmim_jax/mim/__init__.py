@@ -8,6 +8,7 @@ from fastmim_jax.mim.mae import MAE
 from fastmim_jax.mim.mixmim import MixMIM
 from fastmim_jax.mim.partial import FILLS, SOURCES, Partial, whole
 from fastmim_jax.mim.sampling import SAMPLERS
+from fastmim_jax.mim.simmim import SimMIM
 from fastmim_jax.mim.targets import TARGETS
 from fastmim_jax.models.zoo import attributes, create_model
 
@@ -88,7 +89,7 @@ def _mae(method):
     if not encoder.omits:
         raise UserError(
             f"MAE cannot leave tokens out of '{method.backbone.name}': type "
-            "--config.method.backbone.name=vit_b16, or take FastMIM or SimMIM"
+            "--config.method.backbone.name=vit_b16 without relative_positions, or take FastMIM or SimMIM"
         )
     _check_cells(method, encoder.stride, "MAE hides")
     return MAE(encoder, _target(method), method.mask_ratio, _decoder(method), _reconstruction(method))
@@ -106,4 +107,19 @@ def _mixmim(method):
     return MixMIM(encoder, _target(method), method.mask_ratio, *rest)
 
 
-METHODS = {"fastmim": _fastmim, "mae": _mae, "mixmim": _mixmim}
+def _simmim(method):
+    encoder = _encoder(method)
+    if method.block_size % encoder.embed_stride:
+        raise UserError(
+            f"config.method.block_size is {method.block_size}, but SimMIM masks cells of "
+            f"{encoder.embed_stride} pixels: type --config.method.block_size={encoder.stride}"
+        )
+    if method.partial.throw_ratio:
+        raise UserError(
+            "SimMIM has no decoder for partial reconstruction to save on: type "
+            "--config.method.partial.throw_ratio=0, or take FastMIM, MAE or MixMIM"
+        )
+    return SimMIM(encoder, _target(method), method.block_size, method.mask_ratio)
+
+
+METHODS = {"fastmim": _fastmim, "mae": _mae, "mixmim": _mixmim, "simmim": _simmim}

@@ -29,8 +29,9 @@ class Progressive(nn.Module):
 
     @nn.compact
     def __call__(self, features, known, stage):
+        neighbour_sum = nn.remat(NeighbourSum)  # computed again sooner than kept, it is that cheap
         for index in range(1, self.stages + 1):
-            made = NeighbourSum(self.radius, name=f"stage_{index}")(features, known)
+            made = neighbour_sum(self.radius, name=f"stage_{index}")(features, known)
             features = jnp.where((stage == index)[..., None], made, features)
             known = known | (stage == index)
         return features

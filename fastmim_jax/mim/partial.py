@@ -32,7 +32,7 @@ class Reconstruction(NamedTuple):
 
 def whole(decoder, tokens, prefix, hidden, counts, noise):
     """Everything passes the decoder; arguments as of `Partial`."""
-    nothing = jnp.zeros(hidden.shape, jnp.float32)
+    nothing = jnp.zeros(tokens.shape[:3], jnp.float32)
     return Reconstruction(decoder.predict(tokens, prefix), nothing + 1, nothing)
 
 

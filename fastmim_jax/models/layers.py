@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from fastmim_jax.errors import UserError
+
 BATCH_AXES = ("data", "fsdp")  # the mesh axes over which the batch is split
 REMAT_POLICIES = {
     "none": None,
@@ -99,24 +101,55 @@ def sincos_positions(rows, columns, width):
     return np.concatenate([by_column, by_row], axis=-1).astype(np.float32)
 
 
-class FixedPositions(nn.Module):
+class NoPositions(nn.Module):
+    """Leaves a grid (B, h, w, D) as it is, and what stands in front of it."""
+
+    def __call__(self, x):
+        return x
+
+    def of_prefix(self, x):
+        """(1, K, D) tokens without a place in the image."""
+        return x
+
+
+class FixedPositions(NoPositions):
     """Adds sine-cosine positions to a grid (B, h, w, D)."""
 
-    @nn.compact
     def __call__(self, x):
         return x + sincos_positions(*x.shape[1:]).astype(x.dtype)
 
 
-class LearnedPositions(nn.Module):
+class LearnedPositions(NoPositions):
     """Adds a learned table to a grid (B, h, w, D) of one size; it begins as the sine-cosine one."""
 
-    @nn.compact
     def __call__(self, x):
         init = lambda key, shape: jnp.asarray(sincos_positions(*shape))  # noqa: E731
-        return x + self.param("pos_embed", init, x.shape[1:]).astype(x.dtype)
+        return x + self._table("pos_embed", init, x.shape[1:]).astype(x.dtype)
+
+    def of_prefix(self, x):
+        """(1, K, D) tokens and what is learned for them, which begins at zero."""
+        return x + self._table("pos_embed_cls", nn.initializers.zeros, x.shape[1:]).astype(x.dtype)
+
+    @nn.compact
+    def _table(self, name, init, shape):
+        return self.param(name, init, shape)
 
 
-POSITIONS = {"fixed": FixedPositions, "learned": LearnedPositions}
+POSITIONS = {"none": NoPositions, "fixed": FixedPositions, "learned": LearnedPositions}
+
+
+def make_positions(name):
+    """A module of POSITIONS.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    if name not in POSITIONS:
+        raise UserError(
+            f"unknown positions '{name}': there is {', '.join(POSITIONS)}; type "
+            "--config.method.backbone.positions=fixed"
+        )
+    return POSITIONS[name]()
 
 
 def flat_xavier_uniform(key, shape, dtype=jnp.float32):

@@ -3,7 +3,6 @@
 Source: the published `models_mixmim.py` and `models_mixmim_ft.py`.
 """
 
-from fastmim_jax.models.layers import FixedPositions
 from fastmim_jax.models.pyramid import STAGES
 from fastmim_jax.models.swin import Windowed
 
@@ -18,26 +17,18 @@ def largest_window(side):
 class MixMIMEncoder(Windowed):
     """Windows of up to 16 cells in the first two stages, attention to all cells in the last two.
 
-    Sine-cosine positions are added by `encode`, after anything that is done to what `embed` gives.
-
     Attributes:
       windows: side of the windows of each stage, or None to have them chosen by the image's size.
     """
 
     windows: tuple[int, ...] | None = None
+    positions: str = "fixed"
 
     downsample_offset = 1
     pooling = "pool"
-
-    def setup(self):
-        super().setup()
-        self.position = FixedPositions()
 
     def windowing(self, stage):
         """What tells the windows of a stage, as keyword arguments."""
         window = self.windows[stage] if self.windows else None
         choose = largest_window if stage < STAGES - 2 else lambda side: side
         return dict(window=window, choose=choose, shifted=False)
-
-    def _grids(self, x, *parts):
-        return super()._grids(self.position(x), *parts)

@@ -20,7 +20,7 @@ class Pyramid(nn.Module):
     @property
     def stride(self):
         """Pixels per output cell, along one side."""
-        return 4 * 2 ** (STAGES - 1)
+        return self.embed_stride * 2 ** (STAGES - 1)
 
     def __call__(self, images):
         """(B, H, W, C) -> Encoded: tokens (B, H/32, W/32, D), no prefix."""
@@ -83,6 +83,7 @@ class Pyramid(nn.Module):
             return sum(self.depths[: int(index)]) + 1 + int(rest[1])
         return sum(self.depths) + 1
 
+    embed_stride = 4  # pixels per cell of `embed`
     separates = False  # whether Parts can be given, see `Windowed`
     omits = False  # whether tokens can be left out, see `ViT.encode_some`
     downsample_offset = 0

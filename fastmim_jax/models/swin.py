@@ -13,7 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.models.layers import MLP, Dense, PatchEmbed, Stack, layer_norm, refine, torch_uniform
+from fastmim_jax.models.attention import relative_index
+from fastmim_jax.models.layers import (
+    MLP,
+    Dense,
+    PatchEmbed,
+    Stack,
+    layer_norm,
+    make_positions,
+    refine,
+    torch_uniform,
+)
 from fastmim_jax.models.pyramid import STAGES, Pyramid
 
 GATHERED_FROM = 100  # cells of a window from which attention apart is faster than under a mask
@@ -64,15 +74,6 @@ def shift_mask(grid, window, shift):
     rows, columns = (regions(*axis) for axis in zip(grid, window, shift, strict=True))
     labels = split_windows((3 * rows[:, None] + columns)[None], window)[0]
     return labels[:, :, None] == labels[:, None, :]
-
-
-def relative_index(window):
-    """Where in a (2h-1, 2w-1) table the bias of a pair of cells stands: two (N, N) arrays."""
-    rows, columns = (axis.ravel() for axis in np.indices(window))
-    return (
-        rows[:, None] - rows[None, :] + window[0] - 1,
-        columns[:, None] - columns[None, :] + window[1] - 1,
-    )
 
 
 class Parts(NamedTuple):
@@ -284,6 +285,8 @@ class Windowed(Pyramid):
     Attributes:
       width: of the first stage; it doubles in each.
       heads: of each stage.
+      positions: "none", or what `encode` adds to the cells of the first stage, after anything that is done
+        to what `embed` gives: "fixed" sine-cosine ones, or "learned" (for images of one size).
     """
 
     width: int = 96
@@ -294,11 +297,13 @@ class Windowed(Pyramid):
     dtype: Any = jnp.float32
     remat: str = "none"
     layers: str = "unrolled"
+    positions: str = "none"
 
     separates = True
 
     def setup(self):
         common = dict(epsilon=self.epsilon, dtype=self.dtype)
+        self.position = make_positions(self.positions)
         self.stem = NormedPatches(4, self.width, **common)
         self.downsamples = [PatchMerging(**common) for _ in range(STAGES - 1)]
         self.stages = [
@@ -313,6 +318,9 @@ class Windowed(Pyramid):
             for stage in range(STAGES)
         ]
         self.norm = layer_norm(self.epsilon, self.dtype, name="norm")
+
+    def _grids(self, x, *parts):
+        return super()._grids(self.position(x), *parts)
 
 
 class Swin(Windowed):

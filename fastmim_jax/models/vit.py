@@ -1,6 +1,7 @@
-"""Vision transformer with a cls token and fixed sine-cosine positions, as MAE and FastMIM use it.
+"""Vision transformer with a cls token, as MAE, FastMIM and, with relative positions, SimMIM use it.
 
-Source: FastMIM's `mim_vit_pretrain.py` and `models_vit.py`, which differ in their number of heads.
+Sources: FastMIM's `mim_vit_pretrain.py` and `models_vit.py`, which differ in their number of heads, and
+SimMIM's `vision_transformer.py`.
 """
 
 from typing import Any
@@ -8,23 +9,34 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from fastmim_jax.models.attention import TransformerBlock
+from fastmim_jax.errors import UserError
+from fastmim_jax.models.attention import RelativePositions, TransformerBlock
 from fastmim_jax.models.layers import (
-    POSITIONS,
     Encoded,
     PatchEmbed,
     Stack,
     layer_norm,
+    make_positions,
     patchify,
     token_init,
 )
+
+# What every block is given for a (h, w) array of cells, by `relative_positions`: see `Attention`.
+RELATIVE = {
+    "none": lambda cells, table: (),
+    "shared": lambda cells, table: (table(cells),),
+    "own": lambda cells, table: (None, cells),
+}
 
 
 class ViT(nn.Module):
     """Any image size whose sides are multiples of `patch_size`, any number of channels.
 
-    positions: "fixed" sine-cosine ones, or "learned" (for images of one size), as published fine-tuning
-      has them. cls has none: its learned token may take any value already.
+    positions: "fixed" sine-cosine ones; "learned" (for images of one size), as published fine-tuning
+      has them; or "none". cls has a learned one where the patches do.
+    relative_positions: "none"; or learned ones (for images of one size) that are added to the scores of
+      attention, from one table for all blocks, "shared", or from every block's "own".
+    layer_scale: what the learned factors of every block's results begin at; None for no such.
     """
 
     patch_size: int = 16
@@ -38,9 +50,10 @@ class ViT(nn.Module):
     dtype: Any = jnp.float32
     remat: str = "none"
     layers: str = "unrolled"
+    relative_positions: str = "none"
+    layer_scale: float | None = None
 
     separates = False  # whether parts of an image can be kept apart
-    omits = True  # whether `encode_some` can leave tokens out
     pooling = "pool_norm"  # of the published classifier, see `fastmim_jax.models.heads`
 
     @property
@@ -48,9 +61,21 @@ class ViT(nn.Module):
         """Pixels per output cell, along one side."""
         return self.patch_size
 
+    @property
+    def embed_stride(self):
+        """Pixels per cell of `embed`, along one side."""
+        return self.patch_size
+
+    @property
+    def omits(self):
+        """Whether `encode_some` can leave tokens out."""
+        return self.relative_positions == "none"
+
     def setup(self):
+        self._check()
         self.patch_embed = PatchEmbed(self.patch_size, self.width, self.dtype)
-        self.position = POSITIONS[self.positions]()
+        self.position = make_positions(self.positions)
+        self.relative_position = RelativePositions(self.heads)
         self.cls_token = self.param("cls_token", token_init, (1, 1, self.width))
         options = dict(
             heads=self.heads,
@@ -58,6 +83,7 @@ class ViT(nn.Module):
             epsilon=self.epsilon,
             kernel=self.kernel,
             dtype=self.dtype,
+            layer_scale=self.layer_scale,
         )
         self.blocks = Stack(TransformerBlock, self.depth, options, self.remat, self.layers)
         self.norm = layer_norm(self.epsilon, self.dtype, name="norm")
@@ -72,14 +98,14 @@ class ViT(nn.Module):
 
     def transform(self, tokens):
         """(B, h, w, D) patches -> Encoded, not yet normalised."""
-        return _encoded(self.blocks(self._sequence(tokens)), tokens.shape)
+        return _encoded(self._transformed(tokens), tokens.shape)
 
     def encode(self, tokens):
         """(B, h, w, D) patches -> Encoded, normalised."""
-        return _encoded(self.norm(self.blocks(self._sequence(tokens))), tokens.shape)
+        return _encoded(self.norm(self._transformed(tokens)), tokens.shape)
 
     def encode_some(self, images, kept):
-        """Encodes a part of the patches as if there were no others.
+        """Encodes a part of the patches as if there were no others, where the model `omits`.
 
         Args:
           images: (B, H, W, C).
@@ -102,6 +128,8 @@ class ViT(nn.Module):
     def depth_group(self, path):
         """The group of a parameter for layer-wise learning rates: 0 for the input, then one per block.
 
+        A shared table of relative positions is in the last group, with the norm, as SimMIM published it.
+
         Args:
           path: of a parameter of this module, joined by "/".
         """
@@ -116,11 +144,32 @@ class ViT(nn.Module):
         Fewer than four blocks give one grid each.
         """
         tokens = self.embed(images)
-        outputs = self.blocks.outputs(self._sequence(tokens))
+        outputs = self.blocks.outputs(self._sequence(tokens), *self._relative(tokens))
         quarters = sorted({-(-self.depth * quarter // 4) for quarter in (1, 2, 3, 4)})
         chosen = [outputs[after - 1] for after in quarters]
         chosen[-1] = self.norm(chosen[-1])
         return [x[:, 1:].reshape(tokens.shape) for x in chosen]
+
+    def _check(self):
+        if self.relative_positions not in RELATIVE:
+            raise UserError(
+                f"unknown relative_positions '{self.relative_positions}': there is {', '.join(RELATIVE)}; "
+                "type --config.method.backbone.relative_positions=shared"
+            )
+        if self.kernel == "cudnn" and self.relative_positions != "none":
+            # It gives no gradient of a bias over an odd number of tokens, as patches and cls mostly are.
+            raise UserError(
+                "config.method.kernel=cudnn cannot learn relative positions: type "
+                "--config.method.kernel=xla"
+            )
+
+    def _transformed(self, tokens):
+        """Grid (B, h, w, D) -> what the blocks make of it and cls, (B, 1 + h*w, D)."""
+        return self.blocks(self._sequence(tokens), *self._relative(tokens))
+
+    def _relative(self, tokens):
+        cells = jnp.zeros(tokens.shape[1:3], jnp.int32)
+        return RELATIVE[self.relative_positions](cells, self.relative_position)
 
     def _sequence(self, tokens):
         """Grid (B, h, w, D) -> (B, 1 + h*w, D): positions added, the cls token in front."""
@@ -129,7 +178,8 @@ class ViT(nn.Module):
 
     def _with_cls(self, tokens):
         """(B, N, D) -> (B, 1 + N, D), the cls token in front."""
-        cls = jnp.broadcast_to(self.cls_token.astype(self.dtype), (len(tokens), 1, self.width))
+        cls = self.position.of_prefix(self.cls_token.astype(self.dtype))
+        cls = jnp.broadcast_to(cls, (len(tokens), 1, self.width))
         return jnp.concatenate([cls, tokens], axis=1)
 
 

@@ -187,6 +187,7 @@ def _optimizer_options(optimizer):
         epsilon=optimizer.epsilon,
         weight_decay=optimizer.weight_decay,
         clip_norm=optimizer.clip_norm,
+        spared=tuple(optimizer.spared),
     )
 
 
@@ -200,6 +201,7 @@ def _schedule(config, plan):
             total=plan.total_epochs,
             shape=config.schedule.shape,
             decay_epochs=config.schedule.decay_epochs,
+            start=plan.warmup_lr,
         )
 
     return schedule

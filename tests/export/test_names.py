@@ -69,3 +69,22 @@ def test_mmpretrain_merges_the_same_cells_in_another_order():
     np.testing.assert_allclose(mmpretrain_merging(x, theirs, 0), expected, atol=1e-5)
     back = to_ours(theirs, "mmpretrain_mixmim")
     jax.tree.map(np.testing.assert_array_equal, back, jax.tree.map(np.asarray, ours))
+
+
+def test_what_belongs_together_comes_together():
+    names = {"encoder.blocks.0.attn.q_bias": np.zeros(4)}
+    with pytest.raises(UserError, match="q_bias only together with encoder.blocks.0.attn.v_bias"):
+        to_ours(names, "simmim_vit")
+    tables = {"params": {"encoder": {"position": {"pos_embed": np.zeros((2, 3, 4))}}}}
+    with pytest.raises(UserError, match="pos_embed only together with encoder/position/pos_embed_cls"):
+        to_theirs(tables, "simmim_vit")
+
+
+def test_learned_positions_are_those_of_cls_and_a_square():
+    table = np.random.default_rng(0).normal(size=(1, 10, 4)).astype(np.float32)
+    position = to_ours({"pos_embed": table}, "fastmim_vit_classifier")["params"]["encoder"]["position"]
+    np.testing.assert_array_equal(position["pos_embed"].reshape(9, 4), table[0, 1:])
+    np.testing.assert_array_equal(position["pos_embed_cls"], table[0, :1])
+    assert to_ours({"pos_embed": table}, "fastmim_vit") == {"params": {}}  # computed
+    with pytest.raises(UserError, match="8 positions make no square"):
+        to_ours({"pos_embed": table[:, :9]}, "fastmim_vit_classifier")

@@ -139,6 +139,23 @@ def test_wide_images_scanned_and_unrolled():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, scanned)
 
 
+def test_learned_positions_begin_as_the_fixed_ones():
+    images = jnp.zeros((1, 64, 32, 3))
+    model = create_model("swin_t", **TINY, positions="learned")
+
+    @jax.jit
+    def outcomes(images):
+        params = model.init(jax.random.key(0), images)["params"]
+        variables = {"params": params}
+        kinds = (model.clone(positions=name) for name in ("learned", "fixed", "none"))
+        return params["position"], [kind.apply(variables, images).tokens for kind in kinds]
+
+    position, (learned, fixed, none) = outcomes(images)
+    assert {name: x.shape for name, x in position.items()} == {"pos_embed": (16, 8, 8)}
+    np.testing.assert_array_equal(learned, fixed)
+    assert np.abs(fixed - none).max() > 1e-2
+
+
 @pytest.mark.parametrize(
     ("options", "shape", "told"),
     [(dict(window=5), (64, 64), "windows of 5 x 5 cells do not fit a grid of 16 x 16"),
@@ -161,6 +178,7 @@ def test_depth_groups_are_the_published_ones():
         "stages_2/blocks/17/mlp/fc2/bias": 22,
         "downsamples_2/reduction/kernel": 22,
         "stages_3/blocks/1/attn/relative_position_bias_table": 24,
+        "position/pos_embed": 25,  # as SimMIM has it
         "norm/scale": 25,
     }
     assert {path: model.depth_group(path) for path in groups} == groups

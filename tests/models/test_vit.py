@@ -7,6 +7,7 @@ import pytest
 from fastmim_jax import create_model
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.names import to_ours
+from fastmim_jax.models.attention import RelativePositions
 from fastmim_jax.models.layers import Encoded
 from fastmim_jax.models.vit import ViT
 
@@ -77,3 +78,70 @@ def test_computes_in_bfloat16_with_float32_parameters():
 def test_unknown_names_are_told_with_what_there_is(name, overrides, told):
     with pytest.raises(UserError, match=told):
         create_model(name, **overrides)
+
+
+def test_relative_positions_are_their_definition():
+    random = np.random.default_rng(0)
+    table, of_cls = (random.normal(size=s).astype(np.float32) for s in ((3, 5, 2), (3, 2)))
+    params = {"relative_position_bias_table": table, "cls_relative_position_bias": of_cls}
+    bias = RelativePositions(heads=2).apply({"params": params}, jnp.zeros((2, 3)))
+    cells = [(row, column) for row in range(2) for column in range(3)]
+    for i, (row, column) in enumerate(cells):
+        for j, (other_row, other_column) in enumerate(cells):
+            expected = table[row - other_row + 1, column - other_column + 2]
+            np.testing.assert_array_equal(bias[:, 1 + i, 1 + j], expected)
+    for place, expected in zip((bias[:, 0, 1:], bias[:, 1:, 0], bias[:, :1, 0]), of_cls, strict=True):
+        np.testing.assert_array_equal(place, np.broadcast_to(expected[:, None], place.shape))
+
+
+def test_own_tables_that_are_equal_are_a_shared_one():
+    options = dict(width=16, depth=2, heads=2, positions="learned", layer_scale=0.5)
+    shared = create_model("vit_ti8", **options, relative_positions="shared")
+    own = shared.clone(relative_positions="own")
+    images = jax.random.normal(jax.random.key(0), (2, 16, 40, 2))
+    params = shared.init(jax.random.key(1), images)["params"]
+    assert params["position"]["pos_embed_cls"].shape == (1, 16)
+    params = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), params)
+    blocks = {
+        index: {**block, "attn": {**block["attn"], "relative_position": params["relative_position"]}}
+        for index, block in params["blocks"].items()
+    }
+    spread = {key: x for key, x in params.items() if key != "relative_position"} | {"blocks": blocks}
+    plain = shared.clone(relative_positions="none")
+    all_of_them = jnp.arange(10)[None].repeat(2, 0)
+
+    @jax.jit
+    def outcomes(params, spread):
+        whole = plain.apply({"params": params}, images)
+        some = plain.apply({"params": params}, images, all_of_them, method="encode_some")
+        models = (shared, params), (own, spread)
+        models += tuple((model.clone(layers="scanned", remat="full"), given) for model, given in models)
+        return whole, some, [model.apply({"params": given}, images) for model, given in models]
+
+    whole, some, (first, *others) = outcomes(params, spread)
+    for other in others:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), first, other)
+    assert np.abs(first.tokens - whole.tokens).max() > 1e-3
+    np.testing.assert_allclose(some.tokens.reshape(whole.tokens.shape), whole.tokens, atol=1e-5)
+    np.testing.assert_allclose(some.prefix, whole.prefix, atol=1e-5)
+    assert plain.omits and not shared.omits and not own.omits
+
+
+def test_depth_groups_are_the_published_ones():
+    model = create_model("vit_b16", positions="learned", relative_positions="shared")
+    groups = {
+        "cls_token": 0,
+        "position/pos_embed": 0,
+        "patch_embed/kernel": 0,
+        "blocks/0/norm1/scale": 1,
+        "blocks/11/scale2/gamma": 12,
+        "relative_position/relative_position_bias_table": 13,
+        "norm/scale": 13,
+    }
+    assert {path: model.depth_group(path) for path in groups} == groups
+
+
+def test_relative_positions_need_the_plain_kernel():
+    model = create_model("vit_ti8", kernel="cudnn", relative_positions="own")
+    with pytest.raises(UserError, match="cannot learn relative positions: type --config.method.kernel=xla"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))

@@ -34,9 +34,34 @@ def test_weight_decay_groups_equal_published(family):
     assert not groups
 
 
+SPARED = {"vit": ("cls_token",), "swin": ("mask_token",)}  # beside positions: by `no_weight_decay`
+
+
+@pytest.mark.parametrize("family", SPARED)
+def test_weight_decay_groups_of_simmim_equal_published(family):
+    cases, _ = published.load(f"simmim_{family}")
+    for name in cases:
+        weights = published.weights(cases, name)
+        groups = decay_groups(to_ours(weights, f"simmim_{family}")["params"], SPARED[family])
+        decays = {path: np.asarray(x == "decay") for path, x in flatten_dict(groups, sep="/").items()}
+        for key, value in weights.items():
+            path = next(iter(flatten_dict(to_ours(paired(key, weights), f"simmim_{family}")["params"])))
+            spared = (*SPARED[family], "pos_embed", "absolute_pos_embed")
+            expected = value.ndim > 1 and key.split(".")[-1] not in spared
+            assert decays["/".join(path)] == expected, key
+
+
+def paired(key, weights):
+    """The array of this name, and the one that belongs to it."""
+    names = {key, key.replace("q_bias", "v_bias"), key.replace("v_bias", "q_bias")}
+    return {name: weights[name] for name in names}
+
+
 def test_a_parameter_without_a_group_is_refused():
     with pytest.raises(ValueError, match="surprise is in 0 weight-decay groups"):
         decay_groups({"surprise": jnp.zeros(3)})
+    with pytest.raises(ValueError, match="no parameter is named absolute_pos_embed"):
+        decay_groups({"bias": jnp.zeros(3)}, spared=("absolute_pos_embed", "bias"))
 
 
 @pytest.mark.parametrize("case", SCHEDULES["cosine"] + SCHEDULES["step"])
@@ -44,6 +69,7 @@ def test_learning_rates_equal_published(case):
     options = dict(peak=case["lr"], floor=case["min_lr"], warmup=case["warmup_epochs"])
     if "decay_epoch" in case:
         options.update(shape="step", decay_epochs=case["decay_epoch"])
+    options.update(start=case.get("warmup_lr", 0.0))
     for epoch, expected, *_ in case["values"]:
         ours = float(learning_rate(epoch, total=case["epochs"], **options))
         # float32: one part in 1e6 of the peak, where the published float64 reaches 0 at the end.

@@ -39,7 +39,8 @@ def with_published_positions(family, source, before, after):
     """
     if family == "vit":
         grid = before["pos_embed"][0, 1:].reshape(4, 4, -1)
-        source["params"]["encoder"]["position"] = {"pos_embed": grid}
+        cls = before["pos_embed"][0, :1]
+        source["params"]["encoder"]["position"] = {"pos_embed": grid, "pos_embed_cls": cls}
     for index, letter in enumerate("abcd" if family == "cmt" else ""):
         name = f"relative_pos_{letter}"
         flat = flat_relative_position(before[f"encoder.{name}"], after[name].shape)
