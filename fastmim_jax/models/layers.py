@@ -204,7 +204,8 @@ class MLP(nn.Module):
     def __call__(self, x):
         width = x.shape[-1]
         x = Dense(int(width * self.ratio), self.dtype, name="fc1")(x)
-        return Dense(width, self.dtype, name="fc2")(nn.gelu(x, approximate=False))
+        # For the backward pass the GELU is computed again: to keep it would be most of a block's memory.
+        return nn.remat(GELUDense)(width, self.dtype, name="fc2")(x)
 
 
 class Dense(nn.Module):
@@ -225,6 +226,13 @@ class Dense(nn.Module):
         if self.use_bias:
             rows += self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
         return rows.reshape(*x.shape[:-1], self.width)
+
+
+class GELUDense(Dense):
+    """A linear layer on the exact GELU of its input."""
+
+    def __call__(self, x):
+        return super().__call__(nn.gelu(x, approximate=False))
 
 
 def layer_norm(epsilon, dtype, name):

@@ -1,0 +1,34 @@
+"""MAE (arXiv 2111.06377): three quarters of the patches hidden, only the others encoded, 224 px.
+
+    fastmim pretrain --config=configs/mae.py:vit_b16 --config.data.path=DIR --workdir=runs/mae_vit_b16
+
+variant   recipe                                              fine-tuned, as published (1600 epochs)
+vit_b16   800 epochs, batch 4096, lr 1.5e-4 per 256           83.6 %
+vit_l16   as vit_b16                                          85.9 % (85.5 % after 800 epochs)
+vit_h14   as vit_b16                                          86.9 %
+
+Normalised pixels are predicted by a decoder of 8 blocks, 512 wide. `--config.method.target=hog` predicts HOG
+(patches of 8 or 16 pixels), `--config.method.partial.throw_ratio=0.5` makes it PR-MIM (configs/pr_mim.py).
+"""
+
+from fastmim_jax.config import base
+from fastmim_jax.errors import UserError
+
+VARIANTS = {
+    "vit_b16": {},
+    "vit_l16": {"method.backbone.name": "vit_l16"},
+    "vit_h14": {"method.backbone.name": "vit_h14", "method.block_size": 14},
+}
+
+
+def get_config(variant="vit_b16"):
+    """The config of a variant."""
+    if variant not in VARIANTS:
+        raise UserError(f"configs/mae.py has no variant '{variant}': there is {', '.join(VARIANTS)}")
+    config = base()
+    config.data.image_size = (224, 224)
+    config.method.update(name="mae", target="pixel", block_size=16, mask_ratio=0.75)
+    config.method.decoder.update(width=512, depth=8, heads=16)
+    config.schedule.update(batch_size=4096, epochs=800.0, warmup_epochs=40.0)
+    config.update_from_flattened_dict(VARIANTS[variant])
+    return config
