@@ -7,8 +7,8 @@ vit_b16   800 epochs, batch 4096, lr 1.5e-4 per 256           83.6 %
 vit_l16   as vit_b16                                          85.9 % (85.5 % after 800 epochs)
 vit_h14   as vit_b16                                          86.9 %
 
-Normalised pixels are predicted by a decoder of 8 blocks, 512 wide. `--config.method.target=hog` predicts HOG
-(patches of 8 or 16 pixels), `--config.method.partial.throw_ratio=0.5` makes it PR-MIM (configs/pr_mim.py).
+Normalised pixels are predicted by a decoder of 8 blocks, 512 wide. `--config.method.target=hog` predicts
+HOG (patches of 8 or 16 pixels), `--config.method.partial.throw_ratio=0.5` makes it PR-MIM (pr_mim.py).
 """
 
 from fastmim_jax.config import base

@@ -1,11 +1,11 @@
 """What partial reconstruction does to what is learned: MAE, PR-MIM and plain partial reconstruction.
 
-    python experiments/partial_reconstruction/quality.py --data=CIFAR10 --out=DIR [--only=NAME] [--seeds=0,1,2]
+    python experiments/partial_reconstruction/quality.py --data=CIFAR10 --out=DIR
 
-CIFAR10 is a folder train/CLASS/*.png, test/CLASS/*.png. A small MAE (patches of 4 pixels) is trained without
-labels through `fastmim_jax.train.loop.pretrain`, every contestant with the same seed, images, masks and number
-of updates; then a linear classifier is fitted to the encoder's frozen features, in closed form. A line of
-DIR/results.jsonl is one run; a run that is there already is not repeated.
+CIFAR10 is a folder train/CLASS/*.png, test/CLASS/*.png. A small MAE (patches of 4 pixels) is trained
+without labels through `fastmim_jax.train.loop.pretrain`, every contestant with the same seeds, images,
+masks and number of updates; then a linear classifier is fitted to its frozen features, in closed form.
+A line of DIR/results.jsonl is one run; a run that is there already is not repeated.
 """
 
 import argparse
@@ -81,11 +81,13 @@ def _pixels(record):
 
     from PIL import Image
 
-    return np.asarray(Image.open(io.BytesIO(record)).convert("RGB")) if isinstance(record, bytes) else record
+    return (
+        np.asarray(Image.open(io.BytesIO(record)).convert("RGB")) if isinstance(record, bytes) else record
+    )
 
 
 def linear_probe(train, test):
-    """Test accuracy of a ridge classifier; its penalty is the best on the last part of the training images."""
+    """Test accuracy of a ridge classifier whose penalty is the best on the last of the training images."""
     (x, y), (x_test, y_test) = train, test
     mean, deviation = x.mean(0), x.std(0) + 1e-8
     x, x_test = (x - mean) / deviation, (x_test - mean) / deviation
@@ -139,7 +141,9 @@ def main():
     done = read_metrics(results) if results.exists() else []
     for seed in map(int, args.seeds.split(",")):
         for name in args.only.split(","):
-            if any((line["name"], line["seed"], line["steps"]) == (name, seed, args.steps) for line in done):
+            if any(
+                (line["name"], line["seed"], line["steps"]) == (name, seed, args.steps) for line in done
+            ):
                 continue
             line = run_one(name, seed, args)
             print(json.dumps(line), flush=True)

@@ -6,15 +6,14 @@ Full steps (forward, backward, AdamW) through `fastmim_jax.train.steps.pretrain_
 on random uint8 images that already lie there. The methods take turns within one process, so that a machine
 that slows down or warms up does it to all of them; ratios are taken within a turn.
 
-SimMIM is FastMIM's module at full resolution, with pixels to predict and no decoder but a linear head.
-The published SimMIM puts its mask token in after the patch embedding instead of before, and its loss is
-the absolute error: neither changes the cost. MAE is `mae.py`, a cost model too.
+The methods are those of the recipes in `configs/`. One optimizer, FastMIM's AdamW, updates them all, and
+MAE and SimMIM get the same backbone as FastMIM but for what their recipes change of it.
 """
 
 import argparse
-import importlib.util
 import json
 import os
+import runpy
 import statistics
 import time
 from functools import partial
@@ -25,7 +24,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from mae import MAE
 
 from fastmim_jax.config import CHOICES
 from fastmim_jax.data.device import normalize
@@ -40,13 +38,6 @@ from fastmim_jax.train.steps import pretrain_step
 
 UNCOUNTED, COUNTED = 2, 3  # steps in a turn
 CHANNELS = 3
-SIMMIM = {
-    "method.target": "pixel",
-    "method.normalize_target": False,
-    "method.block_size": 32,
-    "method.mask_ratio": 0.6,
-    "method.decoder.depth": 0,  # the head then works at the encoder's width
-}
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
@@ -60,25 +51,21 @@ class Contestant(NamedTuple):
 
 def contestants(backbone, dtype, layers):
     """[Contestant] of a variant of configs/fastmim.py; FastMIM as published, the measure of all, first."""
-    common = {"method.dtype": dtype, "method.layers": layers}
-    config = _recipe(backbone, common)
-    fastmim = create_method(config.method)
-    simmim = create_method(_recipe(backbone, {**common, **SIMMIM}).method)
-    entries = [Contestant("FastMIM", config.data.image_size[0], fastmim)]
-    if isinstance(fastmim.encoder, ViT):
-        entries.append(Contestant("MAE", 224, MAE(fastmim.encoder.clone())))
-    else:  # SimMIM's own choice for Swin
-        entries.append(Contestant("SimMIM", 192, simmim))
-    return [*entries, Contestant("SimMIM", 224, simmim)]
+    fastmim = _recipe("fastmim", backbone)
+    entries = [("FastMIM", fastmim.data.image_size[0], fastmim)]
+    if isinstance(create_method(fastmim.method).encoder, ViT):
+        entries += [("MAE", 224, _recipe("mae", "vit_b16")), ("SimMIM", 224, _recipe("simmim", "vit_b16"))]
+    else:  # 192 px is SimMIM's own choice for Swin
+        entries += [("SimMIM", side, _recipe("simmim", "swin_b")) for side in (192, 224)]
+    for _, _, config in entries:
+        config.method.update(dtype=dtype, layers=layers)
+        config.method.backbone.name = fastmim.method.backbone.name
+    return [Contestant(name, side, create_method(config.method)) for name, side, config in entries]
 
 
-def _recipe(backbone, changes):
-    spec = importlib.util.spec_from_file_location("fastmim", CONFIGS / "fastmim.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(backbone)
-    config.update_from_flattened_dict(changes)
-    return config
+def _recipe(file, variant):
+    """The config of a variant of configs/FILE.py."""
+    return runpy.run_path(str(CONFIGS / f"{file}.py"))["get_config"](variant)
 
 
 class Training:
@@ -144,7 +131,7 @@ def _temporary_bytes(compiled):
 def measure(backbone, batch_size, dtype, repeats, layers):
     """-> {"backbone", "methods": [{name: figure}]}, FastMIM first; ratios are to it."""
     entries = contestants(backbone, dtype, layers)
-    optimizer = _recipe(backbone, {}).optimizer
+    optimizer = _recipe("fastmim", backbone).optimizer
     options = {key: optimizer[key] for key in ("epsilon", "weight_decay", "clip_norm")}
     options["betas"] = tuple(optimizer.betas)
     trainings = []

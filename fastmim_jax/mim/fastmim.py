@@ -35,7 +35,13 @@ class FastMIM(nn.Module):
     decoder: dict
     reconstruct: Callable = whole
 
+    error = staticmethod(masked_mean_square)
     groups = 1  # parts that a batch must divide into
+
+    @property
+    def cell(self):
+        """Side of a token of the method's own grid, in pixels."""
+        return min(self.block_size, self.encoder.stride)
 
     def hidden_count(self, cells):
         """How many of so many blocks are hidden in every image."""
@@ -66,10 +72,10 @@ class FastMIM(nn.Module):
         counts = (count * max(block // stride, 1) ** 2,)
         prediction, weight, thrown = self.reconstruct(decoder, tokens, prefix, hidden, counts, noise)
 
-        target = self.target(images, min(block, stride))
+        target = self.target(images, self.cell)
         if block < stride:
             prediction = self.target.split(prediction, stride // block, stride)
             weight, thrown = (refine(x, stride // block) for x in (weight, thrown))
         mask = hidden.astype(jnp.float32)
-        loss = masked_mean_square(prediction, target, mask * weight)
+        loss = self.error(prediction, target, mask * weight)
         return Output(loss, prediction, target, mask, seen, mask * weight, thrown)

@@ -21,7 +21,7 @@ def _mean(error, weight):
     return jnp.where(weight > 0, weight * error.mean(-1), 0.0).sum() / weight.sum()
 
 
-def target_moments(target, weight):
-    """Count (), sum (P,) and sum of squares (P,) of the targets (B, h, w, P), weighted by (B, h, w)."""
-    weighted = jnp.where(weight[..., None] > 0, weight[..., None] * target, 0.0)
-    return weight.sum(), weighted.sum((0, 1, 2)), (weighted * target).sum((0, 1, 2))
+def mean_target(target, weight):
+    """Mean (P,) of the targets (B, h, w, P), weighted by (B, h, w)."""
+    weight = weight[..., None]
+    return jnp.where(weight > 0, weight * target, 0.0).sum((0, 1, 2)) / weight.sum()

@@ -35,7 +35,13 @@ class MAE(nn.Module):
     decoder: dict
     reconstruct: Callable = whole
 
+    error = staticmethod(masked_mean_square)
     groups = 1  # parts that a batch must divide into
+
+    @property
+    def cell(self):
+        """Side of a token of the method's own grid, in pixels."""
+        return self.encoder.stride
 
     def hidden_count(self, cells):
         """How many of so many patches are hidden in every image."""
@@ -69,5 +75,5 @@ class MAE(nn.Module):
 
         mask, target = hidden.astype(jnp.float32), self.target(images, size)
         seen = jnp.where(refine(hidden, size)[..., None], 0.0, images)
-        loss = masked_mean_square(prediction, target, mask * weight)
+        loss = self.error(prediction, target, mask * weight)
         return Output(loss, prediction, target, mask, seen, mask * weight, thrown)

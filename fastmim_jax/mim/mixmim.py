@@ -64,6 +64,13 @@ class MixMIM(nn.Module):
     decoder: dict
     reconstruct: Callable = whole
 
+    error = staticmethod(masked_mean_square)
+
+    @property
+    def cell(self):
+        """Side of a token of the method's own grid, in pixels."""
+        return self.encoder.stride
+
     def hidden_count(self, cells):
         """How many of so many cells come from the partner in every image."""
         return int(cells * self.mask_ratio)
@@ -105,7 +112,7 @@ class MixMIM(nn.Module):
         prediction, weight, thrown = _unmix_all(both, mask, groups)
 
         target = self.target(images, stride)
-        loss, seen = masked_mean_square(prediction, target, weight), mix(images, mask, groups)
+        loss, seen = self.error(prediction, target, weight), mix(images, mask, groups)
         return Output(loss, prediction, target, mask.astype(jnp.float32), seen, weight, thrown)
 
 

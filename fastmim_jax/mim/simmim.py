@@ -32,7 +32,13 @@ class SimMIM(nn.Module):
     block_size: int
     mask_ratio: float
 
+    error = staticmethod(masked_mean_absolute)
     groups = 1  # parts that a batch must divide into
+
+    @property
+    def cell(self):
+        """Side of a token of the method's own grid, in pixels."""
+        return min(self.block_size, self.encoder.stride)
 
     def hidden_count(self, cells):
         """How many of so many blocks are hidden in every image: rounded up, as published."""
@@ -63,9 +69,9 @@ class SimMIM(nn.Module):
         head = Dense(self.target.values(stride, channels), encoded.tokens.dtype, name="pred")
         prediction = head(encoded.tokens).astype(jnp.float32)
 
-        target = self.target(images, min(block, stride))
+        target = self.target(images, self.cell)
         if block < stride:
             prediction = self.target.split(prediction, stride // block, stride)
         mask = refine(blocks, max(block // stride, 1)).astype(jnp.float32)
-        loss = masked_mean_absolute(prediction, target, mask)
+        loss = self.error(prediction, target, mask)
         return Output(loss, prediction, target, mask, seen, mask, jnp.zeros_like(mask))

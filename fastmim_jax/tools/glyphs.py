@@ -4,8 +4,15 @@ import numpy as np
 
 GROUND = (17, 19, 24)
 INK = (246, 240, 228)
-PREDICTED_INK = (255, 198, 92)
+PREDICTED_INK, FILLED_INK = (255, 198, 92), (111, 190, 255)  # amber, blue
 TRUE_INK, TRUE_GROUND = (98, 107, 122), (31, 34, 41)  # dimmed: cells where nothing is predicted
+FLAT = (84, 88, 96)
+
+# What a patch is: seen by the encoder; hidden and decoded; hidden, not decoded but filled in from its
+# neighbours; hidden and not predicted at all.
+VISIBLE, DECODED, FILLED, ABSENT = range(4)
+INKS = np.array([TRUE_INK, PREDICTED_INK, FILLED_INK, FLAT])  # of each, in this order
+GROUNDS = np.array([TRUE_GROUND, GROUND, GROUND, FLAT])
 
 
 def stroke_strength(cells, full=1.0, power=2.0):
@@ -88,18 +95,17 @@ def hog_glyphs(cells, scale=16, *, ink=INK, ground=GROUND, full=1.0, power=2.0):
     return paint(draw_strokes(stroke_strength(cells, full, power), scale), ink, ground)
 
 
-def hidden_prediction(prediction, target, hidden, scale, *, full=1.0, power=2.0):
+def hidden_prediction(prediction, target, roles, scale, *, full=1.0, power=2.0):
     """One panel: predicted glyphs in hidden cells, dimmed true glyphs in visible ones.
 
     Args:
-      prediction, target: (h, w, C, bins); hidden: (h, w) bool.
+      prediction, target: (h, w, C, bins); roles: (h, w) int, VISIBLE, DECODED, FILLED or ABSENT.
       scale: side of a cell in pixels; full, power: see `stroke_strength`.
 
     Returns:
       (h*scale, w*scale, 3) uint8.
     """
-    chosen = np.where(hidden[..., None, None], prediction, target)
+    chosen = np.where(roles[..., None, None] == VISIBLE, target, prediction)
     strokes = draw_strokes(stroke_strength(chosen, full, power), scale)
-    where = hidden.repeat(scale, 0).repeat(scale, 1)[..., None]
-    ink = np.where(where, PREDICTED_INK, TRUE_INK)
-    return paint(strokes, ink, np.where(where, GROUND, TRUE_GROUND))
+    fine = roles.repeat(scale, 0).repeat(scale, 1)
+    return paint(strokes, INKS[fine], GROUNDS[fine])

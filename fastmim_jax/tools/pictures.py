@@ -7,16 +7,36 @@ import io
 import os
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.tools.glyphs import PREDICTED_INK, hidden_prediction, hog_glyphs
+from fastmim_jax.tools import glyphs
+from fastmim_jax.tools.glyphs import ABSENT, FILLED, VISIBLE
 
 PAGE, TITLE, NOTE, LINE = (24, 26, 31), (236, 238, 242), (158, 164, 175), (62, 66, 75)
-HELD_OUT = (111, 190, 255)
+TRAINED, HELD_OUT = glyphs.PREDICTED_INK, glyphs.FILLED_INK
 PANEL, WIDEST, NARROWEST, GAP, MARGIN = 256, 448, 200, 14, 24
+TINT = np.array([0.0, 0.5, 0.5, 1.0])  # share of its colour in a marked patch of each role
+TOLD = {
+    FILLED: "; blue: thrown out, then filled in from neighbours",
+    ABSENT: "; flat gray: thrown out, not predicted",
+}
+
+
+class Column(NamedTuple):
+    """Images of a page, (n, H, W, C) in [0, 1], and what is said over them.
+
+    The note stands under the title in small; of predicted pixels it must say what is taken from the truth.
+    Patches are marked by their roles, (n, h, w) as in `glyphs`, if there are any.
+    """
+
+    title: str
+    note: str
+    images: np.ndarray
+    roles: np.ndarray | tuple = ()
 
 
 def as_rgb(images):
@@ -49,6 +69,41 @@ def enlarge(picture, height, width, hidden=None):
     cells = Image.fromarray(hidden.astype(np.uint8) * 255)
     inside = np.asarray(cells.resize((width, height), Image.Resampling.NEAREST)) > 0
     return np.where(inside[..., None], sharp, smooth)
+
+
+def mark(picture, roles):
+    """(H, W, 3) uint8 with every patch of (h, w) roles in its colour, all but visible ones."""
+    height, width = (
+        np.arange(n) * cells // n for n, cells in zip(picture.shape, roles.shape, strict=False)
+    )
+    fine = roles[np.ix_(height, width)]
+    share = TINT[fine][..., None]
+    return np.rint(picture * (1 - share) + glyphs.INKS[fine] * share).astype(np.uint8)
+
+
+def mark_all(pictures, roles):
+    """`mark`, one after the other."""
+    return [mark(*pair) for pair in zip(pictures, roles, strict=True)]
+
+
+def not_predicted(roles):
+    """The same roles, of which only what is not predicted is left to mark."""
+    return np.where(roles == ABSENT, ABSENT, VISIBLE)
+
+
+def told(roles):
+    """What the colours of thrown patches mean, in words that continue a note; empty if there are none."""
+    return "".join(words for role, words in TOLD.items() if (roles == role).any())
+
+
+def marked(images, roles):
+    """[Column] that tells visible, decoded and thrown patches apart, to stand beside one of the same images.
+
+    Empty where nothing was thrown.
+    """
+    if not told(roles):
+        return []
+    return [Column("the same, marked", f"amber: decoded{told(roles)}; the rest: visible", images, roles)]
 
 
 def wrap(text, font, width):
@@ -128,14 +183,16 @@ def _footer(caption, images):
 
 
 def draw_hog_reconstruction(
-    images, seen, prediction, target, hidden, path, *, caption="", full=1.0, power=2.0, gain=1.0
+    images, seen, prediction, target, roles, path, *, caption="", full=1.0, power=2.0, gain=1.0
 ):
     """PNG with a row an image: original, what the encoder saw, predicted HOG, true HOG.
+
+    Where something was thrown, what the encoder saw stands there a second time, marked by roles.
 
     Args:
       images, seen: (n, H, W, C) in [0, 1]; `seen` has the mask's colour in hidden patches.
       prediction, target: (n, h, w, C, bins) of the same units, one histogram a cell and channel.
-      hidden: (n, h, w) bool, the cells that were predicted.
+      roles: (n, h, w), what every cell is, see `glyphs`; True and False are decoded and visible.
       caption: footer, such as the step and the loss.
       full, power: stroke scaling; the defaults suit L2-normalised HOG. Raw sums want
         full=glyphs.shared_maximum(prediction, target), power=0.7.
@@ -145,55 +202,60 @@ def draw_hog_reconstruction(
     Returns:
       The path written.
     """
-    images, seen, hidden = np.asarray(images), np.asarray(seen), np.asarray(hidden, bool)
-    prediction, target = np.asarray(prediction), np.asarray(target)
-    if not prediction.shape == target.shape == (*hidden.shape, *target.shape[3:]):
+    roles, prediction, target = np.asarray(roles, int), np.asarray(prediction), np.asarray(target)
+    if not prediction.shape == target.shape == (*roles.shape, *target.shape[3:]):
         raise ValueError(
-            f"prediction {prediction.shape}, target {target.shape}, hidden {hidden.shape} disagree"
+            f"prediction {prediction.shape}, target {target.shape}, roles {roles.shape} disagree"
         )
+    hidden = roles != VISIBLE
     _, h, w = hidden.shape
     # Whole pixels a cell keep all strokes of a kind identical; below 8 they are unreadable.
     scale = max(8, round(panel_scale(h, w)))
     size, strength = (h * scale, w * scale), {"full": full, "power": power}
-    rows = [
-        [
-            enlarge(original, *size),
-            enlarge(masked, *size, hidden=mask),
-            hidden_prediction(guess, truth, mask, scale, **strength),
-            hog_glyphs(truth, scale, **strength),
-        ]
-        for original, masked, guess, truth, mask in zip(
-            as_rgb(images), as_rgb(seen), gain * prediction, target, hidden, strict=True
-        )
-    ]
+    masked = [enlarge(x, *size, hidden=where) for x, where in zip(as_rgb(seen), hidden, strict=True)]
+    guesses = zip(gain * prediction, target, roles, strict=True)
     magnified = "" if gain == 1 else f" x{gain:.3g}"
-    headers = [
-        ("original", ""),
-        ("what the encoder saw", f"{hidden.mean():.0%} hidden"),
-        ("predicted HOG", f"amber: hidden cells, predicted{magnified}; gray: visible cells, true"),
-        ("true HOG", "all cells; strokes lie along the edges"),
+    predicted = f"amber: hidden cells, predicted{magnified}{told(roles)}; gray: visible cells, true"
+    columns = [
+        ("original", "", [enlarge(x, *size) for x in as_rgb(images)]),
+        ("what the encoder saw", f"{hidden.mean():.0%} hidden", masked),
+        *((*header, mark_all(masked, roles)) for *header, _, _ in marked(seen, roles)),
+        ("predicted HOG", predicted, [glyphs.hidden_prediction(*x, scale, **strength) for x in guesses]),
+        (
+            "true HOG",
+            "all cells; strokes lie along the edges",
+            [glyphs.hog_glyphs(x, scale, **strength) for x in target],
+        ),
     ]
-    return save_png(compose(rows, headers, _footer(caption, images)), path)
+    return _save_page(columns, path, _footer(caption, images))
 
 
 def draw_pixel_reconstruction(columns, path, *, caption=""):
     """PNG with a row an image.
 
     Args:
-      columns: (title, note, images) of each, images (n, H, W, C) in [0, 1]. The note stands under the title
-        in small; of predicted pixels it must say what is taken from the truth.
+      columns: a Column each.
       caption: footer, such as the step and the loss.
 
     Returns:
       The path written.
     """
-    first = np.asarray(columns[0][-1])
+    first = np.asarray(columns[0].images)
     scale = panel_scale(*first.shape[1:3])
     size = tuple(round(side * scale) for side in first.shape[1:3])
-    rows = zip(*(as_rgb(np.asarray(images)) for *_, images in columns), strict=True)
-    panels = [[enlarge(picture, *size) for picture in row] for row in rows]
-    headers = [(title, note) for title, note, _ in columns]
-    return save_png(compose(panels, headers, _footer(caption, first)), path)
+
+    def panels(column):
+        large = [enlarge(picture, *size) for picture in as_rgb(column.images)]
+        return mark_all(large, column.roles) if len(column.roles) else large
+
+    filled = [(column.title, column.note, panels(column)) for column in columns]
+    return _save_page(filled, path, _footer(caption, first))
+
+
+def _save_page(columns, path, footer):
+    """Writes a page of columns, each its title, note and panels."""
+    rows = list(zip(*(panels for *_, panels in columns), strict=True))
+    return save_png(compose(rows, [header for *header, _ in columns], footer), path)
 
 
 def running_mean(values, window):
@@ -284,7 +346,7 @@ def draw_curve(path, steps, losses, *, baselines=None, evals=None, stages=None, 
     axes = figure.add_subplot()
     _dark_axes(axes)
     missing = f", {lost} non-finite left out" if lost else ""
-    ink, dot = _css(PREDICTED_INK), "." if len(losses) < 20 else None
+    ink, dot = _css(TRAINED), "." if len(losses) < 20 else None
     axes.plot(steps, losses, color=ink, alpha=0.35, linewidth=0.7, label="training" + missing)
     mean = f"running mean of {window}"
     axes.plot(steps, smooth, color=ink, linewidth=2.2, marker=dot, label=mean)

@@ -13,11 +13,15 @@ from fastmim_jax.mim.mixmim import MixMIM, partner
 from fastmim_jax.mim.targets import HOG, patch_statistics
 from fastmim_jax.models.layers import patchify, unpatchify
 from fastmim_jax.plan import at_stage
-from fastmim_jax.tools.glyphs import shared_maximum
+from fastmim_jax.tools.glyphs import ABSENT, DECODED, FILLED, VISIBLE, shared_maximum
 from fastmim_jax.tools.pictures import (
+    Column,
     draw_curve,
     draw_hog_reconstruction,
     draw_pixel_reconstruction,
+    marked,
+    not_predicted,
+    told,
 )
 from fastmim_jax.train import setup
 from fastmim_jax.train.checkpoint import Checkpoints
@@ -129,31 +133,39 @@ def draw(run, out, images, step, count, path):
         return _draw_hog(run.method.target, out, images, seen, path, caption=caption)
     draw_columns = _mixture if isinstance(run.method, MixMIM) else _hidden
     columns = [
-        (title, note, pixels[:count] * std + mean)
-        for title, note, pixels in draw_columns(run.method, out, images)
+        x._replace(images=x.images[:count] * std + mean, roles=x.roles[:count])
+        for x in draw_columns(run.method, out, images)
     ]
     return draw_pixel_reconstruction(columns, path, caption=caption)
 
 
 def _hidden(method, out, images):
-    """[(title, note, normalised images)]: what was hidden, filled in."""
-    filled, note = _fill_in(method.target, out, out.mask, images)
+    """[Column of normalised images]: what was hidden, filled in."""
+    filled, note, roles = _fill_in(method.target, out, out.mask, images)
     note = f"hidden patches are predicted, visible ones are true{note}"
-    return [("original", "", images), ("what the encoder saw", "", out.seen), ("filled in", note, filled)]
+    return [
+        Column("original", "", images),
+        Column("what the encoder saw", "", out.seen),
+        Column("filled in", note, filled, not_predicted(roles)),
+        *marked(filled, roles),
+    ]
 
 
 def _mixture(method, out, images):
-    """[(title, note, normalised images)]: two images, their mixture, and both taken out of it."""
+    """[Column of normalised images]: two images, their mixture, and both taken out of it."""
     partners = partial(partner, groups=method.noise_shape(images.shape)[0])
-    own, note = _fill_in(method.target, out, out.mask, images)
+    own, note, roles = _fill_in(method.target, out, out.mask, images)
     # What one mixture lacks of an image is what it keeps of the other.
-    other, _ = _fill_in(method.target, out, ~out.mask, images)
+    other, _, others = _fill_in(method.target, out, ~out.mask, images)
+    other, others = partners(other), partners(others)
     return [
-        ("image", "", images),
-        ("its partner", "", partners(images)),
-        ("the mixture", "all that the encoder saw", out.seen),
-        ("image", f"where the mixture lacks it, predicted{note}", own),
-        ("its partner", "likewise, from the same mixture", partners(other)),
+        Column("image", "", images),
+        Column("its partner", "", partners(images)),
+        Column("the mixture", "all that the encoder saw", out.seen),
+        Column("image", f"where the mixture lacks it, predicted{note}", own, not_predicted(roles)),
+        *marked(own, roles),
+        Column("its partner", "likewise, from the same mixture", other, not_predicted(others)),
+        *marked(other, others),
     ]
 
 
@@ -166,18 +178,16 @@ def _draw_hog(target, out, images, seen, path, caption):
         return x.reshape(*x.shape[:3], channels, target.bins)
 
     prediction, truth = cells(out.prediction), cells(out.target)
-    hidden = out.mask.repeat(side, 1).repeat(side, 2)
+    roles = _roles(out, out.mask).repeat(side, 1).repeat(side, 2)
     # Squared error shrinks unsure predictions towards zero; the header of the column tells the gain.
     strokes = dict(power=1.4, gain=1.5)
     if not target.normalize:
         strokes = dict(full=shared_maximum(prediction, truth), power=0.7)
-    return draw_hog_reconstruction(
-        images, seen, prediction, truth, hidden, path, caption=caption, **strokes
-    )
+    return draw_hog_reconstruction(images, seen, prediction, truth, roles, path, caption=caption, **strokes)
 
 
 def _fill_in(target, out, hidden, images):
-    """-> images whose hidden patches are predicted, and what of these is taken from the truth, in words."""
+    """-> images whose hidden patches are predicted, words on what of these is not, and all roles."""
     size = math.isqrt(out.target.shape[-1] // images.shape[-1])
     truth = np.asarray(patchify(images, size))
     predicted, note = out.prediction, ""
@@ -185,4 +195,12 @@ def _fill_in(target, out, hidden, images):
         mean, deviation = (np.asarray(x) for x in patch_statistics(truth))
         predicted = predicted * deviation + mean
         note = "; each such patch's mean and contrast are taken from the truth"
-    return np.asarray(unpatchify(np.where(hidden[..., None], predicted, truth), size)), note
+    roles = _roles(out, hidden)
+    filled = np.asarray(unpatchify(np.where(hidden[..., None], predicted, truth), size))
+    return filled, note + told(not_predicted(roles)), roles
+
+
+def _roles(out, hidden):
+    """(B, h, w) int of `glyphs`: what every patch is, if those are hidden."""
+    thrown = np.where(out.prediction.any(-1), FILLED, ABSENT)  # what was not predicted is exactly 0
+    return np.where(hidden, np.where(out.thrown > 0, thrown, DECODED), VISIBLE)

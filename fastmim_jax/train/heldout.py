@@ -36,10 +36,17 @@ def trivial_losses(run, state, size, batches):
     Returns:
       {"zero": ..., "mean target": ...}
     """
-    count, total, squares = 0.0, 0.0, 0.0
-    for index, batch in enumerate(batches):
-        moments = run.moments(state, run.to_devices(batch, size), np.int32(index))
-        tokens, sums, square_sums = (np.asarray(x, np.float64) for x in moments)
-        count, total, squares = count + tokens, total + sums, squares + square_sums
-    zero = squares / count
-    return {"zero": float(zero.mean()), "mean target": float((zero - np.square(total / count)).mean())}
+    method, channels = run.method, run.config.data.channels
+    zero = np.zeros(method.target.values(method.cell, channels), np.float32)
+
+    def constant(guess):
+        """Mean loss of a guess, and the mean target; batches are alike in how much of them counts."""
+        found = [
+            run.constant(state, run.to_devices(batch, size), np.int32(index), guess)
+            for index, batch in enumerate(batches)
+        ]
+        losses, means = zip(*found, strict=True)
+        return float(np.mean(np.asarray(losses, np.float64))), np.mean(np.asarray(means), axis=0)
+
+    loss, mean = constant(zero)
+    return {"zero": loss, "mean target": constant(mean)[0]}

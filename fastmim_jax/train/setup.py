@@ -25,7 +25,8 @@ class Run:
     abstract: TrainState of ShapeDtypeStructs with shardings.
     create: () -> the initial TrainState.
     step: (state, batch) -> (state, metrics), donating the state.
-    forward, loss, moments: (state, batch, index) -> what `steps` of these names give.
+    forward, loss: (state, batch, index) -> what `steps` of these names give.
+    constant: (state, batch, index, guess) -> as `steps.constant_step`.
     """
 
     config: Any
@@ -37,7 +38,7 @@ class Run:
     step: Any
     forward: Any
     loss: Any
-    moments: Any
+    constant: Any
 
     def loader(self, source, *, batch_size, seed, start=0, workers=0, shuffle=True):
         """Batches of a source with the crops of this config, this process's rows only."""
@@ -104,9 +105,10 @@ def build(config, records, devices=None, stage=0):
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     batch, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
 
-    def compiled(function, **options):
-        options = {"in_shardings": (shardings, batch, whole), "out_shardings": whole, **options}
-        return _on_mesh(jax.jit(partial(function, **shared), **options), mesh)
+    def compiled(function, *more):
+        places = (shardings, batch, whole, *more)
+        function = jax.jit(partial(function, **shared), in_shardings=places, out_shardings=whole)
+        return _on_mesh(function, mesh)
 
     return Run(
         config=config,
@@ -126,7 +128,7 @@ def build(config, records, devices=None, stage=0):
         ),
         forward=compiled(steps.forward),
         loss=compiled(steps.eval_step),
-        moments=compiled(steps.moments_step),
+        constant=compiled(steps.constant_step, whole),
     )
 
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from fastmim_jax.mim.losses import masked_mean_square, target_moments
+from fastmim_jax.mim.losses import masked_mean_absolute, masked_mean_square, mean_target
 
 RANDOM = np.random.default_rng(0)
 PREDICTION, TARGET = RANDOM.standard_normal((2, 3, 4, 5, 6)).astype(np.float32)
@@ -14,8 +14,15 @@ def test_only_hidden_tokens_count():
     np.testing.assert_allclose(masked_mean_square(elsewhere, TARGET, MASK), expected, rtol=1e-6)
 
 
-def test_moments_are_those_of_the_hidden_targets():
-    count, total, squares = target_moments(TARGET, MASK)
-    assert count == MASK.sum()
-    np.testing.assert_allclose(total, TARGET[MASK].sum(0), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(squares, (TARGET[MASK] ** 2).sum(0), rtol=1e-5)
+def test_errors_may_be_absolute_and_weighted():
+    expected = np.mean(np.abs(PREDICTION - TARGET)[MASK])
+    np.testing.assert_allclose(masked_mean_absolute(PREDICTION, TARGET, MASK), expected, rtol=1e-6)
+    weight = np.where(MASK, RANDOM.random(MASK.shape), 0).astype(np.float32)
+    expected = np.average(np.square(PREDICTION - TARGET).mean(-1), weights=weight)
+    np.testing.assert_allclose(masked_mean_square(PREDICTION, TARGET, weight), expected, rtol=1e-6)
+    expected = np.average(TARGET.reshape(-1, 6), axis=0, weights=weight.ravel())
+    np.testing.assert_allclose(mean_target(TARGET, weight), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_mean_target_is_that_of_the_hidden_tokens():
+    np.testing.assert_allclose(mean_target(TARGET, MASK), TARGET[MASK].mean(0), rtol=1e-4, atol=1e-5)

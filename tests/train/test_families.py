@@ -52,10 +52,11 @@ def test_eight_devices_give_the_losses_of_one(family):
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(32, 64)}
 
 
-def test_mixing_on_eight_devices_gives_the_losses_of_one():
-    data = batches(64, 64, 3)
-    config = small.mixmim(small.config(accumulation=2))
-    config.method.groups = 4
+@pytest.mark.parametrize("host", [small.mixmim, small.mae])
+def test_partial_reconstruction_on_eight_devices_gives_the_losses_of_one(host):
+    config = host(small.config(accumulation=2))
+    config.method.groups, config.method.partial.throw_ratio = 4, 0.5
+    data = batches(*config.data.image_size, 3)
     one = train(config, 1, data)[1]
     config.run.mesh_fsdp = 2
     np.testing.assert_allclose(train(config, 8, data)[1], one, rtol=1e-5)

@@ -56,7 +56,7 @@ def test_a_run_that_is_not_finite_any_more_is_stopped(tmp_path, monkeypatch):
     config.data.channels = 1
     config.run.max_skipped = 3
     nan = lambda prediction, target, mask: jnp.nan * prediction.mean()  # noqa: E731
-    monkeypatch.setattr("fastmim_jax.mim.fastmim.masked_mean_square", nan)
+    monkeypatch.setattr("fastmim_jax.mim.fastmim.FastMIM.error", staticmethod(nan))
     with pytest.raises(UserError, match="3 updates in a row were not finite, up to step 3"):
         pretrain(config, tmp_path / "work", announce=lambda text: None)
     lines = (tmp_path / "work" / "metrics.jsonl").read_text().splitlines()

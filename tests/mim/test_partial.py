@@ -1,0 +1,205 @@
+"""Partial reconstruction over its three hosts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+from flax.traverse_util import flatten_dict
+
+from fastmim_jax import create_method
+from fastmim_jax.errors import UserError
+from fastmim_jax.mim.fill import InverseDistance, Nearest, NeighbourSum, Progressive
+from fastmim_jax.mim.mae import MAE
+from fastmim_jax.mim.partial import Partial, whole
+
+# host -> (its config, hidden tokens of an image, of them thrown at a ratio of 0.5)
+HOSTS = {
+    "mae": (lambda: small.mae(small.config()), 12, 8),
+    "fastmim": (small.config, 12, 8),
+    "mixmim": (lambda: _mixmim(), 4, 4),  # of 9 cells, 2 in either stream
+}
+
+
+def _mixmim():
+    config = small.mixmim(small.config())
+    config.data.image_size, config.method.groups = (96, 96), 2
+    return config
+
+
+def build(host, **partial):
+    config = HOSTS[host][0]()
+    config.method.partial.update(partial)
+    return create_method(config.method), jax.random.normal(
+        jax.random.key(0), (4, *config.data.image_size, 3)
+    )
+
+
+def run(method, images):
+    """-> variables, loss_and_gradients(params, images) -> ((loss, Output), gradients)."""
+    keys = {"params": jax.random.key(1), "mask": jax.random.key(2)}
+    noise = jax.random.uniform(jax.random.key(3), method.noise_shape(images.shape))
+    variables = jax.jit(method.init)(keys, images)
+
+    @jax.jit
+    def loss_and_gradients(params, images):
+        def loss(params):
+            out = method.apply({"params": params}, images, noise=noise)
+            return out.loss, out
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    return variables["params"], loss_and_gradients
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_counts_loss_and_gradients(host):
+    method, images = build(host, throw_ratio=0.5, thrown_weight=0.25)
+    params, loss_and_gradients = run(method, images)
+    (loss, out), grads = loss_and_gradients(params, images)
+    _, hidden, thrown = HOSTS[host]
+    mask, dropped = np.asarray(out.mask) > 0, np.asarray(out.thrown) > 0
+    assert (mask.sum((1, 2)) == hidden).all() and (dropped.sum((1, 2)) == thrown).all()
+    counts = np.ones_like(mask) if host == "mixmim" else mask
+    assert not (dropped & ~counts).any()
+    np.testing.assert_array_equal(out.counted, np.where(dropped, 0.25, 1.0) * counts)
+    errors = np.square(np.asarray(out.prediction - out.target)).mean(-1)
+    assert float(loss) == pytest.approx(np.average(errors, weights=np.asarray(out.counted)), rel=1e-5)
+    for path, grad in flatten_dict(grads, sep="/").items():
+        assert np.isfinite(grad).all() and (np.abs(grad).max() > 0), path
+
+
+def test_nothing_thrown_is_the_host_itself():
+    for host in HOSTS:
+        assert build(host)[0].reconstruct is whole
+        method, _ = build(host, throw_ratio=0.5)
+        assert isinstance(method.reconstruct, Partial)
+    # A share of less than one token throws none: the same parameters, loss and gradients to the bit.
+    method, images = build("mae")
+    params, loss_and_gradients = run(method, images)
+    little, of_little = run(build("mae", throw_ratio=0.01)[0], images)
+    jax.tree.map(np.testing.assert_array_equal, params, little)
+    expected, found = (function(params, images) for function in (loss_and_gradients, of_little))
+    jax.tree.map(np.testing.assert_array_equal, expected, found)
+
+
+def test_decoded_tokens_are_predicted_as_if_thrown_ones_did_not_exist():
+    """Against MAE's own decoder over the visible and the decoded tokens, put together by hand."""
+    method, images = build("mae", throw_ratio=0.5, fill="none", sampler="random")
+    params, loss_and_gradients = run(method, images)
+    (loss, out), _ = loss_and_gradients(params, images)
+    mask, dropped = np.asarray(out.mask) > 0, np.asarray(out.thrown) > 0
+    decoded = mask & ~dropped
+
+    class Only(MAE):
+        """MAE whose decoder is given the kept tokens alone, in row-major order."""
+
+        def decode(self, decoder, tokens, prefix, hidden, counts, noise):
+            kept = np.stack([np.flatnonzero(~row) for row in dropped.reshape(len(dropped), -1)])
+            rows = tokens.reshape(len(tokens), -1, tokens.shape[-1])
+            rows = jnp.take_along_axis(rows, kept[..., None], axis=1)
+            x = decoder.head(decoder.transform(rows, prefix))
+            full = jnp.zeros((*rows.shape[:1], 16, x.shape[-1])).at[np.arange(4)[:, None], kept].set(x)
+            weight = jnp.asarray(1.0 - dropped, jnp.float32)
+            return full.reshape(*hidden.shape, -1), weight, 1 - weight
+
+    by_hand = Only(method.encoder, method.target, method.mask_ratio, method.decoder)
+    by_hand = by_hand.clone(reconstruct=by_hand.decode)
+    (expected, plain), _ = run(by_hand, images)[1](params, images)
+    np.testing.assert_allclose(np.asarray(out.prediction)[decoded], plain.prediction[decoded], atol=1e-5)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert not np.asarray(out.prediction)[dropped].any() and not np.asarray(out.counted)[dropped].any()
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [{}, {"sampler": "lattice", "fill": "nearest"}, {"aggregate": "decoded", "stages": 3}],
+    ids=str,
+)
+def test_gradients_of_thrown_tokens_reach_the_encoder(choice):
+    """The loss of the thrown tokens alone, by a weight that drowns the others."""
+    method, images = build("mae", throw_ratio=0.5, thrown_weight=1e6, **choice)
+    params, loss_and_gradients = run(method, images)
+    (_, out), grads = loss_and_gradients(params, images)
+    for path in ("encoder/blocks/0/mlp/fc1/kernel", "decoder/blocks/0/attn/qkv/kernel", "mask_token"):
+        assert np.abs(flatten_dict(grads, sep="/")[path]).max() > 1e-6, path
+    assert (np.abs(np.asarray(out.prediction)).max(-1)[np.asarray(out.mask) > 0] > 0).all()
+
+
+def test_a_fill_begins_as_a_mean_of_the_known_neighbours():
+    """Stage 1 of the cells beside what is known, stage 2 of those beside stage 1."""
+    known = np.zeros((1, 3, 4), bool)
+    known[0, :, 0] = True
+    x = jnp.where(known[..., None], jnp.arange(1.0, 4)[None, :, None, None], 7e3) * jnp.ones((1, 3, 4, 8))
+    stage = np.array([[[0, 1, 2, 0]] * 3])
+    module = Progressive(2, radius=1)
+    variables = module.init(jax.random.key(0), x, known, stage)
+    variables = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf * 0 if path[-1].key == "thrown_token" else leaf, variables
+    )
+    filled = np.asarray(module.apply(variables, x, known, stage))[..., 0][0]
+    near, far = np.exp(-0.5), np.exp(-1)
+    first = [(near + 2 * far) / (near + far), 2.0, (3 * near + 2 * far) / (near + far)]
+    np.testing.assert_allclose(filled[:, 0], [1, 2, 3], rtol=1e-6)
+    np.testing.assert_allclose(filled[:, 1], first, rtol=1e-5)
+    np.testing.assert_allclose(filled[0, 2], (near * first[0] + far * first[1]) / (near + far), rtol=1e-5)
+    np.testing.assert_array_equal(filled[:, 3], 7e3)  # in no stage: left alone
+
+
+def test_what_is_unknown_never_leaks_into_a_fill():
+    known = np.random.default_rng(0).random((2, 5, 6)) < 0.3
+    stage = np.where(known, 0, 1)
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 8))
+    for module in (Progressive(1, radius=1), Progressive(1, radius=2), Nearest(), InverseDistance()):
+        variables = module.init(jax.random.key(1), x, known, stage)
+        fill = jax.jit(
+            lambda x, module=module, variables=variables: module.apply(variables, x, known, stage)
+        )
+        poisoned = jnp.where(known[..., None], x, jnp.nan)
+        if isinstance(module, Progressive):
+            np.testing.assert_array_equal(fill(x), fill(poisoned))
+        else:
+            np.testing.assert_allclose(fill(x), fill(jnp.where(known[..., None], x, 9.0)), atol=1e-6)
+
+
+def test_lonely_cells_get_their_token_and_nothing_else():
+    x, known = jnp.ones((1, 3, 3, 8)), np.zeros((1, 3, 3), bool)
+    module = NeighbourSum(1)
+    variables = module.init(jax.random.key(0), x, known)
+    token = variables["params"]["thrown_token"]
+    np.testing.assert_array_equal(module.apply(variables, x, known), jnp.broadcast_to(token, x.shape))
+
+
+def test_means_of_the_nearest_known_cells():
+    known = np.zeros((1, 1, 5), bool)
+    known[0, 0, [0, 3]] = True
+    x = jnp.arange(5.0)[None, None, :, None] * jnp.ones((1, 1, 5, 2))
+    stage = np.where(known, 0, 1)
+    nearest = Nearest().apply({}, x, known, stage)[0, 0, :, 0]
+    assert nearest.tolist() == [0, 0, 3, 3, 3]
+    mean = InverseDistance().apply({}, x, known, stage)[0, 0, :, 0]
+    np.testing.assert_allclose(mean, [0, 3 * 0.25 / 1.25, 3 * 1 / 1.25, 3, 3 / (1 + 1 / 16)], rtol=1e-6)
+
+
+def test_what_cannot_work_is_refused():
+    method, images = build("mae", throw_ratio=0.8)
+    with pytest.raises(UserError, match=r"throws 12 of 12 hidden .* type at most .*throw_ratio=0.68"):
+        jax.eval_shape(method.init, {"params": jax.random.key(0), "mask": jax.random.key(0)}, images)
+    for choice, text in (
+        ({"throw_ratio": -0.5}, "throw_ratio -0.5"),
+        ({"throw_ratio": 0.5, "stages": 0}, "stages 0"),
+        (
+            {"throw_ratio": 0.5, "sampler": "best"},
+            "unknown method.partial.sampler 'best': there is furthest",
+        ),
+    ):
+        with pytest.raises(UserError, match=text):
+            build("mae", **choice)
+    config = small.config()
+    config.method.partial.throw_ratio, config.method.decoder.depth = 0.5, 0
+    with pytest.raises(UserError, match="decoder.depth is 0"):
+        create_method(config.method)
+    config = small.config()
+    config.method.partial.throw_ratio, config.method.block_size = 0.5, 4
+    with pytest.raises(UserError, match="block_size is 4, but partial reconstruction throws cells of 8"):
+        create_method(config.method)
