@@ -102,6 +102,11 @@ DECODER = (
     *transformer_blocks("decoder_blocks", "decoder/blocks"),
     Rule("decoder_norm", "decoder/norm", NORM),
     Rule("decoder_pred", "decoder/pred", LINEAR),
+    # Of partial reconstruction, which has no published names.
+    *(
+        Rule(f"decoder_fill.{{}}.{name}", f"reconstruct/fill/stage_{{}}/{name}", array())
+        for name in ("kernel", "thrown_token", "position_scale")
+    ),
 )
 
 

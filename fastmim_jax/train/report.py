@@ -27,6 +27,7 @@ def describe(runs, source, held_out):
         ("reading", f"{readers}; {decoder_name()}; {resizer_name()}"),
         ("devices", f"{len(devices)} {devices[0].device_kind} ({mesh}), {hosts}"),
         ("method", f"{config.method.name} over {config.method.backbone.name} -> {config.method.target}"),
+        *_partial(config.method),
         ("parameters", f"{parameters}, computing in {config.method.dtype}"),
         ("records", f"{run.plan.records:,}, {config.data.channels} channels"),
     ]
@@ -34,6 +35,15 @@ def describe(runs, source, held_out):
         return [*common, *run.plan.describe()]
     stages = [(f"stage {run.plan.stage + 1}", _in_a_line(run.plan)) for run in runs]
     return [*common, ("stages", f"{len(runs)}, {run.plan.total_steps:,} steps in all"), *stages]
+
+
+def _partial(method):
+    """What is said of partial reconstruction, nothing where everything is decoded."""
+    partial, kind = method.partial, method.partial.fill
+    if not partial.throw_ratio:
+        return []
+    left = "left out of the loss" if kind == "none" else f"filled in ({kind.replace('_', ' ')})"
+    return [("thrown", f"{partial.throw_ratio:.0%} of the tokens: not decoded ({partial.sampler}), {left}")]
 
 
 def _in_a_line(plan):

@@ -9,15 +9,16 @@ from flax.traverse_util import flatten_dict
 
 from fastmim_jax import create_method
 from fastmim_jax.errors import UserError
+from fastmim_jax.export.names import to_ours, to_theirs
 from fastmim_jax.mim.fill import InverseDistance, Nearest, NeighbourSum, Progressive
 from fastmim_jax.mim.mae import MAE
 from fastmim_jax.mim.partial import Partial, whole
 
-# host -> (its config, hidden tokens of an image, of them thrown at a ratio of 0.5)
+# host -> (its config, hidden tokens of an image, of them thrown at a ratio of 0.5, its key table)
 HOSTS = {
-    "mae": (lambda: small.mae(small.config()), 12, 8),
-    "fastmim": (small.config, 12, 8),
-    "mixmim": (lambda: _mixmim(), 4, 4),  # of 9 cells, 2 in either stream
+    "mae": (lambda: small.mae(small.config()), 12, 8, "mae_vit"),
+    "fastmim": (small.config, 12, 8, "fastmim_vit"),
+    "mixmim": (lambda: _mixmim(), 4, 4, "mixmim"),  # of 9 cells, 2 in either stream
 }
 
 
@@ -53,11 +54,22 @@ def run(method, images):
 
 
 @pytest.mark.parametrize("host", HOSTS)
+def test_parameters_can_be_named_and_taken_back(host):
+    method, images = build(host, throw_ratio=0.5)
+    keys = {"params": jax.random.key(1), "mask": jax.random.key(2)}
+    shapes = jax.eval_shape(method.init, keys, images)["params"]
+    params = {"params": jax.tree.map(lambda leaf: np.random.default_rng(0).random(leaf.shape), shapes)}
+    theirs = to_theirs(params, HOSTS[host][-1])
+    assert "decoder_fill.2.kernel" in theirs
+    jax.tree.map(np.testing.assert_array_equal, to_ours(theirs, HOSTS[host][-1]), params)
+
+
+@pytest.mark.parametrize("host", HOSTS)
 def test_counts_loss_and_gradients(host):
     method, images = build(host, throw_ratio=0.5, thrown_weight=0.25)
     params, loss_and_gradients = run(method, images)
     (loss, out), grads = loss_and_gradients(params, images)
-    _, hidden, thrown = HOSTS[host]
+    _, hidden, thrown, table = HOSTS[host]
     mask, dropped = np.asarray(out.mask) > 0, np.asarray(out.thrown) > 0
     assert (mask.sum((1, 2)) == hidden).all() and (dropped.sum((1, 2)) == thrown).all()
     counts = np.ones_like(mask) if host == "mixmim" else mask

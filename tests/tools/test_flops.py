@@ -23,6 +23,31 @@ def test_products_convolutions_and_scans():
     assert matrix_flops(jax.jit(scanned), jnp.zeros((2, 5)), jnp.zeros((7, 5, 5))) == 7 * 2 * 2 * 25
 
 
+def test_gradients_remat_and_loops_of_fixed_length():
+    w, x = jnp.zeros((5, 5)), jnp.zeros((2, 5))
+    product = 2 * 2 * 5 * 5
+
+    def layer(w, x):
+        return jnp.tanh(x @ w)
+
+    def loss(w, x, layer):
+        return layer(w, layer(w, x)).sum()
+
+    def gradient(layer):
+        return jax.value_and_grad(lambda w: loss(w, x, layer))
+
+    # 2 products forward, 2 for the kernel and 1 for the input of the second layer.
+    assert matrix_flops(gradient(layer), w) == 5 * product
+    assert matrix_flops(gradient(jax.checkpoint(layer)), w) == 7 * product  # 2 computed again
+
+    def loop(w, x):
+        return jax.lax.fori_loop(0, 9, lambda turn, x: layer(w, x), x)
+
+    assert matrix_flops(loop, w, x) == 9 * product
+    with pytest.raises(NotImplementedError, match="while"):
+        matrix_flops(lambda w, x, n: jax.lax.fori_loop(0, n, lambda turn, x: layer(w, x), x), w, x, 9)
+
+
 @pytest.mark.parametrize("name", ["vit_ti16", "swin_t"])
 def test_scanned_layers_count_as_much_as_unrolled_ones(name):
     images = jax.ShapeDtypeStruct((1, 64, 96, 3), jnp.float32)
