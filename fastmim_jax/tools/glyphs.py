@@ -1,4 +1,7 @@
-"""HOG cells drawn as stars of strokes, each stroke lying along the edges that voted for it."""
+"""How cells are drawn: by the colours of their roles, and HOG as stars of strokes.
+
+Each stroke lies along the edges that voted for it.
+"""
 
 import numpy as np
 
@@ -6,13 +9,38 @@ GROUND = (17, 19, 24)
 INK = (246, 240, 228)
 PREDICTED_INK, FILLED_INK = (255, 198, 92), (111, 190, 255)  # amber, blue
 TRUE_INK, TRUE_GROUND = (98, 107, 122), (31, 34, 41)  # dimmed: cells where nothing is predicted
-FLAT = (84, 88, 96)
+FLAT = (62, 66, 75)
 
 # What a patch is: seen by the encoder; hidden and decoded; hidden, not decoded but filled in from its
 # neighbours; hidden and not predicted at all.
 VISIBLE, DECODED, FILLED, ABSENT = range(4)
 INKS = np.array([TRUE_INK, PREDICTED_INK, FILLED_INK, FLAT])  # of each, in this order
 GROUNDS = np.array([TRUE_GROUND, GROUND, GROUND, FLAT])
+TINTS = np.array([0.0, 0.5, 0.5, 1.0])  # share of the ink in a marked patch
+TOLD = {
+    FILLED: "; blue: thrown out, then filled in from neighbours",
+    ABSENT: "; flat gray: thrown out, not predicted",
+}
+
+
+def told(roles):
+    """What the colours of thrown patches mean, in words that continue a note; empty if there are none."""
+    return "".join(words for role, words in TOLD.items() if (roles == role).any())
+
+
+def not_predicted(roles):
+    """The same roles, of which only what is not predicted is left to mark."""
+    return np.where(roles == ABSENT, ABSENT, VISIBLE)
+
+
+def mark(picture, roles):
+    """(H, W, 3) uint8 with every patch of (h, w) roles in the shades of its ink, all but visible ones."""
+    side = len(picture) // len(roles)
+    fine = roles.repeat(side, 0).repeat(side, 1)
+    # Shades and not colours: amber over blue pixels would be gray.
+    share, shades = TINTS[fine][..., None], picture.mean(-1, keepdims=True)
+    tinted = np.rint((1 - share) * shades + share * INKS[fine]).astype(np.uint8)
+    return np.where(fine[..., None] == VISIBLE, picture, tinted)
 
 
 def stroke_strength(cells, full=1.0, power=2.0):

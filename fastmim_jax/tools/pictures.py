@@ -14,16 +14,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.tools import glyphs
-from fastmim_jax.tools.glyphs import ABSENT, FILLED, VISIBLE
+from fastmim_jax.tools.glyphs import ABSENT, VISIBLE, told
 
 PAGE, TITLE, NOTE, LINE = (24, 26, 31), (236, 238, 242), (158, 164, 175), (62, 66, 75)
 TRAINED, HELD_OUT = glyphs.PREDICTED_INK, glyphs.FILLED_INK
 PANEL, WIDEST, NARROWEST, GAP, MARGIN = 256, 448, 200, 14, 24
-TINT = np.array([0.0, 0.5, 0.5, 1.0])  # share of its colour in a marked patch of each role
-TOLD = {
-    FILLED: "; blue: thrown out, then filled in from neighbours",
-    ABSENT: "; flat gray: thrown out, not predicted",
-}
 
 
 class Column(NamedTuple):
@@ -71,39 +66,13 @@ def enlarge(picture, height, width, hidden=None):
     return np.where(inside[..., None], sharp, smooth)
 
 
-def mark(picture, roles):
-    """(H, W, 3) uint8 with every patch of (h, w) roles in its colour, all but visible ones."""
-    height, width = (
-        np.arange(n) * cells // n for n, cells in zip(picture.shape, roles.shape, strict=False)
-    )
-    fine = roles[np.ix_(height, width)]
-    share = TINT[fine][..., None]
-    return np.rint(picture * (1 - share) + glyphs.INKS[fine] * share).astype(np.uint8)
-
-
-def mark_all(pictures, roles):
-    """`mark`, one after the other."""
-    return [mark(*pair) for pair in zip(pictures, roles, strict=True)]
-
-
-def not_predicted(roles):
-    """The same roles, of which only what is not predicted is left to mark."""
-    return np.where(roles == ABSENT, ABSENT, VISIBLE)
-
-
-def told(roles):
-    """What the colours of thrown patches mean, in words that continue a note; empty if there are none."""
-    return "".join(words for role, words in TOLD.items() if (roles == role).any())
-
-
 def marked(images, roles):
-    """[Column] that tells visible, decoded and thrown patches apart, to stand beside one of the same images.
+    """[Column] that tells visible, decoded and thrown patches apart, beside one of the same images.
 
     Empty where nothing was thrown.
     """
-    if not told(roles):
-        return []
-    return [Column("the same, marked", f"amber: decoded{told(roles)}; the rest: visible", images, roles)]
+    note = f"amber: decoded{told(roles)}; the rest: visible"
+    return [Column("the same, marked", note, images, roles)] if told(roles) else []
 
 
 def wrap(text, font, width):
@@ -219,7 +188,7 @@ def draw_hog_reconstruction(
     columns = [
         ("original", "", [enlarge(x, *size) for x in as_rgb(images)]),
         ("what the encoder saw", f"{hidden.mean():.0%} hidden", masked),
-        *((*header, mark_all(masked, roles)) for *header, _, _ in marked(seen, roles)),
+        *(_filled(column, size) for column in marked(seen, roles)),
         ("predicted HOG", predicted, [glyphs.hidden_prediction(*x, scale, **strength) for x in guesses]),
         (
             "true HOG",
@@ -243,13 +212,19 @@ def draw_pixel_reconstruction(columns, path, *, caption=""):
     first = np.asarray(columns[0].images)
     scale = panel_scale(*first.shape[1:3])
     size = tuple(round(side * scale) for side in first.shape[1:3])
+    return _save_page([_filled(column, size) for column in columns], path, _footer(caption, first))
 
-    def panels(column):
-        large = [enlarge(picture, *size) for picture in as_rgb(column.images)]
-        return mark_all(large, column.roles) if len(column.roles) else large
 
-    filled = [(column.title, column.note, panels(column)) for column in columns]
-    return _save_page(filled, path, _footer(caption, first))
+def _filled(column, size):
+    """A Column -> its title, note and panels of that (height, width)."""
+    pictures, roles = as_rgb(column.images), column.roles
+    if not len(roles):
+        return column.title, column.note, [enlarge(picture, *size) for picture in pictures]
+    panels = [
+        enlarge(glyphs.mark(picture, role), *size, hidden=role == ABSENT)
+        for picture, role in zip(pictures, roles, strict=True)
+    ]
+    return column.title, column.note, panels
 
 
 def _save_page(columns, path, footer):

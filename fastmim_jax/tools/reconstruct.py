@@ -13,15 +13,13 @@ from fastmim_jax.mim.mixmim import MixMIM, partner
 from fastmim_jax.mim.targets import HOG, patch_statistics
 from fastmim_jax.models.layers import patchify, unpatchify
 from fastmim_jax.plan import at_stage
-from fastmim_jax.tools.glyphs import ABSENT, DECODED, FILLED, VISIBLE, shared_maximum
+from fastmim_jax.tools.glyphs import ABSENT, DECODED, FILLED, VISIBLE, not_predicted, shared_maximum, told
 from fastmim_jax.tools.pictures import (
     Column,
     draw_curve,
     draw_hog_reconstruction,
     draw_pixel_reconstruction,
     marked,
-    not_predicted,
-    told,
 )
 from fastmim_jax.train import setup
 from fastmim_jax.train.checkpoint import Checkpoints

@@ -116,11 +116,12 @@ def test_empty_or_broken_cells_are_drawn_as_ground(bad):
 def test_hidden_cells_show_the_prediction_and_visible_ones_only_the_truth():
     *_, prediction, target, hidden = batch()
     hidden = hidden[0]
-    first = glyphs.hidden_prediction(prediction[0], target[0], hidden, 8)
+    roles = hidden.astype(int)
+    first = glyphs.hidden_prediction(prediction[0], target[0], roles, 8)
     where = hidden.repeat(8, 0).repeat(8, 1)
     # The visible truth must not leak into hidden cells, nor the prediction into visible ones.
-    other_truth = glyphs.hidden_prediction(prediction[0], 0 * target[0], hidden, 8)
-    other_guess = glyphs.hidden_prediction(0 * prediction[0], target[0], hidden, 8)
+    other_truth = glyphs.hidden_prediction(prediction[0], 0 * target[0], roles, 8)
+    other_guess = glyphs.hidden_prediction(0 * prediction[0], target[0], roles, 8)
     np.testing.assert_array_equal(first[where], other_truth[where])
     np.testing.assert_array_equal(first[~where], other_guess[~where])
     assert first[where].max() > first[~where].max()
@@ -180,6 +181,51 @@ def test_labels_do_not_depend_on_the_prediction(tmp_path, labels):
     assert len(set(labels)) == 1
 
 
+ROLES = np.array([[glyphs.VISIBLE, glyphs.DECODED], [glyphs.FILLED, glyphs.ABSENT]])
+
+
+def test_marks_lie_on_their_patches_and_nowhere_else():
+    picture = np.random.default_rng(3).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    marked = glyphs.mark(picture, ROLES)
+    np.testing.assert_array_equal(marked[:8, :8], picture[:8, :8])
+    assert (marked[8:, 8:] == glyphs.FLAT).all()
+    red, blue = marked[..., 0].astype(int), marked[..., 2].astype(int)
+    assert (red > blue)[:8, 8:].all() and (blue > red)[8:, :8].all()  # amber, blue
+
+
+@pytest.mark.parametrize("role, word", [(glyphs.FILLED, "blue"), (glyphs.ABSENT, "flat gray")])
+def test_hog_page_marks_thrown_cells_in_one_more_column(tmp_path, labels, role, word):
+    *others, hidden = batch()
+    pictures.draw_hog_reconstruction(*others, hidden, tmp_path / "a.png")
+    roles = hidden.astype(int)
+    roles[0, :4][hidden[0, :4]] = role
+    pictures.draw_hog_reconstruction(*others, roles, tmp_path / "b.png")
+    (plain, _), (marked, _) = labels
+    assert "marked" not in plain and word not in plain
+    assert marked.count(word) == 2 and "amber: decoded" in marked
+    widths = [Image.open(tmp_path / name).size[0] for name in ("a.png", "b.png")]
+    assert widths[1] - widths[0] == 256 + pictures.GAP
+
+
+def test_what_is_not_predicted_is_not_drawn_as_a_prediction():
+    cells = np.full((2, 2, 3, BINS), 0.5)
+    picture = glyphs.hidden_prediction(cells, cells, ROLES, 16)
+    assert (picture[16:, 16:] == glyphs.FLAT).all()
+    for quarter in (picture[:16, :16], picture[:16, 16:], picture[16:, :16]):
+        assert len(np.unique(quarter.reshape(-1, 3), axis=0)) > 3
+
+
+def test_flat_patches_stay_flat_on_an_enlarged_page(tmp_path):
+    images = np.random.default_rng(4).random((1, 16, 16, 3))
+    path = pictures.draw_pixel_reconstruction(
+        [pictures.Column("a", "", images, ROLES[None])], tmp_path / "a.png"
+    )
+    page = np.asarray(Image.open(path))
+    panel = page[-256 - pictures.MARGIN : -pictures.MARGIN, pictures.MARGIN : -pictures.MARGIN]
+    flat = (panel == glyphs.FLAT).all(-1)
+    assert flat[128:, 128:].all() and not flat[:128].any()
+
+
 def test_gain_is_told_in_the_header_and_leaves_the_truth_alone(tmp_path, labels):
     everything = batch()
     pictures.draw_hog_reconstruction(*everything, tmp_path / "a.png")
@@ -195,6 +241,7 @@ def test_pixel_page_says_where_patch_statistics_come_from(tmp_path, labels):
     images, seen, *_ = batch(96, 160, 4)
     path = tmp_path / "pixels.png"
     columns = [("original", "", images), ("what the encoder saw", "", seen), ("filled in", NOTE, images)]
+    columns = [pictures.Column(*column) for column in columns]
     pictures.draw_pixel_reconstruction(columns, path, caption="step 5")
     headers, footer = labels[0]
     assert NOTE in headers
