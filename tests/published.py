@@ -70,3 +70,19 @@ def weight(seed, name, shape, kind):
     else:
         x = {"norm_b": 0.1, "bn_mean": 0.1, "bias": 0.05, "table": 0.2}[kind] * x
     return np.asarray(x, np.float32)
+
+
+def assert_equal(case, out, grads):
+    """An Output's loss and the gradients, by published names, against those of a case.
+
+    1e-5 and 1e-3 are some 50 times what float32 differs by from float64 in the published code.
+    """
+    assert abs(float(out.loss) - case["loss"]) < 1e-5 * case["loss"]
+    norms = {name: norm for name, norm in case["grad_norms"]["param"].items() if norm is not None}
+    assert set(norms) == set(grads)
+    total = case["grad_norms"]["total"]
+    for name, norm in norms.items():
+        # What is zero on paper (a bias before a batch norm, say) is rounding noise on both sides.
+        assert abs(np.linalg.norm(grads[name]) - norm) < 1e-3 * norm + 1e-6 * total, name
+    found = np.sqrt(sum(np.square(grad).sum() for grad in grads.values()))
+    assert abs(found - total) < 1e-3 * total

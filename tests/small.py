@@ -1,5 +1,7 @@
 """Tiny methods and configs that the tests share."""
 
+import jax
+
 from fastmim_jax import create_method
 from fastmim_jax.config import base
 
@@ -71,23 +73,9 @@ def published_method(family, case):
 
 def published_mae(case):
     """MAE from a case of test data."""
-    config, method = case["config"], base().method
-    method.backbone.update(_vit(config))
-    method.update(
-        name="mae",
-        target="pixel",
-        normalize_target=config["norm_pix_loss"],
-        block_size=config["patch_size"],
-        mask_ratio=case["mask_ratio"],
-        dtype="float32",
-    )
-    method.decoder.update(
-        width=config["decoder_embed_dim"],
-        depth=config["decoder_depth"],
-        heads=config["decoder_num_heads"],
-        mlp_ratio=float(config["mlp_ratio"]),
-    )
-    return create_method(method)
+    config = case["config"]
+    decoder = dict(width=config["decoder_embed_dim"], epsilon=1e-6)
+    return _of_pixels("mae", case, _vit(config), config["patch_size"], decoder)
 
 
 def mixmim_backbone(config):
@@ -104,22 +92,29 @@ def mixmim_backbone(config):
 
 def published_mixmim(case):
     """MixMIM from a case of test data."""
+    config = case["config"]
+    return _of_pixels(
+        "mixmim", case, mixmim_backbone(config), 32, dict(width=config["decoder_dim"], epsilon=1e-5)
+    )
+
+
+def _of_pixels(name, case, backbone, block_size, decoder):
+    """A method that predicts pixels, from what the constructors of MAE and MixMIM call alike."""
     config, method = case["config"], base().method
-    method.backbone.update(mixmim_backbone(config))
+    method.backbone.update(backbone)
     method.update(
-        name="mixmim",
+        name=name,
         target="pixel",
         normalize_target=config["norm_pix_loss"],
-        block_size=32,
+        block_size=block_size,
         mask_ratio=case["mask_ratio"],
         dtype="float32",
     )
     method.decoder.update(
-        width=config["decoder_dim"],
         depth=config["decoder_depth"],
         heads=config["decoder_num_heads"],
         mlp_ratio=float(config["mlp_ratio"]),
-        epsilon=1e-5,
+        **decoder,
     )
     return create_method(method)
 
@@ -199,3 +194,18 @@ def over(family, config):
     config.method.backbone.update(**TINY[family])
     config.method.decoder.epsilon = 1e-5
     return config
+
+
+def forward_and_gradients(method, params, images, noise):
+    """-> (Output, the gradients of its loss), in one compiled program."""
+
+    @jax.jit
+    def run(params, images):
+        def loss(params):
+            out = method.apply({"params": params}, images, noise=noise)
+            return out.loss, out
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (_, out), grads = run(params, images)
+    return out, grads

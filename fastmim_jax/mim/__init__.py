@@ -42,8 +42,10 @@ def _compute(method):
     return dict(kernel=method.kernel, dtype=jnp.dtype(method.dtype), remat=method.remat)
 
 
-def _target(method):
-    return TARGETS[method.target](normalize=method.normalize_target)
+def _common(method, encoder):
+    """The arguments of every Method."""
+    target = TARGETS[method.target](normalize=method.normalize_target)
+    return encoder, target, method.block_size, method.mask_ratio
 
 
 def _decoder(method):
@@ -80,8 +82,7 @@ def _fastmim(method):
     encoder, reconstruct = _encoder(method), _reconstruction(method)
     if method.block_size < encoder.stride and reconstruct is not whole:
         _check_cells(method, encoder.stride, "partial reconstruction throws")
-    ratio, decoder = method.mask_ratio, _decoder(method)
-    return FastMIM(encoder, _target(method), method.block_size, ratio, decoder, reconstruct)
+    return FastMIM(*_common(method, encoder), _decoder(method), reconstruct)
 
 
 def _mae(method):
@@ -92,7 +93,7 @@ def _mae(method):
             "--config.method.backbone.name=vit_b16 without relative_positions, or take FastMIM or SimMIM"
         )
     _check_cells(method, encoder.stride, "MAE hides")
-    return MAE(encoder, _target(method), method.mask_ratio, _decoder(method), _reconstruction(method))
+    return MAE(*_common(method, encoder), _decoder(method), _reconstruction(method))
 
 
 def _mixmim(method):
@@ -103,8 +104,8 @@ def _mixmim(method):
             "--config.method.backbone.name=mixmim_b, or a Swin"
         )
     _check_cells(method, encoder.stride, "MixMIM mixes")
-    rest = method.groups, _decoder(method), _reconstruction(method)
-    return MixMIM(encoder, _target(method), method.mask_ratio, *rest)
+    rest = _decoder(method), method.groups, _reconstruction(method)
+    return MixMIM(*_common(method, encoder), *rest)
 
 
 def _simmim(method):
@@ -119,7 +120,7 @@ def _simmim(method):
             "SimMIM has no decoder for partial reconstruction to save on: type "
             "--config.method.partial.throw_ratio=0, or take FastMIM, MAE or MixMIM"
         )
-    return SimMIM(encoder, _target(method), method.block_size, method.mask_ratio)
+    return SimMIM(*_common(method, encoder))
 
 
 METHODS = {"fastmim": _fastmim, "mae": _mae, "mixmim": _mixmim, "simmim": _simmim}

@@ -3,60 +3,34 @@
 from collections.abc import Callable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from fastmim_jax.mim.losses import masked_mean_square
-from fastmim_jax.mim.masking import hide_cells, visible_count
+from fastmim_jax.mim.masking import hide_cells
+from fastmim_jax.mim.method import Method
 from fastmim_jax.mim.output import Output
 from fastmim_jax.mim.partial import whole
-from fastmim_jax.mim.targets import HOG, Pixels
 from fastmim_jax.models.decoder import Decoder
 from fastmim_jax.models.layers import refine, token_init
 
 
-class FastMIM(nn.Module):
+class FastMIM(Method):
     """One pre-training pass.
 
     Attributes:
-      encoder: any backbone: (B, H, W, C) -> Encoded on a grid of its `stride`.
-      target: what is predicted for a token.
-      block_size: side of a hidden block in pixels. Where it is smaller than the stride, predictions are
-        regrouped to the blocks' grid, so that the loss counts exactly the hidden pixels.
-      mask_ratio: share of hidden blocks.
+      encoder: any backbone.
+      target, block_size, mask_ratio: as of every Method. Where blocks are smaller than the tokens of the
+        encoder, predictions are regrouped to their grid, so that the loss counts exactly the hidden pixels.
       decoder: keyword arguments of the Decoder.
       reconstruct: how the decoder is used: `whole`, or a Partial where blocks are no smaller than tokens.
     """
 
-    encoder: nn.Module
-    target: HOG | Pixels
-    block_size: int
-    mask_ratio: float
     decoder: dict
     reconstruct: Callable = whole
-
-    error = staticmethod(masked_mean_square)
-    groups = 1  # parts that a batch must divide into
-
-    @property
-    def cell(self):
-        """Side of a token of the method's own grid, in pixels."""
-        return min(self.block_size, self.encoder.stride)
-
-    def hidden_count(self, cells):
-        """How many of so many blocks are hidden in every image."""
-        return cells - visible_count(cells, self.mask_ratio)
-
-    def noise_shape(self, images_shape):
-        """(B, cells): the shape of the uniform noise that decides what is hidden."""
-        batch, height, width, _ = images_shape
-        return batch, (height // self.block_size) * (width // self.block_size)
 
     @nn.compact
     def __call__(self, images, noise=None):
         """(B, H, W, C) normalised images -> Output; without `noise`, drawn from the "mask" generator."""
-        if noise is None:
-            noise = jax.random.uniform(self.make_rng("mask"), self.noise_shape(images.shape))
+        noise = self.draw_noise(images) if noise is None else noise
         _, height, width, channels = images.shape
         block, stride = self.block_size, self.encoder.stride
 

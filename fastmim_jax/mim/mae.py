@@ -6,57 +6,33 @@ Source: the published `models_mae.py`.
 from collections.abc import Callable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from fastmim_jax.mim.losses import masked_mean_square
-from fastmim_jax.mim.masking import sort_cells, visible_count
+from fastmim_jax.mim.masking import sort_cells
+from fastmim_jax.mim.method import Method
 from fastmim_jax.mim.output import Output
 from fastmim_jax.mim.partial import whole
-from fastmim_jax.mim.targets import HOG, Pixels
 from fastmim_jax.models.decoder import Decoder
 from fastmim_jax.models.layers import FixedPositions, refine, take_rows, token_init
 
 
-class MAE(nn.Module):
+class MAE(Method):
     """One pre-training pass.
 
     Attributes:
       encoder: a backbone that can leave tokens out.
-      target: what is predicted for a patch.
-      mask_ratio: share of hidden patches.
+      target, block_size, mask_ratio: as of every Method; a block is a patch of the encoder.
       decoder: keyword arguments of the Decoder.
       reconstruct: how the decoder is used: `whole` or a Partial.
     """
 
-    encoder: nn.Module
-    target: HOG | Pixels
-    mask_ratio: float
     decoder: dict
     reconstruct: Callable = whole
-
-    error = staticmethod(masked_mean_square)
-    groups = 1  # parts that a batch must divide into
-
-    @property
-    def cell(self):
-        """Side of a token of the method's own grid, in pixels."""
-        return self.encoder.stride
-
-    def hidden_count(self, cells):
-        """How many of so many patches are hidden in every image."""
-        return cells - visible_count(cells, self.mask_ratio)
-
-    def noise_shape(self, images_shape):
-        """(B, patches): the shape of the uniform noise that decides what is hidden."""
-        batch, height, width, _ = images_shape
-        return batch, (height // self.encoder.stride) * (width // self.encoder.stride)
 
     @nn.compact
     def __call__(self, images, noise=None):
         """(B, H, W, C) normalised images -> Output; without `noise`, drawn from the "mask" generator."""
-        if noise is None:
-            noise = jax.random.uniform(self.make_rng("mask"), self.noise_shape(images.shape))
+        noise = self.draw_noise(images) if noise is None else noise
         size = self.encoder.stride
         grid = (images.shape[1] // size, images.shape[2] // size)
         count = self.hidden_count(noise.shape[1])

@@ -8,15 +8,13 @@ import math
 from collections.abc import Callable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.mim.losses import masked_mean_square
 from fastmim_jax.mim.masking import take_cells
+from fastmim_jax.mim.method import Method
 from fastmim_jax.mim.output import Output
 from fastmim_jax.mim.partial import Reconstruction, whole
-from fastmim_jax.mim.targets import HOG, Pixels
 from fastmim_jax.models.decoder import Decoder
 from fastmim_jax.models.layers import FixedPositions, refine, token_init
 from fastmim_jax.models.swin import Parts
@@ -43,33 +41,23 @@ def unmix(own, others, mask, groups):
     return jnp.where(mask[..., None], own, partner(others, groups))
 
 
-class MixMIM(nn.Module):
+class MixMIM(Method):
     """One pre-training pass.
 
     Attributes:
       encoder: a backbone that can keep labelled cells apart.
-      target: what is predicted for a cell.
-      mask_ratio: share of an image's cells that come from its partner.
+      target, block_size, mask_ratio: as of every Method; blocks are the encoder's cells, and those
+        are hidden that come from an image's partner.
+      decoder: keyword arguments of the Decoder.
       groups: parts of a batch, each with one mask; an image's partner is its mirror in the part. They are
         consecutive rows, so that none crosses a device where the devices divide the groups. A batch that
         they do not divide into even parts has fewer (`noise_shape`); training refuses such a batch.
-      decoder: keyword arguments of the Decoder.
       reconstruct: how the decoder is used: `whole` or a Partial.
     """
 
-    encoder: nn.Module
-    target: HOG | Pixels
-    mask_ratio: float
-    groups: int
     decoder: dict
+    groups: int = 1
     reconstruct: Callable = whole
-
-    error = staticmethod(masked_mean_square)
-
-    @property
-    def cell(self):
-        """Side of a token of the method's own grid, in pixels."""
-        return self.encoder.stride
 
     def hidden_count(self, cells):
         """How many of so many cells come from the partner in every image."""
@@ -77,9 +65,8 @@ class MixMIM(nn.Module):
 
     def noise_shape(self, images_shape):
         """(groups, cells): the shape of the uniform noise that decides what is mixed."""
-        batch, height, width, _ = images_shape
-        stride = self.encoder.stride
-        return math.gcd(self.groups, max(batch // 2, 1)), (height // stride) * (width // stride)
+        batch, cells = super().noise_shape(images_shape)
+        return math.gcd(self.groups, max(batch // 2, 1)), cells
 
     @nn.compact
     def __call__(self, images, noise=None):
@@ -88,8 +75,7 @@ class MixMIM(nn.Module):
         Prediction and target are those of every image itself, gathered from both mixtures that it is in.
         The middle image of an odd group mixes with itself, as published.
         """
-        if noise is None:
-            noise = jax.random.uniform(self.make_rng("mask"), self.noise_shape(images.shape))
+        noise = self.draw_noise(images) if noise is None else noise
         batch, height, width, channels = images.shape
         groups, stride = len(noise), self.encoder.stride
         if batch % groups:

@@ -115,7 +115,7 @@ def test_decoded_tokens_are_predicted_as_if_thrown_ones_did_not_exist():
             weight = jnp.asarray(1.0 - dropped, jnp.float32)
             return full.reshape(*hidden.shape, -1), weight, 1 - weight
 
-    by_hand = Only(method.encoder, method.target, method.mask_ratio, method.decoder)
+    by_hand = Only(method.encoder, method.target, 8, method.mask_ratio, method.decoder)
     by_hand = by_hand.clone(reconstruct=by_hand.decode)
     (expected, plain), _ = run(by_hand, images)[1](params, images)
     np.testing.assert_allclose(np.asarray(out.prediction)[decoded], plain.prediction[decoded], atol=1e-5)

@@ -1,0 +1,48 @@
+"""What pre-training methods have in common."""
+
+import flax.linen as nn
+import jax
+
+from fastmim_jax.mim.losses import masked_mean_square
+from fastmim_jax.mim.masking import visible_count
+from fastmim_jax.mim.targets import HOG, Pixels
+
+
+class Method(nn.Module):
+    """From (B, H, W, C) normalised images, and the noise that decides what is hidden, to an Output.
+
+    Attributes:
+      encoder: a backbone.
+      target: what is predicted for a token.
+      block_size: side in pixels of the cells that are hidden as a whole.
+      mask_ratio: share of hidden cells.
+
+    A subclass may have its own `error`, the loss of (prediction, target, weight), and its own `groups`, the
+    parts that a batch must divide into.
+    """
+
+    encoder: nn.Module
+    target: HOG | Pixels
+    block_size: int
+    mask_ratio: float
+
+    error = staticmethod(masked_mean_square)
+    groups = 1
+
+    @property
+    def cell(self):
+        """Side in pixels of a token of the method's own grid, that of its Output."""
+        return min(self.block_size, self.encoder.stride)
+
+    def hidden_count(self, cells):
+        """How many of so many cells are hidden in every image."""
+        return cells - visible_count(cells, self.mask_ratio)
+
+    def noise_shape(self, images_shape):
+        """(B, cells): the shape of the uniform noise that decides what is hidden."""
+        batch, height, width, _ = images_shape
+        return batch, (height // self.block_size) * (width // self.block_size)
+
+    def draw_noise(self, images):
+        """Noise for (B, H, W, C) images, from the "mask" generator."""
+        return jax.random.uniform(self.make_rng("mask"), self.noise_shape(images.shape))
