@@ -86,19 +86,20 @@ class Partial(nn.Module):
         kept = cells - thrown  # the first places are decoded, the others are thrown
         x = take_rows(tokens.reshape(batch, cells, width), order[:, :kept], place)
         x = take_rows(decoder.transform(x, prefix), place, order[:, :kept])
-        if self.fill != "none":
+        end, thrown_weight = kept, 0.0  # of the places that get a prediction
+        fill = self._fill(cells, counts)
+        if fill:
             stage = jnp.where(place < kept, 0, 1 + (place - kept) * self.stages // thrown)
             known = SOURCES[self.aggregate](hidden, decoded)
-            on_grid = (array.reshape(batch, *grid, *array.shape[2:]) for array in (x, known, stage))
-            x = self._fill(cells, counts)(*on_grid).reshape(x.shape)
+            x = fill(*_on_grid(grid, x, known, stage)).reshape(x.shape)
+            end, thrown_weight = cells, self.thrown_weight
 
-        begin = cells - most  # visible tokens, the first places, need no prediction
-        asked = order[:, begin:] if self.fill != "none" else order[:, begin:kept]
+        begin = cells - most  # visible tokens, the first places, need none
+        asked = order[:, begin:end]
         x = decoder.head(take_rows(x, asked, place - begin))
         prediction = take_rows(x, place - begin, asked).astype(jnp.float32)
-        weight = jnp.where(place < kept, 1.0, self.thrown_weight if self.fill != "none" else 0.0)
-        on_grid = (prediction, weight, (place >= kept).astype(jnp.float32))
-        return Reconstruction(*(array.reshape(batch, *grid, *array.shape[2:]) for array in on_grid))
+        weight = jnp.where(place < kept, 1.0, thrown_weight)
+        return Reconstruction(*_on_grid(grid, prediction, weight, (place >= kept).astype(jnp.float32)))
 
     def _thrown_count(self, cells, counts):
         """Of each grid."""
@@ -117,6 +118,11 @@ class Partial(nn.Module):
         if self.aggregate == "decoded":
             known -= cells - min(counts)
         return FILLS[self.fill](self.stages, 1 if 4 * known >= cells else 2)
+
+
+def _on_grid(grid, *arrays):
+    """(B, N, ...) of each -> (B, h, w, ...)."""
+    return tuple(array.reshape(len(array), *grid, *array.shape[2:]) for array in arrays)
 
 
 def _sort_tokens(hidden, decoded, rank, grid):
@@ -139,5 +145,5 @@ FILLS = {
     "progressive": lambda stages, radius: fills.Progressive(stages, radius, name="fill"),
     "nearest": lambda stages, radius: fills.Nearest(name="fill"),
     "inverse_distance": lambda stages, radius: fills.InverseDistance(name="fill"),
-    "none": None,
+    "none": lambda stages, radius: None,
 }
