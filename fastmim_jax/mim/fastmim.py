@@ -5,7 +5,6 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 
-from fastmim_jax.mim.masking import hide_cells
 from fastmim_jax.mim.method import Method
 from fastmim_jax.mim.output import Output
 from fastmim_jax.mim.partial import whole
@@ -31,19 +30,16 @@ class FastMIM(Method):
     def __call__(self, images, noise=None):
         """(B, H, W, C) normalised images -> Output; without `noise`, drawn from the "mask" generator."""
         noise = self.draw_noise(images) if noise is None else noise
-        _, height, width, channels = images.shape
-        block, stride = self.block_size, self.encoder.stride
+        channels, block, stride = images.shape[-1], self.block_size, self.encoder.stride
 
-        grid = (height // block, width // block)
-        count = self.hidden_count(grid[0] * grid[1])
-        blocks = hide_cells(noise, grid, grid[0] * grid[1] - count)
+        blocks = self.hide_blocks(noise, images.shape)
         mask_token = self.param("mask_token", token_init, (channels,))
         seen = jnp.where(refine(blocks, block)[..., None], mask_token, images)
         hidden = refine(blocks, max(block // stride, 1))
 
         decoder = Decoder(self.target.values(stride, channels), **self.decoder, name="decoder")
         tokens, prefix = decoder.embed_tokens(self.encoder(seen))
-        counts = (count * max(block // stride, 1) ** 2,)
+        counts = (self.hidden_count(noise.shape[1]) * max(block // stride, 1) ** 2,)
         prediction, weight, thrown = self.reconstruct(decoder, tokens, prefix, hidden, counts, noise)
 
         target = self.target(images, self.cell)

@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from fastmim_jax.mim.losses import masked_mean_absolute
-from fastmim_jax.mim.masking import hide_cells
 from fastmim_jax.mim.method import Method
 from fastmim_jax.mim.output import Output
 from fastmim_jax.models.layers import Dense, refine, token_init
@@ -34,11 +33,8 @@ class SimMIM(Method):
     def __call__(self, images, noise=None):
         """(B, H, W, C) normalised images -> Output; without `noise`, drawn from the "mask" generator."""
         noise = self.draw_noise(images) if noise is None else noise
-        _, height, width, channels = images.shape
-        block, stride = self.block_size, self.encoder.stride
-        grid = (height // block, width // block)
-        cells = grid[0] * grid[1]
-        blocks = hide_cells(noise, grid, cells - self.hidden_count(cells))
+        channels, block, stride = images.shape[-1], self.block_size, self.encoder.stride
+        blocks = self.hide_blocks(noise, images.shape)
         # Hidden pixels are 0 too: where cells overlap, as CMT's do, their neighbours would have seen them.
         seen = jnp.where(refine(blocks, block)[..., None], 0.0, images)
 

@@ -36,21 +36,12 @@ def build(host, **partial):
     )
 
 
-def run(method, images):
-    """-> variables, loss_and_gradients(params, images) -> ((loss, Output), gradients)."""
+def run(method, images, params=None):
+    """-> (parameters, drawn if none are given; Output; gradients), with the same noise for every method."""
     keys = {"params": jax.random.key(1), "mask": jax.random.key(2)}
     noise = jax.random.uniform(jax.random.key(3), method.noise_shape(images.shape))
-    variables = jax.jit(method.init)(keys, images)
-
-    @jax.jit
-    def loss_and_gradients(params, images):
-        def loss(params):
-            out = method.apply({"params": params}, images, noise=noise)
-            return out.loss, out
-
-        return jax.value_and_grad(loss, has_aux=True)(params)
-
-    return variables["params"], loss_and_gradients
+    params = params or jax.jit(method.init)(keys, images)["params"]
+    return params, *small.forward_and_gradients(method, params, images, noise)
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -67,8 +58,7 @@ def test_parameters_can_be_named_and_taken_back(host):
 @pytest.mark.parametrize("host", HOSTS)
 def test_counts_loss_and_gradients(host):
     method, images = build(host, throw_ratio=0.5, thrown_weight=0.25)
-    params, loss_and_gradients = run(method, images)
-    (loss, out), grads = loss_and_gradients(params, images)
+    _, out, grads = run(method, images)
     _, hidden, thrown, table = HOSTS[host]
     mask, dropped = np.asarray(out.mask) > 0, np.asarray(out.thrown) > 0
     assert (mask.sum((1, 2)) == hidden).all() and (dropped.sum((1, 2)) == thrown).all()
@@ -76,7 +66,7 @@ def test_counts_loss_and_gradients(host):
     assert not (dropped & ~counts).any()
     np.testing.assert_array_equal(out.counted, np.where(dropped, 0.25, 1.0) * counts)
     errors = np.square(np.asarray(out.prediction - out.target)).mean(-1)
-    assert float(loss) == pytest.approx(np.average(errors, weights=np.asarray(out.counted)), rel=1e-5)
+    assert float(out.loss) == pytest.approx(np.average(errors, weights=np.asarray(out.counted)), rel=1e-5)
     for path, grad in flatten_dict(grads, sep="/").items():
         assert np.isfinite(grad).all() and (np.abs(grad).max() > 0), path
 
@@ -88,18 +78,14 @@ def test_nothing_thrown_is_the_host_itself():
         assert isinstance(method.reconstruct, Partial)
     # A share of less than one token throws none: the same parameters, loss and gradients to the bit.
     method, images = build("mae")
-    params, loss_and_gradients = run(method, images)
-    little, of_little = run(build("mae", throw_ratio=0.01)[0], images)
-    jax.tree.map(np.testing.assert_array_equal, params, little)
-    expected, found = (function(params, images) for function in (loss_and_gradients, of_little))
+    expected, found = run(method, images), run(build("mae", throw_ratio=0.01)[0], images)
     jax.tree.map(np.testing.assert_array_equal, expected, found)
 
 
 def test_decoded_tokens_are_predicted_as_if_thrown_ones_did_not_exist():
     """Against MAE's own decoder over the visible and the decoded tokens, put together by hand."""
     method, images = build("mae", throw_ratio=0.5, fill="none", sampler="random")
-    params, loss_and_gradients = run(method, images)
-    (loss, out), _ = loss_and_gradients(params, images)
+    params, out, _ = run(method, images)
     mask, dropped = np.asarray(out.mask) > 0, np.asarray(out.thrown) > 0
     decoded = mask & ~dropped
 
@@ -117,9 +103,9 @@ def test_decoded_tokens_are_predicted_as_if_thrown_ones_did_not_exist():
 
     by_hand = Only(method.encoder, method.target, 8, method.mask_ratio, method.decoder)
     by_hand = by_hand.clone(reconstruct=by_hand.decode)
-    (expected, plain), _ = run(by_hand, images)[1](params, images)
+    _, plain, _ = run(by_hand, images, params)
     np.testing.assert_allclose(np.asarray(out.prediction)[decoded], plain.prediction[decoded], atol=1e-5)
-    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert float(out.loss) == pytest.approx(float(plain.loss), rel=1e-6)
     assert not np.asarray(out.prediction)[dropped].any() and not np.asarray(out.counted)[dropped].any()
 
 
@@ -131,8 +117,7 @@ def test_decoded_tokens_are_predicted_as_if_thrown_ones_did_not_exist():
 def test_gradients_of_thrown_tokens_reach_the_encoder(choice):
     """The loss of the thrown tokens alone, by a weight that drowns the others."""
     method, images = build("mae", throw_ratio=0.5, thrown_weight=1e6, **choice)
-    params, loss_and_gradients = run(method, images)
-    (_, out), grads = loss_and_gradients(params, images)
+    _, out, grads = run(method, images)
     for path in ("encoder/blocks/0/mlp/fc1/kernel", "decoder/blocks/0/attn/qkv/kernel", "mask_token"):
         assert np.abs(flatten_dict(grads, sep="/")[path]).max() > 1e-6, path
     assert (np.abs(np.asarray(out.prediction)).max(-1)[np.asarray(out.mask) > 0] > 0).all()
