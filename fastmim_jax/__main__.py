@@ -1,6 +1,5 @@
 """`fastmim COMMAND`: flags and dispatch, nothing else."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -15,22 +14,29 @@ USAGE = """fastmim {version}: masked-image-modeling pre-training
 
     fastmim pretrain    --config=FILE.py[:VARIANT] --workdir=DIR [--config.KEY=VALUE ...]
     fastmim reconstruct --workdir=DIR [--images=DIR] [--count=N] [--step=N]
-    fastmim bench       --config=FILE.py[:VARIANT] [--workdir=DIR] [--config.KEY=VALUE ...]
+    fastmim probe       --workdir=DIR [--images=DIR] [--test=DIR] [--kinds=ridge,knn,linear,attentive]
+    fastmim features    --workdir=DIR --images=DIR --out=FILE.npz|.parquet [--layers="block 12 mean"]
+    fastmim finetune    --config=configs/finetune.py[:VARIANT] --config.init=DIR --workdir=DIR
+    fastmim evaluate    --workdir=DIR [--images=DIR] [--out=FILE.csv]
+    fastmim predict     --workdir=DIR --images=FILE_OR_DIR [--out=FILE.csv]
+    fastmim bench       --config=FILE.py[:VARIANT] [--workdir=DIR] [--show_batch=FILE.png]
 
 Every config's docstring says what to expect; `fastmim COMMAND --help` lists the flags."""
 
 
 def pretrain(values):
-    """Trains, or goes on training, in --workdir."""
-    config, workdir = _config(values), _workdir(values)
+    """Pre-trains, or goes on pre-training, in --workdir."""
+    config, workdir = _config(values, "method"), _workdir(values)
     import jax
 
+    from fastmim_jax.evaluate.monitor import monitor_hook
     from fastmim_jax.tools.reconstruct import draw_loss_curve, picture_hook
     from fastmim_jax.train.loop import pretrain
     from fastmim_jax.train.report import summary
 
     _start_jax(values)
     hooks = [picture_hook] if config.run.picture_every else []
+    hooks += [monitor_hook] if config.monitor.path else []
     pretrain(config, workdir, hooks)
     if jax.process_index():
         return
@@ -42,24 +48,110 @@ def pretrain(values):
 def reconstruct(values):
     """Draws what a checkpoint fills in."""
     workdir = Path(_workdir(values))
-    saved = workdir / "config.json"
-    if not saved.exists():
-        raise UserError(f"{workdir} has no config.json: expected the --workdir of a `fastmim pretrain`")
-    from fastmim_jax.config import from_saved
     from fastmim_jax.tools.reconstruct import reconstruct
+    from fastmim_jax.train.saved import read_config
 
     _start_jax(values)
-    config = from_saved(json.loads(saved.read_text()))
-    print(reconstruct(config, workdir, values.images, values.count, values.step))
+    config = read_config(workdir)
+    if "method" not in config:
+        raise UserError(f"{workdir} was fine-tuned: expected the --workdir of a `fastmim pretrain`")
+    print(reconstruct(config, workdir, values.images, values.count or 6, values.step))
+
+
+def finetune(values):
+    """Fine-tunes a classifier from config.init, or goes on fine-tuning, in --workdir."""
+    config, workdir = _config(values, "model"), _workdir(values)
+    from fastmim_jax.evaluate.finetune import finetune
+
+    _start_jax(values)
+    finetune(config, workdir)
+
+
+def probe(values):
+    """Reads classes from the frozen features of a checkpoint, layer by layer."""
+    workdir = _workdir(values)
+    from fastmim_jax.evaluate.probe import probe
+
+    _start_jax(values)
+    with _progress() as progress:
+        probe(
+            workdir,
+            values.images,
+            kinds=tuple(values.kinds),
+            test=values.test,
+            folds=values.folds,
+            count=values.count or 20_000,
+            step=values.step,
+            out=values.out or Path(workdir) / "probe.json",
+            say=progress.say,
+            progress=progress.show,
+        )
+
+
+def features(values):
+    """Writes frozen features of a folder of images to a file."""
+    workdir = _workdir(values)
+    for flag in ("images", "out"):
+        if not values[flag].value:
+            raise UserError(f"no --{flag} given: type --images=DIR --out=features.npz")
+    from fastmim_jax.data.sources import evaluation_split, open_source
+    from fastmim_jax.evaluate.features import write_features
+
+    _start_jax(values)
+    source = open_source(values.images, values.split or evaluation_split(values.images) or "train")
+    with _progress() as progress:
+        write_features(
+            workdir,
+            source,
+            values.out,
+            layers=tuple(values.layers),
+            step=values.step,
+            say=progress.say,
+            progress=progress.show,
+        )
+
+
+def evaluate(values):
+    """Accuracy of a fine-tuned checkpoint on a labelled folder."""
+    workdir = _workdir(values)
+    from fastmim_jax.evaluate.predict import evaluate
+
+    _start_jax(values)
+    with _progress() as progress:
+        told = dict(say=progress.say, progress=progress.show)
+        evaluate(workdir, values.images, step=values.step, out=values.out, **told)
+
+
+def predict(values):
+    """Tells the likeliest classes of an image, or of all in a folder."""
+    workdir = _workdir(values)
+    if not values.images:
+        raise UserError("no images given: type --images=FILE, or a folder")
+    from fastmim_jax.evaluate.predict import predict
+
+    _start_jax(values)
+    with _progress() as progress:
+        told = dict(say=progress.say, progress=progress.show)
+        predict(workdir, values.images, step=values.step, out=values.out, **told)
 
 
 def bench(values):
-    """Measures the step, HOG within it, and the input pipeline."""
+    """Measures the step, HOG within it, and the input pipeline; or draws what the network sees."""
     config = _config(values)
     from fastmim_jax.tools.bench import bench
+    from fastmim_jax.tools.contact import show_batch
 
     _start_jax(values)
-    bench(config, values.workdir)
+    if values.show_batch:
+        print(show_batch(config, values.show_batch))
+    else:
+        bench(config, values.workdir)
+
+
+def _progress():
+    from fastmim_jax.train.metrics import Count
+
+    return Count("images")
 
 
 def _told(summary, workdir):
@@ -83,7 +175,12 @@ def _told(summary, workdir):
 COMMANDS = {
     "pretrain": (pretrain, ("config", "workdir", "distributed")),
     "reconstruct": (reconstruct, ("workdir", "images", "count", "step")),
-    "bench": (bench, ("config", "workdir")),
+    "probe": (probe, ("workdir", "images", "test", "kinds", "folds", "count", "step", "out")),
+    "features": (features, ("workdir", "images", "split", "layers", "out", "step")),
+    "finetune": (finetune, ("config", "workdir", "distributed")),
+    "evaluate": (evaluate, ("workdir", "images", "step", "out")),
+    "predict": (predict, ("workdir", "images", "step", "out")),
+    "bench": (bench, ("config", "workdir", "show_batch")),
 }
 
 
@@ -150,11 +247,25 @@ def _flags(argv):
     )
     for flag, help_text in (
         ("workdir", "folder of the run, made if missing"),
-        ("images", "folder or data set to draw instead of the run's own images"),
+        ("images", "folder, data set or image to take instead of the run's own"),
+        ("test", "labelled folder or data set to test on; the val or test split of --images if not given"),
+        ("split", "of --images; val, test or train, whichever there is first, if not given"),
+        ("out", "file to write"),
+        ("show_batch", "PNG to draw a training batch into, as the network sees it"),
     ):
         flags.DEFINE_string(flag, None, help_text, flag_values=values)
-    flags.DEFINE_integer("count", 6, "how many images to draw", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("step", None, "which checkpoint; the newest if not given", flag_values=values)
+    for flag, default, help_text in (
+        ("kinds", ["ridge", "knn"], "probes: some of ridge, knn, linear, attentive"),
+        ("layers", [], 'layers to write, such as "block 12 mean"; the last if not given'),
+    ):
+        flags.DEFINE_list(flag, default, help_text, flag_values=values)
+    for flag, help_text, least in (
+        ("count", "how many images at most: 6 to draw, 20,000 to probe if not given", 1),
+        ("folds", "of cross-validation; 0: none where there is something to test on, else 5", 0),
+        ("step", "which checkpoint; the best or newest if not given", 0),
+    ):
+        default = 0 if flag == "folds" else None
+        flags.DEFINE_integer(flag, default, help_text, lower_bound=least, flag_values=values)
     flags.DEFINE_bool(
         "distributed", False, "several processes: let JAX find the others", flag_values=values
     )
@@ -187,9 +298,13 @@ def _unknown_key(error):
     )
 
 
-def _config(values):
+def _config(values, section=""):
+    """The config that was given; section: "method" for pre-training, "model" for fine-tuning."""
     if values.config is None:
         raise UserError("no config given: type --config=configs/quickstart.py or another of configs/")
+    if section and section not in values.config:
+        command = "finetune" if section == "method" else "pretrain"
+        raise UserError(f"this config is not for this command: type fastmim {command} with it")
     return values.config
 
 

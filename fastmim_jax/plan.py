@@ -23,8 +23,8 @@ STAGED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """The numbers of one stage, and those of the whole run that it needs.
+class Course:
+    """How a stage of a run goes on, and the numbers of the whole run that this needs.
 
     Steps are updates, counted over the whole run; a stage does first_step + 1 to last_step.
     """
@@ -45,9 +45,6 @@ class Plan:
     min_lr: float
     warmup_lr: float  # of the very first step
     image_size: tuple[int, int]
-    grid: tuple[int, int]  # tokens (h, w)
-    blocks: tuple[int, int]  # cells that are hidden or shown as a whole
-    hidden: int  # of them, hidden in every image
 
     @property
     def steps_per_epoch(self):
@@ -66,7 +63,6 @@ class Plan:
         """[(label, text)] for the start of a run."""
         per_device = self.batch_size // self.devices // self.accumulation
         parts = f" in {self.accumulation} parts" if self.accumulation > 1 else ""
-        blocks = self.blocks[0] * self.blocks[1]
         steps = f"{self.last_step - self.first_step:,}"
         if self.stages > 1:
             steps = f"{self.first_step + 1:,} to {self.last_step:,}"
@@ -76,8 +72,24 @@ class Plan:
             ("batch", f"{self.batch_size:,}{parts}, {per_device:,} per device at a time"),
             ("steps", f"{steps} = {last - first:,.4g} epochs of {self.steps_per_epoch:,.4g}"),
             ("learning rate", f"{self.peak_lr:.4g} after {self.warmup_epochs:.4g} epochs of warm-up"),
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan(Course):
+    """The numbers of one stage of pre-training."""
+
+    grid: tuple[int, int]  # tokens (h, w)
+    blocks: tuple[int, int]  # cells that are hidden or shown as a whole
+    hidden: int  # of them, hidden in every image
+
+    def describe(self):
+        """[(label, text)] for the start of a run."""
+        count = self.blocks[0] * self.blocks[1]
+        return [
+            *super().describe(),
             ("tokens", f"{self.grid[0]} x {self.grid[1]}"),
-            ("hidden blocks", f"{self.hidden} of {self.blocks[0]} x {self.blocks[1]} = {blocks}"),
+            ("hidden blocks", f"{self.hidden} of {self.blocks[0]} x {self.blocks[1]} = {count}"),
         ]
 
 
@@ -87,6 +99,8 @@ def stage_count(config):
     Raises:
       UserError: tuples of `config.stages` that differ in length.
     """
+    if "stages" not in config:
+        return 1
     lengths = {key: len(config.stages[key]) for key in (*STAGED, "start_epochs") if len(config.stages[key])}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"config.stages.{key} has {length}" for key, length in lengths.items())
@@ -98,7 +112,7 @@ def at_stage(config, stage):
     """A copy of a config with the values of one stage in their usual places."""
     count = stage_count(config)
     config = copy.deepcopy(config)
-    for key, (place, read) in STAGED.items():
+    for key, (place, read) in STAGED.items() if "stages" in config else ():
         if len(config.stages[key]) == count and config.stages[key]:
             *sections, name = place.split(".")
             section = config
@@ -123,14 +137,24 @@ def derive(config, *, records, stride, unit, devices, stage=0, hidden=None, grou
     Raises:
       UserError: a choice that cannot work, in one sentence that says what to type.
     """
+    own = at_stage(config, stage)
+    course = chart(config, records=records, devices=devices, stage=stage)
+    grid, blocks = _check_geometry(own.method, course.image_size, stride, unit)
+    hidden_blocks = _check_ratio(own.method.mask_ratio, blocks[0] * blocks[1], hidden)
+    _check_groups(own.schedule, groups)
+    return Plan(**vars(course), grid=grid, blocks=blocks, hidden=hidden_blocks)
+
+
+def chart(config, *, records, devices, stage=0):
+    """Validates what any training has in its config, and computes the Course of a stage.
+
+    Arguments and errors are those of `derive`.
+    """
     stages = [at_stage(config, index) for index in range(stage_count(config))]
     own = stages[stage]
     _check_choices(own)
-    schedule, size = own.schedule, tuple(own.data.image_size)
-    grid, blocks = _check_geometry(own.method, size, stride, unit)
-    hidden_blocks = _check_ratio(own.method.mask_ratio, blocks[0] * blocks[1], hidden)
+    schedule = own.schedule
     _check_batch(schedule, devices, config.run.mesh_fsdp)
-    _check_groups(schedule, groups)
     batches = [other.schedule.batch_size for other in stages]
     steps = _stage_steps(config, records, batches)
     firsts = [0, *itertools.accumulate(steps)]
@@ -138,7 +162,7 @@ def derive(config, *, records, stride, unit, devices, stage=0, hidden=None, grou
     records_at = [0, *itertools.accumulate(read)]
     lr_scale = schedule.batch_size / LR_BATCH
     total_epochs = records_at[-2] / records + steps[-1] / (records / batches[-1])
-    return Plan(
+    return Course(
         records=records,
         batch_size=schedule.batch_size,
         accumulation=schedule.accumulation,
@@ -154,10 +178,7 @@ def derive(config, *, records, stride, unit, devices, stage=0, hidden=None, grou
         peak_lr=config.optimizer.base_lr * lr_scale,
         min_lr=config.optimizer.min_base_lr * lr_scale,
         warmup_lr=config.optimizer.warmup_base_lr * lr_scale,
-        image_size=size,
-        grid=grid,
-        blocks=blocks,
-        hidden=hidden_blocks,
+        image_size=_check_size(own.data.image_size),
     )
 
 
@@ -189,7 +210,7 @@ def _stage_ends(config, records, batches):
     count, epochs = len(batches), config.schedule.epochs
     if config.schedule.steps:  # so many updates, spread over stages of equally many epochs
         epochs = config.schedule.steps * count / sum(records / batch for batch in batches)
-    starts = list(config.stages.start_epochs)
+    starts = list(config.stages.start_epochs) if count > 1 else []
     if not starts:
         return [epochs * (stage + 1) / count for stage in range(count - 1)] + [epochs]
     if starts[0] or starts != sorted(set(starts)):
@@ -203,7 +224,7 @@ def _stage_ends(config, records, batches):
 def _check_choices(config):
     for key, allowed in CHOICES.items():
         section, name = key.split(".")
-        if config[section][name] not in allowed:
+        if section in config and config[section][name] not in allowed:
             raise UserError(
                 f"config.{key} is '{config[section][name]}', expected one of {', '.join(allowed)}: "
                 f"type --config.{key}={allowed[0]}"
@@ -221,10 +242,15 @@ def _check_choices(config):
             )
 
 
-def _check_geometry(method, size, stride, unit):
-    block = method.block_size
+def _check_size(size):
+    size = tuple(size)
     if len(size) != 2 or min(size) < 1:
         raise UserError(f"config.data.image_size is {size}, expected (height, width) such as (128, 128)")
+    return size
+
+
+def _check_geometry(method, size, stride, unit):
+    block = method.block_size
     if block < 1 or (block % stride and stride % block) or min(block, stride) % unit:
         raise UserError(
             f"config.method.block_size is {block} pixels, expected a multiple or a divisor of the "

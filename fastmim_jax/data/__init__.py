@@ -1,1 +1,1 @@
-"""Everything between files on disk and uint8 batches on the device; only `device` imports JAX."""
+"""From files on disk to batches on the device; only `device` and `mixing`, which work there, import JAX."""

@@ -1,4 +1,4 @@
-"""The Grain graph: shuffle, repeat, decode and crop, pick this process's rows, batch.
+"""The Grain graph: shuffle, repeat, decode, crop and augment, pick this process's rows, batch.
 
 The stream is one endless sequence of records, fixed by the seed: position p of it is always the
 same record with the same crop, whoever reads it. So the number of records consumed is the whole
@@ -41,6 +41,8 @@ def make_loader(
     scale=(0.2, 1.0),
     ratio=(3 / 4, 4 / 3),
     shuffle=True,
+    augment=None,
+    repeats=1,
 ):
     """Stream batches of random crops, for ever.
 
@@ -56,6 +58,11 @@ def make_loader(
       threads: that decode, in each worker or here.
       scale, ratio: see augment.random_crop_box.
       shuffle: a new permutation each epoch; False keeps the order of the source.
+      augment: (crop (H, W, C) uint8, rng: numpy Generator) -> the same shape, uint8; picklable. It
+        draws from the record's own numbers, after the flip and the crop. None: nothing.
+      repeats: repeated augmentation (arXiv 1901.09335): each record of the order stands this many
+        times in a row, each time with its own crop, flip and augmentation. `start` still counts
+        positions of the stream, and len(source) of them hold 1 / repeats of the records.
 
     Returns:
       Loader, an iterator over dicts of numpy arrays, with b = len(rows):
@@ -70,24 +77,40 @@ def make_loader(
       UserError: an empty source, or numbers that make no stream.
     """
     rows = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
-    _check(source, batch_size, seed, start, rows)
+    check(source, batch_size, rows, seed=seed, start=start, repeats=repeats)
     # Derived here and not by Grain, whose own derivation changes with the position in the graph.
     order_seed, crop_seed = map(int, np.random.SeedSequence(seed).generate_state(2))
     stream = grain.MapDataset.range(len(source))
     if shuffle:
         stream = stream.shuffle(seed=order_seed)
-    crop = _Crop(source, tuple(image_size), channels, tuple(scale), tuple(ratio))
-    stream = stream.repeat().random_map(crop, seed=crop_seed)
+    crop = _Crop(source, tuple(image_size), channels, tuple(scale), tuple(ratio), augment)
+    stream = _InARow(stream.repeat(), repeats).random_map(crop, seed=crop_seed)
+    chunks = in_chunks(stream, batch_size, rows, start=start, workers=workers, threads=threads)
+    return Loader(*chunks)
+
+
+def in_chunks(stream, batch_size, rows, *, start=0, workers=0, threads=4):
+    """Make a global stream of records this process's share of it, read in parallel.
+
+    Args:
+      stream: Grain MapDataset of dicts of arrays, one dict per record.
+      batch_size, rows, start, workers, threads: see `make_loader`.
+
+    Returns:
+      (Grain IterDataset of pieces of a batch's rows, how many pieces make a batch)
+    """
     stream = _PickRows(stream, start, batch_size, rows)
     chunk = _chunk_size(len(rows))
     ahead = max(threads, 2 * len(rows) // chunk)  # this process has the next batches in the making
-    stream = stream.batch(chunk, drop_remainder=True).to_iter_dataset(
+    stream = stream.batch(chunk, drop_remainder=True)
+    workers = min(workers, len(stream))
+    stream = stream.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads if workers else ahead)
     )
     if workers:
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         stream = stream.mp_prefetch(options, worker_init_fn=init_worker)
-    return Loader(stream, len(rows) // chunk)
+    return stream, len(rows) // chunk
 
 
 class Loader:
@@ -160,9 +183,9 @@ class _Chunks:
 class _Crop:
     """(index, rng) -> one record of the stream. Pickled into the workers, source included."""
 
-    def __init__(self, source, size, channels, scale, ratio):
+    def __init__(self, source, size, channels, scale, ratio, augment):
         self.source, self.size, self.channels = source, size, channels
-        self.scale, self.ratio = scale, ratio
+        self.scale, self.ratio, self.augment = scale, ratio, augment
 
     def __call__(self, index, rng):
         flip = rng.random() < 0.5
@@ -173,6 +196,8 @@ class _Crop:
         else:
             box = random_crop_box(rng, *image.shape[:2], self.scale, self.ratio)
             crop = resize_crop(image, box, self.size)
+            if self.augment is not None:
+                crop = self.augment(crop, rng)
             label = self.source.label((index + bad) % len(self.source))
         return {
             "image": crop,
@@ -192,6 +217,22 @@ class _Crop:
             except BadImage:
                 continue
         return None, tries
+
+
+class _InARow(grain.MapDataset):
+    """Each element of an endless stream, `times` times in a row."""
+
+    def __init__(self, parent, times):
+        super().__init__(parent)
+        self._times = times
+
+    def __len__(self):
+        return len(self._parent)  # endless is sys.maxsize, which is not to be exceeded
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.slice(index)
+        return self._parent[index // self._times]
 
 
 class _PickRows(grain.MapDataset):
@@ -218,13 +259,18 @@ def _chunk_size(rows):
     return best if best >= 8 else rows
 
 
-def _check(source, batch_size, seed, start, rows):
+def check(source, batch_size, rows, *, seed=0, start=0, repeats=1):
+    """Raises UserError: an empty source, or numbers that make no stream; see `make_loader`."""
     if not len(source):
         raise UserError(f"{source!r} holds no records; expected at least one.")
     if batch_size < 1 or seed < 0 or start < 0:
         raise UserError(
             f"batch_size={batch_size}, seed={seed}, start={start}: expected a batch of at least 1 "
             "and a seed and start of at least 0."
+        )
+    if repeats < 1:
+        raise UserError(
+            f"repeats={repeats}: expected each record at least once: `--config.augment.repeats=1`."
         )
     inside = len(rows) and rows[0] >= 0 and rows[-1] < batch_size
     if not inside or (np.diff(rows) <= 0).any():

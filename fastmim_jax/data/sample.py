@@ -60,6 +60,10 @@ class SampleSource:
     def label(self, index):
         return self._position(index) % len(PHOTOS)
 
+    def label_problem(self):
+        """None: every record has a label."""
+        return None
+
     def _position(self, index):
         return range(len(self))[index]  # negative and out-of-range indices as lists treat them
 

@@ -75,12 +75,31 @@ class TFDSSource:
             self._labels[index] = self._records[range(len(self))[index]][self._label]
         return int(self._labels[index])
 
+    def label_problem(self):
+        """One sentence on why it cannot be used where labels are needed, or None."""
+        if not self._label:
+            kinds = "expected a feature of type tfds.features.ClassLabel"
+            return f"The TFDS data set {self.where} has no label feature; {kinds}."
+        if len(self.classes) < 2:
+            return f"The TFDS data set {self.where} has a single class; expected two at least."
+        if self.label(0) < 0:
+            return (
+                f"The split {self.split!r} of the TFDS data set {self.where} comes without labels "
+                "(they are -1); expected a split that has them, such as 'train' or 'validation'."
+            )
+        return None
+
     def __reduce__(self):  # a worker opens the files for itself
         return TFDSSource, (self.where, self.split, self.data_dir)
 
     def __repr__(self):
         classes = f", {len(self.classes)} classes" if self.classes else ""
         return f"TFDSSource({self.where!r}, {self.split!r}, {len(self):,} images{classes})"
+
+
+def split_names(where, data_dir=None):
+    """Names of the splits of a data set, see TFDSSource for `where`, `data_dir` and errors."""
+    return tuple(_builder(_import_tfds(), where, data_dir).info.splits)
 
 
 def _import_tfds():

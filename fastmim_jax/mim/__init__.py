@@ -30,16 +30,21 @@ def _check_names(section, prefix, **tables):
             raise UserError(f"unknown {prefix}.{key} '{section[key]}': there is {', '.join(table)}")
 
 
-def _encoder(method):
-    given = {key: value for key, value in method.backbone.items() if value is not None}
+def create_encoder(section):
+    """The backbone of `config.method` or `config.model`, a Flax module.
+
+    Raises:
+      UserError: an unknown name, or sizes that it does not have.
+    """
+    given = {key: value for key, value in section.backbone.items() if value is not None}
     name = given.pop("name")
     known = attributes(name)
-    computing = dict(_compute(method), layers=method.layers)
+    computing = dict(_compute(section), layers=section.layers)
     return create_model(name, **{key: x for key, x in computing.items() if key in known}, **given)
 
 
-def _compute(method):
-    return dict(kernel=method.kernel, dtype=jnp.dtype(method.dtype), remat=method.remat)
+def _compute(section):
+    return dict(kernel=section.kernel, dtype=jnp.dtype(section.dtype), remat=section.remat)
 
 
 def _common(method, encoder):
@@ -79,14 +84,14 @@ def _check_cells(method, stride, name):
 
 
 def _fastmim(method):
-    encoder, reconstruct = _encoder(method), _reconstruction(method)
+    encoder, reconstruct = create_encoder(method), _reconstruction(method)
     if method.block_size < encoder.stride and reconstruct is not whole:
         _check_cells(method, encoder.stride, "partial reconstruction throws")
     return FastMIM(*_common(method, encoder), _decoder(method), reconstruct)
 
 
 def _mae(method):
-    encoder = _encoder(method)
+    encoder = create_encoder(method)
     if not encoder.omits:
         raise UserError(
             f"MAE cannot leave tokens out of '{method.backbone.name}': type "
@@ -97,7 +102,7 @@ def _mae(method):
 
 
 def _mixmim(method):
-    encoder = _encoder(method)
+    encoder = create_encoder(method)
     if not encoder.separates:
         raise UserError(
             f"MixMIM cannot keep two images apart in '{method.backbone.name}': type "
@@ -109,7 +114,7 @@ def _mixmim(method):
 
 
 def _simmim(method):
-    encoder = _encoder(method)
+    encoder = create_encoder(method)
     if method.block_size % encoder.embed_stride:
         raise UserError(
             f"config.method.block_size is {method.block_size}, but SimMIM masks cells of "

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastmim_jax.models.layers import MLP, Dense, layer_norm
+from fastmim_jax.models.stack import residual
 
 KERNELS = ("xla", "cudnn")
 
@@ -98,15 +99,17 @@ class TransformerBlock(nn.Module):
     dtype: Any = jnp.float32
     layer_scale: float | None = None
 
+    branches = 2  # that drop path may drop
+
     @nn.compact
-    def __call__(self, x, *relative):
-        """relative: bias and cells as Attention takes them, or less."""
+    def __call__(self, x, *relative, keep=(None, None)):
+        """relative: bias and cells as Attention takes them, or less. keep: factors, see `residual`."""
         y = layer_norm(self.epsilon, self.dtype, name="norm1")(x)
         y = Attention(self.heads, self.kernel, self.dtype, name="attn")(y, *relative)
-        x = x + self._scaled(y, "scale1")
+        x = residual(x, self._scaled(y, "scale1"), keep[0])
         y = layer_norm(self.epsilon, self.dtype, name="norm2")(x)
         y = MLP(self.mlp_ratio, self.dtype, name="mlp")(y)
-        return x + self._scaled(y, "scale2")
+        return residual(x, self._scaled(y, "scale2"), keep[1])
 
     def _scaled(self, x, name):
         return x if self.layer_scale is None else LayerScale(self.layer_scale, self.dtype, name=name)(x)

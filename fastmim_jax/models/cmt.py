@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from fastmim_jax.models.convolution import BatchNorm, Conv, DepthwiseConv, fan_out_normal
-from fastmim_jax.models.layers import Dense, PatchEmbed, Stack, layer_norm, patchify
+from fastmim_jax.models.layers import Dense, PatchEmbed, layer_norm, patchify
 from fastmim_jax.models.pyramid import STAGES, Pyramid
+from fastmim_jax.models.stack import Stack, residual
 
 REDUCTIONS = (8, 4, 2, 1)  # cells along a side that make one key, stage by stage
 PATCH_EPSILON = 1e-5  # of the norms after patch embeddings
@@ -123,7 +124,7 @@ class ConvMLP(nn.Module):
 class CMTBlock(nn.Module):
     """x + convolution(x), then x + attention(norm(x)), then x + MLP(norm(x)), on a grid (B, h, w, D).
 
-    The call takes the grid and the `bias` of ReducedAttention.
+    The call takes the grid, the `bias` of ReducedAttention, and factors of the last two, see `residual`.
     """
 
     heads: int
@@ -133,14 +134,17 @@ class CMTBlock(nn.Module):
     epsilon: float = 1e-6
     dtype: Any = jnp.float32
 
+    branches = 2  # that drop path may drop; as published, the convolution is none
+
     @nn.compact
-    def __call__(self, x, bias):
+    def __call__(self, x, bias, *, keep=(None, None)):
         common = dict(norm_groups=self.norm_groups, dtype=self.dtype)
         x = x + DepthwiseConv(dtype=self.dtype, name="local")(x)
         y = layer_norm(self.epsilon, self.dtype, name="norm1")(x)
-        x = x + ReducedAttention(self.heads, self.reduction, **common, name="attn")(y, bias)
+        y = ReducedAttention(self.heads, self.reduction, **common, name="attn")(y, bias)
+        x = residual(x, y, keep[0])
         y = layer_norm(self.epsilon, self.dtype, name="norm2")(x)
-        return x + ConvMLP(self.mlp_ratio, **common, name="mlp")(y)
+        return residual(x, ConvMLP(self.mlp_ratio, **common, name="mlp")(y), keep[1])
 
 
 class CMTStage(nn.Module):
@@ -154,6 +158,7 @@ class CMTStage(nn.Module):
     block: dict
     remat: str = "none"
     layers: str = "unrolled"
+    drop_path: tuple[float, ...] | None = None
 
     @nn.compact
     def __call__(self, x):
@@ -162,7 +167,8 @@ class CMTStage(nn.Module):
         shape = (heads, rows, columns, rows // reduction, columns // reduction)
         position = self.param("relative_position", nn.initializers.normal(1.0), shape)
         bias = position.reshape(1, heads, rows * columns, -1)
-        return Stack(CMTBlock, self.depth, self.block, self.remat, self.layers, name="blocks")(x, bias)
+        how = self.remat, self.layers, self.drop_path
+        return Stack(CMTBlock, self.depth, self.block, *how, name="blocks")(x, bias)
 
 
 class CMT(Pyramid):
@@ -198,10 +204,8 @@ class CMT(Pyramid):
         block = dict(common, mlp_ratio=self.mlp_ratio, epsilon=self.epsilon)
         self.stages = [
             CMTStage(
-                depth=self.depths[stage],
                 block=dict(block, heads=self.heads[stage], reduction=REDUCTIONS[stage]),
-                remat=self.remat,
-                layers=self.layers,
+                **self.running(stage),
             )
             for stage in range(STAGES)
         ]

@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from fastmim_jax.models.convolution import DepthwiseConv
-from fastmim_jax.models.layers import MLP, PatchEmbed, Stack, layer_norm
-from fastmim_jax.models.pyramid import Pyramid
+from fastmim_jax.models.layers import MLP, PatchEmbed, layer_norm
+from fastmim_jax.models.pyramid import STAGES, Pyramid
+from fastmim_jax.models.stack import Stack, residual
 
 KERNEL = 7  # cells along a side of a block's convolution
 
@@ -32,19 +33,24 @@ class Patches(nn.Module):
 
 
 class ConvNeXtBlock(nn.Module):
-    """x + gamma * MLP(norm(convolution(x))) on a grid (B, h, w, D); gamma starts at `layer_scale`."""
+    """x + gamma * MLP(norm(convolution(x))) on a grid (B, h, w, D); gamma starts at `layer_scale`.
+
+    keep: a factor of what is added to x, see `residual`.
+    """
 
     layer_scale: float = 1e-6
     epsilon: float = 1e-6
     dtype: Any = jnp.float32
 
+    branches = 1  # that drop path may drop
+
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, *, keep=(None,)):
         y = DepthwiseConv(KERNEL, self.dtype, conv_init, name="conv")(x)
         y = layer_norm(self.epsilon, self.dtype, name="norm")(y)
         y = MLP(4.0, self.dtype, name="mlp")(y)
         gamma = self.param("gamma", nn.initializers.constant(self.layer_scale), (x.shape[-1],))
-        return x + gamma.astype(self.dtype) * y
+        return residual(x, gamma.astype(self.dtype) * y, keep[0])
 
 
 class ConvNeXtStage(nn.Module):
@@ -54,10 +60,12 @@ class ConvNeXtStage(nn.Module):
     block: dict
     remat: str = "none"
     layers: str = "unrolled"
+    drop_path: tuple[float, ...] | None = None
 
     @nn.compact
     def __call__(self, x):
-        return Stack(ConvNeXtBlock, self.depth, self.block, self.remat, self.layers, name="blocks")(x)
+        how = self.remat, self.layers, self.drop_path
+        return Stack(ConvNeXtBlock, self.depth, self.block, *how, name="blocks")(x)
 
 
 class ConvNeXt(Pyramid):
@@ -83,5 +91,5 @@ class ConvNeXt(Pyramid):
         self.stem = Patches(4, self.widths[0], **common)
         self.downsamples = [Patches(2, width, norm_first=True, **common) for width in self.widths[1:]]
         block = dict(common, layer_scale=self.layer_scale)
-        self.stages = [ConvNeXtStage(depth, block, self.remat, self.layers) for depth in self.depths]
+        self.stages = [ConvNeXtStage(block=block, **self.running(stage)) for stage in range(STAGES)]
         self.norm = layer_norm(self.epsilon, self.dtype, name="norm")

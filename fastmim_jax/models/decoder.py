@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from fastmim_jax.models.attention import TransformerBlock
-from fastmim_jax.models.layers import Dense, Encoded, Stack, layer_norm
+from fastmim_jax.models.layers import Dense, Encoded, layer_norm
+from fastmim_jax.models.stack import Stack
 
 HEAD_WIDTH = 32
 

@@ -94,11 +94,16 @@ class Classifier(nn.Module):
     pooling: str | None = None
     options: dict | None = None
 
-    @nn.compact
+    def setup(self):
+        options = dict(self.options or {}, dtype=self.encoder.dtype)
+        self.pool = POOLINGS[self.pooling or self.encoder.pooling](**options, name="pooling")
+        self.head = nn.Dense(self.classes, kernel_init=head_init)
+
     def __call__(self, images):
         """(B, H, W, C) normalised images -> logits (B, classes) float32."""
-        options = dict(self.options or {}, dtype=self.encoder.dtype)
-        pooling = POOLINGS[self.pooling or self.encoder.pooling](**options, name="pooling")
-        tokens = self.encoder.embed(images)
-        pooled = pooling(getattr(self.encoder, pooling.encoding)(tokens)).astype(jnp.float32)
-        return nn.Dense(self.classes, kernel_init=head_init, name="head")(pooled)
+        return self.head(self.pooled(images))
+
+    def pooled(self, images):
+        """(B, H, W, C) normalised images -> what the head sees, (B, D) float32."""
+        encode = getattr(self.encoder, self.pool.encoding)
+        return self.pool(encode(self.encoder.embed(images))).astype(jnp.float32)

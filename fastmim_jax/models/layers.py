@@ -1,4 +1,4 @@
-"""Pieces that every backbone shares: patches, positions, MLP, stacks of blocks, initialisers."""
+"""Pieces that every backbone shares: patches, positions, MLP, initialisers."""
 
 from typing import Any, NamedTuple
 
@@ -9,14 +9,9 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.models.resample import bicubic
 
 BATCH_AXES = ("data", "fsdp")  # the mesh axes over which the batch is split
-REMAT_POLICIES = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-LAYER_MODES = ("unrolled", "scanned")
 
 token_init = nn.initializers.normal(0.02)  # cls and mask tokens
 
@@ -101,8 +96,27 @@ def sincos_positions(rows, columns, width):
     return np.concatenate([by_column, by_row], axis=-1).astype(np.float32)
 
 
+def resampled_positions(rows, columns, width, grid=None):
+    """The sine-cosine table of `grid`, (h, w), resampled to (rows, columns, width) float32.
+
+    So published fine-tuning takes it from pre-training to another image size (FastMIM's `pos_embed.py`).
+    grid: None for (rows, columns) itself.
+    """
+    grid = grid or (rows, columns)
+    table = sincos_positions(*grid, width)
+    if tuple(grid) == (rows, columns):
+        return table
+    down, across = bicubic(grid[0], rows), bicubic(grid[1], columns)
+    return np.einsum("yh,xw,hwd->yxd", down, across, table, optimize=True).astype(np.float32)
+
+
 class NoPositions(nn.Module):
-    """Leaves a grid (B, h, w, D) as it is, and what stands in front of it."""
+    """Leaves a grid (B, h, w, D) as it is, and what stands in front of it.
+
+    grid: (h, w) for which the sine-cosine table is made, see `resampled_positions`.
+    """
+
+    grid: tuple[int, int] | None = None
 
     def __call__(self, x):
         return x
@@ -116,14 +130,14 @@ class FixedPositions(NoPositions):
     """Adds sine-cosine positions to a grid (B, h, w, D)."""
 
     def __call__(self, x):
-        return x + sincos_positions(*x.shape[1:]).astype(x.dtype)
+        return x + resampled_positions(*x.shape[1:], self.grid).astype(x.dtype)
 
 
 class LearnedPositions(NoPositions):
     """Adds a learned table to a grid (B, h, w, D) of one size; it begins as the sine-cosine one."""
 
     def __call__(self, x):
-        init = lambda key, shape: jnp.asarray(sincos_positions(*shape))  # noqa: E731
+        init = lambda key, shape: jnp.asarray(resampled_positions(*shape, self.grid))  # noqa: E731
         return x + self._table("pos_embed", init, x.shape[1:]).astype(x.dtype)
 
     def of_prefix(self, x):
@@ -138,18 +152,23 @@ class LearnedPositions(NoPositions):
 POSITIONS = {"none": NoPositions, "fixed": FixedPositions, "learned": LearnedPositions}
 
 
-def make_positions(name):
-    """A module of POSITIONS.
+def make_positions(name, grid=None):
+    """A module of POSITIONS for the table of a grid, (h, w) or None, see `resampled_positions`.
 
     Raises:
-      UserError: an unknown name.
+      UserError: an unknown name, or a grid that is none.
     """
     if name not in POSITIONS:
         raise UserError(
             f"unknown positions '{name}': there is {', '.join(POSITIONS)}; type "
             "--config.method.backbone.positions=fixed"
         )
-    return POSITIONS[name]()
+    if grid is not None and (not isinstance(grid, tuple) or len(grid) != 2 or min(grid) < 1):
+        raise UserError(
+            f"position_grid is {grid}, expected rows and columns of cells: type "
+            "--config.model.backbone.position_grid='(14, 14)'"
+        )
+    return POSITIONS[name](grid)
 
 
 def flat_xavier_uniform(key, shape, dtype=jnp.float32):
@@ -247,77 +266,3 @@ def split_over_batch(x):
     """
     axes = tuple(axis for axis in BATCH_AXES if axis in jax.sharding.get_abstract_mesh().axis_names)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(axes)) if axes else x
-
-
-class Stack(nn.Module):
-    """`depth` blocks of one kind, one after another; parameters under the names "0", "1", ...
-
-    Attributes:
-      block: the class of a block, a module from x and the shared arrays to a new x, both (B, ..., D).
-      options: its keyword arguments, or a tuple of them: block i takes those at i modulo their number.
-      remat: "none", "full" (keep only block inputs) or "dots" (keep matrix products too).
-      layers: "unrolled", or "scanned": compiled once for all blocks of equal options, which is quicker
-        to compile. Parameters, their names and their initial values are the same in both.
-    """
-
-    block: type[nn.Module]
-    depth: int
-    options: Any
-    remat: str = "none"
-    layers: str = "unrolled"
-
-    def __call__(self, x, *shared):
-        """x (B, ..., D), and arrays that every block is given -> (B, ..., D)."""
-        return self._run(x, shared, keep=lambda y: None)[0]
-
-    def outputs(self, x, *shared):
-        """As the call -> what each block gives, a list of `depth` arrays (B, ..., D)."""
-        return self._run(x, shared, keep=lambda y: y)[1]
-
-    @nn.compact
-    def _run(self, x, shared, keep):
-        kept, start = [], 0
-        kinds = self.options if isinstance(self.options, tuple) else (self.options,)
-        if self.layers == "scanned" and not self.is_initializing():
-            start = self.depth - self.depth % len(kinds)
-            x, kept = self._scan(x, shared, keep, kinds, start)
-        block = self.block
-        if self.remat != "none":
-            block = nn.remat(block, policy=REMAT_POLICIES[self.remat])
-        for index in range(start, self.depth):
-            x = block(**kinds[index % len(kinds)], name=str(index))(split_over_batch(x), *shared)
-            kept.append(keep(x))
-        return x, kept
-
-    def _scan(self, x, shared, keep, kinds, depth):
-        """The first `depth` blocks, all kinds in each turn of the scan."""
-        if not depth:
-            return x, []
-        blocks = [self.block(**options, parent=None) for options in kinds]
-        others = [name for name in self.variables if name != "params"]
-        changing = [name for name in others if self.is_mutable_collection(name)]
-
-        def variables(index):
-            return {name: tree[str(index)] for name, tree in self.variables.items() if str(index) in tree}
-
-        def body(x, turn):
-            kept, changed = [], []
-            for block, own in zip(blocks, turn, strict=True):
-                x, new = block.apply(own, split_over_batch(x), *shared, mutable=changing)
-                kept.append(keep(x))
-                changed.append(new)
-            return x, (kept, changed)
-
-        if self.remat != "none":
-            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
-        turns = [
-            jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(variables, range(kind, depth, len(kinds))))
-            for kind in range(len(kinds))
-        ]
-        x, (kept, changed) = jax.lax.scan(body, x, turns)
-        for index in range(depth):
-            turn, kind = divmod(index, len(kinds))
-            for name, tree in changed[kind].items():
-                self.put_variable(name, str(index), jax.tree.map(lambda leaf, t=turn: leaf[t], tree))
-        order = [divmod(index, len(kinds)) for index in range(depth)]
-        return x, [None if kept[kind] is None else kept[kind][turn] for turn, kind in order]

@@ -25,6 +25,7 @@ class MixMIMEncoder(Windowed):
     positions: str = "fixed"
 
     downsample_offset = 1
+    official_tail = 0  # what follows the last block learns at its rate, as published
     pooling = "pool"
 
     def windowing(self, stage):

@@ -12,8 +12,9 @@ import numpy as np
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.models.convolution import Conv, DepthwiseConv, fan_out_normal
-from fastmim_jax.models.layers import Dense, PatchEmbed, Stack, layer_norm
+from fastmim_jax.models.layers import Dense, PatchEmbed, layer_norm
 from fastmim_jax.models.pyramid import STAGES, Pyramid
+from fastmim_jax.models.stack import Stack, residual
 
 REDUCTIONS = (8, 4, 2, 1)  # cells along a side that become one key, by stage
 POOLED = 7  # keys along a side in every stage, where they are pooled
@@ -93,7 +94,10 @@ class ConvolutionalMLP(nn.Module):
 
 
 class PVTBlock(nn.Module):
-    """Pre-norm block on a grid (B, h, w, D): attention, then an MLP with a convolution."""
+    """Pre-norm block on a grid (B, h, w, D): attention, then an MLP with a convolution.
+
+    keep: a factor of what either adds to x, see `residual`.
+    """
 
     heads: int
     reduction: int
@@ -102,13 +106,17 @@ class PVTBlock(nn.Module):
     epsilon: float = 1e-6
     dtype: Any = jnp.float32
 
+    branches = 2  # that drop path may drop
+
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, *, keep=(None, None)):
         y = layer_norm(self.epsilon, self.dtype, name="norm1")(x)
-        x = x + PVTAttention(self.heads, self.reduction, self.attention, self.dtype, name="attn")(y)
+        y = PVTAttention(self.heads, self.reduction, self.attention, self.dtype, name="attn")(y)
+        x = residual(x, y, keep[0])
         y = layer_norm(self.epsilon, self.dtype, name="norm2")(x)
         rectified = self.attention == "pooled"
-        return x + ConvolutionalMLP(self.mlp_ratio, rectified, self.dtype, name="mlp")(y)
+        y = ConvolutionalMLP(self.mlp_ratio, rectified, self.dtype, name="mlp")(y)
+        return residual(x, y, keep[1])
 
 
 class PVTStage(nn.Module):
@@ -118,10 +126,12 @@ class PVTStage(nn.Module):
     block: dict
     remat: str = "none"
     layers: str = "unrolled"
+    drop_path: tuple[float, ...] | None = None
 
     @nn.compact
     def __call__(self, x):
-        x = Stack(PVTBlock, self.depth, self.block, self.remat, self.layers, name="blocks")(x)
+        how = self.remat, self.layers, self.drop_path
+        x = Stack(PVTBlock, self.depth, self.block, *how, name="blocks")(x)
         return layer_norm(self.block["epsilon"], self.block["dtype"], name="norm")(x)
 
 
@@ -167,7 +177,6 @@ class PVTv2(Pyramid):
         self.downsamples = [OverlappingPatches(width, 3, 2, self.dtype) for width in self.widths[1:]]
         self.stages = [
             PVTStage(
-                depth=self.depths[stage],
                 block=dict(
                     heads=self.heads[stage],
                     reduction=REDUCTIONS[stage],
@@ -176,8 +185,7 @@ class PVTv2(Pyramid):
                     epsilon=self.epsilon,
                     dtype=self.dtype,
                 ),
-                remat=self.remat,
-                layers=self.layers,
+                **self.running(stage),
             )
             for stage in range(STAGES)
         ]

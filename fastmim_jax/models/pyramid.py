@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.models.layers import Encoded
+from fastmim_jax.models.stack import drop_path_rates
 
 STAGES = 4
 
@@ -12,10 +13,20 @@ STAGES = 4
 class Pyramid(nn.Module):
     """A backbone whose cells are 4, 8, 16 and 32 pixels wide, stage by stage.
 
-    A subclass has `depths` and, made in its setup: `stem`, from images to the cells of the first stage;
-    `downsamples`, three modules that halve a grid; `stages`, four; and `norm`, after the last.
-    Images may have any sides that are multiples of 32, and any number of channels.
+    A subclass has `depths`, `remat`, `layers` and, made in its setup: `stem`, from images to the cells of
+    the first stage; `downsamples`, three modules that halve a grid; `stages`, four; and `norm`, after the
+    last. Images may have any sides that are multiples of 32, and any number of channels.
+
+    Attributes:
+      drop_path: how often the last block drops a residual branch, see `drop_path_rates`.
     """
+
+    drop_path: float = 0.0
+
+    @property
+    def total_depth(self):
+        """Number of blocks in all stages."""
+        return sum(self.depths)
 
     @property
     def stride(self):
@@ -42,18 +53,26 @@ class Pyramid(nn.Module):
 
     def transform(self, tokens, *parts):
         """What `embed` gives -> Encoded, not yet normalised."""
-        tokens = self._grids(tokens, *parts)[-1]
-        return Encoded(tokens, jnp.zeros((tokens.shape[0], 0, tokens.shape[-1]), tokens.dtype))
+        return _without_prefix(self._grids(tokens, *parts)[-1])
 
     def encode(self, tokens, *parts):
         """What `embed` gives -> Encoded, normalised. For parts see `Windowed`."""
         tokens, prefix = self.transform(tokens, *parts)
         return Encoded(self.norm(tokens), prefix)
 
-    def features(self, images):
-        """(B, H, W, C) -> the grid after each stage, (B, H/4, W/4, D) first; the last is normalised."""
+    def outputs(self, images):
+        """(B, H, W, C) -> Encoded after each stage, (B, H/4, W/4, D) tokens first; the last normalised."""
         *grids, last = self._grids(self.embed(images))
-        return [*grids, self.norm(last)]
+        return [_without_prefix(tokens) for tokens in (*grids, self.norm(last))]
+
+    def features(self, images):
+        """The grids of `outputs`."""
+        return [encoded.tokens for encoded in self.outputs(images)]
+
+    def running(self, stage):
+        """How many blocks a stage has and how they are run, as keyword arguments of its module."""
+        rates = drop_path_rates(self.drop_path, self.depths)[stage]
+        return dict(depth=self.depths[stage], remat=self.remat, layers=self.layers, drop_path=rates)
 
     def _grids(self, x, *parts):
         grids = []
@@ -81,10 +100,17 @@ class Pyramid(nn.Module):
             return sum(self.depths[: int(index) + 1]) + self.downsample_offset
         if kind == "stages" and rest[0] == "blocks":
             return sum(self.depths[: int(index)]) + 1 + int(rest[1])
-        return sum(self.depths) + 1
+        return self.total_depth + 1
 
     embed_stride = 4  # pixels per cell of `embed`
     separates = False  # whether Parts can be given, see `Windowed`
     omits = False  # whether tokens can be left out, see `ViT.encode_some`
     downsample_offset = 0
+    official_tail = 1  # groups from the last block's to that of all that follows, as published
+    official_spared = ()  # arrays with several axes that fine-tuning does not decay
     pooling = "norm_pool"  # of the published classifier, see `fastmim_jax.models.heads`
+
+
+def _without_prefix(tokens):
+    """A grid (B, h, w, D) as Encoded."""
+    return Encoded(tokens, jnp.zeros((len(tokens), 0, tokens.shape[-1]), tokens.dtype))

@@ -18,13 +18,13 @@ from fastmim_jax.models.layers import (
     MLP,
     Dense,
     PatchEmbed,
-    Stack,
     layer_norm,
     make_positions,
     refine,
     torch_uniform,
 )
 from fastmim_jax.models.pyramid import STAGES, Pyramid
+from fastmim_jax.models.stack import Stack, residual
 
 GATHERED_FROM = 100  # cells of a window from which attention apart is faster than under a mask
 LARGEST_CHOSEN, SMALLEST_CHOSEN = 16, 3  # side of a window that is chosen from the image's size
@@ -182,9 +182,11 @@ class SwinBlock(nn.Module):
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
 
+    branches = 2  # that drop path may drop
+
     @nn.compact
-    def __call__(self, x, parts=None):
-        """parts: Parts of this grid, or None."""
+    def __call__(self, x, parts=None, *, keep=(None, None)):
+        """parts: Parts of this grid, or None. keep: factors of what is added to x, see `residual`."""
         grid = x.shape[1:3]
         y = layer_norm(self.epsilon, self.dtype, name="norm1")(x)
         y = split_windows(roll(y, self.shift, -1), self.window)
@@ -194,9 +196,9 @@ class SwinBlock(nn.Module):
             y = attention(y, members=parts.members)
         else:
             y = attention(y, self._mask(grid, parts))
-        x = x + roll(join_windows(y, self.window, grid), self.shift, 1)
+        x = residual(x, roll(join_windows(y, self.window, grid), self.shift, 1), keep[0])
         y = layer_norm(self.epsilon, self.dtype, name="norm2")(x)
-        return x + MLP(self.mlp_ratio, self.dtype, name="mlp")(y)
+        return residual(x, MLP(self.mlp_ratio, self.dtype, name="mlp")(y), keep[1])
 
     def _mask(self, grid, parts):
         """(1 or B, windows, N, N) bool, or None if every cell of a window may attend to every other."""
@@ -230,6 +232,7 @@ class SwinStage(nn.Module):
     shifted: bool = True
     remat: str = "none"
     layers: str = "unrolled"
+    drop_path: tuple[float, ...] | None = None
 
     @nn.compact
     def __call__(self, x, *parts):
@@ -245,7 +248,8 @@ class SwinStage(nn.Module):
         shift = tuple(part // 2 if part < side else 0 for side, part in zip(grid, fitted, strict=True))
         plain = dict(self.block, heads=self.heads, window=fitted)
         kinds = (plain, dict(plain, shift=shift)) if self.shifted and any(shift) else plain
-        return Stack(SwinBlock, self.depth, kinds, self.remat, self.layers, name="blocks")(x, *parts)
+        how = self.remat, self.layers, self.drop_path
+        return Stack(SwinBlock, self.depth, kinds, *how, name="blocks")(x, *parts)
 
 
 class PatchMerging(nn.Module):
@@ -287,6 +291,7 @@ class Windowed(Pyramid):
       heads: of each stage.
       positions: "none", or what `encode` adds to the cells of the first stage, after anything that is done
         to what `embed` gives: "fixed" sine-cosine ones, or "learned" (for images of one size).
+      position_grid: as of ViT, in cells of the first stage.
     """
 
     width: int = 96
@@ -298,21 +303,20 @@ class Windowed(Pyramid):
     remat: str = "none"
     layers: str = "unrolled"
     positions: str = "none"
+    position_grid: tuple[int, int] | None = None
 
     separates = True
 
     def setup(self):
         common = dict(epsilon=self.epsilon, dtype=self.dtype)
-        self.position = make_positions(self.positions)
+        self.position = make_positions(self.positions, self.position_grid)
         self.stem = NormedPatches(4, self.width, **common)
         self.downsamples = [PatchMerging(**common) for _ in range(STAGES - 1)]
         self.stages = [
             SwinStage(
-                depth=self.depths[stage],
                 heads=self.heads[stage],
                 block=dict(common, mlp_ratio=self.mlp_ratio),
-                remat=self.remat,
-                layers=self.layers,
+                **self.running(stage),
                 **self.windowing(stage),
             )
             for stage in range(STAGES)

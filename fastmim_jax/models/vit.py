@@ -14,12 +14,12 @@ from fastmim_jax.models.attention import RelativePositions, TransformerBlock
 from fastmim_jax.models.layers import (
     Encoded,
     PatchEmbed,
-    Stack,
     layer_norm,
     make_positions,
     patchify,
     token_init,
 )
+from fastmim_jax.models.stack import Stack, drop_path_rates
 
 # What every block is given for a (h, w) array of cells, by `relative_positions`: see `Attention`.
 RELATIVE = {
@@ -37,6 +37,9 @@ class ViT(nn.Module):
     relative_positions: "none"; or learned ones (for images of one size) that are added to the scores of
       attention, from one table for all blocks, "shared", or from every block's "own".
     layer_scale: what the learned factors of every block's results begin at; None for no such.
+    drop_path: how often the last block drops a residual branch, see `drop_path_rates`.
+    position_grid: (h, w) of the cells for which the sine-cosine table is made, fixed or the learned ones'
+      start; images of another size get it resampled, as published fine-tuning does. None: made for theirs.
     """
 
     patch_size: int = 16
@@ -52,14 +55,23 @@ class ViT(nn.Module):
     layers: str = "unrolled"
     relative_positions: str = "none"
     layer_scale: float | None = None
+    drop_path: float = 0.0
+    position_grid: tuple[int, int] | None = None
 
     separates = False  # whether parts of an image can be kept apart
     pooling = "pool_norm"  # of the published classifier, see `fastmim_jax.models.heads`
+    official_tail = 1  # groups from the last block's to that of all that follows, as published
+    official_spared = ("cls_token",)  # arrays with several axes that fine-tuning does not decay
 
     @property
     def stride(self):
         """Pixels per output cell, along one side."""
         return self.patch_size
+
+    @property
+    def total_depth(self):
+        """Number of blocks."""
+        return self.depth
 
     @property
     def embed_stride(self):
@@ -74,7 +86,7 @@ class ViT(nn.Module):
     def setup(self):
         self._check()
         self.patch_embed = PatchEmbed(self.patch_size, self.width, self.dtype)
-        self.position = make_positions(self.positions)
+        self.position = make_positions(self.positions, self.position_grid)
         self.relative_position = RelativePositions(self.heads)
         self.cls_token = self.param("cls_token", token_init, (1, 1, self.width))
         options = dict(
@@ -85,7 +97,8 @@ class ViT(nn.Module):
             dtype=self.dtype,
             layer_scale=self.layer_scale,
         )
-        self.blocks = Stack(TransformerBlock, self.depth, options, self.remat, self.layers)
+        (rates,) = drop_path_rates(self.drop_path, (self.depth,))
+        self.blocks = Stack(TransformerBlock, self.depth, options, self.remat, self.layers, rates)
         self.norm = layer_norm(self.epsilon, self.dtype, name="norm")
 
     def __call__(self, images):
@@ -138,17 +151,20 @@ class ViT(nn.Module):
             return 0
         return 1 + int(rest[0]) if name == "blocks" else 1 + self.depth
 
+    def outputs(self, images):
+        """(B, H, W, C) -> Encoded after each block, as of the call; the last is normalised."""
+        tokens = self.embed(images)
+        *inner, last = self.blocks.outputs(self._sequence(tokens), *self._relative(tokens))
+        return [_encoded(x, tokens.shape) for x in (*inner, self.norm(last))]
+
     def features(self, images):
         """(B, H, W, C) -> four grids (B, h, w, D), after each quarter of the blocks; the last normed.
 
         Fewer than four blocks give one grid each.
         """
-        tokens = self.embed(images)
-        outputs = self.blocks.outputs(self._sequence(tokens), *self._relative(tokens))
+        outputs = self.outputs(images)
         quarters = sorted({-(-self.depth * quarter // 4) for quarter in (1, 2, 3, 4)})
-        chosen = [outputs[after - 1] for after in quarters]
-        chosen[-1] = self.norm(chosen[-1])
-        return [x[:, 1:].reshape(tokens.shape) for x in chosen]
+        return [outputs[after - 1].tokens for after in quarters]
 
     def _check(self):
         if self.relative_positions not in RELATIVE:

@@ -7,8 +7,8 @@ import orbax.checkpoint as ocp
 
 from fastmim_jax.errors import UserError
 
-# Parameters are an item of their own, so that later readers need not know the optimizer.
-PARAMS = ("params", "collections")
+# What evaluations look at is an item of its own, so that later readers need not know the optimizer.
+PARAMS = ("params", "collections", "average")
 REST = ("step", "opt_state", "skipped", "skipped_in_row")
 
 
@@ -34,27 +34,22 @@ class Checkpoints:
         """The newest complete step, or None."""
         return self._manager.latest_step()
 
-    def save(self, step, state, position):
+    def save(self, step, state, position, items=("params", "rest")):
         """Starts to write; returns as soon as the values are off the devices.
 
         position: JSON dict, such as {"records": ..., "config": ...}.
+        items: without "rest" the state can be looked at, but not trained on.
         """
         if step == self.latest():
             return
-        items = dict(
-            params=ocp.args.StandardSave({name: getattr(state, name) for name in PARAMS}),
-            rest=ocp.args.StandardSave({name: getattr(state, name) for name in REST}),
-            position=ocp.args.JsonSave(position),
-        )
-        self._manager.save(step, args=ocp.args.Composite(**items))
+        trees = _items(state)
+        saved = {name: ocp.args.StandardSave(trees[name]) for name in items}
+        saved["position"] = ocp.args.JsonSave(position)
+        self._manager.save(step, args=ocp.args.Composite(**saved))
 
     def restore(self, step, abstract):
         """The state of a step, laid out as the shardings of the abstract state say."""
-        items = {
-            "params": {name: getattr(abstract, name) for name in PARAMS},
-            "rest": {name: getattr(abstract, name) for name in REST},
-        }
-        found = self._restore(step, items)
+        found = self._restore(step, _items(abstract))
         return abstract.replace(**found.params, **found.rest)
 
     def position(self, step):
@@ -63,14 +58,23 @@ class Checkpoints:
 
     def restore_params(self, step, abstract):
         """The abstract state with its parameters and collections restored; no optimizer is read."""
-        found = self._restore(step, {"params": {name: getattr(abstract, name) for name in PARAMS}})
-        return abstract.replace(**found.params)
+        return abstract.replace(**self._restore(step, {"params": _items(abstract)["params"]}).params)
 
-    def _restore(self, step, items):
+    def read_params(self, step, sharding):
+        """{"params", "collections", maybe "average"} of a step, whatever its model, all laid out alike."""
+        self._check_step(step)
+        saved = ocp.StandardCheckpointHandler().metadata(self.directory / str(step) / "params").tree
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved)
+        return self._restore(step, {"params": abstract}).params
+
+    def _check_step(self, step):
         there = self._manager.all_steps()
         if step not in there:
             steps = ", ".join(map(str, sorted(there))) or "none"
             raise UserError(f"{self.directory} has no checkpoint of step {step}: there is {steps}")
+
+    def _restore(self, step, items):
+        self._check_step(step)
         arguments = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
         try:
             return self._manager.restore(
@@ -96,3 +100,9 @@ class Checkpoints:
 
     def __exit__(self, *_):
         self.close()
+
+
+def _items(state):
+    """The trees that a state is saved as; averages where there are any, as older ones have none."""
+    params = {name: getattr(state, name) for name in PARAMS if name != "average" or state.average}
+    return {"params": params, "rest": {name: getattr(state, name) for name in REST}}

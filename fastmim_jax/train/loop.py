@@ -45,7 +45,7 @@ class StopSignal:
 
 
 def pretrain(config, workdir, hooks=(), announce=print):
-    """Trains, or goes on training, in a work directory.
+    """Pre-trains, or goes on pre-training, in a work directory.
 
     Args:
       config: resolved, see `fastmim_jax.config`.
@@ -59,31 +59,48 @@ def pretrain(config, workdir, hooks=(), announce=print):
     Raises:
       UserError: bad config, data or work directory; too many bad records or non-finite updates.
     """
-    first = jax.process_index() == 0
-    say = announce if first else lambda text: None
+    say = announce if jax.process_index() == 0 else lambda text: None
     source = setup.open_training_data(config)
     runs = setup.build_stages(config, len(source))
     workdir = prepare_workdir(workdir, config)
     held_out = setup.open_held_out_data(config, say)
     for label, text in describe(runs, source, held_out):
         say(f"{label:>14}  {text}")
+
+    def looks_of(run, state, say):
+        looks = _scale(run, state, source, held_out, workdir, say)
+        return looks + [make(run, workdir) for make in hooks]
+
+    return train(runs, config, source, workdir, looks_of, say)
+
+
+def train(runs, config, source, workdir, looks_of, say):
+    """The stages of any training, from the newest checkpoint of the work directory on.
+
+    Args:
+      runs: `setup.Stage` of each stage.
+      config: of the whole run, kept in its checkpoints.
+      source: the training data.
+      workdir: of `prepare_workdir`.
+      looks_of: (run, state, say) -> list of Hook, called at the start of every stage.
+      say: prints a line, on the first process.
+
+    Returns:
+      The number of updates done.
+    """
+    first, data = jax.process_index() == 0, config.data
     options = dict(keep=config.run.keep, keep_every=config.run.keep_every)
     with Checkpoints(workdir / "checkpoints", **options) as checkpoints, StopSignal() as stop:
         state, step, stage = restore_or_create(runs, checkpoints, say)
         metrics = Metrics(workdir, step, runs[0].plan.total_steps) if first else Silent()
-        bad = BadRecords(
-            source,
-            config.data.max_bad_share,
-            workdir / ("bad_files.txt" if first else f"bad_files-{jax.process_index()}.txt"),
-            config.data.channels,
-        )
+        listed = workdir / ("bad_files.txt" if first else f"bad_files-{jax.process_index()}.txt")
+        bad = BadRecords(source, data.max_bad_share, listed, data.channels)
         loop = Loop(flatten(config), checkpoints, metrics, bad, stop)
         try:
             for run in runs[stage:]:
                 if run is not runs[stage]:
                     state = _grow(state, run, metrics.say)
-                looks = _scale(run, state, source, held_out, workdir, metrics.say)
-                looks += [make(run, workdir) for make in hooks]
+                looks = looks_of(run, state, metrics.say)
                 state, step = loop.run_from(run, state, step, source, looks)
                 if step < run.plan.last_step or stop.name:
                     break
@@ -158,7 +175,7 @@ class Loop:
             raise UserError(
                 f"{values['skipped_in_row']} updates in a row were not finite, up to step {step}: lower "
                 "--config.optimizer.base_lr, set --config.optimizer.clip_norm=1, or try "
-                "--config.method.dtype=float32 (the newest checkpoint is from before)"
+                "float32 as the dtype (the newest checkpoint is from before)"
             )
         if self._due(step, self.run.config.run.log_every):
             values["epoch"] = self.run.plan.epoch(step)
@@ -177,6 +194,8 @@ class Loop:
                 found = hook.look(step, state)
                 if found:
                     self.metrics.write(step, found)
+                    told = "  ".join(f"{name} {value:.4f}" for name, value in found.items())
+                    self.metrics.say(f"step {step:,}  {told}")
 
     def _save(self, step, state):
         """Everything logged up to here is on disk before the checkpoint that makes it history."""

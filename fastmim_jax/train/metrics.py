@@ -5,6 +5,7 @@ import os
 import time
 from pathlib import Path
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -126,6 +127,37 @@ class ProgressLine:
     def close(self):
         if self._bar:
             self._bar.stop()
+
+
+class Count:
+    """A Rich line of how many things are done, on a terminal; on anything else only what is said."""
+
+    def __init__(self, what):
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("{task.completed:,.0f} " + what),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=None)
+
+    def show(self, done):
+        """How many are done by now."""
+        self._progress.update(self._task, completed=done)
+
+    def say(self, text):
+        """Prints above the line, on the first process."""
+        if jax.process_index() == 0:
+            self._console.print(text, markup=False)
+
+    def __enter__(self):
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_):
+        self._progress.stop()
 
 
 def format_seconds(seconds):

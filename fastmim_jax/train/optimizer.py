@@ -1,4 +1,4 @@
-"""AdamW with the published weight-decay groups, and the learning-rate schedules."""
+"""AdamW with the published weight-decay groups, layer-wise learning rates, and the schedules."""
 
 import re
 
@@ -15,6 +15,15 @@ GROUPS = {
         r"|cls_relative_position_bias)$"
     ),
 }
+
+# Of the group "decay", what is no kernel.
+TABLES = (
+    "cls_token",
+    "mask_token",
+    "relative_position_bias_table",
+    "relative_position",
+    "cls_relative_position_bias",
+)
 
 
 def decay_groups(params, spared=()):
@@ -44,21 +53,59 @@ def decay_groups(params, spared=()):
     return groups
 
 
-def make_optimizer(params, *, betas, epsilon, weight_decay, clip_norm=0.0, spared=()):
+def make_optimizer(params, *, betas, epsilon, weight_decay, clip_norm=0.0, spared=(), scales=None):
     """Gradients -> update directions; the step multiplies them by minus the learning rate.
 
     Args:
       params: the parameter tree or its shapes, to assign the groups.
       clip_norm: largest global norm of the gradients, 0 for no limit.
       spared: as of `decay_groups`.
+      scales: a number per parameter that its learning rate, decay included, is multiplied by; or None.
     """
     decays = jax.tree.map(lambda group: group == "decay", decay_groups(params, spared))
-    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     return optax.chain(
-        clip,
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.scale_by_adam(b1=betas[0], b2=betas[1], eps=epsilon),
         optax.add_decayed_weights(weight_decay, mask=decays),
+        optax.identity() if scales is None else _scaled(scales),
     )
+
+
+def _scaled(scales):
+    def update(updates, params=None):
+        return jax.tree.map(lambda update, scale: update * scale, updates, scales)
+
+    return optax.stateless(update)
+
+
+def layer_scales(params, encoder, decay, official=False):
+    """Layer-wise learning rates of a classifier: {path: decay ** groups behind it} in the tree of `params`.
+
+    Args:
+      params: of `fastmim_jax.models.heads.Classifier`, or their shapes.
+      encoder: its backbone, whose `depth_group` says which parameters learn at one rate.
+      decay: learning rate of a group as a share of the next one's; the last has 1.
+      official: as published, where what stands after all blocks is `official_tail` groups after the last.
+    """
+    last = encoder.total_depth + 1
+    tail = encoder.total_depth + encoder.official_tail if official else last
+
+    def scale(path, _):
+        name, *rest = (key.key for key in path)
+        group = encoder.depth_group("/".join(rest)) if name == "encoder" else tail
+        return decay ** (last - min(group, tail))
+
+    return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def spared_from_decay(params, encoder, official=False):
+    """Last parts of names of tokens and tables of positions that do not decay in fine-tuning: all of them.
+
+    official: as published, only those that the published code of this backbone spares.
+    """
+    names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    wanted = encoder.official_spared if official else TABLES
+    return tuple(sorted(names.intersection(wanted)))
 
 
 def learning_rate(epoch, *, peak, floor, warmup, total, shape="cosine", decay_epochs=100.0, start=0.0):

@@ -18,29 +18,26 @@ from fastmim_jax.train.optimizer import learning_rate, make_optimizer
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """The parts of one stage of a run.
+class Stage:
+    """The parts of one stage of any training.
 
     config: with the values of this stage in their places.
+    plan: its Course.
     abstract: TrainState of ShapeDtypeStructs with shardings.
     create: () -> the initial TrainState.
     step: (state, batch) -> (state, metrics), donating the state.
-    forward, loss: (state, batch, index) -> what `steps` of these names give.
-    constant: (state, batch, index, guess) -> as `steps.constant_step`.
     """
 
     config: Any
-    method: Any
-    plan: plans.Plan
+    plan: plans.Course
     mesh: jax.sharding.Mesh
     abstract: state.TrainState
     create: Any
     step: Any
-    forward: Any
-    loss: Any
-    constant: Any
 
-    def loader(self, source, *, batch_size, seed, start=0, workers=0, shuffle=True):
+    inputs = ("image", "flip")  # what goes to the devices of a loader's batch
+
+    def loader(self, source, *, batch_size, seed, start=0, workers=0, shuffle=True, **augmentation):
         """Batches of a source with the crops of this config, this process's rows only."""
         data = self.config.data
         return make_loader(
@@ -50,18 +47,37 @@ class Run:
             batch_size=batch_size,
             seed=seed,
             start=start,
-            rows=sharding.owned_rows(sharding.batch_sharding(self.mesh), batch_size),
+            rows=self.rows(batch_size),
             workers=workers,
             threads=self.config.run.threads,
             scale=tuple(data.crop_scale),
             ratio=tuple(data.crop_ratio),
             shuffle=shuffle,
+            **augmentation,
         )
 
-    def to_devices(self, batch, batch_size):
+    def rows(self, batch_size):
+        """Those of a batch that this process feeds."""
+        return sharding.owned_rows(sharding.batch_sharding(self.mesh), batch_size)
+
+    def to_devices(self, batch, batch_size, names=None):
         """The part of a loader's batch that goes to the devices, as global arrays."""
-        wanted = {"image": batch["image"], "flip": batch["flip"]}
+        wanted = {name: batch[name] for name in names or self.inputs}
         return sharding.to_devices(wanted, sharding.batch_sharding(self.mesh), batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(Stage):
+    """One stage of pre-training.
+
+    forward, loss: (state, batch, index) -> what `steps` of these names give.
+    constant: (state, batch, index, guess) -> as `steps.constant_step`.
+    """
+
+    method: Any
+    forward: Any
+    loss: Any
+    constant: Any
 
 
 def build_stages(config, records, devices=None):
@@ -77,7 +93,7 @@ def build(config, records, devices=None, stage=0):
     """
     devices = devices or jax.devices()
     whole, config = config, plans.at_stage(config, stage)
-    _check_kernel(config.method, devices[0].platform)
+    check_kernel("method", config.method, devices[0].platform)
     method = create_method(config.method)
     plan = plans.derive(
         whole,
@@ -90,25 +106,22 @@ def build(config, records, devices=None, stage=0):
         groups=method.groups,
     )
     mesh = sharding.make_mesh(config.run.mesh_fsdp, devices)
-    image_shape = (*config.data.image_size, config.data.channels)
-    optimizer_of = partial(make_optimizer, **_optimizer_options(config.optimizer))
-    init = state.initializer(method, optimizer_of, image_shape)
-    abstract = _abstract(init, mesh)
-    shared = dict(method=method, prepare=_prepare(config.data), key=_mask_key(config.seed))
+    optimizer_of = partial(make_optimizer, **optimizer_options(config.optimizer))
+    optimizer_of = partial(optimizer_of, spared=tuple(config.optimizer.spared))
+    init = state.initializer(method, optimizer_of, (*config.data.image_size, config.data.channels))
+    abstract = abstract_state(init, mesh)
+    shared = dict(method=method, prepare=prepare(config.data), key=run_key(config.seed))
     update = partial(
         steps.pretrain_step,
         optimizer=optimizer_of(abstract.params),
-        schedule=_schedule(config, plan),
+        schedule=schedule(config, plan),
         accumulation=plan.accumulation,
         **shared,
     )
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     batch, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
 
     def compiled(function, *more):
-        places = (shardings, batch, whole, *more)
-        function = jax.jit(partial(function, **shared), in_shardings=places, out_shardings=whole)
-        return _on_mesh(function, mesh)
+        return compile_looking(partial(function, **shared), abstract, mesh, batch, whole, *more)
 
     return Run(
         config=config,
@@ -117,19 +130,29 @@ def build(config, records, devices=None, stage=0):
         mesh=mesh,
         abstract=abstract,
         create=lambda: state.create_state(init, abstract, config.seed),
-        step=_on_mesh(
-            jax.jit(
-                update,
-                in_shardings=(shardings, batch),
-                out_shardings=(shardings, whole),
-                donate_argnums=0,
-            ),
-            mesh,
-        ),
+        step=compile_step(update, abstract, mesh),
         forward=compiled(steps.forward),
         loss=compiled(steps.eval_step),
         constant=compiled(steps.constant_step, whole),
     )
+
+
+def compile_step(update, abstract, mesh):
+    """(state, batch) -> (state, metrics), jitted for a mesh; the state is donated."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    batch, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    places = dict(in_shardings=(shardings, batch), out_shardings=(shardings, whole))
+    return on_mesh(jax.jit(update, donate_argnums=0, **places), mesh)
+
+
+def compile_looking(function, abstract, mesh, *places):
+    """(state, ...) -> what all devices hold whole, jitted for a mesh.
+
+    abstract: of the first argument, a tree with shardings. places: shardings of the others.
+    """
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    places = dict(in_shardings=(shardings, *places), out_shardings=sharding.replicated(mesh))
+    return on_mesh(jax.jit(function, **places), mesh)
 
 
 def open_training_data(config):
@@ -166,35 +189,40 @@ def data_statistics(data):
     return tuple(data.mean) or mean, tuple(data.std) or std
 
 
-def _check_kernel(method, platform):
-    if method.kernel == "cudnn" and (platform != "gpu" or method.dtype != "bfloat16"):
+def check_kernel(section, computing, platform):
+    """Raises UserError if the kernel of `config.method` or `config.model` does not run here."""
+    if computing.kernel == "cudnn" and (platform != "gpu" or computing.dtype != "bfloat16"):
         raise UserError(
-            f"config.method.kernel=cudnn needs an NVIDIA GPU and bfloat16, here are {platform} and "
-            f"{method.dtype}: type --config.method.kernel=xla"
+            f"config.{section}.kernel=cudnn needs an NVIDIA GPU and bfloat16, here are {platform} and "
+            f"{computing.dtype}: type --config.{section}.kernel=xla"
         )
 
 
-def _prepare(data):
+def prepare(data):
+    """(image, flip) -> normalised images, by the statistics of `config.data`."""
     mean, std = data_statistics(data)
     return partial(normalize, mean=mean, std=std)
 
 
-def _mask_key(seed):
+def run_key(seed):
+    """The random key of everything but the initial parameters."""
     return jax.random.fold_in(jax.random.key(seed), 1)  # apart from the key of the parameters
 
 
-def _optimizer_options(optimizer):
+def optimizer_options(optimizer):
+    """What any training tells `make_optimizer`."""
     return dict(
         betas=tuple(optimizer.betas),
         epsilon=optimizer.epsilon,
         weight_decay=optimizer.weight_decay,
         clip_norm=optimizer.clip_norm,
-        spared=tuple(optimizer.spared),
     )
 
 
-def _schedule(config, plan):
-    def schedule(step):
+def schedule(config, plan):
+    """Updates done -> learning rate."""
+
+    def rate(step):
         return learning_rate(
             plan.epoch(step),
             peak=plan.peak_lr,
@@ -206,17 +234,22 @@ def _schedule(config, plan):
             start=plan.warmup_lr,
         )
 
-    return schedule
+    return rate
 
 
-def _abstract(init, mesh):
+def abstract_state(init, mesh):
+    """As `state.abstract_state`.
+
+    Raises:
+      UserError: the model cannot be built.
+    """
     try:
         return state.abstract_state(init, mesh)
     except (ValueError, TypeError) as error:
         raise UserError(f"this config does not build a model: {str(error).splitlines()[0]}") from error
 
 
-def _on_mesh(function, mesh):
+def on_mesh(function, mesh):
     """Traces and calls a jitted function where the models can see the mesh."""
 
     def call(*args):

@@ -15,6 +15,7 @@ class TrainState:
 
     step: updates tried. collections: Flax variables other than parameters, such as batch_stats.
     skipped: updates left out because they were not finite; skipped_in_row: the latest of them.
+    average: moving averages of params and collections, {"params": ..., "collections": ...}; {} for none.
     """
 
     step: jax.Array
@@ -23,25 +24,39 @@ class TrainState:
     opt_state: Any
     skipped: jax.Array
     skipped_in_row: jax.Array
+    average: Any = struct.field(default_factory=dict)
+
+    def judged(self):
+        """The variables {"params": ..., ...} that evaluations look at: the averages, if there are any."""
+        chosen = self.average or {"params": self.params, "collections": self.collections}
+        return {"params": chosen["params"], **chosen["collections"]}
 
 
-def initializer(method, optimizer_of, image_shape):
+def initializer(model, optimizer_of, image_shape, averaged=False):
     """-> a pure function from a key to a TrainState.
 
     Args:
+      model: a pre-training method or a classifier, a Flax module.
       optimizer_of: the parameters (or their shapes) -> an optax transformation.
       image_shape: (H, W, C).
+      averaged: whether moving averages are kept.
     """
 
     def init(key):
         images = jnp.zeros((1, *image_shape), jnp.float32)
-        variables = method.init({"params": key, "mask": key}, images)
-        params = variables.pop("params")
-        zero = jnp.zeros((), jnp.int32)
-        opt_state = optimizer_of(params).init(params)
-        return TrainState(zero, params, variables, opt_state, zero, zero)
+        variables = model.init({"params": key, "mask": key}, images)
+        return begin(variables, optimizer_of, averaged)
 
     return init
+
+
+def begin(variables, optimizer_of, averaged=False):
+    """The TrainState before the first update; arguments as of `initializer`."""
+    params, collections = variables["params"], {k: x for k, x in variables.items() if k != "params"}
+    zero = jnp.zeros((), jnp.int32)
+    average = {"params": params, "collections": collections} if averaged else {}
+    opt_state = optimizer_of(params).init(params)
+    return TrainState(zero, params, collections, opt_state, zero, zero, average)
 
 
 def abstract_state(init, mesh):

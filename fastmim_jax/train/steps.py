@@ -12,7 +12,7 @@ def mask_noise(key, step, shape):
     return jax.random.uniform(jax.random.fold_in(key, step), shape)
 
 
-def pretrain_step(state, batch, *, method, prepare, optimizer, schedule, key, accumulation=1):
+def pretrain_step(state, batch, *, method, prepare, key, **training):
     """One update.
 
     Args:
@@ -20,33 +20,73 @@ def pretrain_step(state, batch, *, method, prepare, optimizer, schedule, key, ac
       batch: {"image": (B, H, W, C) uint8, "flip": (B,) bool}.
       method: a pre-training method, a Flax module.
       prepare: (image, flip) -> normalised float32 images.
-      optimizer: gradients -> update directions.
-      schedule: step -> learning rate.
       key: the run's random key.
-      accumulation: parts that the batch is computed in, one after another.
+      training: as of `update`.
 
     Returns:
-      The next state and {"loss", "grad_norm", "lr", "skipped", "skipped_in_row"}, scalars. An update
-      whose loss or gradients are not finite changes nothing but the counters.
+      The next state and {"loss", "grad_norm", "lr", "skipped", "skipped_in_row"}, scalars.
     """
     batch = {
         **batch,
         "noise": mask_noise(key, state.step, method.noise_shape(batch["image"].shape)),
     }
 
-    def loss_of(params, collections, part):
+    def loss_of(params, collections, part, rngs):
         variables = {"params": params, **collections}
         images = prepare(part["image"], part["flip"])
-        out, collections = method.apply(variables, images, noise=part["noise"], mutable=list(collections))
+        out, collections = method.apply(
+            variables, images, noise=part["noise"], mutable=list(collections), rngs=rngs
+        )
         return out.loss, collections
 
-    loss, collections, grads = _mean_gradients(loss_of, state, batch, accumulation)
+    return update(state, batch, loss_of, key=key, **training)
+
+
+def finetune_step(state, batch, *, model, prepare, key, **training):
+    """One update of a classifier.
+
+    Args:
+      state: TrainState.
+      batch: {"image": (B, H, W, C) uint8, "flip": (B,) bool, "label": (B,) int}.
+      model: from images to logits, a Flax module.
+      prepare: (key, batch) -> augmented float32 images and soft targets (B, K).
+      key, training, and what is returned: as of `pretrain_step`.
+    """
+    images, targets = prepare(jax.random.fold_in(key, state.step), batch)
+
+    def loss_of(params, collections, part, rngs):
+        variables = {"params": params, **collections}
+        logits, collections = model.apply(variables, part["images"], mutable=list(collections), rngs=rngs)
+        return optax.softmax_cross_entropy(logits, part["targets"]).mean(), collections
+
+    return update(state, {"images": images, "targets": targets}, loss_of, key=key, **training)
+
+
+def update(state, batch, loss_of, *, optimizer, schedule, key, accumulation=1, average=0.0):
+    """One update of anything.
+
+    Args:
+      state: TrainState.
+      batch: tree of arrays (B, ...).
+      loss_of: (params, collections, part of the batch, rngs) -> loss, new collections.
+      optimizer: gradients -> update directions.
+      schedule: step -> learning rate.
+      key: the run's random key.
+      accumulation: parts that the batch is computed in, one after another.
+      average: decay of the moving averages, where the state has them.
+
+    Returns:
+      As `pretrain_step`. An update whose loss or gradients are not finite changes nothing but the counters.
+    """
+    loss, collections, grads = _mean_gradients(loss_of, state, batch, accumulation, key)
     lr, grad_norm = schedule(state.step), optax.tree.norm(grads)
     directions, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = jax.tree.map(lambda p, d: p - lr * d, state.params, directions)
+    averaged = {"params": params, "collections": collections} if state.average else {}
+    averaged = jax.tree.map(lambda old, new: average * old + (1 - average) * new, state.average, averaged)
 
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    updated = state.replace(params=params, collections=collections, opt_state=opt_state)
+    updated = state.replace(params=params, collections=collections, opt_state=opt_state, average=averaged)
     state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
     state = state.replace(
         step=state.step + 1,
@@ -57,11 +97,12 @@ def pretrain_step(state, batch, *, method, prepare, optimizer, schedule, key, ac
     return state, {**metrics, "skipped": state.skipped, "skipped_in_row": state.skipped_in_row}
 
 
-def _mean_gradients(loss_of, state, batch, parts):
+def _mean_gradients(loss_of, state, batch, parts, key):
     """Loss, collections and gradients of a batch, computed in `parts` equal parts."""
     gradient = jax.value_and_grad(loss_of, has_aux=True)
+    key = jax.random.fold_in(jax.random.fold_in(key, state.step), 1)  # apart from that of the mask
     if parts == 1:
-        (loss, collections), grads = gradient(state.params, state.collections, batch)
+        (loss, collections), grads = gradient(state.params, state.collections, batch, _generators(key))
         return loss, collections, grads
 
     def split(x):  # strided, so that each part is spread over the same devices as the whole
@@ -69,13 +110,21 @@ def _mean_gradients(loss_of, state, batch, parts):
 
     def body(carry, part):
         total, collections, sums = carry
-        (loss, collections), grads = gradient(state.params, collections, part)
+        index, part = part
+        rngs = _generators(jax.random.fold_in(key, index))
+        (loss, collections), grads = gradient(state.params, collections, part, rngs)
         return (total + loss, collections, jax.tree.map(jnp.add, sums, grads)), None
 
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     start = (jnp.zeros(()), state.collections, zeros)
-    (loss, collections, sums), _ = jax.lax.scan(body, start, jax.tree.map(split, batch))
+    todo = jnp.arange(parts), jax.tree.map(split, batch)
+    (loss, collections, sums), _ = jax.lax.scan(body, start, todo)
     return loss / parts, collections, jax.tree.map(lambda x: x / parts, sums)
+
+
+def _generators(key):
+    """Of what models drop while they train."""
+    return {name: jax.random.fold_in(key, index) for index, name in enumerate(("drop_path", "dropout"))}
 
 
 def forward(state, batch, index, *, method, prepare, key):

@@ -1,5 +1,6 @@
 """Parameters of one model for another that shares its backbone: shallower, of another size, with a head."""
 
+import re
 from collections import Counter
 from typing import NamedTuple
 
@@ -7,6 +8,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.models.resample import RULES, resample
+
+LEAST = 0.25  # share of the backbone's arrays that a checkpoint must have, to be one of the same backbone
+# Tables of every block's own that begin as the one that all blocks shared, as SimMIM's fine-tuning has it.
+SHARED = re.compile(r"(.*encoder)/blocks/\d+/attn/(relative_position/.*)")
 
 
 class Report(NamedTuple):
@@ -25,7 +30,7 @@ class Report(NamedTuple):
         """[(label, text)]: counts, and which modules."""
         tables = Counter(path.split("/")[-1] for path in self.resampled)
         return [
-            ("loaded", f"{len(self.loaded)} arrays"),
+            ("loaded", f"{len(self.loaded)} arrays: {', '.join(modules(self.loaded)) or 'none'}"),
             ("resampled", ", ".join(f"{count} x {name}" for name, count in tables.items()) or "none"),
             ("start fresh", ", ".join(modules(self.fresh)) or "none"),
             ("not used", ", ".join(modules(self.unused)) or "none"),
@@ -40,19 +45,23 @@ def transfer(source, target):
       target: initial variables of the other model, arrays.
 
     Returns:
-      New variables in the shapes of the target, and a Report.
+      New variables in the shapes of the target, and a Report. A head for other classes starts fresh.
 
     Raises:
-      UserError: nothing of the source fits, or a part of the backbone has another width.
+      UserError: nothing of the source fits, too little of the backbone does, or a part of it has another
+        width.
     """
     theirs, ours = flatten_dict(source, sep="/"), flatten_dict(target, sep="/")
-    report, found = Report([], [], [], [path for path in theirs if path not in ours]), {}
+    report, found, used = Report([], [], [], []), {}, set()
     for path, initial in ours.items():
-        value = theirs.get(path)
-        if value is None:
+        name = path if path in theirs else SHARED.sub(r"\1/\2", path)
+        value = theirs.get(name)
+        if value is None or (value.shape != initial.shape and path.startswith("params/head/")):
             report.fresh.append(path)
             found[path] = initial
-        elif value.shape == initial.shape:
+            continue
+        used.add(name)
+        if value.shape == initial.shape:
             report.loaded.append(path)
             found[path] = value
         elif path.split("/")[-1] in RULES:
@@ -60,12 +69,23 @@ def transfer(source, target):
             found[path] = _resampled(path, value, initial.shape)
         else:
             raise _misfit(path, value.shape, initial.shape)
-    if not report.loaded:
-        raise UserError(
-            f"no parameter fits: the source has {', '.join(modules(theirs)[:4])}, the model has "
-            f"{', '.join(modules(ours)[:4])}; give a checkpoint of the same backbone"
-        )
+    report.unused.extend(path for path in theirs if path not in used)
+    _check_share(report, theirs, ours)
     return unflatten_dict(found, sep="/"), report
+
+
+def _check_share(report, theirs, ours):
+    taken, backbone = (
+        [path for path in paths if path.startswith("params/encoder/")]
+        for paths in ([*report.loaded, *report.resampled], ours)
+    )
+    if (report.loaded or report.resampled) and len(taken) >= LEAST * len(backbone):
+        return
+    raise UserError(
+        f"{len(taken)} of {len(backbone)} arrays of the backbone fit: the source has "
+        f"{', '.join(modules(theirs)[:4])}, the model has {', '.join(modules(ours)[:4])}; "
+        "give a checkpoint of the same backbone"
+    )
 
 
 def _resampled(path, value, shape):

@@ -1,19 +1,11 @@
 """The stream is fixed by the seed: not by workers, processes, restarts or bad files."""
 
 import multiprocessing
-import os
-import pathlib
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import fastmim_jax
 from fastmim_jax.data.loader import TRIES, make_loader, pick_workers
 from fastmim_jax.data.sources import FolderSource
 from fastmim_jax.errors import UserError
@@ -165,6 +157,60 @@ def test_a_start_far_away(photos):
     assert same(near[BATCH:], far)
 
 
+# Augmentation
+
+
+class Shade:
+    """Adds one drawn value to a darkened crop, or only draws it."""
+
+    def __init__(self, amount):
+        self.amount = amount
+
+    def __call__(self, crop, rng):
+        value = rng.integers(100, dtype=np.uint8)
+        return crop // 2 + value if self.amount else crop
+
+
+def test_augmentation_draws_after_all_else(photos, stream):
+    assert same(take(photos, 3, augment=Shade(0)), stream[:24])
+
+
+def test_augmentation_is_the_records_own(photos, stream):
+    rows = take(photos, 6, augment=Shade(1))
+    added = [
+        np.unique(row["image"] - plain["image"] // 2) for row, plain in zip(rows, stream[:48], strict=True)
+    ]
+    assert all(len(values) == 1 for values in added)
+    assert len(set(np.concatenate(added).tolist())) > 24  # of 48 draws from 100 values
+    assert same(take(photos, 1, augment=Shade(1), start=13, rows=[1, 6]), [rows[14], rows[19]])
+    assert same(take(photos, 2, augment=Shade(1), workers=1), rows[:16])
+
+
+def test_nothing_is_made_of_no_image(tmp_path):
+    rows = take(colours(tmp_path, 2, bad={0, 1}), 1, augment=Shade(1))
+    assert not any(row["image"].any() for row in rows)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_repeats_stand_in_a_row(photos, stream, shuffle):
+    """Position p holds the record that is at p // 3 without repeats, cut by the numbers of p."""
+    rows = take(photos, 9, repeats=3, shuffle=shuffle)
+    due = [int(row["index"]) for row in stream] if shuffle else list(range(N)) * 2
+    assert [row["index"] for row in rows] == [due[p // 3] for p in range(72)]
+    assert [row["flip"] for row in rows] == [row["flip"] for row in stream[:72]]
+    for p in range(0, 72, 3):
+        assert len({row["image"].tobytes() for row in rows[p : p + 3]}) == 3
+    assert {int(row["index"]) for row in rows[: 3 * N]} == set(range(N))
+    assert len({int(row["index"]) for row in rows[:N]}) == -(-N // 3)
+
+
+def test_repeats_with_processes_and_restart(photos):
+    whole = take(photos, 5, repeats=3)
+    for rows in ([0, 1, 4], [2, 3, 5, 6, 7]):
+        expected = [whole[7 + step * BATCH + row] for step in range(4) for row in rows]
+        assert same(take(photos, 4, repeats=3, rows=rows, start=7), expected)
+
+
 # Records that cannot be decoded
 
 
@@ -224,6 +270,7 @@ def test_a_file_that_vanishes_while_training(tmp_path):
         ({"seed": -1}, "seed=-1"),
         ({"start": -1}, "start=-1"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"repeats": 0}, "repeats=0: .*config.augment.repeats=1"),
     ],
 )
 def test_refused_numbers(photos, options, message):
@@ -233,90 +280,3 @@ def test_refused_numbers(photos, options, message):
 
 def test_pick_workers():
     assert [pick_workers(n) for n in (1, 2, 4, 5, 8, 12, 48, 96, 224)] == [*(0, 0, 0, 2, 3, 4, 16, 16, 16)]
-
-
-# Ends
-
-
-def test_closed_means_closed(photos):
-    loader = make_loader(photos, image_size=(8, 8), channels=3, batch_size=4, seed=0)
-    next(loader)
-    loader.close()
-    loader.close()
-    with pytest.raises(RuntimeError, match="closed"):
-        next(loader)
-
-
-def test_a_killed_worker_is_an_exception(photos):
-    options = {"image_size": (8, 8), "channels": 3, "batch_size": 4, "seed": 0}
-    with make_loader(photos, workers=2, **options) as loader:
-        next(loader)
-        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-        with pytest.raises(RuntimeError, match="worker process died"):
-            for _ in range(1000):
-                next(loader)
-        with pytest.raises(RuntimeError, match="closed"):  # and not a quiet StopIteration
-            next(loader)
-    assert not multiprocessing.active_children()
-
-
-SCRIPT = """
-    import multiprocessing, signal, sys
-    from fastmim_jax.data.loader import make_loader
-    from fastmim_jax.data.sources import FolderSource
-    if __name__ == "__main__":
-        caught = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, frame: caught.append(number))
-        loader = make_loader(FolderSource(sys.argv[1]), image_size=(8, 8), channels=3,
-                             batch_size=8, seed=0, workers=2, threads=1)
-        batch = next(loader)
-        print(*[child.pid for child in multiprocessing.active_children()], flush=True)
-        while sys.argv[2] != "end" and not caught:
-            next(loader)
-        sys.exit(sum(caught))
-"""
-
-
-@pytest.mark.parametrize(
-    "event, status",
-    [("end", 0), (signal.SIGINT, 2), (signal.SIGTERM, 15), (signal.SIGKILL, -9)],
-)
-def test_workers_end_quietly_with_their_parent(photos, tmp_path, event, status):
-    """Signals go to the whole process group, as a terminal or a scheduler sends them."""
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT))
-    root = pathlib.Path(fastmim_jax.__file__).parents[1]
-    process = subprocess.Popen(
-        [sys.executable, script, photos.path, str(event)],
-        env=os.environ | {"PYTHONPATH": str(root)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    workers = [int(pid) for pid in process.stdout.readline().split()]
-    assert len(workers) == 2
-    if event == signal.SIGKILL:
-        process.kill()
-    elif event != "end":
-        os.killpg(process.pid, event)
-    try:
-        errors = process.communicate(timeout=60)[1]
-    finally:
-        process.kill()
-    assert process.returncode == status
-    if event != signal.SIGKILL:
-        assert errors == ""
-    deadline = time.time() + 20
-    while any(map(alive, workers)) and time.time() < deadline:
-        time.sleep(0.1)
-    assert not any(map(alive, workers))
-
-
-def alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

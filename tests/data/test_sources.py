@@ -1,6 +1,7 @@
 """Folders, the sample and TFDS: what they list, how they pickle, what they say when it fails."""
 
 import importlib.util
+import io
 import os
 import pickle
 import subprocess
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim_jax.data import sample
-from fastmim_jax.data.sources import FolderSource, SampleSource, TFDSSource, open_source
+from fastmim_jax.data import sample, sources
+from fastmim_jax.data.sources import FileSource, FolderSource, SampleSource, TFDSSource, open_source
 from fastmim_jax.errors import UserError
 
 
@@ -131,15 +132,30 @@ def test_folder_errors(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="is empty; expected images"):
         open_source(tmp_path / "empty")
-    file = put(tmp_path / "one.png")
-    with pytest.raises(UserError, match="one.png is a file"):
-        open_source(file)
+    for name in ("notes.txt", "png"):
+        (tmp_path / name).write_text("no image")
+        with pytest.raises(UserError, match=f"{name} is a file; expected a folder of images"):
+            open_source(tmp_path / name)
     other = tmp_path / "other"
     other.mkdir()
     for name in ("a.txt", "b.txt", "c.zip", "README"):
         (other / name).write_text("")
     with pytest.raises(UserError, match="4 other files .2 .txt.*1 without extension"):
         open_source(other)
+
+
+def test_one_file(tmp_path):
+    path = put(tmp_path / "one.PNG")
+    source = pickle.loads(pickle.dumps(open_source(path)))
+    assert isinstance(source, FileSource) and len(source) == 1 and source.classes == ()
+    assert source[0] == source[-1] == path.read_bytes()
+    assert source.name(np.int64(0)) == str(path) and source.label(0) == -1
+    assert repr(source) == f"FileSource('{path}')"
+    for method in (source.__getitem__, source.name, source.label):
+        with pytest.raises(IndexError):
+            method(1)
+    with pytest.raises(UserError, match="'val' was asked for, but .*one.PNG is a single image"):
+        open_source(path, "val")
 
 
 def test_no_permission(tmp_path, monkeypatch):
@@ -265,9 +281,23 @@ def test_tfds_directory(prepared):
     assert len(open_source(prepared, "train[:50%]")) == 2
 
 
-def open_png(data):
-    import io
+def test_labels_and_splits_of_tfds(prepared, monkeypatch):
+    assert sources.split_names(prepared) == ("train", "val") and sources.evaluation_split(prepared) == "val"
+    with pytest.raises(UserError, match="TFDS knows no data set called 'nonesuch'"):
+        sources.evaluation_split("tfds:nonesuch")
+    source = open_source(prepared)
+    assert sources.labelled(source) is source
+    for name, value, message in [
+        ("_labels", np.full(4, -1), "The split 'train' of the TFDS data set .* comes without labels"),
+        ("classes", ("dark",), "has a single class; expected two"),
+        ("_label", None, "has no label feature; expected a feature of type"),
+    ]:
+        monkeypatch.setattr(source, name, value)
+        with pytest.raises(UserError, match=message):
+            sources.labelled(source)
 
+
+def open_png(data):
     assert data[:4] == b"\x89PNG"  # as stored, not decoded
     return Image.open(io.BytesIO(data))
 

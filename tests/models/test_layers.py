@@ -4,8 +4,11 @@ import numpy as np
 import published
 import pytest
 
+from fastmim_jax.errors import UserError
 from fastmim_jax.models.attention import TransformerBlock
-from fastmim_jax.models.layers import PatchEmbed, Stack, sincos_positions
+from fastmim_jax.models.layers import PatchEmbed, make_positions, sincos_positions
+from fastmim_jax.models.resample import resample
+from fastmim_jax.models.stack import Stack
 
 TABLES = published.load("positions")[1]
 
@@ -86,3 +89,21 @@ def test_scanned_layers_compile_to_one_block():
         return Stack(TransformerBlock, 24, dict(heads=2), layers=layers)
 
     assert size(deep("scanned")) < size(deep("unrolled")) / 4
+
+
+@pytest.mark.parametrize("name", ["fixed", "learned"])
+def test_a_table_of_another_grid_is_resampled(name):
+    module, x = make_positions(name, (4, 6)), jnp.zeros((1, 7, 9, 16))
+    ours = jax.jit(lambda x: module.init_with_output(jax.random.key(0), x)[0])(x)[0]
+    expected = resample("pos_embed", sincos_positions(4, 6, 16), (7, 9, 16))
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+    assert np.abs(ours - sincos_positions(7, 9, 16)).max() > 0.1
+    for grid in (None, (7, 9)):  # the image's own, as it is
+        ours = make_positions(name, grid).init_with_output(jax.random.key(0), x)[0][0]
+        np.testing.assert_array_equal(ours, sincos_positions(7, 9, 16))
+
+
+@pytest.mark.parametrize("grid", [14, (14,), (0, 14)])
+def test_a_grid_that_is_none_is_told(grid):
+    with pytest.raises(UserError, match="expected rows and columns of cells: type --config.model"):
+        make_positions("fixed", grid)

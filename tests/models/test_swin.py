@@ -8,6 +8,7 @@ import small
 from fastmim_jax import create_model
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.names import to_ours
+from fastmim_jax.models.heads import Classifier
 from fastmim_jax.models.swin import (
     Parts,
     SwinBlock,
@@ -203,3 +204,35 @@ def test_attention_apart_is_attention_under_a_mask():
     same = (labels[:, :, None] == labels[:, None, :])[:, None]
     both = jax.jit(lambda qkv: (attend_apart(qkv, bias, members), attend(qkv[:, None], bias, same)[:, 0]))
     np.testing.assert_allclose(*both(qkv), atol=1e-6)
+
+
+def test_outputs_are_those_of_every_stage():
+    model = create_model("swin_t", **TINY)
+    images = jax.random.normal(jax.random.key(0), (2, 64, 32, 3))
+
+    @jax.jit
+    def outcomes(images):
+        variables = model.init(jax.random.key(1), images)
+        return [model.apply(variables, images, method=name) for name in ("__call__", "outputs", "features")]
+
+    called, outputs, features = outcomes(images)
+    assert model.total_depth == 7 and len(outputs) == len(features) == 4
+    for encoded, grid in zip(outputs, features, strict=True):
+        np.testing.assert_array_equal(encoded.tokens, grid)
+        assert encoded.prefix.shape == (2, 0, grid.shape[-1])
+    np.testing.assert_allclose(outputs[-1].tokens, called.tokens, atol=1e-6)
+
+
+def test_a_classifier_shows_what_its_head_sees():
+    model = Classifier(create_model("swin_t", **TINY), 3)
+    images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+
+    @jax.jit
+    def outcomes(images):
+        variables = model.init(jax.random.key(1), images)
+        pooled = model.apply(variables, images, method="pooled")
+        return variables["params"]["head"], pooled, model.apply(variables, images)
+
+    head, pooled, logits = outcomes(images)
+    assert pooled.shape == (2, 64) and pooled.dtype == jnp.float32
+    np.testing.assert_allclose(pooled @ head["kernel"] + head["bias"], logits, atol=1e-6)

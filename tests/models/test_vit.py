@@ -145,3 +145,36 @@ def test_relative_positions_need_the_plain_kernel():
     model = create_model("vit_ti8", kernel="cudnn", relative_positions="own")
     with pytest.raises(UserError, match="cannot learn relative positions: type --config.method.kernel=xla"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+
+
+def test_positions_begin_where_the_published_loader_puts_them_at_another_size():
+    """Pre-trained on 4 x 4 cells, fine-tuned on 7 x 7."""
+    after = published.load("load")[1]["vit/after/pos_embed"]
+    model = create_model("vit_ti16", width=48, depth=1, positions="learned", position_grid=(4, 4))
+    images = jnp.zeros((1, 112, 112, 3))
+    position = jax.jit(model.init)(jax.random.key(0), images)["params"]["position"]
+    # 1e-6: PyTorch computes the weights in float32.
+    np.testing.assert_allclose(position["pos_embed"].reshape(49, -1), after[0, 1:], atol=1e-6)
+    np.testing.assert_array_equal(position["pos_embed_cls"], after[0, :1])
+
+
+def test_outputs_are_those_of_every_block():
+    model = create_model("vit_ti8", width=16, depth=5, heads=2)
+    images = jax.random.normal(jax.random.key(0), (2, 16, 40, 2))
+    shallow = model.clone(depth=2)
+
+    @jax.jit
+    def outcomes(images):
+        variables = model.init(jax.random.key(1), images)
+        tokens = shallow.apply(variables, images, method="embed")
+        second = shallow.apply(variables, tokens, method="transform")
+        methods = "__call__", "outputs", "features"
+        return second, *[model.apply(variables, images, method=name) for name in methods]
+
+    second, called, outputs, features = outcomes(images)
+    assert len(outputs) == model.total_depth == 5
+    for found, expected in ((outputs[-1], called), (outputs[1], second)):
+        assert isinstance(found, Encoded)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
+    for grid, after in zip(features, (2, 3, 4, 5), strict=True):  # quarters of 5, rounded up
+        np.testing.assert_array_equal(grid, outputs[after - 1].tokens)

@@ -114,7 +114,7 @@ def test_twenty_steps_follow_the_published_trajectory(name, monkeypatch):
             prepare=lambda image, flip: image,
             optimizer=optimizer,
             schedule=lambda step: schedule(step / case["iters_per_epoch"]),
-            key=None,
+            key=jax.random.key(0),
         )
     )
     zero = jnp.zeros((), jnp.int32)

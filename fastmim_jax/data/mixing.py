@@ -1,0 +1,191 @@
+"""Soft targets, random erasing, mixup and CutMix, inside the jitted step.
+
+Source: timm's `mixup.py` and `random_erasing.py`, which MAE, SimMIM, MixMIM and FastMIM fine-tune with.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fastmim_jax.errors import UserError
+
+ERASED_AREA = (0.02, 1 / 3)  # share of the image
+ERASED_LOG_ASPECT = (math.log(0.3), -math.log(0.3))  # of height / width
+ATTEMPTS = 10
+
+
+def soft_targets(labels, classes, smoothing):
+    """Label smoothing that spreads `smoothing` over all classes, the right one included.
+
+    Args:
+      labels: (B,) int.
+      classes: how many there are, K.
+      smoothing: in [0, 1]; 0 is one-hot.
+
+    Returns:
+      (B, K) float32, rows of sum 1.
+    """
+    off = smoothing / classes
+    right = labels[:, None] == jnp.arange(classes)
+    return jnp.where(right, jnp.float32(1 - smoothing + off), jnp.float32(off))
+
+
+def erase(key, images, probability):
+    """Random erasing (arXiv 1708.04896) with noise per pixel and channel.
+
+    Of ten rectangles with an area uniform in [0.02, 1/3] of the image and a log-uniform height / width in
+    [0.3, 1/0.3], the first that is smaller than the image both ways is taken, at a uniform place.
+
+    Args:
+      key: JAX random key.
+      images: (B, H, W, C) floats, normalised.
+      probability: that an image has a rectangle erased, a Python float.
+
+    Returns:
+      (B, H, W, C), N(0, 1) in the rectangles; an image in which no rectangle fits is left alone.
+    """
+    if probability == 0:
+        return images
+    box_key, noise_key = jax.random.split(key)
+    box = _erased_boxes(box_key, images.shape[0], images.shape[1:3], probability)
+    noise = jax.random.normal(noise_key, images.shape).astype(images.dtype)
+    return jnp.where(_inside(box, images.shape[1:3])[..., None], noise, images)
+
+
+class Mix(NamedTuple):
+    """How each group of a batch is mixed.
+
+    lam: (G,) float32, the share of its own that an image keeps.
+    cut: (G,) bool, CutMix rather than mixup.
+    box: (G, 4) int32 (top, left, bottom, right) in pixels, what CutMix takes from the partner.
+    """
+
+    lam: jax.Array
+    cut: jax.Array
+    box: jax.Array
+
+
+def draw_mix(key, groups, size, *, mixup, cutmix, probability=1.0, switch=0.5):
+    """Draws one Mix per group.
+
+    A box has sides of sqrt(1 - lam) of the image around a uniform pixel, and is clipped to the image; lam
+    is then what really remains (CutMix, arXiv 1905.04899; `rand_bbox` of timm's `mixup.py`).
+
+    Args:
+      key: JAX random key.
+      groups: how many to draw.
+      size: (height, width) of the images in pixels.
+      mixup, cutmix: alpha of Beta(alpha, alpha), whence lam; Python floats, 0 for never, not both 0.
+      probability: that a group is mixed at all; else lam = 1.
+      switch: chance of CutMix where both alphas are above 0.
+
+    Returns:
+      Mix.
+    """
+    if not (mixup or cutmix):
+        raise ValueError("mixup and cutmix are both 0: there is nothing to draw")
+    chance = switch if mixup and cutmix else float(bool(cutmix))
+    mixed_key, cut_key, lam_key, top_key, left_key = jax.random.split(key, 5)
+    mixed = jax.random.bernoulli(mixed_key, probability, (groups,))
+    cut = jax.random.bernoulli(cut_key, chance, (groups,))
+    alpha = jnp.where(cut, jnp.float32(cutmix or mixup), jnp.float32(mixup or cutmix))
+    lam = jnp.where(mixed, jax.random.beta(lam_key, alpha, alpha), 1)
+
+    sides = [_span(k, n, n * jnp.sqrt(1 - lam)) for k, n in ((top_key, size[0]), (left_key, size[1]))]
+    (top, bottom), (left, right) = sides
+    box = jnp.where(cut[:, None], jnp.stack([top, left, bottom, right], axis=1), 0)
+    area = ((bottom - top) * (right - left)).astype(jnp.float32)
+    return Mix(jnp.where(cut, 1 - area / (size[0] * size[1]), lam), cut, box)
+
+
+def apply_mix(drawn, images, targets):
+    """Mixes every group of consecutive images with itself in reverse order.
+
+    Args:
+      drawn: Mix of G groups.
+      images: (B, H, W, C) floats; G divides B.
+      targets: (B, K).
+
+    Returns:
+      (images, targets) of the same shapes and dtypes; the arithmetic is float32.
+
+    Raises:
+      UserError: G does not divide B.
+    """
+    groups, batch = len(drawn.lam), len(images)
+    if batch % groups:
+        divisor = math.gcd(batch, groups)
+        raise UserError(
+            f"a batch of {batch} images cannot be split into {groups} equal groups to mix: give a number"
+            f" that divides {batch}, such as --config.augment.mix_groups={divisor}"
+        )
+    outside = ~_inside(drawn.box, images.shape[1:3])
+    kept = jnp.where(drawn.cut[:, None, None], outside.astype(jnp.float32), drawn.lam[:, None, None])
+    return _blend(images, kept[:, None, :, :, None]), _blend(targets, drawn.lam[:, None, None])
+
+
+def mix(key, images, targets, *, mixup, cutmix, probability=1.0, switch=0.5, groups=1):
+    """Mixup (arXiv 1710.09412) or CutMix, one draw per group; timm's `Mixup` in its mode "batch".
+
+    The groups stand for the devices of the published training, each of which drew for its own images: with
+    a multiple of the number of devices, no image crosses from one to another.
+
+    Args:
+      key: JAX random key.
+      images: (B, H, W, C) floats.
+      targets: (B, K), rows of sum 1.
+      mixup, cutmix, probability, switch: as for draw_mix; both alphas 0 leave everything untouched.
+      groups: parts of the batch, each of consecutive images.
+
+    Returns:
+      (images, targets) of the same shapes and dtypes.
+
+    Raises:
+      UserError: `groups` does not divide B.
+    """
+    if not (mixup or cutmix):
+        return images, targets
+    size = images.shape[1:3]
+    drawn = draw_mix(key, groups, size, mixup=mixup, cutmix=cutmix, probability=probability, switch=switch)
+    return apply_mix(drawn, images, targets)
+
+
+def _blend(x, kept):
+    """x: (B, ...); kept: (G, ...) with an axis for the members of a group, to be broadcast."""
+    own = x.astype(jnp.float32).reshape(len(kept), -1, *x.shape[1:])
+    return (kept * own + (1 - kept) * own[:, ::-1]).reshape(x.shape).astype(x.dtype)
+
+
+def _span(key, length, side):
+    """(G,) sides in pixels, rounded down -> first and last + 1 of each around a uniform pixel, int32."""
+    half = side.astype(jnp.int32) // 2
+    centre = jax.random.randint(key, half.shape, 0, length)
+    return jnp.maximum(centre - half, 0), jnp.minimum(centre + half, length)
+
+
+def _inside(box, size):
+    """(N, 4) (top, left, bottom, right) -> (N, H, W) bool."""
+    top, left, bottom, right = (edge[:, None] for edge in box.T)
+    row, column = (jnp.arange(length)[None] for length in size)
+    return ((row >= top) & (row < bottom))[:, :, None] & ((column >= left) & (column < right))[:, None, :]
+
+
+def _erased_boxes(key, batch, size, probability):
+    """-> (B, 4) int32, all 0 where nothing is erased."""
+    hit_key, area_key, aspect_key, top_key, left_key = jax.random.split(key, 5)
+    shape = batch, ATTEMPTS
+    low, high = (share * size[0] * size[1] for share in ERASED_AREA)
+    area = jax.random.uniform(area_key, shape, minval=low, maxval=high)
+    low, high = ERASED_LOG_ASPECT
+    aspect = jnp.exp(jax.random.uniform(aspect_key, shape, minval=low, maxval=high))
+    heights, widths = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
+    fits = (heights < size[0]) & (widths < size[1])
+    first = jax.nn.one_hot(jnp.argmax(fits, axis=1), ATTEMPTS)  # a gather would cross devices
+    height, width = ((x * first).sum(axis=1).astype(jnp.int32) for x in (heights, widths))
+    erased = fits.any(axis=1) & jax.random.bernoulli(hit_key, probability, (batch,))
+    # Where none fits, the range below is empty or worse, and its draw is thrown away.
+    top = jax.random.randint(top_key, (batch,), 0, size[0] - height + 1)
+    left = jax.random.randint(left_key, (batch,), 0, size[1] - width + 1)
+    return jnp.where(erased[:, None], jnp.stack([top, left, top + height, left + width], axis=1), 0)

@@ -1,0 +1,1 @@
+"""What a pre-trained model is worth: fine-tuning, probes, features."""

@@ -1,0 +1,96 @@
+"""`fastmim evaluate` and `fastmim predict`: what a fine-tuned checkpoint says of images."""
+
+import csv
+import io
+
+import jax
+import numpy as np
+
+from fastmim_jax.data.sources import evaluation_split, labelled, open_source
+from fastmim_jax.errors import UserError
+from fastmim_jax.evaluate.accuracy import judge
+from fastmim_jax.evaluate.labels import check_classes, open_evaluation
+from fastmim_jax.evaluate.tuning import open_tuned
+from fastmim_jax.evaluate.verdict import describe, summarize
+from fastmim_jax.train.metrics import write_atomically
+
+
+def evaluate(path, images=None, *, step=None, out=None, say=print, progress=None):
+    """Accuracy of a fine-tuned checkpoint.
+
+    Args:
+      path, step: as of `train.saved.read_saved`.
+      images: a labelled folder or data set with the classes of the checkpoint; its val or test split
+        where it has one. None for what the run itself was evaluated on.
+      out: a CSV file for the predictions, or None.
+
+    Returns:
+      As `verdict.summarize`.
+
+    Raises:
+      UserError: no fine-tuned checkpoint, no labels, other classes, nothing that can be decoded.
+    """
+    saved, run, variables = open_tuned(path, step)
+    if images is None:
+        source = open_evaluation(run.config.data, run.classes)
+    else:
+        source = labelled(open_source(images, evaluation_split(images) or "train"))
+        check_classes(source, run.classes)
+    say(f"{saved.path} on {source!r}")
+    judged = _judge(run, variables, source, progress)
+    found = summarize(judged, source, run.classes)
+    for line in describe(found):
+        say(line)
+    for name, share in found["per_class"].items():
+        say(f"{name:>24}  " + ("no image" if share is None else f"{share:.1%}"))
+    if out and jax.process_index() == 0:
+        write_atomically(out, predictions_csv(judged, source, run.classes))
+        say(f"predictions: {out}")
+    return found
+
+
+def predict(path, images, *, step=None, out=None, say=print, progress=None):
+    """Tells the likeliest classes of images, whether they are labelled or not.
+
+    Args:
+      images: an image file, a folder or a data set. The others as of `evaluate`.
+    """
+    saved, run, variables = open_tuned(path, step)
+    source = open_source(images, evaluation_split(images) or "train")
+    judged = _judge(run, variables, source, progress)
+    if out:
+        if jax.process_index() == 0:
+            write_atomically(out, predictions_csv(judged, source, run.classes))
+            say(f"predictions of {len(judged.index):,} images by {saved.path}: {out}")
+    else:
+        for row, index in enumerate(judged.index):
+            pairs = zip(judged.best[row], judged.probability[row], strict=True)
+            told = ", ".join(f"{run.classes[best]} {share:.1%}" for best, share in pairs)
+            say(f"{source.name(int(index))}: {told}")
+    if judged.bad:
+        say(f"{judged.bad:,} images could not be decoded")
+    return judged
+
+
+def _judge(run, variables, source, progress):
+    judged = judge(run, variables, source, progress=progress)
+    if not len(judged.index):
+        raise UserError(f"none of the {judged.bad:,} images of {source!r} can be decoded: give others")
+    return judged
+
+
+def predictions_csv(judged, source, classes):
+    """A line per image: name, true class or "", five likeliest classes and their probabilities."""
+    text, count = io.StringIO(), judged.best.shape[1]
+    writer = csv.writer(text, lineterminator="\n")
+    ranks = [f"{what}_{rank}" for rank in range(1, count + 1) for what in ("class", "probability")]
+    writer.writerow(["name", "true_class", *ranks])
+    for row, index in enumerate(judged.index):
+        label = judged.label[row]
+        told = [
+            (classes[best], f"{share:.6f}")
+            for best, share in zip(judged.best[row], judged.probability[row], strict=True)
+        ]
+        true = classes[label] if 0 <= label < len(classes) else ""
+        writer.writerow([source.name(int(index)), true, *np.ravel(told).tolist()])
+    return text.getvalue()

@@ -1,0 +1,109 @@
+"""What an evaluation comes to: accuracy in words, per class, and as a picture."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from fastmim_jax.train.metrics import write_atomically
+
+LISTED = 5  # classes that are named at the end of a run
+NAMED = 40  # classes up to which a picture names them
+
+
+def per_class(confusion):
+    """(K,) share of each class that was recognised; NaN where there is no image of it."""
+    count = confusion.sum(1)
+    return np.where(count, np.diag(confusion) / np.maximum(count, 1), np.nan)
+
+
+def summarize(judged, source, classes):
+    """{"images", "top1", "top5", "loss", "undecodable", "per_class": {name: accuracy or None}}."""
+    accuracy = per_class(judged.confusion(len(classes)))
+    return {
+        "data": repr(source),
+        "images": len(judged.index),
+        "undecodable": judged.bad,
+        "top1": judged.top1,
+        "top5": judged.top5,
+        "loss": float(judged.loss.mean(dtype=np.float64)),
+        "per_class": {
+            name: None if np.isnan(x) else float(x) for name, x in zip(classes, accuracy, strict=True)
+        },
+    }
+
+
+def describe(found):
+    """Lines that say it: of `summarize`."""
+    known = {name: x for name, x in found["per_class"].items() if x is not None}
+    ordered = sorted(known, key=known.get)
+    yield (
+        f"{found['top1']:.2%} top-1, {found['top5']:.2%} top-5 of {found['images']:,} images, "
+        f"cross-entropy {found['loss']:.4f}"
+    )
+    if found["undecodable"]:
+        yield f"{found['undecodable']:,} records could not be decoded and count nowhere"
+    shown = ", ".join(f"{name} {known[name]:.1%}" for name in ordered[:LISTED])
+    yield f"worst classes: {shown}; best: {ordered[-1]} {known[ordered[-1]]:.1%}"
+
+
+def write_verdict(best, source, classes, workdir):
+    """Writes evaluation.json, confusion.csv and pictures/confusion.png.
+
+    Args:
+      best: (step of the checkpoint, Judged).
+      source: what was evaluated on.
+      classes: names.
+      workdir: where to.
+
+    Returns:
+      Lines to print.
+    """
+    (step, judged), workdir = best, Path(workdir)
+    found = {"step": step, **summarize(judged, source, classes)}
+    lines = [f"best checkpoint: step {step:,}, {workdir / 'best'}", *describe(found)]
+    if jax.process_index() == 0:
+        confusion = judged.confusion(len(classes))
+        write_atomically(workdir / "evaluation.json", json.dumps(found, indent=1) + "\n")
+        write_atomically(workdir / "confusion.csv", confusion_csv(confusion, classes))
+        picture = draw_confusion(workdir / "pictures" / "confusion.png", confusion, classes)
+        lines.append(f"per class: {workdir / 'evaluation.json'}, {workdir / 'confusion.csv'}, {picture}")
+    return lines
+
+
+def confusion_csv(confusion, classes):
+    """Rows are true classes, columns the likeliest ones."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["true", *classes])
+    writer.writerows([name, *row] for name, row in zip(classes, confusion.tolist(), strict=True))
+    return text.getvalue()
+
+
+def draw_confusion(path, confusion, classes):
+    """Draws shares of each true class; with the numbers and names where there is room -> the path."""
+    from matplotlib.figure import Figure  # slow to import, and needed nowhere else
+
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    named = len(classes) <= NAMED
+    side = min(4 + 0.35 * len(classes), 12) if named else 9
+    figure = Figure((side, side), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    if named:
+        axes.set_xticks(range(len(classes)), classes, rotation=90)
+        axes.set_yticks(range(len(classes)), classes)
+    if len(classes) <= NAMED // 2:
+        for row, column in np.ndindex(shares.shape):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            text = f"{shares[row, column]:.0%}"
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
+    axes.set(xlabel="likeliest class", ylabel="true class")
+    figure.colorbar(image, ax=axes, shrink=0.6, label="share of the true class")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    return path

@@ -1,0 +1,109 @@
+"""A loader ends when it is told to, with its parent, and with an exception when a worker dies."""
+
+import multiprocessing
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from PIL import Image
+
+import fastmim_jax
+from fastmim_jax.data.loader import make_loader
+from fastmim_jax.data.sources import FolderSource
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photos")
+    for i in range(5):
+        Image.new("RGB", (30 + i, 50 - i)).save(root / f"{i}.jpg")
+    return FolderSource(root)
+
+
+def test_closed_means_closed(photos):
+    loader = make_loader(photos, image_size=(8, 8), channels=3, batch_size=4, seed=0)
+    next(loader)
+    loader.close()
+    loader.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        next(loader)
+
+
+def test_a_killed_worker_is_an_exception(photos):
+    options = {"image_size": (8, 8), "channels": 3, "batch_size": 4, "seed": 0}
+    with make_loader(photos, workers=2, **options) as loader:
+        next(loader)
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        with pytest.raises(RuntimeError, match="worker process died"):
+            for _ in range(1000):
+                next(loader)
+        with pytest.raises(RuntimeError, match="closed"):  # and not a quiet StopIteration
+            next(loader)
+    assert not multiprocessing.active_children()
+
+
+SCRIPT = """
+    import multiprocessing, signal, sys
+    from fastmim_jax.data.loader import make_loader
+    from fastmim_jax.data.sources import FolderSource
+    if __name__ == "__main__":
+        caught = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: caught.append(number))
+        loader = make_loader(FolderSource(sys.argv[1]), image_size=(8, 8), channels=3,
+                             batch_size=8, seed=0, workers=2, threads=1)
+        batch = next(loader)
+        print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+        while sys.argv[2] != "end" and not caught:
+            next(loader)
+        sys.exit(sum(caught))
+"""
+
+
+@pytest.mark.parametrize(
+    "event, status",
+    [("end", 0), (signal.SIGINT, 2), (signal.SIGTERM, 15), (signal.SIGKILL, -9)],
+)
+def test_workers_end_quietly_with_their_parent(photos, tmp_path, event, status):
+    """Signals go to the whole process group, as a terminal or a scheduler sends them."""
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    root = pathlib.Path(fastmim_jax.__file__).parents[1]
+    process = subprocess.Popen(
+        [sys.executable, script, photos.path, str(event)],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    workers = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(workers) == 2
+    if event == signal.SIGKILL:
+        process.kill()
+    elif event != "end":
+        os.killpg(process.pid, event)
+    try:
+        errors = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == status
+    if event != signal.SIGKILL:
+        assert errors == ""
+    deadline = time.time() + 20
+    while any(map(alive, workers)) and time.time() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, workers))
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
