@@ -10,7 +10,7 @@ vit_b16  224 px, shared relative positions, layer scale, 800 epochs 83.8 %
 60 % of every image's 32-px blocks are hidden, and the loss is the mean absolute error of their normalised
 pixels. The learning rate is 1e-4 for 512 images, reached in 10 epochs from 5e-7, and a tenth of it from
 epoch 700 on. Weight decay spares what the published code spares: Swin's mask token, ViT's cls token.
-The published ViT recipe also drops paths at a rate of 0.1 during pre-training, which this one does not.
+The ViT recipe also drops paths, up to a rate of 0.1, during pre-training.
 """
 
 from fastmim_jax.config import base
@@ -25,6 +25,7 @@ VARIANTS = {
         "method.backbone.positions": "none",
         "method.backbone.relative_positions": "shared",
         "method.backbone.layer_scale": 0.1,
+        "method.backbone.drop_path": 0.1,
         "optimizer.spared": ("cls_token",),
     },
 }

@@ -29,14 +29,14 @@ def pretrain(values):
     config, workdir = _config(values, "method"), _workdir(values)
     import jax
 
-    from fastmim_jax.evaluate.monitor import monitor_hook
+    from fastmim_jax.evaluate.monitor import open_monitor
     from fastmim_jax.tools.reconstruct import draw_loss_curve, picture_hook
     from fastmim_jax.train.loop import pretrain
     from fastmim_jax.train.report import summary
 
     _start_jax(values)
     hooks = [picture_hook] if config.run.picture_every else []
-    hooks += [monitor_hook] if config.monitor.path else []
+    hooks += [open_monitor(config)] if config.monitor.path else []
     pretrain(config, workdir, hooks)
     if jax.process_index():
         return

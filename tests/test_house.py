@@ -16,7 +16,8 @@ FLOORS = [
     ("config",),
     ("plan",),
     "train",
-    ("evaluate", "export", "tools"),
+    ("evaluate", "export"),
+    "tools",
     "__main__",
 ]
 FLOOR = {

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from fastmim_jax.data.passes import make_pass
+from fastmim_jax.errors import UserError
 from fastmim_jax.train import setup
 
 ROWS = ("image", "label", "index", "valid", "bad")  # of a pass, that go to the devices
@@ -58,8 +59,13 @@ def judge(run, variables, source, records=None, progress=None):
 
     Returns:
       Judged, the same on all processes and whatever the number of devices.
+
+    Raises:
+      UserError: not one image can be decoded.
     """
     columns, bad = gather(run, partial(run.judge, variables), source, records, progress)
+    if not len(columns["index"]):
+        raise UserError(f"none of the {bad:,} images of {source!r} can be decoded: give others")
     return Judged(**columns, bad=bad)
 
 

@@ -60,7 +60,8 @@ def finetune(config, workdir, announce=print):
 class Best:
     """Evaluates a run now and then, and keeps the checkpoint that was best in best/.
 
-    The best so far is read back there, so that it outlives an interruption.
+    What was best up to a step is read back there, so that it outlives an interruption; an older checkpoint
+    than the one in best/ may be gone on from.
     """
 
     def __init__(self, run, source, workdir):
@@ -75,9 +76,11 @@ class Best:
     def look(self, step, state):
         """-> {"top1", "top5", "eval_loss", "best_top1"}: shares, and the mean cross-entropy."""
         found = judge(self._run, state.judged(), self._source)
-        before = self.top1()
+        history = self.history(step)
+        before = history[-1][1] if history else None
         if before is None or found.top1 > before:
-            position = {"top1": found.top1, "classes": list(self._run.classes)}
+            history = [*history, [step, found.top1]]
+            position = {"top1": found.top1, "history": history, "classes": list(self._run.classes)}
             self._kept.save(step, state, position, items=("params",))
         return {
             "top1": found.top1,
@@ -86,10 +89,11 @@ class Best:
             "best_top1": max(found.top1, before or 0.0),
         }
 
-    def top1(self):
-        """The best accuracy so far, None before the first."""
-        step = self._kept.latest()
-        return None if step is None else self._kept.position(step)["top1"]
+    def history(self, step):
+        """[[step, accuracy]] of what were the best evaluations before a step, the best one last."""
+        latest = self._kept.latest()
+        history = [] if latest is None else self._kept.position(latest)["history"]
+        return [[at, top1] for at, top1 in history if at < step]
 
     def verdict(self):
         """(step, Judged) of the best checkpoint."""

@@ -14,7 +14,6 @@ from fastmim_jax.mim import create_encoder
 from fastmim_jax.train import setup, sharding
 from fastmim_jax.train.saved import read_saved
 
-
 NO_NORM = "the last layer is normalised without learned factors: a classifier has its norm elsewhere"
 
 

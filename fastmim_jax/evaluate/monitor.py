@@ -12,15 +12,22 @@ from fastmim_jax.train.loop import Hook
 BATCH = 128  # images at once
 
 
-def monitor_hook(run, workdir):
-    """A Hook that probes all layers every `config.monitor.epochs`, on the data of `config.monitor.path`.
+def open_monitor(config):
+    """-> (run, workdir) -> Hook that probes all layers every `config.monitor.epochs`.
 
     It logs "probe_top1", the accuracy of the layer that is best on held-out training images, "probe_layer",
     its number, and "probe_last_top1" of the last layer.
+
+    Raises:
+      UserError: `config.monitor.path` is no labelled data set.
     """
-    monitor = run.config.monitor
-    parts, _ = open_parts(run.config.data, monitor.path, None, 0, monitor.images)
-    every = max(1, round(monitor.epochs * run.plan.steps_per_epoch))
+    monitor = config.monitor
+    parts, _ = open_parts(config.data, monitor.path, None, 0, monitor.images)
+    return lambda run, workdir: _hook(run, parts, monitor.epochs)
+
+
+def _hook(run, parts, epochs):
+    every = max(1, round(epochs * run.plan.steps_per_epoch))
     frozen = freeze(run.config, {}, BATCH, list(run.mesh.devices.ravel()))
     whole = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(frozen.mesh))
 

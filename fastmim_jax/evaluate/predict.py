@@ -2,12 +2,12 @@
 
 import csv
 import io
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from fastmim_jax.data.sources import evaluation_split, labelled, open_source
-from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.accuracy import judge
 from fastmim_jax.evaluate.labels import check_classes, open_evaluation
 from fastmim_jax.evaluate.tuning import open_tuned
@@ -37,14 +37,14 @@ def evaluate(path, images=None, *, step=None, out=None, say=print, progress=None
         source = labelled(open_source(images, evaluation_split(images) or "train"))
         check_classes(source, run.classes)
     say(f"{saved.path} on {source!r}")
-    judged = _judge(run, variables, source, progress)
+    judged = judge(run, variables, source, progress=progress)
     found = summarize(judged, source, run.classes)
     for line in describe(found):
         say(line)
     for name, share in found["per_class"].items():
         say(f"{name:>24}  " + ("no image" if share is None else f"{share:.1%}"))
     if out and jax.process_index() == 0:
-        write_atomically(out, predictions_csv(judged, source, run.classes))
+        _write(out, predictions_csv(judged, source, run.classes))
         say(f"predictions: {out}")
     return found
 
@@ -57,10 +57,10 @@ def predict(path, images, *, step=None, out=None, say=print, progress=None):
     """
     saved, run, variables = open_tuned(path, step)
     source = open_source(images, evaluation_split(images) or "train")
-    judged = _judge(run, variables, source, progress)
+    judged = judge(run, variables, source, progress=progress)
     if out:
         if jax.process_index() == 0:
-            write_atomically(out, predictions_csv(judged, source, run.classes))
+            _write(out, predictions_csv(judged, source, run.classes))
             say(f"predictions of {len(judged.index):,} images by {saved.path}: {out}")
     else:
         for row, index in enumerate(judged.index):
@@ -72,15 +72,16 @@ def predict(path, images, *, step=None, out=None, say=print, progress=None):
     return judged
 
 
-def _judge(run, variables, source, progress):
-    judged = judge(run, variables, source, progress=progress)
-    if not len(judged.index):
-        raise UserError(f"none of the {judged.bad:,} images of {source!r} can be decoded: give others")
-    return judged
+def _write(out, text):
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, text)
 
 
 def predictions_csv(judged, source, classes):
-    """A line per image: name, true class or "", five likeliest classes and their probabilities."""
+    """A line per image: name, true class or "", five likeliest classes and their probabilities.
+
+    classes: of the checkpoint; those of the source may be others.
+    """
     text, count = io.StringIO(), judged.best.shape[1]
     writer = csv.writer(text, lineterminator="\n")
     ranks = [f"{what}_{rank}" for rank in range(1, count + 1) for what in ("class", "probability")]
@@ -91,6 +92,6 @@ def predictions_csv(judged, source, classes):
             (classes[best], f"{share:.6f}")
             for best, share in zip(judged.best[row], judged.probability[row], strict=True)
         ]
-        true = classes[label] if 0 <= label < len(classes) else ""
+        true = source.classes[label] if label >= 0 else ""
         writer.writerow([source.name(int(index)), true, *np.ravel(told).tolist()])
     return text.getvalue()

@@ -44,6 +44,12 @@ class Material(NamedTuple):
     features: Callable
     classes: int
 
+    @property
+    def bad(self):
+        """How many of the images could not be decoded."""
+        sources = {id(images.source): images.source for part in self.parts for images in part}
+        return sum(self.features(source).bad for source in sources.values())
+
 
 class Line(NamedTuple):
     """One probe of one layer: test accuracy of each fold, held-out accuracy where something was chosen."""
@@ -83,6 +89,8 @@ def probe(path, images=None, *, kinds=("ridge", "knn"), test=None, folds=0, coun
     for line in (told, *frozen.notes):
         say(line)
     material = read(frozen, parts, progress)
+    if material.bad:
+        say(f"{material.bad:,} of the images could not be decoded and are left out")
     lines = ridge_lines(material)
     best, last = max(lines, key=lambda line: line.held_out).layer, lines[-len(frozen.poolings)].layer
     for kind in [kind for kind in kinds if kind != "ridge"]:
@@ -91,6 +99,7 @@ def probe(path, images=None, *, kinds=("ridge", "knn"), test=None, folds=0, coun
         say(line)
     if out and jax.process_index() == 0:
         found = {"checkpoint": str(saved.path), "best_layer": best, "lines": [x._asdict() for x in lines]}
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(Path(out), json.dumps(found, indent=1) + "\n")
     return lines
 

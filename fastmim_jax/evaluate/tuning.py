@@ -63,6 +63,7 @@ def build(config, records, classes, devices=None, saved=None):
     devices = devices or jax.devices()
     setup.check_kernel("model", config.model, devices[0].platform)
     _check_augment(config)
+    _check_resize(config.data)
     plan = plans.chart(config, records=records, devices=len(devices))
     model = create_classifier(config.model, len(classes))
     mesh = sharding.make_mesh(config.run.mesh_fsdp, devices)
@@ -87,7 +88,7 @@ def build(config, records, classes, devices=None, saved=None):
 
     def create():
         begun = state.create_state(init, abstract, config.seed)
-        return begun if saved is None else start_from(saved.variables, begun, optimizer_of, abstract)
+        return begun if saved is None else start_from(saved.variables, begun, model, optimizer_of, abstract)
 
     return Tuning(
         config=config,
@@ -122,15 +123,20 @@ def create_classifier(model, classes):
     return Classifier(encoder, classes, pooling, options)
 
 
-def start_from(variables, begun, optimizer_of, abstract):
+def start_from(variables, begun, model, optimizer_of, abstract):
     """The initial state with what fits of other variables in the place of its own."""
 
     def run(variables, begun):
-        found, _ = transfer(variables, {"params": begun.params, **begun.collections})
+        found, _ = _take(variables, begun, model)
         return state.begin(found, optimizer_of, bool(begun.average))
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(run, out_shardings=shardings)(variables, begun)
+
+
+def _take(variables, begun, model):
+    initial = {"params": begun.params, **begun.collections}
+    return transfer(variables, initial, model.encoder.resampling)
 
 
 def open_tuned(path, step=None):
@@ -164,7 +170,7 @@ def report(run, saved):
     reports = []
 
     def shapes(variables, begun):
-        found, told = transfer(variables, {"params": begun.params, **begun.collections})
+        found, told = _take(variables, begun, run.model)
         reports.append(told)
         return found
 
@@ -245,16 +251,26 @@ def _check_augment(config):
             )
 
 
+def _check_resize(data):
+    side = min(data.image_size)
+    if data.eval_resize is not None and data.eval_resize < side:
+        raise UserError(
+            f"config.data.eval_resize is {data.eval_resize}, expected a short side of at least the {side} "
+            f"pixels that are cropped from it: type --config.data.eval_resize={side}"
+        )
+
+
 def starting_point(config, workdir):
     """-> (the complete config, Saved to start from or None).
 
-    A work directory that was begun already says itself what was open.
+    A work directory that has a checkpoint already says itself what was open.
 
     Raises:
       UserError: `config.init` is no checkpoint, or of another backbone.
     """
-    before = Path(workdir) / "config.json"
-    if before.exists() and (Path(workdir) / "checkpoints").exists():
+    before, checkpoints = Path(workdir) / "config.json", Path(workdir) / "checkpoints"
+    # Until a checkpoint is complete, there is only a folder, and the start has still to be read.
+    if before.exists() and checkpoints.exists() and any(x.name.isdigit() for x in checkpoints.iterdir()):
         return inherit_own(config, json.loads(before.read_text())), None
     saved = read_saved(config.init) if config.init else None
     return inherit(config, saved.config if saved else None), saved

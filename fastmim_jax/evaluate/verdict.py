@@ -84,20 +84,24 @@ def confusion_csv(confusion, classes):
 
 
 def draw_confusion(path, confusion, classes):
-    """Draws shares of each true class; with the numbers and names where there is room -> the path."""
+    """Draws shares of each true class; with the numbers and names where there is room -> the path.
+
+    The row of a class without images is gray.
+    """
     from matplotlib.figure import Figure  # slow to import, and needed nowhere else
 
-    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    count = confusion.sum(1, keepdims=True)
+    shares = np.where(count, confusion / np.maximum(count, 1), np.nan)
     named = len(classes) <= NAMED
     side = min(4 + 0.35 * len(classes), 12) if named else 9
     figure = Figure((side, side), layout="constrained")
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(facecolor="lightgray")
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     if named:
         axes.set_xticks(range(len(classes)), classes, rotation=90)
         axes.set_yticks(range(len(classes)), classes)
     if len(classes) <= NAMED // 2:
-        for row, column in np.ndindex(shares.shape):
+        for row, column in np.argwhere(confusion):
             color = "white" if shares[row, column] > 0.5 else "black"
             text = f"{shares[row, column]:.0%}"
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)

@@ -4,6 +4,7 @@ Source: the published `models_mixmim.py` and `models_mixmim_ft.py`.
 """
 
 from fastmim_jax.models.pyramid import STAGES
+from fastmim_jax.models.resample import bicubic
 from fastmim_jax.models.swin import Windowed
 
 LARGEST = 16  # side of a window in the first two stages
@@ -25,6 +26,7 @@ class MixMIMEncoder(Windowed):
     positions: str = "fixed"
 
     downsample_offset = 1
+    resampling = {"relative_position_bias_table": bicubic}
     official_tail = 0  # what follows the last block learns at its rate, as published
     pooling = "pool"
 

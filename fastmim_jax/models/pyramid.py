@@ -106,6 +106,7 @@ class Pyramid(nn.Module):
     separates = False  # whether Parts can be given, see `Windowed`
     omits = False  # whether tokens can be left out, see `ViT.encode_some`
     downsample_offset = 0
+    resampling = {}  # schemes of `resample.matrices_for` that published fine-tuning has of its own
     official_tail = 1  # groups from the last block's to that of all that follows, as published
     official_spared = ()  # arrays with several axes that fine-tuning does not decay
     pooling = "norm_pool"  # of the published classifier, see `fastmim_jax.models.heads`

@@ -111,7 +111,7 @@ RULES = {
 }
 
 
-def matrices_for(name, source_shape, target_shape):
+def matrices_for(name, source_shape, target_shape, schemes=None):
     """The matrix of every axis that takes a parameter from one shape to another, None where it keeps.
 
     CMT's matrices of relative positions are resampled as the grids of queries and keys that they are;
@@ -119,11 +119,14 @@ def matrices_for(name, source_shape, target_shape):
 
     Args:
       name: path of the parameter, joined by "/"; its last part is a key of RULES.
+      schemes: {last part: scheme} where another than that of RULES is used.
 
     Raises:
       ValueError: a name or number of axes without a rule, or another axis that differs, such as heads.
     """
-    scheme, grids = RULES.get(name.split("/")[-1], (None, {}))
+    last = name.split("/")[-1]
+    scheme, grids = RULES.get(last, (None, {}))
+    scheme = (schemes or {}).get(last, scheme)
     if scheme is None or len(source_shape) not in grids or len(source_shape) != len(target_shape):
         raise ValueError(f"there is no rule to resample '{name}' from {source_shape} to {target_shape}")
     matrices = []
@@ -136,7 +139,7 @@ def matrices_for(name, source_shape, target_shape):
     return tuple(matrices)
 
 
-def resample(name, x, shape):
+def resample(name, x, shape, schemes=None):
     """The parameter x under a path `name` for another `shape`; x itself where the shape is the same.
 
     Raises:
@@ -144,7 +147,7 @@ def resample(name, x, shape):
     """
     if tuple(x.shape) == tuple(shape):
         return x
-    return apply(matrices_for(name, x.shape, shape), x)
+    return apply(matrices_for(name, x.shape, shape, schemes), x)
 
 
 def flat_relative_position(x, shape):

@@ -60,6 +60,7 @@ class ViT(nn.Module):
 
     separates = False  # whether parts of an image can be kept apart
     pooling = "pool_norm"  # of the published classifier, see `fastmim_jax.models.heads`
+    resampling = {}  # schemes of `resample.matrices_for` that published fine-tuning has of its own
     official_tail = 1  # groups from the last block's to that of all that follows, as published
     official_spared = ("cls_token",)  # arrays with several axes that fine-tuning does not decay
 

@@ -8,10 +8,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from fastmim_jax.data.sources import labelled
+from fastmim_jax.evaluate import tuning
+from fastmim_jax.evaluate.inherit import inherit
 from fastmim_jax.mim.targets import HOG
 from fastmim_jax.tools.flops import matrix_flops, peak_flops
 from fastmim_jax.train import setup
 from fastmim_jax.train.metrics import write_atomically
+from fastmim_jax.train.saved import read_saved
 
 REPEATS = 5
 READ_AHEAD = 8  # batches that may lie ready
@@ -20,15 +24,37 @@ READ_AHEAD = 8  # batches that may lie ready
 def bench(config, workdir=None):
     """Measures and prints every stage of a config; with a work directory, writes bench.json there too.
 
+    Args:
+      config: of pre-training or of fine-tuning; reading is measured with the augmentation of the host.
+
     Returns:
       [{name: figure}] of the stages, as printed.
+
+    Raises:
+      UserError: the config or its data cannot be used.
     """
-    source = setup.open_training_data(config)
-    stages = [_bench_stage(run, source) for run in setup.build_stages(config, len(source))]
+    source, runs = open_stages(config)
+    stages = [_bench_stage(run, source) for run in runs]
     if workdir:
         Path(workdir).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(workdir) / "bench.json", json.dumps(stages, indent=2) + "\n")
     return stages
+
+
+def open_stages(config, devices=None):
+    """-> (the training data, [`setup.Stage`]) of a config of pre-training or of fine-tuning.
+
+    Of `config.init` only the config is taken: what the parameters are changes neither costs nor pictures.
+
+    Raises:
+      UserError: the config or its data cannot be used.
+    """
+    source = setup.open_training_data(config)
+    if "method" in config:
+        return source, setup.build_stages(config, len(source), devices)
+    classes = labelled(source).classes
+    config = inherit(config, read_saved(config.init).config if config.init else None)
+    return source, [tuning.build(config, len(source), classes, devices)]
 
 
 def _bench_stage(run, source):
@@ -63,13 +89,7 @@ def _step_figures(run, batch):
         return metrics
 
     seconds = _seconds(step)
-    images = jax.ShapeDtypeStruct((1, *batch["image"].shape[1:]), np.float32)
-    noise = jax.ShapeDtypeStruct(run.method.noise_shape(images.shape), np.float32)
-
-    def forward(params, images, noise):
-        return run.method.apply({"params": params, **run.abstract.collections}, images, noise=noise).loss
-
-    flops = 3.0 * matrix_flops(forward, run.abstract.params, images, noise)
+    flops = 3.0 * matrix_flops(*_forward(run, batch["image"].shape[1:]))
     images_per_second = run.plan.batch_size / seconds
     figures = {
         "step_seconds": seconds,
@@ -83,8 +103,22 @@ def _step_figures(run, batch):
     return figures
 
 
+def _forward(run, shape):
+    """A function that training differentiates, and its arguments for one image, all but their values."""
+    variables = {"params": run.abstract.params, **run.abstract.collections}
+    images = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    if not isinstance(run, setup.Run):
+        return run.model.apply, variables, images
+    noise = jax.ShapeDtypeStruct(run.method.noise_shape(images.shape), np.float32)
+
+    def loss(variables, images, noise):
+        return run.method.apply(variables, images, noise=noise).loss
+
+    return loss, variables, images, noise
+
+
 def _hog_figures(run, batch, step_seconds):
-    target = run.method.target
+    target = run.method.target if isinstance(run, setup.Run) else None
     if not isinstance(target, HOG):
         return {}
     stride = run.method.encoder.stride

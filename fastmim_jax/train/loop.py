@@ -194,7 +194,7 @@ class Loop:
                 found = hook.look(step, state)
                 if found:
                     self.metrics.write(step, found)
-                    told = "  ".join(f"{name} {value:.4f}" for name, value in found.items())
+                    told = "  ".join(f"{name} {value:.4g}" for name, value in found.items())
                     self.metrics.say(f"step {step:,}  {told}")
 
     def _save(self, step, state):

@@ -63,12 +63,12 @@ def make_optimizer(params, *, betas, epsilon, weight_decay, clip_norm=0.0, spare
       scales: a number per parameter that its learning rate, decay included, is multiplied by; or None.
     """
     decays = jax.tree.map(lambda group: group == "decay", decay_groups(params, spared))
-    return optax.chain(
+    parts = [  # each has a place in the checkpoints, also where it does nothing
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.scale_by_adam(b1=betas[0], b2=betas[1], eps=epsilon),
         optax.add_decayed_weights(weight_decay, mask=decays),
-        optax.identity() if scales is None else _scaled(scales),
-    )
+    ]
+    return optax.chain(*parts, *([] if scales is None else [_scaled(scales)]))
 
 
 def _scaled(scales):

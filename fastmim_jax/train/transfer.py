@@ -37,12 +37,13 @@ class Report(NamedTuple):
         ]
 
 
-def transfer(source, target):
+def transfer(source, target, schemes=None):
     """The target's variables with every value that the source has for them.
 
     Args:
       source: variables {"params": nested, ...}, such as those of a pre-training method.
       target: initial variables of the other model, arrays.
+      schemes: how tables are resampled, where not as usual; see `models.resample.matrices_for`.
 
     Returns:
       New variables in the shapes of the target, and a Report. A head for other classes starts fresh.
@@ -66,7 +67,7 @@ def transfer(source, target):
             found[path] = value
         elif path.split("/")[-1] in RULES:
             report.resampled.append(path)
-            found[path] = _resampled(path, value, initial.shape)
+            found[path] = _resampled(path, value, initial.shape, schemes)
         else:
             raise _misfit(path, value.shape, initial.shape)
     report.unused.extend(path for path in theirs if path not in used)
@@ -88,9 +89,9 @@ def _check_share(report, theirs, ours):
     )
 
 
-def _resampled(path, value, shape):
+def _resampled(path, value, shape, schemes):
     try:
-        return resample(path, value, shape)
+        return resample(path, value, shape, schemes)
     except ValueError as error:
         raise _misfit(path, value.shape, shape) from error
 

@@ -8,6 +8,8 @@ import numpy as np
 import published
 import pytest
 
+from fastmim_jax.models.layers import sincos_positions
+from fastmim_jax.models.mixmim import MixMIMEncoder
 from fastmim_jax.models.resample import (
     FASTMIM_BOUNDS,
     SIMMIM_BOUNDS,
@@ -46,6 +48,23 @@ def bicubic_tolerance(source):
     Observed: 7e-7 of 27 entries, 8e-6 of 256; with rounded positions both are 4e-7.
     """
     return 1e-6 + source * 2**-24
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_mixmims_tables_are_resampled_as_published(stage):
+    x, expected = (square(NUMBERS[f"mixmim.{side}.{stage}"]) for side in ("in", "out"))
+    ours = resample(TABLE, x, expected.shape, MixMIMEncoder.resampling)
+    np.testing.assert_allclose(ours, expected, atol=bicubic_tolerance(len(x)))
+    assert np.abs(resample(TABLE, x, expected.shape) - expected).max() > 1e-2  # the usual scheme differs
+
+
+def test_mixmims_fixed_positions_are_resampled_as_published():
+    before, after = (square(NUMBERS[f"mixmim.{side}.positions"][0]) for side in ("in", "out"))
+    np.testing.assert_allclose(sincos_positions(*before.shape), before, atol=1e-6)
+    model = MixMIMEncoder(width=16, depths=(1,) * 4, heads=(1,) * 4, position_grid=before.shape[:2])
+    zeros = jnp.zeros((1, *after.shape))
+    ours = model.apply({}, zeros, method=lambda module, x: module.position(x))[0]
+    np.testing.assert_allclose(ours, after, atol=bicubic_tolerance(len(before)))
 
 
 @pytest.mark.parametrize("name", [*cases("rpb.simmim."), *cases("rpb.simmim_code.")])

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -15,16 +16,26 @@ import sys
 sys.path.insert(0, {tests!r})
 import small
 
-def get_config():
+def pretrain():
     config = small.config(steps=6)
     config.data.eval_split = "test"
     config.run.update(checkpoint_every=3, eval_every=3, picture_every=6)
     return config
+
+def finetune():
+    config = small.tuning("sample")
+    config.schedule.update(steps=4, batch_size=16)
+    config.run.update(checkpoint_every=2, eval_epochs=2 * 16 / 4096, log_every=1)
+    return config
+
+def get_config(command):
+    return globals()[command]()
 """
 
 
-def start(config, workdir, *more, **environment):
-    words = [sys.executable, "-m", "fastmim_jax", "pretrain", f"--config={config}", f"--workdir={workdir}"]
+def start(command, config, workdir, *more, **environment):
+    flags = [f"--config={config}:{command}", f"--workdir={workdir}"]
+    words = [sys.executable, "-m", "fastmim_jax", command, *flags]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     streams = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return subprocess.Popen([*words, *more], env=environment, **streams)
@@ -50,18 +61,43 @@ def free_job():
     raise AssertionError("no free port")
 
 
-def test_two_processes_train_as_one(tmp_path):
-    config = tmp_path / "two_processes.py"
+def run_both(command, folder, *more):
+    """Runs a command in two processes, in folder/command_two, and in one, in folder/command_one."""
+    config = folder / "processes.py"
     config.write_text(CONFIG.format(tests=str(ROOT / "tests")))
     job = dict(SLURM_JOB_ID=str(free_job()), SLURM_STEP_NODELIST="localhost", SLURM_NTASKS="2")
-    ranks = [
-        start(config, tmp_path / "two", "--distributed", **job, SLURM_PROCID=rank, SLURM_LOCALID=rank)
-        for rank in "01"
-    ]
-    finish(*ranks)
-    finish(start(config, tmp_path / "one"))
+    one, two = folder / f"{command}_one", folder / f"{command}_two"
+    finish(
+        *(
+            start(
+                command, config, two, "--distributed", *more, **job, SLURM_PROCID=rank, SLURM_LOCALID=rank
+            )
+            for rank in "01"
+        )
+    )
+    finish(start(command, config, one, *more))
+    return one, two
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    return run_both("pretrain", tmp_path_factory.mktemp("processes"))
+
+
+def test_two_processes_train_as_one(pretrained):
     for name in ("loss", "eval_loss"):
-        one, two = (metrics(tmp_path / which, name) for which in ("one", "two"))
+        one, two = (metrics(workdir, name) for workdir in pretrained)
         np.testing.assert_allclose(two, one, rtol=1e-5)  # sums over the batch in another order
-    assert (tmp_path / "two" / "pictures" / "step_0000006.png").exists()
-    assert {path.name for path in (tmp_path / "two" / "checkpoints").iterdir()} >= {"3", "6"}
+    two = pretrained[1]
+    assert (two / "pictures" / "step_0000006.png").exists()
+    assert {path.name for path in (two / "checkpoints").iterdir()} >= {"3", "6"}
+
+
+def test_two_processes_fine_tune_and_evaluate_as_one(pretrained, tmp_path):
+    one, two = run_both("finetune", tmp_path, f"--config.init={pretrained[1]}")
+    for name in ("loss", "eval_loss"):
+        np.testing.assert_allclose(metrics(two, name), metrics(one, name), rtol=1e-5)
+    found = [json.loads((workdir / "evaluation.json").read_text()) for workdir in (one, two)]
+    assert found[0]["images"] == found[1]["images"] == 512
+    assert found[0]["top1"] == found[1]["top1"] and found[0]["per_class"] == found[1]["per_class"]
+    assert (two / "best").exists() and (two / "pictures" / "confusion.png").exists()

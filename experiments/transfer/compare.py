@@ -1,0 +1,159 @@
+"""What pre-training is worth: the same small backbone, pre-trained in several ways, probed and fine-tuned.
+
+    python experiments/transfer/compare.py --data=CIFAR10 --out=DIR [--only=mae,none] [--seeds=0,1,2]
+
+CIFAR10 is a folder train/CLASS/*.png, test/CLASS/*.png. Images are enlarged to 64 px, so that a patch of 8
+is one of 4 pixels and HOG has its usual cells. Pre-training: 500 updates of 256 images, no labels.
+Fine-tuning: 5,000 labelled images (500 of each class, the same for all), 4 epochs. All goes through
+`fastmim_jax.train.loop.pretrain`, `evaluate.probe.probe` and `evaluate.finetune.finetune`. A line of
+DIR/results.jsonl is one contestant and seed; what is there already is not repeated.
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from fastmim_jax.config import base, finetuning
+from fastmim_jax.evaluate.finetune import finetune
+from fastmim_jax.evaluate.probe import probe
+from fastmim_jax.train.loop import pretrain
+from fastmim_jax.train.metrics import read_metrics
+
+VIT = {
+    "method.backbone.name": "vit_ti8",
+    "method.backbone.width": 96,
+    "method.backbone.depth": 4,
+    "method.backbone.heads": 3,
+    "method.block_size": 8,
+}
+PYRAMID = {
+    "method.backbone.name": "mixmim_b",
+    "method.backbone.width": 32,
+    "method.backbone.depths": (1, 1, 2, 1),
+    "method.backbone.heads": (1, 2, 4, 8),
+    "method.block_size": 32,
+    "method.decoder.epsilon": 1e-5,
+}
+MAE = {**VIT, "method.name": "mae", "method.target": "pixel"}
+MIXMIM = {
+    **PYRAMID,
+    "method.name": "mixmim",
+    "method.target": "pixel",
+    "method.mask_ratio": 0.5,
+    "method.groups": 16,
+}
+CONTESTANTS = {
+    "fastmim_hog": VIT,
+    "mae": MAE,
+    "pr_mim": {**MAE, "method.partial.throw_ratio": 0.5},
+    "fastmim_pixel": {**VIT, "method.target": "pixel"},
+    "none": VIT,
+    "mixmim": MIXMIM,
+    "pyramid_fastmim_hog": PYRAMID,
+    "pyramid_none": PYRAMID,
+}
+FROM_SCRATCH = ("none", "pyramid_none")
+LABELLED = 500  # images of each class
+PROBED = 5000  # images that the ridge probe is fitted to, and tested on
+
+
+def pretraining(name, seed, data, steps):
+    """The config of a contestant's pre-training."""
+    config = base()
+    config.seed = seed
+    config.data.update(path=str(data), image_size=(64, 64), eval_split="test", eval_records=2048)
+    config.method.dtype = "float32"
+    config.method.decoder.update(width=64, depth=1)
+    config.optimizer.base_lr = 1.5e-3
+    config.schedule.update(batch_size=256, steps=steps, warmup_epochs=0.3)
+    config.run.update(eval_every=steps, picture_every=0, checkpoint_every=0, log_every=20, workers=0)
+    config.update_from_flattened_dict(CONTESTANTS[name])
+    return config
+
+
+def tuning(name, seed, labelled, data, init):
+    """The config of a contestant's fine-tuning, without the augmentation that so short a run cannot use."""
+    config = finetuning()
+    config.seed, config.init = seed, str(init)
+    config.data.update(path=str(labelled), image_size=(64, 64), crop_scale=(0.4, 1.0))
+    config.data.update(eval_path=str(data), eval_split="test", eval_resize=64)
+    config.model.dtype = "float32"
+    config.augment.update(magnitude=0.0, erase=0.0, mixup=0.0, cutmix=0.0)
+    config.model.backbone.drop_path = 0.0
+    config.optimizer.update(base_lr=6e-3, layer_decay=0.75)
+    config.schedule.update(batch_size=128, epochs=4.0, warmup_epochs=0.5)
+    config.run.update(checkpoint_every=0, eval_epochs=4.0, log_every=10, workers=0)
+    if (
+        name in FROM_SCRATCH
+    ):  # nothing to keep in the first blocks: all learn at one rate, its best of three
+        config.init = ""
+        config.optimizer.update(base_lr=4e-3, layer_decay=1.0)
+        section = pretraining(name, seed, data, 1).method.backbone
+        config.model.backbone.update({key: x for key, x in section.items() if x is not None})
+        config.model.backbone.positions = "learned" if section.name.startswith("vit") else None
+    return config
+
+
+def labelled_part(data, folder, seed=0):
+    """A folder of links to LABELLED images of each class -> its path."""
+    for where in sorted(p for p in (Path(data) / "train").iterdir() if p.is_dir()):
+        files = sorted(where.iterdir())
+        chosen = np.random.default_rng(seed).permutation(len(files))[:LABELLED]
+        (folder / where.name).mkdir(parents=True, exist_ok=True)
+        for index in chosen:
+            link = folder / where.name / files[index].name
+            if not link.exists():
+                os.symlink(files[index].resolve(), link)
+    return folder
+
+
+def run_one(name, seed, args):
+    """-> a line of the results."""
+    before, after = args.out / f"{name}_{seed}", args.out / f"{name}_{seed}_tuned"
+    line = {"name": name, "seed": seed}
+    if name not in FROM_SCRATCH:
+        began = time.time()
+        pretrain(pretraining(name, seed, args.data, args.steps), before, announce=lambda text: None)
+        line["pretraining_seconds"] = round(time.time() - began)
+        line["images_per_second"] = np.median(
+            [x["images_per_second"] for x in read_metrics(before / "metrics.jsonl") if "loss" in x]
+        )
+        lines = probe(before, args.data, kinds=("ridge",), count=PROBED, say=lambda text: None)
+        best = max(lines, key=lambda x: x.held_out)
+        line.update(probe=best.accuracies[0], probe_layer=best.layer)
+        line["probes"] = {x.layer: x.accuracies[0] for x in lines}
+    began = time.time()
+    labelled = labelled_part(args.data, args.out / "labelled")
+    finetune(tuning(name, seed, labelled, args.data, before), after, announce=lambda text: None)
+    found = [x for x in read_metrics(after / "metrics.jsonl") if "top1" in x]
+    line["tuned"] = found[-1]["top1"]
+    line["tuning_seconds"] = round(time.time() - began)
+    return line
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--only", default=",".join(CONTESTANTS))
+    parser.add_argument("--seeds", default="0,1,2")
+    args = parser.parse_args()
+    results = args.out / "results.jsonl"
+    args.out.mkdir(parents=True, exist_ok=True)
+    done = {(line["name"], line["seed"]) for line in read_metrics(results)}
+    for seed in map(int, args.seeds.split(",")):
+        for name in args.only.split(","):
+            if (name, seed) not in done:
+                line = run_one(name, seed, args)
+                print(json.dumps(line), flush=True)
+                with results.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Files of features: what is in them, and what is never left half-written."""
+
+import sys
+
+import numpy as np
+import pytest
+from coloured import COLOURS, pretrained, write_splits
+from PIL import Image
+from pyarrow import parquet
+from test_main import refused
+
+from fastmim_jax.data.augment import center_crop
+from fastmim_jax.data.sources import open_source
+from fastmim_jax.errors import UserError
+from fastmim_jax.evaluate.features import write_features
+from fastmim_jax.evaluate.frozen import open_frozen
+from fastmim_jax.train.setup import data_statistics
+
+LAYERS = ("block 1 mean", "block 2 cls")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_splits(tmp_path_factory.mktemp("images"), train=4, test=6)
+
+
+@pytest.fixture(scope="module")
+def source(folder):
+    return open_source(str(folder), "test")
+
+
+@pytest.fixture(scope="module")
+def workdir(folder, tmp_path_factory):
+    return pretrained(folder, tmp_path_factory.mktemp("run"), batch_size=8, steps=2)
+
+
+@pytest.fixture(scope="module")
+def npz(workdir, source, tmp_path_factory):
+    """The file, what was said of it, and the numbers of images done."""
+    out, said, done = tmp_path_factory.mktemp("out") / "new" / "f.npz", [], []
+    write_features(workdir, source, out, layers=LAYERS, batch_size=8, say=said.append, progress=done.append)
+    return dict(np.load(out)), said, done
+
+
+def test_names_and_labels(npz, source):
+    found, *_ = npz
+    assert set(found) == {"name", "label", "classes", "block_1_mean", "block_2_cls"}
+    assert found["classes"].tolist() == sorted(COLOURS)
+    readable = [i for i in range(len(source)) if "broken" not in source.name(i)]
+    assert found["name"].tolist() == [source.name(i) for i in readable] and len(readable) == 18
+    assert all(f"/{found['classes'][k]}/" in n for n, k in zip(found["name"], found["label"], strict=True))
+
+
+def test_features_equal_the_outputs_of_the_encoder(npz, workdir):
+    found, *_ = npz
+    _, frozen = open_frozen(workdir)
+    mean, std = (np.array(x) for x in data_statistics(frozen.config.data))
+    crops = [center_crop(np.asarray(Image.open(name)), (32, 32)) for name in found["name"]]
+    images = (np.stack(crops) / 255 - mean) / std
+    outputs = frozen.encoder.apply(frozen.variables, images.astype(np.float32), method="outputs")
+    # float32, summed in another order than in the jitted program over 8 devices.
+    np.testing.assert_allclose(found["block_1_mean"], outputs[0][0].mean((1, 2)), atol=1e-5)
+    np.testing.assert_allclose(found["block_2_cls"], outputs[1][1][:, 0], atol=1e-5)
+    assert found["block_1_mean"].dtype == np.float32 and found["block_1_mean"].std(0).min() > 1e-4
+
+
+def test_images_that_cannot_be_decoded_are_left_out_and_counted(npz):
+    _, said, done = npz
+    assert said[-1].endswith("18 images, block 1 mean 32 wide, block 2 cls 32 wide; "
+                             "1 could not be decoded and are left out")  # fmt: skip
+    assert done == [8, 16, 19]
+
+
+def test_parquet_holds_the_same(npz, workdir, source, tmp_path):
+    write_features(
+        workdir, source, tmp_path / "f.parquet", layers=LAYERS, batch_size=8, say=lambda line: None
+    )
+    found, table = npz[0], parquet.read_table(tmp_path / "f.parquet")
+    assert table.column_names == ["name", "label", "class", "block_1_mean", "block_2_cls"]
+    for name in ("name", "label"):
+        assert table[name].to_pylist() == found[name].tolist()
+    assert table["class"].to_pylist() == found["classes"][found["label"]].tolist()
+    for name in ("block_1_mean", "block_2_cls"):
+        np.testing.assert_array_equal(np.array(table[name].to_pylist(), np.float32), found[name])
+
+
+def test_without_labels_and_layers(workdir, folder, tmp_path):
+    image = open_source(str(folder / "test" / "red" / "00.png"))
+    for out in ("one.npz", "one.parquet"):
+        write_features(workdir, image, tmp_path / out, batch_size=8, say=lambda line: None)
+    found = np.load(tmp_path / "one.npz")
+    assert set(found) == {"name", "label", "classes", "block_2_mean", "block_2_cls"}
+    assert found["label"].tolist() == [-1] and found["block_2_mean"].shape == (1, 32)
+    assert parquet.read_table(tmp_path / "one.parquet")["class"].to_pylist() == [None]
+
+
+@pytest.mark.parametrize("out", ["f.npz", "f.parquet"])
+def test_an_interruption_leaves_the_old_file(monkeypatch, workdir, source, tmp_path, out):
+    (tmp_path / out).write_bytes(b"old")
+
+    def interrupted(*args, **_):
+        file = next(x for x in args if hasattr(x, "write") or hasattr(x, "write_bytes"))
+        file.write(b"half") if hasattr(file, "write") else file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", interrupted)
+    monkeypatch.setattr(parquet, "write_table", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_features(workdir, source, tmp_path / out, batch_size=8, say=lambda line: None)
+    assert (tmp_path / out).read_bytes() == b"old"
+
+
+def test_what_cannot_be_written(capsys, monkeypatch, workdir, folder, source, tmp_path):
+    words = ["features", f"--workdir={workdir}", f"--images={folder}"]
+    told = refused(capsys, *words, f"--out={tmp_path / 'f.csv'}")
+    assert "neither .npz nor .parquet" in told
+    told = refused(capsys, *words, f"--out={tmp_path / 'f.npz'}", "--layers=block 3 mean")
+    assert "there is no layer 'block 3 mean': there is block 1 mean, block 1 cls" in told
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match="pip install pyarrow.*f.npz"):
+        write_features(tmp_path / "no run is looked for", source, tmp_path / "f.parquet")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,71 @@
+"""The probe during pre-training: when it looks, and that nobody else notices."""
+
+import shutil
+
+import pytest
+import small
+from coloured import write_splits
+from runs import lines, losses
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.evaluate.monitor import open_monitor
+from fastmim_jax.evaluate.probe import probe
+from fastmim_jax.train.loop import pretrain
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_splits(tmp_path_factory.mktemp("images"), train=16, test=6)
+
+
+def run(folder, workdir, path, steps=9):
+    config = small.config(folder, steps=steps)
+    config.monitor.update(path=str(path), epochs=1.4, images=40)
+    pretrain(config, workdir, [open_monitor(config)] if path else [], announce=lambda line: None)
+    return workdir
+
+
+def probed(workdir):
+    return {line["step"]: line for line in lines(workdir) if "probe_top1" in line}
+
+
+@pytest.fixture(scope="module")
+def monitored(folder, tmp_path_factory):
+    return run(folder, tmp_path_factory.mktemp("monitored"), folder)
+
+
+def test_it_looks_when_it_should_and_after_the_last_step(monitored):
+    found = probed(monitored)
+    # 49 records in batches of 16, every 1.4 epochs of 3.06 steps: every 4 steps.
+    assert list(found) == [4, 8, 9]
+    for line in found.values():
+        assert line.keys() == {"step", "probe_top1", "probe_layer", "probe_last_top1"}
+        assert line["probe_top1"] > 0.9 and line["probe_last_top1"] > 0.9 and line["probe_layer"] in (1, 2)
+
+
+def test_it_says_what_the_probe_says_of_the_same_checkpoint(monitored, folder):
+    table = probe(monitored, str(folder), kinds=("ridge",), count=40, say=lambda line: None)
+    best = max(table, key=lambda line: line.held_out)
+    line = probed(monitored)[9]
+    assert best.layer.startswith(f"block {line['probe_layer']} ")
+    assert line["probe_top1"] == best.accuracies[0]
+    assert line["probe_last_top1"] == max(x.accuracies[0] for x in table if x.layer.startswith("block 2"))
+
+
+def test_losses_are_the_same_to_the_bit_without_it(monitored, folder, tmp_path):
+    assert losses(run(folder, tmp_path, "")) == losses(monitored)
+
+
+def test_it_goes_on_with_the_run(monitored, folder, tmp_path):
+    shutil.copytree(monitored, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "checkpoints" / "9")
+    assert (tmp_path / "copy" / "checkpoints" / "6").exists()
+    run(folder, tmp_path / "copy", folder)
+    assert probed(tmp_path / "copy") == probed(monitored)
+    assert losses(tmp_path / "copy") == losses(monitored)
+
+
+def test_without_labels_no_step_is_done(folder, tmp_path):
+    with pytest.raises(UserError, match="no class folders"):
+        run(folder, tmp_path / "w", folder / "test" / "red")
+    assert not (tmp_path / "w").exists()

@@ -1,0 +1,107 @@
+"""What a fine-tuned checkpoint says of images: lines, CSV files, refusals."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+from coloured import COLOURS, tuning_config, write_images, write_splits
+from test_main import refused
+
+from fastmim_jax.evaluate.finetune import finetune
+from fastmim_jax.evaluate.predict import evaluate, predict
+
+CLASSES = sorted(COLOURS)
+COLUMNS = ["name", "true_class", *(f"{what}_{n}" for n in (1, 2, 3) for what in ("class", "probability"))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_splits(tmp_path_factory.mktemp("images"), train=12, test=8)
+
+
+@pytest.fixture(scope="module")
+def workdir(folder, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    finetune(tuning_config(folder), workdir, announce=lambda line: None)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def evaluated(workdir, tmp_path_factory):
+    """(what was found, the rows of the CSV file, what was said)."""
+    said, out = [], tmp_path_factory.mktemp("out") / "new" / "test.csv"
+    return evaluate(workdir, out=out, say=said.append), rows(out), said
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_row_per_image_with_its_classes_in_order(evaluated, folder):
+    found, lines, _ = evaluated
+    assert list(lines[0]) == COLUMNS
+    assert found["images"] == len(lines) == 24 and found["undecodable"] == 1
+    for line in lines:
+        assert line["name"].startswith(str(folder / "test" / line["true_class"]))
+        probability = np.array([float(line[f"probability_{n}"]) for n in (1, 2, 3)])
+        assert (np.diff(probability) <= 0).all()
+        assert abs(probability.sum() - 1) < 2e-6  # all three classes, each with 6 digits
+        assert {line[f"class_{n}"] for n in (1, 2, 3)} == set(CLASSES)
+
+
+def test_accuracies_are_those_of_the_rows(evaluated):
+    found, lines, said = evaluated
+    right = {name: [x["class_1"] == name for x in lines if x["true_class"] == name] for name in CLASSES}
+    assert found["per_class"] == {name: np.mean(hits) for name, hits in right.items()}
+    assert found["top1"] == np.mean(sum(right.values(), [])) > 0.5  # chance is a third
+    assert found["top5"] == 1
+    assert any(f"{found['top1']:.2%} top-1" in line for line in said)
+    assert any("1 records could not be decoded" in line for line in said)
+    for name in CLASSES:
+        assert any(line.split() == [name, f"{np.mean(right[name]):.1%}"] for line in said)
+
+
+def test_a_single_image_is_told_as_within_its_folder(evaluated, workdir):
+    _, lines, _ = evaluated
+    said = []
+    judged = predict(workdir, lines[9]["name"], say=said.append)
+    assert judged.label.tolist() == [-1]
+    (told,) = said
+    share = float(lines[9]["probability_1"])
+    assert told.startswith(f"{lines[9]['name']}: {lines[9]['class_1']} {share:.1%}, ")
+
+
+def test_images_of_other_classes_keep_the_names_of_theirs(workdir, tmp_path):
+    """Only `red` and one that the checkpoint does not know: their numbers mean something else to it."""
+    other = write_images(tmp_path / "other", 2, {"red": COLOURS["red"], "yellow": (200, 200, 0)})
+    said = []
+    predict(workdir, str(other), out=tmp_path / "deep" / "other.csv", say=said.append)
+    lines = rows(tmp_path / "deep" / "other.csv")
+    assert [line["true_class"] for line in lines] == ["red", "red", "yellow", "yellow"]
+    assert {line["class_1"] for line in lines} <= set(CLASSES)
+    assert "predictions of 4 images" in said[0] and "other.csv" in said[0]
+
+
+def test_images_without_labels(workdir, folder, tmp_path):
+    flat = tmp_path / "flat"
+    shutil.copytree(folder / "test" / "red", flat)
+    said = []
+    predict(workdir, str(flat), out=tmp_path / "flat.csv", say=said.append)
+    assert [line["true_class"] for line in rows(tmp_path / "flat.csv")] == [""] * 8
+    assert said[-1] == "1 images could not be decoded"
+
+
+def test_what_cannot_be_evaluated(capsys, workdir, folder, tmp_path):
+    words = [f"--workdir={workdir}"]
+    told = refused(capsys, "evaluate", *words, f"--images={folder / 'test' / 'red'}")
+    assert "no class folders" in told
+    other = write_images(tmp_path / "other", 2, {"red": (200, 0, 0), "yellow": (200, 200, 0)})
+    assert "yellow" in refused(capsys, "evaluate", *words, f"--images={other}")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "x.png").write_bytes(b"no image")
+    assert "none of the 1 images" in refused(capsys, "predict", *words, f"--images={broken}")
+    assert "type --images=FILE" in refused(capsys, "predict", *words)
+    assert "config.json" in refused(capsys, "evaluate", f"--workdir={tmp_path}")
