@@ -1,4 +1,4 @@
-"""Runs of `fastmim pretrain` in processes of their own, to be killed, and what they logged."""
+"""Runs of `fastmim` in processes of their own, to be killed, and what they logged."""
 
 import json
 import os
@@ -15,19 +15,29 @@ sys.path.insert(0, {tests!r})
 import small
 
 def get_config():
-    config = small.config({data!r})
+    config = small.{make}({data!r}, **{options!r})
 {changes}
     return config
 """
 
 
-def starter(folder, data, changes):
-    """-> start(workdir, *flags): a process that pre-trains by small.config and changes to it."""
-    config = folder / "small_config.py"
-    config.write_text(FILE.format(tests=str(ROOT / "tests"), data=str(data), changes=changes))
+MAKERS = {"pretrain": "config", "finetune": "tuning"}  # functions of small.py
+
+
+def write_config(folder, data, changes="", command="pretrain", **options):
+    """Writes a file of a command's config of small.py and changes to it -> the flag that names it."""
+    path, given = folder / "small_config.py", {name: str(x) for name, x in options.items()}
+    known = dict(tests=str(ROOT / "tests"), make=MAKERS[command], data=str(data), options=given)
+    path.write_text(FILE.format(**known, changes=changes))
+    return f"--config={path}"
+
+
+def starter(folder, data, changes, command="pretrain", **options):
+    """-> start(workdir, *flags): a process that trains by `write_config`."""
+    config = write_config(folder, data, changes, command, **options)
 
     def start(workdir, *more):
-        words = [sys.executable, "-m", "fastmim_jax", "pretrain", f"--config={config}"]
+        words = [sys.executable, "-m", "fastmim_jax", command, config]
         return subprocess.Popen(
             [*words, f"--workdir={workdir}", *more],
             stdout=subprocess.PIPE,
@@ -56,7 +66,7 @@ def lines(workdir):
 
 def losses(workdir):
     """{(step, name): value} of everything that a run must repeat to the bit."""
-    names = ("loss", "grad_norm", "lr", "eval_loss", "epoch")
+    names = ("loss", "grad_norm", "lr", "eval_loss", "top1", "top5", "best_top1", "epoch")
     found = [
         ((line["step"], name), line[name]) for line in lines(workdir) for name in names if name in line
     ]

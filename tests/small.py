@@ -1,9 +1,11 @@
 """Tiny methods and configs that the tests share."""
 
 import jax
+import numpy as np
+from PIL import Image
 
 from fastmim_jax import create_method
-from fastmim_jax.config import base
+from fastmim_jax.config import base, finetuning
 
 
 def _vit(config):
@@ -175,6 +177,45 @@ def config(data="sample", **schedule):
     config.optimizer.base_lr = 1.6e-2  # 1e-3 for 16 images
     config.run.update(log_every=1, picture_every=0, checkpoint_every=3, workers=0, threads=2)
     return config
+
+
+def tuning(data="sample", init="", **schedule):
+    """A config that fine-tunes in seconds: as `config`, with all augmentation, drop path and averages.
+
+    init: what to start from, which then says the backbone.
+    """
+    config = finetuning()
+    config.data.update(path=str(data), image_size=(32, 32), eval_resize=36)
+    config.init = str(init)
+    if not init:
+        config.model.backbone.update(name="vit_ti8", width=32, depth=2, heads=2, positions="learned")
+    config.optimizer.average = 0.9
+    config.model.dtype = "float32"
+    config.schedule.update(batch_size=16, steps=8, warmup_epochs=0.1)
+    config.schedule.update(**schedule)
+    config.optimizer.base_lr = 1.6e-2  # 1e-3 for 16 images
+    config.run.update(log_every=1, checkpoint_every=3, eval_epochs=0.7, workers=0, threads=2)
+    return config
+
+
+def write_images(folder, count, seed=0, prefix=""):
+    """Noise, one PNG each, brighter from seed to seed."""
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        pixels = random.integers(20 * seed, 130 + 20 * seed, (36, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{prefix}{index:03}.png")
+
+
+def write_classes(folder, **splits):
+    """A labelled data set of classes that differ in brightness -> the folder.
+
+    splits: {"train": (images of class0, ...), ...}; by default 12 and 5 of each of four classes.
+    """
+    for split, counts in (splits or {"train": (12,) * 4, "val": (5,) * 4}).items():
+        for label, count in enumerate(counts):
+            write_images(folder / split / f"class{label}", count, seed=label, prefix=split)
+    return folder
 
 
 HIERARCHICAL = dict(depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), width=None, depth=None)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import small
 
+from fastmim_jax.evaluate import tuning
 from fastmim_jax.train import setup, steps
 
 RANDOM = np.random.default_rng(0)
@@ -136,3 +137,71 @@ def test_bfloat16_agrees_with_float32_and_keeps_the_loss_in_float32():
     reduced = losses(run, 2)[1][1]["loss"]
     assert reduced.dtype == jnp.float32
     np.testing.assert_allclose(float(reduced), float(losses(run_of(), 2)[1][1]["loss"]), rtol=0.02)
+
+
+LABELLED = {**BATCH, "label": RANDOM.integers(4, size=16, dtype=np.int32)}
+
+
+def tuning_of(devices=1, fsdp=1, **schedule):
+    """Fine-tuning with RandAugment left to the loader, and all that the step itself does at random."""
+    config = small.tuning(**schedule)
+    config.run.mesh_fsdp = fsdp
+    return tuning.build(config, 64, tuple("abcd"), devices=jax.devices()[:devices])
+
+
+def tuned(run, count):
+    """-> (states, metrics) after each of so many steps from the beginning."""
+    state, states, found = run.create(), [], []
+    batch = run.to_devices(LABELLED, 16)
+    for _ in range(count):
+        state, metrics = run.step(state, batch)
+        states.append(jax.device_get(state))
+        found.append({name: float(x) for name, x in metrics.items()})
+    return states, found
+
+
+@pytest.fixture(scope="module")
+def tuned_on_one():
+    return tuned(tuning_of(accumulation=2), 4)
+
+
+def test_finetuning_is_the_same_on_any_number_of_devices(tuned_on_one):
+    """2 x 4 devices that share the parameters, with mixing, erasing, drop path, averages, accumulation."""
+    one, other = tuned_on_one, tuned(tuning_of(8, fsdp=4, accumulation=2), 4)
+    for mine, theirs in zip(one[1], other[1], strict=True):
+        # Sums over the batch in another order: observed 1e-6.
+        np.testing.assert_allclose(mine["loss"], theirs["loss"], rtol=1e-5)
+        np.testing.assert_allclose(mine["grad_norm"], theirs["grad_norm"], rtol=1e-4)
+    last, same = one[0][-1].average["params"], other[0][-1].average["params"]
+    begun = jax.device_get(tuning_of().create().params)
+    moved = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (last, begun)), strict=True)]
+    apart = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (last, same)), strict=True)]
+    assert max(apart) < 0.01 * max(moved)  # of single weights: Adam amplifies the smallest gradients
+
+
+def test_finetuning_is_repeated_by_its_seed_and_nothing_else(tuned_on_one):
+    again = tuned(tuning_of(accumulation=2), 2)
+    assert again[1] == tuned_on_one[1][:2]
+    config = small.tuning(accumulation=2)
+    config.seed = 1
+    other = tuning.build(config, 64, tuple("abcd"), devices=jax.devices()[:1])
+    assert tuned(other, 1)[1][0]["grad_norm"] != again[1][0]["grad_norm"]
+
+
+def test_averages_are_sums_of_all_weights_before(tuned_on_one):
+    states, _ = tuned_on_one
+    expected = jax.device_get(tuning_of().create().params)
+    for state in states:
+        expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, expected, state.params)
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), state.average["params"], expected)
+        assert state.judged()["params"] is state.average["params"]
+
+
+def test_no_drawing_twice_in_one_run():
+    """The same batch is erased and mixed anew in every step."""
+    run = tuning_of()
+    keys = [jax.random.key(step) for step in (0, 1, 0)]
+    images, targets = zip(*(jax.jit(run.prepare)(key, LABELLED) for key in keys), strict=True)
+    assert np.any(images[0] != images[1]) and np.any(targets[0] != targets[1])
+    np.testing.assert_array_equal(images[0], images[2])
+    np.testing.assert_allclose(np.sum(targets, axis=-1), 1, atol=1e-6)

@@ -99,6 +99,45 @@ def test_a_shallow_checkpoint_says_which_blocks_start_fresh():
     np.testing.assert_array_equal(kept, fresh)
 
 
+def vit(size, classes=3, **options):
+    """-> (a tiny classifier with learned positions, its initial variables)."""
+    sizes = dict(width=8, depth=2, heads=2, positions="learned", **options)
+    model = Classifier(create_model("vit_ti16", **sizes), classes)
+    return model, jax.jit(model.init)(jax.random.key(size), jnp.zeros((1, size, size, 3)))
+
+
+def test_a_learned_table_is_resampled_and_its_cls_is_not():
+    (_, source), (_, target) = vit(128), vit(224)
+    table = np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32)
+    source["params"]["encoder"]["position"]["pos_embed"] = table
+    variables, report = transfer(source, target)
+    assert report.resampled == ["params/encoder/position/pos_embed"]
+    assert not report.fresh and not report.unused
+    found = variables["params"]["encoder"]["position"]
+    np.testing.assert_allclose(found["pos_embed"], resample("pos_embed", table, (14, 14, 8)), atol=1e-6)
+    np.testing.assert_array_equal(
+        found["pos_embed_cls"], source["params"]["encoder"]["position"]["pos_embed_cls"]
+    )
+
+
+def test_a_head_for_other_classes_starts_fresh():
+    (_, source), (_, same), (_, other) = vit(32), vit(48, 3), vit(48, 5)
+    source["params"]["head"]["bias"] += 1
+    taken, _ = transfer(source, same)
+    np.testing.assert_array_equal(taken["params"]["head"]["bias"], np.ones(3))
+    fresh, report = transfer(source, other)
+    assert sorted(report.fresh) == ["params/head/bias", "params/head/kernel"] == sorted(report.unused)
+    np.testing.assert_array_equal(fresh["params"]["head"]["kernel"], other["params"]["head"]["kernel"])
+
+
+def test_another_architecture_is_no_start():
+    source = {"params": {"encoder": vit(64)[1]["params"]["encoder"]}}
+    model = Classifier(create_model("swin_t", width=8, depths=(1, 1, 2, 1), heads=(1, 1, 2, 2)), 3)
+    target = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    with pytest.raises(UserError, match="^0 of .* arrays of the backbone fit: the source has"):
+        transfer(source, target)
+
+
 def test_cmt_positions_are_resampled_as_grids_by_default():
     table = np.random.default_rng(0).normal(size=(2, 8, 8, 1, 1)).astype(np.float32)
     wide = resample("stages_0/relative_position", table, (2, 8, 16, 1, 2))
@@ -114,7 +153,10 @@ def test_cmt_positions_are_resampled_as_grids_by_default():
             {"encoder": {"norm": {"scale": np.ones(3)}}},
             r"'params/encoder/norm/scale' is \(3,\) in the source",
         ),
-        ({"other": {"norm": {"scale": np.ones(3)}}}, "no parameter fits: the source has other"),
+        (
+            {"other": {"norm": {"scale": np.ones(3)}}},
+            "0 of 1 arrays of the backbone fit: the source has other",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told(source, told):
