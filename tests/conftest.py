@@ -24,7 +24,7 @@ def pytest_configure():
     jax.config.update("jax_num_cpu_devices", 8)
 
 
-LONG = {"train", "test_config.py"}
+LONG = {"train", "evaluate", "test_config.py"}
 
 
 def pytest_collection_modifyitems(items):
