@@ -53,6 +53,21 @@ def test_accumulation_changes_nothing_but_memory():
         np.testing.assert_allclose(float(one["grad_norm"]), float(other["grad_norm"]), rtol=1e-4)
 
 
+def test_paths_are_dropped_in_updates_alone_and_each_time_anew():
+    """SimMIM's published ViT drops them in pre-training."""
+    config = small.config()
+    config.method.backbone.drop_path = 0.8
+    config.schedule.update(warmup_epochs=0.0)
+    config.optimizer.base_lr = 0.0  # so that nothing else changes from update to update
+    dropping, plain = (setup.build(c, 64, jax.devices()[:1]) for c in (config, small.config()))
+    state = dropping.create()
+    assert float(dropping.loss(state, BATCH, np.int32(0))) == float(plain.loss(state, BATCH, np.int32(0)))
+    found = [float(metrics["loss"]) for metrics in losses(dropping, 2)[1]]
+    masked = [float(dropping.loss(state, BATCH, np.int32(step))) for step in (0, 1)]
+    assert min(abs(a - b) for a, b in zip(found, masked, strict=True)) > 1e-4
+    assert found == [float(metrics["loss"]) for metrics in losses(dropping, 2)[1]]
+
+
 def test_flip_mirrors_what_is_learned_from():
     run = run_of()
     state = run.create()
