@@ -116,7 +116,7 @@ def finetuning():
     config.optimizer.average = 0.0  # decay of the moving average that is evaluated; 0: none
     config.schedule = _schedule(batch_size=1024, epochs=100.0, warmup_epochs=5.0)
     config.run = _run()
-    config.run.eval_epochs = 1.0  # epochs between evaluations
+    config.run.eval_epochs = 1.0  # between evaluations; 0: only after the last step
     return config
 
 

@@ -69,9 +69,9 @@ class Best:
         self._kept = Checkpoints(Path(workdir) / BEST, keep=1)
 
     def hook(self):
-        """A Hook that evaluates every `config.run.eval_epochs`."""
-        every = max(1, round(self._run.config.run.eval_epochs * self._run.plan.steps_per_epoch))
-        return Hook(every, self.look)
+        """A Hook that evaluates every `config.run.eval_epochs`, and after the last step."""
+        plan, epochs = self._run.plan, self._run.config.run.eval_epochs
+        return Hook(max(1, round(epochs * plan.steps_per_epoch)) if epochs else plan.total_steps, self.look)
 
     def look(self, step, state):
         """-> {"top1", "top5", "eval_loss", "best_top1"}: shares, and the mean cross-entropy."""
