@@ -65,6 +65,7 @@ SIMMIM_VIT = {
     "model__backbone__relative_positions": "own",
     "model__backbone__layer_scale": 0.1,
 }
+SIMMIM_SWIN = {**SIMMIM, "model__pooling": "pool"}  # its last norm is the pre-trained one
 VARIANTS = {
     "auto": {},
     "vit_b16": recipe("vit_b16", 6e-4, 0.7, **EIGHT, **LEARNED),
@@ -79,8 +80,8 @@ VARIANTS = {
     "mae_vit_b16": recipe("vit_b16", 5e-4, 0.65, **MAE),
     "mae_vit_l16": recipe("vit_l16", 1e-3, 0.75, 0.2, **MAE, schedule__epochs=50.0),
     "mae_vit_h14": recipe("vit_h14", 1e-3, 0.75, 0.3, **MAE, schedule__epochs=50.0),
-    "simmim_swin_b": recipe("swin_b", 6.25e-4, 0.8, **SIMMIM),
-    "simmim_swin_l": recipe("swin_l", 6.25e-4, 0.7, 0.2, **SIMMIM, model__backbone__window=14),
+    "simmim_swin_b": recipe("swin_b", 6.25e-4, 0.8, **SIMMIM_SWIN),
+    "simmim_swin_l": recipe("swin_l", 6.25e-4, 0.7, 0.2, **SIMMIM_SWIN, model__backbone__window=14),
     "simmim_vit_b16": recipe("vit_b16", 6.25e-4, 0.65, **SIMMIM, **SIMMIM_VIT),
     "quickstart": {
         "data.image_size": (48, 48),

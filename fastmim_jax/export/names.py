@@ -5,177 +5,31 @@ stands for the index of a block. Our paths are the keys of the nested parameter 
 """
 
 import re
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export import openmmlab
-from fastmim_jax.export.convnets import BATCH_NORM, CMT, CONVNEXT
-from fastmim_jax.export.pvt import PVT_V2
-from fastmim_jax.export.rules import (
-    CONV,
-    GRID_POSITIONS,
-    LINEAR,
-    MIX_TOKEN,
-    NORM,
-    PIXEL,
-    POSITIONS,
-    QUERY_VALUE,
-    RELATIVE,
-    SHUFFLED_BIAS,
-    SHUFFLED_KERNEL,
-    SQUARE,
-    Rule,
-    array,
-)
+from fastmim_jax.export import official, openmmlab
 
-QKV = (("attn.qkv", LINEAR),)
-
-
-def transformer_blocks(theirs, ours, qkv=QKV):
-    """timm's ViT blocks; ours have the same names inside. qkv: (name, arrays) of what makes the three."""
-    parts = (
-        ("norm1", NORM),
-        *qkv,
-        ("attn.proj", LINEAR),
-        ("norm2", NORM),
-        ("mlp.fc1", LINEAR),
-        ("mlp.fc2", LINEAR),
-    )
-    return tuple(
-        Rule(f"{theirs}.{{}}.{part}", f"{ours}/{{}}/{part.replace('.', '/')}", arrays)
-        for part, arrays in parts
-    )
-
-
-VIT = (
-    Rule("cls_token", "encoder/cls_token", array()),
-    Rule("patch_embed.proj", "encoder/patch_embed", CONV),
-    *transformer_blocks("blocks", "encoder/blocks"),
-    Rule("norm", "encoder/norm", NORM),
-)
-VIT_POSITIONS = Rule("pos_embed", "encoder/position", (("", ("/pos_embed", "/pos_embed_cls"), POSITIONS),))
-RELATIVE_TABLES = (
-    "",
-    ("/relative_position_bias_table", "/cls_relative_position_bias"),
-    RELATIVE,
-)
-SIMMIM_VIT = (
-    Rule("cls_token", "encoder/cls_token", array()),
-    VIT_POSITIONS,
-    Rule("patch_embed.proj", "encoder/patch_embed", CONV),
-    Rule("rel_pos_bias.relative_position_bias_table", "encoder/relative_position", (RELATIVE_TABLES,)),
-    Rule(
-        "blocks.{}.attn.relative_position_bias_table",
-        "encoder/blocks/{}/attn/relative_position",
-        (RELATIVE_TABLES,),
-    ),
-    *transformer_blocks(
-        "blocks",
-        "encoder/blocks",
-        qkv=(
-            ("attn.qkv", LINEAR[:1]),
-            ("attn", (((".q_bias", ".v_bias"), "/qkv/bias", QUERY_VALUE),)),
-        ),
-    ),
-    Rule("blocks.{}.gamma_1", "encoder/blocks/{}/scale1/gamma", array()),
-    Rule("blocks.{}.gamma_2", "encoder/blocks/{}/scale2/gamma", array()),
-    Rule("norm", "encoder/norm", NORM),
-)
-SWIN = (
-    Rule("patch_embed.proj", "encoder/stem/patch", CONV),
-    Rule("patch_embed.norm", "encoder/stem/norm", NORM),
-    *transformer_blocks("layers.{}.blocks", "encoder/stages_{}/blocks"),
-    Rule(
-        "layers.{}.blocks.{}.attn.relative_position_bias_table",
-        "encoder/stages_{}/blocks/{}/attn/relative_position_bias_table",
-        array(SQUARE),
-    ),
-    Rule("layers.{}.downsample.norm", "encoder/downsamples_{}/norm", NORM),
-    Rule("layers.{}.downsample.reduction", "encoder/downsamples_{}/reduction", LINEAR[:1]),
-    Rule("norm", "encoder/norm", NORM),
-)
-DECODER = (
-    Rule("decoder_embed", "decoder/embed", LINEAR),
-    *transformer_blocks("decoder_blocks", "decoder/blocks"),
-    Rule("decoder_norm", "decoder/norm", NORM),
-    Rule("decoder_pred", "decoder/pred", LINEAR),
-    # Of partial reconstruction, which has no published names.
-    *(
-        Rule(f"decoder_fill.{{}}.{name}", f"reconstruct/fill/stage_{{}}/{name}", array())
-        for name in ("kernel", "thrown_token", "position_scale")
-    ),
-)
-
-
-SIMMIM = (
-    Rule("encoder.mask_token", "mask_token", array()),
-    Rule("decoder.0", "pred", ((".weight", "/kernel", SHUFFLED_KERNEL), (".bias", "/bias", SHUFFLED_BIAS))),
-)
-
-
-def inside_encoder(backbone):
-    """The rules of a backbone that a published method has as its "encoder"."""
-    return tuple(rule._replace(theirs=f"encoder.{rule.theirs}") for rule in backbone)
-
-
-def pretraining(backbone):
-    """A published FastMIM model, other than ViT's."""
-    return (Rule("mask_token", "mask_token", array(PIXEL)), *inside_encoder(backbone), *DECODER)
-
-
-def classifying(backbone, *pooling):
-    """A published FastMIM fine-tuning model: a backbone, what its pooling has of its own, and a head."""
-    return (*backbone, *pooling, Rule("head", "head", LINEAR))
-
-
-TABLES = {
-    "fastmim_vit": (Rule("mask_token", "mask_token", array(PIXEL)), *VIT, *DECODER),
-    "fastmim_swin": pretraining(SWIN),
-    "fastmim_pvtv2": pretraining(PVT_V2),
-    "fastmim_cmt": pretraining(CMT),
-    "fastmim_convnext": pretraining(CONVNEXT),
-    "mae_vit": (Rule("mask_token", "mask_token", array()), *VIT, *DECODER),
-    "mixmim": (Rule("mask_token", "mask_token", array(MIX_TOKEN)), *SWIN, *DECODER),
-    "mixmim_classifier": classifying(SWIN),
-    "simmim_vit": (*SIMMIM, *inside_encoder(SIMMIM_VIT)),
-    "simmim_swin": (
-        *SIMMIM,
-        *inside_encoder(
-            (*SWIN, Rule("absolute_pos_embed", "encoder/position/pos_embed", array(GRID_POSITIONS)))
-        ),
-    ),
-    "mmpretrain_mixmim": openmmlab.MIXMIM,
-    "mmpretrain_mixmim_classifier": openmmlab.MIXMIM_CLASSIFIER,
-    "fastmim_vit_classifier": classifying(VIT, VIT_POSITIONS, Rule("fc_norm", "pooling/norm", NORM)),
-    "fastmim_swin_classifier": classifying(SWIN, Rule("fc_norm", "pooling/norm", NORM)),
-    "fastmim_pvtv2_classifier": classifying(PVT_V2),
-    "fastmim_cmt_classifier": classifying(
-        CMT, Rule("_fc", "pooling/fc", CONV), Rule("_bn", "pooling/norm", BATCH_NORM)
-    ),
-}
-# Fixed tables and counters, which the models make themselves or do without; last parts of names. Where a
-# table has a rule for such a name, it is learned there.
-COMPUTED = (
-    "pos_embed",
-    "absolute_pos_embed",
-    "decoder_pos_embed",
-    "relative_position_index",
-    "attn_mask",
-    "num_batches_tracked",
-)
+FORMATS = {known.name: known for known in (*official.FORMATS, *openmmlab.FORMATS)}
 STATISTICS = ("mean", "var")  # last parts of our paths in "batch_stats"; all others are parameters
 
 
-def to_ours(state_dict, table):
+def to_ours(state_dict, name):
     """A published state dict {name: array} -> our variables {"params": nested, ...}.
 
+    name: of a format, a key of FORMATS.
+
     Raises:
-      UserError: names that the table does not know, or a part of what belongs together.
+      UserError: names that the format does not know, or a part of what belongs together.
     """
-    renamed = _rename(state_dict, table, lambda theirs, ours, values: (theirs, ours, values.to_ours))
+    _refuse(unknown(state_dict, name), name)
+    renamed = _rename(state_dict, FORMATS[name], _inward)
     collections = {path: _collection(path) for path in renamed}
     return {
         name: unflatten_dict({path: x for path, x in renamed.items() if collections[path] == name}, sep="/")
@@ -183,16 +37,48 @@ def to_ours(state_dict, table):
     }
 
 
-def to_theirs(variables, table):
-    """Our variables {"params": nested, ...} -> the published names, without those in COMPUTED.
+def to_theirs(variables, name):
+    """Our variables {"params": nested, ...} -> the published names, without what is no parameter there.
 
     Raises:
-      UserError: parameters that the table does not know, or a part of what belongs together.
+      UserError: parameters that the format does not know, or a part of what belongs together.
     """
+    arrays = flat(variables)
+    _refuse(placeless(arrays, name), name)
+    return _rename(arrays, FORMATS[name], _outward)
+
+
+def flat(variables):
+    """Variables {"params": nested, ...} -> {path: array}, the collections together."""
     arrays = {}
     for tree in variables.values():
         arrays |= flatten_dict(jax.device_get(tree), sep="/")
-    return _rename(arrays, table, lambda theirs, ours, values: (ours, theirs, values.to_theirs))
+    return arrays
+
+
+def unknown(names, format_name):
+    """Those of published names that a format does not know."""
+    known = FORMATS[format_name]
+    return [name for name in _unmatched(names, known, _inward) if name.split(".")[-1] not in known.unread]
+
+
+def placeless(paths, format_name):
+    """Those of our paths, as `flat` gives them, that a format has no place for."""
+    return _unmatched(paths, FORMATS[format_name], _outward)
+
+
+def _inward(theirs, ours, values):
+    return theirs, ours, values.to_ours
+
+
+def _outward(theirs, ours, values):
+    return ours, theirs, values.to_theirs
+
+
+def _refuse(names, format_name):
+    if names:
+        shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+        raise UserError(f"{len(names)} names are not of the format '{format_name}': {shown}")
 
 
 def _collection(path):
@@ -203,42 +89,61 @@ def _pattern(name):
     return re.compile(re.escape(name).replace(r"\{\}", r"(\d+)") + "$")
 
 
-def _rename(arrays, table, direction):
-    """{name: array} -> the other names; direction: (their names, our paths, Transform) -> from, to, how."""
-    rules = [
-        direction(_names(rule.theirs, theirs), _names(rule.ours, ours), transform)
-        for rule in TABLES[table]
+class _Entry(NamedTuple):
+    """What one transform takes and gives: names with "{}" in them."""
+
+    sources: list
+    targets: list
+    transform: Callable
+
+
+@cache
+def _entries(known, direction):
+    """-> ([_Entry], [(pattern, number of its entry, its place among the sources)])."""
+    entries = [
+        _Entry(*direction(_names(rule.theirs, theirs), _names(rule.ours, ours), transform))
+        for rule in known.table
         for theirs, ours, transform in rule.arrays
     ]
     patterns = [
-        (_pattern(source), part, number)
-        for number, (sources, _, _) in enumerate(rules)
-        for part, source in enumerate(sources)
+        (_pattern(source), number, place)
+        for number, entry in enumerate(entries)
+        for place, source in enumerate(entry.sources)
     ]
-    found, unknown = {}, []  # {(rule, indices of blocks): {part: array}}
-    for name, value in arrays.items():
-        for pattern, part, number in patterns:
-            match = pattern.match(name)
-            if match:
-                found.setdefault((number, match.groups()), {})[part] = np.asarray(value)
-                break
-        else:
-            unknown.append(name)
-    unknown = [name for name in unknown if name.split(".")[-1] not in COMPUTED]
-    if unknown:
-        shown = ", ".join(unknown[:5]) + (" ..." if len(unknown) > 5 else "")
-        raise UserError(f"{len(unknown)} names are not of the format '{table}': {shown}")
+    return entries, patterns
+
+
+def _matches(names, known, direction):
+    """Of every name: (name, number of its entry, its place in that, indices of blocks), or None."""
+    _, patterns = _entries(known, direction)
+    for name in names:
+        found = ((pattern.match(name), number, place) for pattern, number, place in patterns)
+        yield name, next(((number, place, match.groups()) for match, number, place in found if match), None)
+
+
+def _unmatched(names, known, direction):
+    return [name for name, match in _matches(names, known, direction) if match is None]
+
+
+def _rename(arrays, known, direction):
+    """{name: array} -> {other name: array}, of those that the format knows."""
+    entries, _ = _entries(known, direction)
+    found = {}  # {(entry, indices of blocks): {place among the sources: array}}
+    for name, match in _matches(arrays, known, direction):
+        if match:
+            number, place, indices = match
+            found.setdefault((number, indices), {})[place] = np.asarray(arrays[name])
     renamed = {}
     for (number, indices), parts in found.items():
-        sources, targets, transform = rules[number]
-        names = [source.format(*indices) for source in sources]
+        entry = entries[number]
+        names = [source.format(*indices) for source in entry.sources]
         if len(parts) < len(names):
-            missing = ", ".join(name for part, name in enumerate(names) if part not in parts)
-            given = ", ".join(names[part] for part in parts)
-            raise UserError(f"the format '{table}' has {given} only together with {missing}")
-        values = transform(*(parts[part] for part in range(len(names))))
-        values = values if len(targets) > 1 else (values,)
-        for target, value in zip(targets, values, strict=True):
+            missing = ", ".join(name for place, name in enumerate(names) if place not in parts)
+            given = ", ".join(names[place] for place in parts)
+            raise UserError(f"the format '{known.name}' has {given} only together with {missing}")
+        values = entry.transform(*(parts[place] for place in range(len(names))))
+        values = values if len(entry.targets) > 1 else (values,)
+        for target, value in zip(entry.targets, values, strict=True):
             renamed[target.format(*indices)] = value
     return renamed
 

@@ -6,7 +6,8 @@ published code and ours read them cell by cell, (column, row, channel). Norm and
 
 import numpy as np
 
-from fastmim_jax.export.rules import CONV, LINEAR, MIX_TOKEN, NORM, SQUARE, Rule, Transform, array
+from fastmim_jax.export.buffers import relative_indices
+from fastmim_jax.export.rules import CONV, LINEAR, MIX_TOKEN, NORM, SQUARE, Format, Rule, Transform, array
 
 
 def _cell_by_cell(x):
@@ -68,3 +69,15 @@ MIXMIM = (
     Rule("neck.decoder_pred", "decoder/pred", LINEAR),
 )
 MIXMIM_CLASSIFIER = (*MIXMIM_BACKBONE, Rule("head.fc", "head", LINEAR))
+
+FORMATS = (
+    Format("mmpretrain_mixmim", "mmpretrain", "mixmim", "mixmim", MIXMIM, (relative_indices,)),
+    Format(
+        "mmpretrain_mixmim_classifier",
+        "mmpretrain",
+        "mixmim",
+        "classifier",
+        MIXMIM_CLASSIFIER,
+        (relative_indices,),
+    ),
+)

@@ -31,6 +31,26 @@ class Rule(NamedTuple):
     arrays: tuple[tuple[str | tuple[str, ...], str | tuple[str, ...], Transform], ...]
 
 
+class Format(NamedTuple):
+    """How a library or a published repository writes a model.
+
+    name: unique, such as "timm_vit". library: "official", "timm", "hf", "mmpretrain", ...
+    family: of the backbone, "vit", "swin", "pvt_v2", "cmt", "convnext" or "mixmim".
+    kind: "fastmim", "mae", "mixmim" or "simmim" for what was pre-trained with its head or decoder, else
+      "classifier", a backbone that may have a head.
+    buffers: functions of `export.buffers`, for what is written beside the parameters.
+    unread: last parts of names that carry nothing which a model needs to be told.
+    """
+
+    name: str
+    library: str
+    family: str
+    kind: str
+    table: tuple[Rule, ...]
+    buffers: tuple[Callable, ...] = ()
+    unread: tuple[str, ...] = ("relative_position_index", "attn_mask", "num_batches_tracked")
+
+
 def _square(x):
     """(side * side, n) -> (side, side, n)."""
     side = math.isqrt(len(x))

@@ -11,12 +11,15 @@ import pytest
 from fastmim_jax.config import finetuning
 from fastmim_jax.evaluate.tuning import create_classifier
 from fastmim_jax.export import names
-from fastmim_jax.export.rules import LINEAR, NORM, Rule
 from fastmim_jax.train.optimizer import decay_groups, layer_scales, make_optimizer, spared_from_decay
 
 GROUPS = published.load("finetune_groups")[0]
-LEARNED = {"positions": "learned"}
-SIMMIM_VIT = {"positions": "none", "relative_positions": "own", "layer_scale": 0.1}
+LEARNED = {"backbone.positions": "learned"}
+SIMMIM_VIT = {
+    "backbone.positions": "none",
+    "backbone.relative_positions": "own",
+    "backbone.layer_scale": 0.1,
+}
 # family: (backbone, what it has of its own, key table)
 MODELS = {
     "fastmim_vit": ("vit_b16", LEARNED, "fastmim_vit_classifier"),
@@ -25,14 +28,8 @@ MODELS = {
     "fastmim_cmt": ("cmt_s", {}, "fastmim_cmt_classifier"),
     "mixmim": ("mixmim_b", {}, "mixmim_classifier"),
     "mae_vit": ("vit_b16", LEARNED, "fastmim_vit_classifier"),
-    "simmim_swin": ("swin_b", {}, "simmim_swin_classifier"),
+    "simmim_swin": ("swin_b", {"pooling": "pool"}, "swin_classifier"),
     "simmim_vit": ("vit_b16", SIMMIM_VIT, "simmim_vit_classifier"),
-}
-HEAD = Rule("head", "head", LINEAR)
-# SimMIM's classifiers, whose weights nothing else reads.
-TABLES = {
-    "simmim_swin_classifier": (*names.SWIN, Rule("norm", "pooling/norm", NORM), HEAD),
-    "simmim_vit_classifier": (*names.SIMMIM_VIT, Rule("fc_norm", "pooling/norm", NORM), HEAD),
 }
 POSITIONS = re.compile(r"(cls_token|pos_embed|relative_position_bias_table|relative_pos_[abcd])$")
 AFTER_ALL_BLOCKS = re.compile(r"(fc_norm|norm|norm4|_fc|_bn|head)\.(weight|bias)$")
@@ -60,7 +57,7 @@ def shapes():
         key = name, *options.items()
         if key not in known:
             config = finetuning().model
-            config.backbone.update(name=name, **options)
+            config.update_from_flattened_dict({"backbone.name": name, **options})
             model = create_classifier(config, 1000)
             images = jnp.zeros((1, 224, 224, 3))
             known[key] = model.encoder, jax.eval_shape(model.init, jax.random.key(0), images)["params"]
@@ -69,11 +66,9 @@ def shapes():
     return of
 
 
-def ours(family, shapes, official, monkeypatch):
+def ours(family, shapes, official):
     """{published name: (scale, decays)}: every parameter, in the published form, holds its own numbers."""
     name, options, table = MODELS[family]
-    for key, rules in TABLES.items():
-        monkeypatch.setitem(names.TABLES, key, rules)
     encoder, params = shapes(name, options)
     scales = layer_scales(params, encoder, GROUPS[family]["layer_decay"], official)
     groups = decay_groups(params, spared_from_decay(params, encoder, official))
@@ -97,16 +92,16 @@ def assert_groups(found, wanted, layer_decay):
 
 
 @pytest.mark.parametrize("family", MODELS)
-def test_official_groups_equal_published(family, shapes, monkeypatch):
+def test_official_groups_equal_published(family, shapes):
     wanted = expected(family)
     if family == "simmim_swin":  # the one published fine-tuning of a Swin that spares its tables
         wanted = {name: (power, decays or "table" in name) for name, (power, decays) in wanted.items()}
-    found = ours(family, shapes, True, monkeypatch)
+    found = ours(family, shapes, True)
     assert_groups(found, wanted, GROUPS[family]["layer_decay"])
 
 
 @pytest.mark.parametrize("family", MODELS)
-def test_default_groups_spare_all_positions_and_let_the_head_learn_fastest(family, shapes, monkeypatch):
+def test_default_groups_spare_all_positions_and_let_the_head_learn_fastest(family, shapes):
     published_groups = expected(family)
     wanted = {
         name: (
@@ -119,7 +114,7 @@ def test_default_groups_spare_all_positions_and_let_the_head_learn_fastest(famil
     if family == "mixmim":
         assert {"head.weight", "head.bias", "norm.weight", "norm.bias"} < changed
     assert (not changed) == (family in ("fastmim_vit", "fastmim_pvtv2", "mae_vit", "simmim_swin"))
-    assert_groups(ours(family, shapes, False, monkeypatch), wanted, GROUPS[family]["layer_decay"])
+    assert_groups(ours(family, shapes, False), wanted, GROUPS[family]["layer_decay"])
 
 
 def test_scales_multiply_the_whole_update_decay_included():

@@ -85,6 +85,5 @@ def test_learned_positions_are_those_of_cls_and_a_square():
     position = to_ours({"pos_embed": table}, "fastmim_vit_classifier")["params"]["encoder"]["position"]
     np.testing.assert_array_equal(position["pos_embed"].reshape(9, 4), table[0, 1:])
     np.testing.assert_array_equal(position["pos_embed_cls"], table[0, :1])
-    assert to_ours({"pos_embed": table}, "fastmim_vit") == {"params": {}}  # computed
     with pytest.raises(UserError, match="8 positions make no square"):
         to_ours({"pos_embed": table[:, :9]}, "fastmim_vit_classifier")
