@@ -24,6 +24,8 @@ def base():
     """Pre-training, by default the FastMIM ViT-B/16 recipe (README of the published code)."""
     config = ConfigDict()
     config.seed = 0
+    # What to start from: a converted checkpoint, the work directory of a run, or one checkpoint of it.
+    config.init = ""  # "": nothing, all parameters start fresh
     config.data = _data(image_size=(128, 128), crop_scale=(0.2, 1.0))
     config.data.eval_path = ""  # a source for the held-out loss; "" takes data.path if eval_split is set
     config.data.eval_split = ""
@@ -83,8 +85,7 @@ def finetuning():
     """Fine-tuning a classifier, by default the ViT-B recipe of MAE (its FINETUNE.md)."""
     config = ConfigDict()
     config.seed = 0
-    # What to start from: the work directory of a run, or one checkpoint of it (DIR/checkpoints/STEP).
-    config.init = ""  # "": nothing, all parameters start fresh
+    config.init = ""  # as above
     config.data = _data(image_size=(224, 224), crop_scale=(0.08, 1.0))
     config.data.eval_path = ""  # what to evaluate on; "": data.path
     config.data.eval_split = ""  # "": its val (valid, validation) or test split

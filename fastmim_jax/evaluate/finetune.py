@@ -12,7 +12,7 @@ from fastmim_jax.evaluate import tuning
 from fastmim_jax.evaluate.accuracy import judge
 from fastmim_jax.evaluate.labels import open_labelled
 from fastmim_jax.evaluate.verdict import write_verdict
-from fastmim_jax.train import setup
+from fastmim_jax.train import setup, start
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.loop import Hook, prepare_workdir, train
 from fastmim_jax.train.metrics import write_atomically
@@ -40,7 +40,7 @@ def finetune(config, workdir, announce=print):
     _check_classes(config, source)
     config, saved = tuning.starting_point(config, workdir)
     run = tuning.build(config, len(source), source.classes, saved=saved)
-    report = tuning.report(run, saved) if saved else None
+    report = start.report(saved.variables, run.abstract, run.model.encoder.resampling) if saved else None
     workdir = prepare_workdir(workdir, config)
     if jax.process_index() == 0:
         write_atomically(workdir / "classes.json", json.dumps(run.classes, indent=0) + "\n")

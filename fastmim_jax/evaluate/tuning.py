@@ -21,7 +21,7 @@ from fastmim_jax.models.heads import POOLINGS, Classifier
 from fastmim_jax.train import setup, sharding, state, steps
 from fastmim_jax.train.optimizer import layer_scales, make_optimizer, spared_from_decay
 from fastmim_jax.train.saved import read_saved
-from fastmim_jax.train.transfer import transfer
+from fastmim_jax.train.start import has_checkpoint, start_from
 
 SHOWN = 5  # likeliest classes that are told of an image
 
@@ -88,7 +88,9 @@ def build(config, records, classes, devices=None, saved=None):
 
     def create():
         begun = state.create_state(init, abstract, config.seed)
-        return begun if saved is None else start_from(saved.variables, begun, model, optimizer_of, abstract)
+        if saved is None:
+            return begun
+        return start_from(saved.variables, begun, optimizer_of, abstract, model.encoder.resampling)
 
     return Tuning(
         config=config,
@@ -123,22 +125,6 @@ def create_classifier(model, classes):
     return Classifier(encoder, classes, pooling, options)
 
 
-def start_from(variables, begun, model, optimizer_of, abstract):
-    """The initial state with what fits of other variables in the place of its own."""
-
-    def run(variables, begun):
-        found, _ = _take(variables, begun, model)
-        return state.begin(found, optimizer_of, bool(begun.average))
-
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return jax.jit(run, out_shardings=shardings)(variables, begun)
-
-
-def _take(variables, begun, model):
-    initial = {"params": begun.params, **begun.collections}
-    return transfer(variables, initial, model.encoder.resampling)
-
-
 def open_tuned(path, step=None):
     """A fine-tuned checkpoint to look with -> (Saved, Tuning, its variables on the devices).
 
@@ -163,19 +149,6 @@ def open_tuned(path, step=None):
 
 def _divided(batch, devices):
     return -(-batch // devices) * devices
-
-
-def report(run, saved):
-    """What `create` would load of a Saved, a `transfer.Report`; nothing is computed."""
-    reports = []
-
-    def shapes(variables, begun):
-        found, told = _take(variables, begun, run.model)
-        reports.append(told)
-        return found
-
-    jax.eval_shape(shapes, saved.variables, run.abstract)
-    return reports[0]
 
 
 def _optimizer(options, encoder, params):
@@ -268,9 +241,8 @@ def starting_point(config, workdir):
     Raises:
       UserError: `config.init` is no checkpoint, or of another backbone.
     """
-    before, checkpoints = Path(workdir) / "config.json", Path(workdir) / "checkpoints"
-    # Until a checkpoint is complete, there is only a folder, and the start has still to be read.
-    if before.exists() and checkpoints.exists() and any(x.name.isdigit() for x in checkpoints.iterdir()):
+    before = Path(workdir) / "config.json"
+    if before.exists() and has_checkpoint(workdir):
         return inherit_own(config, json.loads(before.read_text())), None
     saved = read_saved(config.init) if config.init else None
     return inherit(config, saved.config if saved else None), saved

@@ -17,7 +17,9 @@ from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.growth import grow
 from fastmim_jax.train.heldout import HeldOutLoss, fixed_batches, trivial_losses
 from fastmim_jax.train.metrics import Metrics, Silent, write_atomically
-from fastmim_jax.train.report import describe, read_baselines
+from fastmim_jax.train.report import begun_from, describe, read_baselines
+from fastmim_jax.train.saved import read_saved
+from fastmim_jax.train.start import has_checkpoint
 
 
 class Hook(NamedTuple):
@@ -61,10 +63,12 @@ def pretrain(config, workdir, hooks=(), announce=print):
     """
     say = announce if jax.process_index() == 0 else lambda text: None
     source = setup.open_training_data(config)
-    runs = setup.build_stages(config, len(source))
+    saved = None if not config.init or has_checkpoint(workdir) else read_saved(config.init)
+    runs = setup.build_stages(config, len(source), saved=saved)
+    begun = begun_from(runs[0], saved) if saved else []
     workdir = prepare_workdir(workdir, config)
     held_out = setup.open_held_out_data(config, say)
-    for label, text in describe(runs, source, held_out):
+    for label, text in [*begun, *describe(runs, source, held_out)]:
         say(f"{label:>14}  {text}")
 
     def looks_of(run, state, say):

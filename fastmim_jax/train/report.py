@@ -7,7 +7,7 @@ import jax
 
 from fastmim_jax.data.augment import resizer_name
 from fastmim_jax.data.decode import decoder_name
-from fastmim_jax.train import setup
+from fastmim_jax.train import setup, start
 from fastmim_jax.train.metrics import read_metrics
 from fastmim_jax.train.state import count_parameters
 
@@ -35,6 +35,15 @@ def describe(runs, source, held_out):
         return [*common, *run.plan.describe()]
     stages = [(f"stage {run.plan.stage + 1}", _in_a_line(run.plan)) for run in runs]
     return [*common, ("stages", f"{len(runs)}, {run.plan.total_steps:,} steps in all"), *stages]
+
+
+def begun_from(run, saved, schemes=None):
+    """[(label, text)]: what a Stage takes over from a Saved, and what not.
+
+    schemes: as of `transfer.transfer`.
+    """
+    told = start.report(saved.variables, run.abstract, schemes)
+    return [("start", f"{saved.path}, step {saved.step:,}"), *told.describe()]
 
 
 def _partial(method):

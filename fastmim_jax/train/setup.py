@@ -15,6 +15,7 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.mim import create_method
 from fastmim_jax.train import sharding, state, steps
 from fastmim_jax.train.optimizer import learning_rate, make_optimizer
+from fastmim_jax.train.start import start_from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,13 +81,15 @@ class Run(Stage):
     constant: Any
 
 
-def build_stages(config, records, devices=None):
+def build_stages(config, records, devices=None, saved=None):
     """[Run] of all stages of a config, one if it names none; see `build`."""
-    return [build(config, records, devices, stage) for stage in range(plans.stage_count(config))]
+    return [build(config, records, devices, stage, saved) for stage in range(plans.stage_count(config))]
 
 
-def build(config, records, devices=None, stage=0):
+def build(config, records, devices=None, stage=0, saved=None):
     """A Run for a stage of a config and a number of records; nothing is compiled yet.
+
+    saved: `train.saved.Saved` to start from, or None.
 
     Raises:
       UserError: the config cannot work, in one sentence.
@@ -120,6 +123,10 @@ def build(config, records, devices=None, stage=0):
     )
     batch, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
 
+    def create():
+        begun = state.create_state(init, abstract, config.seed)
+        return begun if saved is None else start_from(saved.variables, begun, optimizer_of, abstract)
+
     def compiled(function, *more):
         return compile_looking(partial(function, **shared), abstract, mesh, batch, whole, *more)
 
@@ -129,7 +136,7 @@ def build(config, records, devices=None, stage=0):
         plan=plan,
         mesh=mesh,
         abstract=abstract,
-        create=lambda: state.create_state(init, abstract, config.seed),
+        create=create,
         step=compile_step(update, abstract, mesh),
         forward=compiled(steps.forward),
         loss=compiled(steps.eval_step),

@@ -46,7 +46,8 @@ def transfer(source, target, schemes=None):
       schemes: how tables are resampled, where not as usual; see `models.resample.matrices_for`.
 
     Returns:
-      New variables in the shapes of the target, and a Report. A head for other classes starts fresh.
+      New variables in the shapes of the target, and a Report. What is of another shape starts fresh where
+      it is not of the backbone: a head for other classes, the decoder of another target.
 
     Raises:
       UserError: nothing of the source fits, too little of the backbone does, or a part of it has another
@@ -57,7 +58,8 @@ def transfer(source, target, schemes=None):
     for path, initial in ours.items():
         name = path if path in theirs else SHARED.sub(r"\1/\2", path)
         value = theirs.get(name)
-        if value is None or (value.shape != initial.shape and path.startswith("params/head/")):
+        # Heads and decoders of another target or another number of classes are nothing to go on from.
+        if value is None or (value.shape != initial.shape and not _of_backbone(path)):
             report.fresh.append(path)
             found[path] = initial
             continue
@@ -75,9 +77,13 @@ def transfer(source, target, schemes=None):
     return unflatten_dict(found, sep="/"), report
 
 
+def _of_backbone(path):
+    return path.split("/")[1] == "encoder"
+
+
 def _check_share(report, theirs, ours):
     taken, backbone = (
-        [path for path in paths if path.startswith("params/encoder/")]
+        [path for path in paths if path.startswith("params/") and _of_backbone(path)]
         for paths in ([*report.loaded, *report.resampled], ours)
     )
     if (report.loaded or report.resampled) and len(taken) >= LEAST * len(backbone):
