@@ -16,8 +16,7 @@ from fastmim_jax.data.mixing import erase, mix, soft_targets
 from fastmim_jax.data.randaugment import RandAugment
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.inherit import inherit
-from fastmim_jax.mim import create_encoder
-from fastmim_jax.models.heads import POOLINGS, Classifier
+from fastmim_jax.mim import create_classifier
 from fastmim_jax.train import setup, sharding, state, steps
 from fastmim_jax.train.optimizer import layer_scales, make_optimizer, spared_from_decay
 from fastmim_jax.train.saved import read_saved
@@ -104,25 +103,6 @@ def build(config, records, classes, devices=None, saved=None):
         prepare=prepare,
         judge=setup.compile_looking(look, abstract.judged(), mesh, sharding.batch_sharding(mesh)),
     )
-
-
-def create_classifier(model, classes):
-    """A backbone with pooling and head, a Flax module, from `config.model`.
-
-    Raises:
-      UserError: an unknown name, or parts that do not go together.
-    """
-    encoder = create_encoder(model)
-    pooling = model.pooling or encoder.pooling
-    if pooling not in POOLINGS:
-        raise UserError(f"unknown model.pooling '{pooling}': there is {', '.join(POOLINGS)}")
-    if pooling == "cls" and "cls_token" not in encoder.official_spared:
-        raise UserError(
-            f"'{model.backbone.name}' has no cls token: type --config.model.pooling={encoder.pooling}"
-        )
-    groups = getattr(encoder, "norm_groups", None)
-    options = {"norm_groups": groups} if pooling == "wide_pool" and groups else None
-    return Classifier(encoder, classes, pooling, options)
 
 
 def open_tuned(path, step=None):

@@ -1,4 +1,4 @@
-"""Pre-training methods; `create_method` builds one from its section of a config."""
+"""Pre-training methods, backbones and classifiers, each built from its section of a config."""
 
 import jax.numpy as jnp
 
@@ -10,6 +10,7 @@ from fastmim_jax.mim.partial import FILLS, SOURCES, Partial, whole
 from fastmim_jax.mim.sampling import SAMPLERS
 from fastmim_jax.mim.simmim import SimMIM
 from fastmim_jax.mim.targets import TARGETS
+from fastmim_jax.models.heads import POOLINGS, Classifier
 from fastmim_jax.models.zoo import attributes, create_model
 
 
@@ -41,6 +42,25 @@ def create_encoder(section):
     known = attributes(name)
     computing = dict(_compute(section), layers=section.layers)
     return create_model(name, **{key: x for key, x in computing.items() if key in known}, **given)
+
+
+def create_classifier(model, classes):
+    """A backbone with pooling and head, a Flax module, from `config.model`.
+
+    Raises:
+      UserError: an unknown name, or parts that do not go together.
+    """
+    encoder = create_encoder(model)
+    pooling = model.pooling or encoder.pooling
+    if pooling not in POOLINGS:
+        raise UserError(f"unknown model.pooling '{pooling}': there is {', '.join(POOLINGS)}")
+    if pooling == "cls" and "cls_token" not in encoder.official_spared:
+        raise UserError(
+            f"'{model.backbone.name}' has no cls token: type --config.model.pooling={encoder.pooling}"
+        )
+    groups = getattr(encoder, "norm_groups", None)
+    options = {"norm_groups": groups} if pooling == "wide_pool" and groups else None
+    return Classifier(encoder, classes, pooling, options)
 
 
 def _compute(section):

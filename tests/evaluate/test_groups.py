@@ -9,8 +9,8 @@ import published
 import pytest
 
 from fastmim_jax.config import finetuning
-from fastmim_jax.evaluate.tuning import create_classifier
 from fastmim_jax.export import names
+from fastmim_jax.mim import create_classifier
 from fastmim_jax.train.optimizer import decay_groups, layer_scales, make_optimizer, spared_from_decay
 
 GROUPS = published.load("finetune_groups")[0]
