@@ -1,16 +1,23 @@
-# Two commands: `make demo` and `make test`. Both make .venv and install what they need.
+# Two commands: `make demo` and `make test`. Both make .venv and install what they need. `make torch` adds
+# PyTorch, timm and transformers, with which `make test` compares conversions.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test torch lint format clean
 
 demo: $(VENV)/installed
 	$(BIN)/fastmim pretrain --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# torchvision without what it asks for: timm imports it, and nothing here calls its compiled operators.
+torch: $(VENV)/installed
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --no-deps torchvision==0.28.0
+	$(BIN)/pip install --quiet --editable ".[dev,torch]"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -4,10 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-from absl import flags
-from ml_collections import config_flags
-
 from fastmim_jax import __version__
+from fastmim_jax.command_line import parse
 from fastmim_jax.errors import UserError
 
 USAGE = """fastmim {version}: masked-image-modeling pre-training
@@ -19,6 +17,8 @@ USAGE = """fastmim {version}: masked-image-modeling pre-training
     fastmim finetune    --config=configs/finetune.py[:VARIANT] --config.init=DIR --workdir=DIR
     fastmim evaluate    --workdir=DIR [--images=DIR] [--out=FILE.csv]
     fastmim predict     --workdir=DIR --images=FILE_OR_DIR [--out=FILE.csv]
+    fastmim convert     SOURCE DESTINATION [--to=official|timm|hf|...] [--encoder_only] [--image_size=224]
+    fastmim verify      A B [--format=NAME]
     fastmim bench       --config=FILE.py[:VARIANT] [--workdir=DIR] [--show_batch=FILE.png]
 
 Every config's docstring says what to expect; `fastmim COMMAND --help` lists the flags."""
@@ -135,6 +135,50 @@ def predict(values):
         predict(workdir, values.images, step=values.step, out=values.out, **told)
 
 
+def convert(values):
+    """Converts a checkpoint: from published files to ours, from ours to PyTorch, timm, Hugging Face, ..."""
+    source, destination = _words(values, "fastmim convert SOURCE DESTINATION")
+    from fastmim_jax.export.convert import convert
+
+    _start_jax(values)
+    convert(source, destination, _conversion(values))
+
+
+def verify(values):
+    """Compares two checkpoints layer by layer on the same images; exits with 1 if they differ."""
+    first, second = _words(values, "fastmim verify A B")
+    from fastmim_jax.export.verify import verify
+
+    _start_jax(values)
+    return 0 if verify(first, second, _conversion(values)) else 1
+
+
+def _words(values, usage):
+    if len(values.words) != 2:
+        raise UserError(f"{len(values.words)} paths were given, expected 2: type {usage}")
+    return values.words
+
+
+def _conversion(values):
+    from fastmim_jax.export.convert import Options
+
+    size = tuple(map(int, values.image_size)) if values.image_size else None
+    if size and (len(size) > 2 or min(size) < 1):
+        given = ",".join(values.image_size)
+        raise UserError(f"--image_size={given} is no size: type --image_size=224, or 160,224")
+    return Options(
+        format=values.format or "",
+        key=values.key or "",
+        to=values.to or "",
+        step=values.step,
+        encoder_only=values.encoder_only,
+        partial=values.partial,
+        image_size=size and (size[0], size[-1]),
+        settings=tuple(values.set),
+        overwrite=values.overwrite,
+    )
+
+
 def bench(values):
     """Measures the step, HOG within it, and the input pipeline; or draws what the network sees."""
     config = _config(values)
@@ -172,6 +216,8 @@ def _told(summary, workdir):
     yield f"curve:           {workdir / 'pictures' / 'curve.png'}"
 
 
+CONVERSION = ("format", "key", "step", "partial", "set")
+WORDS = ("convert", "verify")  # commands that are given paths without a flag
 COMMANDS = {
     "pretrain": (pretrain, ("config", "workdir", "distributed")),
     "reconstruct": (reconstruct, ("workdir", "images", "count", "step")),
@@ -180,20 +226,24 @@ COMMANDS = {
     "finetune": (finetune, ("config", "workdir", "distributed")),
     "evaluate": (evaluate, ("workdir", "images", "step", "out")),
     "predict": (predict, ("workdir", "images", "step", "out")),
+    "convert": (convert, (*CONVERSION, "to", "encoder_only", "image_size", "overwrite")),
+    "verify": (verify, CONVERSION),
     "bench": (bench, ("config", "workdir", "show_batch")),
 }
 
 
 def main(argv=None):
-    """Runs a command and exits: 0 done, 2 bad input (one sentence on standard error)."""
+    """Runs a command and exits: 0 done, 1 different (`verify`), 2 bad input (one sentence on stderr)."""
     try:
-        _run(list(sys.argv[1:] if argv is None else argv))
+        code = _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
         print(f"fastmim: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("fastmim: interrupted", file=sys.stderr)
         sys.exit(130)
+    if code:
+        sys.exit(code)
 
 
 def _run(argv):
@@ -204,98 +254,7 @@ def _run(argv):
     if name not in COMMANDS:
         raise UserError(f"'{name}' is not a command: there is {', '.join(COMMANDS)}")
     command, wanted = COMMANDS[name]
-    command(_parse(name, wanted, argv))
-
-
-def _parse(name, wanted, argv):
-    """Command-line words -> absl flag values.
-
-    Raises:
-      UserError: anything that absl or ml_collections cannot take.
-    """
-    argv = [_found_config(word) for word in argv]
-    values = _flags([name, *argv])
-    if "--help" in argv:
-        lines = [f"  --{flag}: {values[flag].help}" for flag in wanted]
-        print("\n".join([f"fastmim {name}: {COMMANDS[name][0].__doc__}", *lines]))
-        sys.exit(0)
-    try:
-        rest = values([f"fastmim {name}", *argv])[1:]
-        values.config  # noqa: B018 - a config that failed to load raises here
-    except UserError:
-        raise
-    except AttributeError as error:
-        raise UserError(_unknown_key(error)) from error
-    except (flags.Error, OSError, ValueError, TypeError, KeyError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        told = lines[-1] if isinstance(error, OSError) else lines[0]
-        raise UserError(f"{told} (see `fastmim {name} --help`)") from error
-    if rest:
-        raise UserError(f"'{rest[0]}' is not a flag: flags look like --workdir=DIR")
-    given = {word.lstrip("-").split("=")[0].split(".")[0] for word in argv}
-    foreign = [flag for flag in given if flag not in wanted]
-    if foreign:
-        raise UserError(f"fastmim {name} takes no --{foreign[0]}: it takes --{', --'.join(wanted)}")
-    return values
-
-
-def _flags(argv):
-    """The flags of all commands, unparsed; --config.KEY flags are made from what `argv` holds."""
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", None, "a config file, with :VARIANT", flag_values=values, sys_argv=argv
-    )
-    for flag, help_text in (
-        ("workdir", "folder of the run, made if missing"),
-        ("images", "folder, data set or image to take instead of the run's own"),
-        ("test", "labelled folder or data set to test on; the val or test split of --images if not given"),
-        ("split", "of --images; val, test or train, whichever there is first, if not given"),
-        ("out", "file to write"),
-        ("show_batch", "PNG to draw a training batch into, as the network sees it"),
-    ):
-        flags.DEFINE_string(flag, None, help_text, flag_values=values)
-    for flag, default, help_text in (
-        ("kinds", ["ridge", "knn"], "probes: some of ridge, knn, linear, attentive"),
-        ("layers", [], 'layers to write, such as "block 12 mean"; the last if not given'),
-    ):
-        flags.DEFINE_list(flag, default, help_text, flag_values=values)
-    for flag, help_text, least in (
-        ("count", "how many images at most: 6 to draw, 20,000 to probe if not given", 1),
-        ("folds", "of cross-validation; 0: none where there is something to test on, else 5", 0),
-        ("step", "which checkpoint; the best or newest if not given", 0),
-    ):
-        default = 0 if flag == "folds" else None
-        flags.DEFINE_integer(flag, default, help_text, lower_bound=least, flag_values=values)
-    flags.DEFINE_bool(
-        "distributed", False, "several processes: let JAX find the others", flag_values=values
-    )
-    return values
-
-
-def _found_config(word):
-    """--config=configs/X.py, also where the working directory has no such folder."""
-    flag, _, path = word.partition("=")
-    if flag.lstrip("-") != "config" or not path:
-        return word
-    file, _, variant = path.partition(":")
-    package = Path(__file__).parent
-    places = [Path(file), package.parent / file, package / file]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        known = sorted(place.name for place in (package.parent / "configs").glob("*.py"))
-        raise UserError(
-            f"there is no config file {file}: expected --config=configs/NAME.py[:VARIANT], such as "
-            + ", ".join(known)
-        )
-    return f"{flag}={found}" + (f":{variant}" if variant else "")
-
-
-def _unknown_key(error):
-    text = str(error).strip("\"'").replace("\\n", "\n").replace("\\'", "'")
-    key, *hint = [line.strip("'\" ") for line in text.splitlines()]
-    return f"the config has no key '{key}'; " + (
-        hint[0][0].lower() + hint[0][1:] if hint else "its keys are in fastmim_jax/config.py"
-    )
+    return command(parse(name, command.__doc__, wanted, argv, words=name in WORDS))
 
 
 def _config(values, section=""):

@@ -96,6 +96,7 @@ def finetuning():
     config.model.backbone.position_grid = placeholder(tuple)  # of the table positions are resampled from
     config.model.backbone.drop_path = 0.1  # of the last block; that of the others grows up to it
     config.model.pooling = placeholder(str)  # unset: as published; see `fastmim_jax.models.heads`
+    config.model.pooling_width = placeholder(int)  # of "wide_pool"; unset: 1280
     config.model.classes = placeholder(int)  # unset: as the data has
     config.model.update(_computing())
 

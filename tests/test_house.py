@@ -18,6 +18,7 @@ FLOORS = [
     "train",
     ("evaluate", "export"),
     "tools",
+    "command_line",
     "__main__",
 ]
 FLOOR = {

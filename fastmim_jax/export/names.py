@@ -14,9 +14,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export import official, openmmlab
+from fastmim_jax.export import huggingface, mmdet, official, openmmlab, timm, torchvision
 
-FORMATS = {known.name: known for known in (*official.FORMATS, *openmmlab.FORMATS)}
+FORMATS = {
+    known.name: known
+    for module in (official, openmmlab, timm, huggingface, torchvision, mmdet)
+    for known in module.FORMATS
+}
 STATISTICS = ("mean", "var")  # last parts of our paths in "batch_stats"; all others are parameters
 
 
@@ -29,12 +33,7 @@ def to_ours(state_dict, name):
       UserError: names that the format does not know, or a part of what belongs together.
     """
     _refuse(unknown(state_dict, name), name)
-    renamed = _rename(state_dict, FORMATS[name], _inward)
-    collections = {path: _collection(path) for path in renamed}
-    return {
-        name: unflatten_dict({path: x for path, x in renamed.items() if collections[path] == name}, sep="/")
-        for name in sorted({"params", *collections.values()})
-    }
+    return in_collections(_rename(state_dict, FORMATS[name], _inward))
 
 
 def to_theirs(variables, name):
@@ -56,10 +55,42 @@ def flat(variables):
     return arrays
 
 
+def in_collections(arrays):
+    """{path: array} -> variables {"params": nested, ...}, the inverse of `flat`."""
+    collections = {path: _collection(path) for path in arrays}
+    return {
+        name: unflatten_dict({path: x for path, x in arrays.items() if collections[path] == name}, sep="/")
+        for name in sorted({"params", *collections.values()})
+    }
+
+
 def unknown(names, format_name):
     """Those of published names that a format does not know."""
     known = FORMATS[format_name]
-    return [name for name in _unmatched(names, known, _inward) if name.split(".")[-1] not in known.unread]
+    return [name for name in _unmatched(names, known, _inward) if not unread(name, format_name)]
+
+
+def unread(name, format_name):
+    """Whether a format has a published name for what a model needs not be told."""
+    return not set(name.split(".")).isdisjoint(FORMATS[format_name].unread)
+
+
+def unused(names, format_name):
+    """How many entries of a format's table have none of the published names."""
+    known = FORMATS[format_name]
+    used = {match[0] for _, match in _matches(names, known, _inward) if match}
+    return len(_entries(known, _inward)[0]) - len(used)
+
+
+def published(path, format_name):
+    """The names that one of our paths has in a format; the path itself where it has none."""
+    known = FORMATS[format_name]
+    ((_, match),) = _matches([path], known, _outward)
+    if match is None:
+        return path
+    number, _, indices = match
+    entries, _ = _entries(known, _outward)
+    return ", ".join(target.format(*indices) for target in entries[number].targets)
 
 
 def placeless(paths, format_name):

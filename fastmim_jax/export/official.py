@@ -132,8 +132,8 @@ MIXMIM_POSITIONS = Rule("decoder_pos_embed", "decoder/position/pos_embed", array
 SWIN_BUFFERS = (relative_indices, attention_masks)
 
 
-def _official(name, family, kind, table, *buffers):
-    return Format(name, "official", family, kind, table, buffers)
+def _official(name, family, kind, table, *buffers, signs=()):
+    return Format(name, "official", family, kind, table, buffers, signs=signs)
 
 
 FORMATS = (
@@ -165,6 +165,7 @@ FORMATS = (
         "vit",
         "mae",
         (Rule("mask_token", "mask_token", array()), *VIT, MAE_POSITIONS, *DECODER),
+        signs=("decoder_pos_embed",),
     ),
     _official(
         "mixmim",
@@ -173,7 +174,14 @@ FORMATS = (
         (Rule("mask_token", "mask_token", array(MIX_TOKEN)), *MIXMIM, MIXMIM_POSITIONS, *DECODER),
         relative_indices,
     ),
-    _official("mixmim_classifier", "mixmim", "classifier", classifying(MIXMIM), relative_indices),
+    _official(
+        "mixmim_classifier",
+        "mixmim",
+        "classifier",
+        classifying(MIXMIM),
+        relative_indices,
+        signs=("absolute_pos_embed",),
+    ),
     _official("simmim_vit", "vit", "simmim", (*SIMMIM, *inside_encoder(SIMMIM_VIT)), relative_indices),
     _official(
         "simmim_swin",
@@ -190,6 +198,11 @@ FORMATS = (
         relative_indices,
     ),
     _official(
-        "swin_classifier", "swin", "classifier", classifying((*SWIN, TABLE_OF_POSITIONS)), *SWIN_BUFFERS
+        "swin_classifier",
+        "swin",
+        "classifier",
+        classifying((*SWIN, TABLE_OF_POSITIONS)),
+        *SWIN_BUFFERS,
+        signs=("attn_mask",),
     ),
 )

@@ -39,7 +39,8 @@ class Format(NamedTuple):
     kind: "fastmim", "mae", "mixmim" or "simmim" for what was pre-trained with its head or decoder, else
       "classifier", a backbone that may have a head.
     buffers: functions of `export.buffers`, for what is written beside the parameters.
-    unread: last parts of names that carry nothing which a model needs to be told.
+    unread: parts of names that carry nothing which a model needs to be told.
+    signs: last parts of names that tell it from formats with otherwise the same names.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Format(NamedTuple):
     table: tuple[Rule, ...]
     buffers: tuple[Callable, ...] = ()
     unread: tuple[str, ...] = ("relative_position_index", "attn_mask", "num_batches_tracked")
+    signs: tuple[str, ...] = ()
 
 
 def _square(x):

@@ -58,8 +58,8 @@ def create_classifier(model, classes):
         raise UserError(
             f"'{model.backbone.name}' has no cls token: type --config.model.pooling={encoder.pooling}"
         )
-    groups = getattr(encoder, "norm_groups", None)
-    options = {"norm_groups": groups} if pooling == "wide_pool" and groups else None
+    wide = {"norm_groups": getattr(encoder, "norm_groups", None), "width": model.pooling_width}
+    options = {key: x for key, x in wide.items() if x is not None} if pooling == "wide_pool" else None
     return Classifier(encoder, classes, pooling, options)
 
 

@@ -85,6 +85,7 @@ class ConvNeXt(Pyramid):
     layers: str = "unrolled"
 
     downsample_offset = 1  # the published fine-tuning puts it with the stage that it leads to
+    pooling = "pool_norm"
 
     def setup(self):
         common = dict(epsilon=self.epsilon, dtype=self.dtype)

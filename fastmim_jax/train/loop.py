@@ -220,6 +220,11 @@ def prepare_workdir(workdir, config):
     """
     workdir = Path(workdir)
     saved = workdir / "config.json"
+    if (workdir / "conversion.json").exists():
+        raise UserError(
+            f"{workdir} holds a converted checkpoint, not a run that can go on: type "
+            f"--config.init={workdir} and another --workdir"
+        )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         before = json.loads(saved.read_text()) if saved.exists() else None

@@ -1,0 +1,83 @@
+"""From a Model to the arrays of another library's file."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.export.detect import find_format
+from fastmim_jax.export.model import position_tables
+from fastmim_jax.export.names import FORMATS, flat, in_collections, placeless, to_theirs
+
+# Arrays of pre-training alone, which libraries of backbones and classifiers have no place for.
+PRETRAINING = ("decoder/", "mask_token", "pred/", "reconstruct/")
+
+
+class Written(NamedTuple):
+    """format: rules.Format. state: {published name: array}. dropped: our paths without a place in it."""
+
+    format: object
+    state: dict
+    dropped: list
+
+
+def formats_for(model, library):
+    """Formats of a library that a Model could be written in: of its own kind first, then as a backbone."""
+    found = [
+        known for known in FORMATS.values() if known.library == library and known.family == model.family
+    ]
+    same = [known for known in found if known.kind == model.kind]
+    return same + [known for known in found if known.kind == "classifier" and known not in same]
+
+
+def write_arrays(model, library, *, encoder_only=False, format_name=None):
+    """A Written of a Model.
+
+    Args:
+      library: a `library` of `names.FORMATS`.
+      encoder_only: leave out all but the backbone.
+      format_name: one format of it.
+
+    Raises:
+      UserError: the library has no such model, or no place for a part of its backbone.
+    """
+    formats = [find_format(format_name)] if format_name else formats_for(model, library)
+    if not formats:
+        others = sorted({known.library for known in FORMATS.values() if formats_for(model, known.library)})
+        raise UserError(f"{library} has no {model.family}: type --to= with one of {', '.join(others)}")
+    known = min(formats, key=lambda known: len(_needed(_form(model, known, encoder_only)[1], known, model)))
+    arrays, lacking = _form(model, known, encoder_only)
+    needed = _needed(lacking, known, model)
+    if needed:
+        raise UserError(
+            f"the format '{known.name}' has no place for {', '.join(needed[:3])} ({len(needed)} arrays): "
+            "type --to=official, or --encoder_only where they are not of the backbone"
+        )
+    kept = {path: x for path, x in arrays.items() if path not in lacking}
+    state = to_theirs(in_collections(kept), known.name)
+    for buffers in known.buffers:
+        state |= buffers(state, model.image_shape[:2])
+    return Written(known, {name: np.asarray(x, order="C") for name, x in state.items()}, lacking)
+
+
+def _form(model, known, encoder_only):
+    """-> ({path: array} as a format has them, but for names; those paths without a place in it).
+
+    Positions that the model makes itself are tables there, and a norm before the mean over cells stands
+    where that of the backbone does, unless the format has a place of its own for it.
+    """
+    arrays = flat(model.variables)
+    tables = position_tables(model)
+    arrays |= {path: x for path, x in tables.items() if not placeless([path], known.name)}
+    if encoder_only:
+        arrays = {path: x for path, x in arrays.items() if path.startswith("encoder/")}
+    if model.pooling == "norm_pool" and placeless(["pooling/norm/scale"], known.name):
+        arrays = {path.replace("pooling/norm", "encoder/norm"): x for path, x in arrays.items()}
+    return arrays, placeless(arrays, known.name)
+
+
+def _needed(lacking, known, model):
+    """Of arrays without a place in a format those that cannot be left out."""
+    if model.kind == known.kind:
+        return lacking
+    return [path for path in lacking if not path.startswith(PRETRAINING)]

@@ -1,0 +1,141 @@
+"""Functions in a file: what they give of any number of images, where nothing of this package is there."""
+
+import importlib
+import json
+import subprocess
+import sys
+from functools import partial
+
+import exporting
+import jax
+import numpy as np
+import pytest
+import small
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.evaluate.frozen import open_frozen
+from fastmim_jax.evaluate.tuning import open_tuned
+from fastmim_jax.export import exported
+from fastmim_jax.export.exported import write_function
+from fastmim_jax.export.model import Model, open_model, write_workdir
+
+pytest.importorskip("flatbuffers", reason="needs the stablehlo extra: pip install '.[stablehlo]'")
+
+# The same sums in float32, in the order that XLA likes for another batch.
+CLOSE = dict(rtol=1e-5, atol=1e-5)
+READER = """
+import sys
+import jax, numpy as np
+function = jax.export.deserialize(open(sys.argv[1], "rb").read())
+images = np.load(sys.argv[2])
+found = {f"{name} {b}": x for b in (1, 3, 8) for name, x in function.call(images[:b]).items()}
+np.savez(sys.argv[3], **found)
+assert not {"flax", "fastmim_jax"} & set(sys.modules)
+"""
+
+
+def opened(path):
+    return jax.export.deserialize(path.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return exporting.classifier("vit")
+
+
+@pytest.fixture(scope="module")
+def written(vit, tmp_path_factory):
+    """(path, sentence) of a model whose run was trained in ways that few platforms have."""
+    model = vit._replace(config=vit.config.copy_and_resolve_references())
+    model.config.model.update(dtype="bfloat16", kernel="cudnn", remat="full", layers="scanned")
+    path = tmp_path_factory.mktemp("out") / "new" / "vit.stablehlo"
+    said = write_function(model, path)
+    assert model.config.model.kernel == "cudnn"
+    return path, said
+
+
+def test_a_process_without_this_package_gets_the_logits_of_the_model(vit, written, tmp_path):
+    pixels = exporting.images(8)
+    np.save(tmp_path / "in.npy", pixels)
+    names = [str(written[0]), str(tmp_path / "in.npy"), str(tmp_path / "out.npz")]
+    subprocess.run([sys.executable, "-c", READER, *names], check=True, cwd=tmp_path)
+    found, wanted = np.load(names[2]), exporting.logits(vit, pixels)
+    assert wanted.std(0).min() > 1e-3  # images do matter
+    for batch in (1, 3, 8):
+        logits, probabilities = found[f"logits {batch}"], found[f"probabilities {batch}"]
+        assert logits.dtype == probabilities.dtype == np.float32
+        np.testing.assert_allclose(logits, wanted[:batch], **CLOSE)
+        shares = np.exp(wanted[:batch]) / np.exp(wanted[:batch]).sum(1, keepdims=True)
+        np.testing.assert_allclose(probabilities, shares, **CLOSE)
+
+
+def test_what_lies_beside_it_tells_what_goes_in_and_out(written):
+    path, said = written
+    told = json.loads((path.parent / "vit.stablehlo.json").read_text())
+    assert sorted(x.name for x in path.parent.iterdir()) == ["vit.stablehlo", "vit.stablehlo.json"]
+    assert told["classes"] == list(exporting.CLASSES) and told["image_size"] == [64, 64]
+    assert told["input"]["shape"] == ["b", 64, 64, 3] and told["input"]["dtype"] == "uint8"
+    assert told["normalized_inside"]["mean"] == list(exporting.MEAN)
+    assert {name: x["shape"] for name, x in told["outputs"].items()} == {
+        "logits": ["b", 3],
+        "probabilities": ["b", 3],
+    }
+    assert told["platforms"] == ["cpu", "cuda", "tpu"] == list(opened(path).platforms)
+    assert str(path) in said and "logits, probabilities" in said
+
+
+@pytest.mark.parametrize("family", ["swin", "cmt"])
+def test_other_families(family, tmp_path):
+    model, pixels = exporting.classifier(family), exporting.images(3)
+    write_function(model, tmp_path / "f")
+    found, wanted = opened(tmp_path / "f").call(pixels)["logits"], exporting.logits(model, pixels)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_of_fine_tuned_run_as_it_is_evaluated(vit, tmp_path):
+    write_workdir(vit, tmp_path / "run", {})
+    write_function(open_model(tmp_path / "run"), tmp_path / "f", platforms=("cpu",))
+    pixels, rows = exporting.images(8), np.zeros(8, np.int32)
+    _, run, variables = open_tuned(tmp_path / "run")
+    told = run.judge(variables, dict(image=pixels, label=rows, index=rows, valid=rows == 0, bad=rows == 1))
+    found = np.asarray(opened(tmp_path / "f").call(pixels)["probabilities"])
+    np.testing.assert_allclose(
+        np.take_along_axis(found, np.asarray(told["best"]), 1), told["probability"], **CLOSE
+    )
+
+
+def test_of_pretrained_run_the_features(tmp_path):
+    model = Model(small.config(), {})
+    random, (width, height, _) = np.random.default_rng(0), model.image_shape
+    drawn = jax.tree.map(lambda x: random.normal(0, 0.2, x.shape).astype(x.dtype), model.shapes())
+    write_workdir(model._replace(variables=drawn), tmp_path / "run", {})
+    write_function(open_model(tmp_path / "run"), tmp_path / "f", platforms=("cpu",))
+    told = json.loads((tmp_path / "f.json").read_text())
+    assert told["classes"] is None and list(told["outputs"]) == ["mean", "cls"]
+    _, frozen = open_frozen(tmp_path / "run")
+    pixels = random.integers(0, 256, (3, height, width, 3), dtype=np.uint8)
+    found = opened(tmp_path / "f").call(pixels)
+    tokens = np.asarray(jax.jit(partial(frozen.tokens, layer="block 2"))(frozen.variables, pixels))
+    np.testing.assert_allclose(found["cls"], tokens[:, 0], **CLOSE)
+    np.testing.assert_allclose(found["mean"], tokens[:, 1:].mean(1), **CLOSE)
+
+
+def test_refusals_leave_nothing(vit, written, tmp_path, monkeypatch):
+    params = {name: x for name, x in vit.variables["params"]["encoder"].items() if name != "norm"}
+    bare = Model(vit.config, {"params": {"encoder": params}}, (), "some file")
+
+    def refused(match, model=vit, path=tmp_path / "f", **options):
+        with pytest.raises(UserError, match=match):
+            write_function(model, path, **options)
+
+    refused("unknown platform 'gpu': there is cpu, cuda, tpu, rocm", platforms=("gpu",))
+    refused("no platform is given", platforms=())
+    refused("vit.stablehlo exists already", path=written[0], platforms=("cpu",))
+    refused("backbone of some file has no final norm", model=bare)
+    monkeypatch.setattr(exported, "LARGEST", 1e-5)
+    refused("one file of a function holds up to 1e-05")
+    monkeypatch.undo()
+    missing = lambda name: importlib.import_module(f"no_{name}")  # noqa: E731
+    monkeypatch.setattr(exported, "importlib", type("", (), {"import_module": staticmethod(missing)}))
+    refused("type pip install flatbuffers")
+    assert not list(tmp_path.iterdir())

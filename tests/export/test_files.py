@@ -1,0 +1,286 @@
+"""Files of arrays: the arrays are found and come back to the bit; a file is written whole or not at all."""
+
+import json
+import os
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from pickles import entries, program, tensor, write_zip
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.export.files import atomically, read_tensors, write_pth, write_safetensors
+
+ARRAYS = {
+    "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "a.transposed": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+    "half": np.array([1.5, np.nan, -0.0], np.float16),
+    "bfloat16": np.array([[1.5, -2]], ml_dtypes.bfloat16),
+    "count": np.array(3, np.int64),
+    "mask": np.array([True, False]),
+    "empty": np.zeros((0, 3), np.float32),
+    "device": jnp.arange(3.0),
+}
+
+
+def assert_same(ours, wanted):
+    assert list(ours) == list(wanted)
+    for name, array in wanted.items():
+        array = np.asarray(array)
+        assert ours[name].dtype == array.dtype and ours[name].shape == array.shape
+        assert ours[name].tobytes() == array.tobytes(), name
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch", reason="needs the torch extra: pip install '.[torch]'")
+
+
+def checkpoint(path, tree):
+    """A checkpoint with 24 numbers for every leaf "T" of nested dicts, and text for other leaves."""
+
+    def pickled(node):
+        if isinstance(node, dict):
+            return b"}" + entries({name: pickled(below) for name, below in node.items()})
+        return tensor((24,), (1,)) if node == "T" else b"N"
+
+    return write_zip(path, program(pickled(tree)))
+
+
+@pytest.mark.parametrize(
+    "tree, key, wrapper, prefix, names, others",
+    [
+        ({"w": "T", "b": "T"}, None, "", "", ["w", "b"], []),
+        ({"w": "T", "steps": 1, "o": {}}, None, "", "", ["w"], ["steps", "o (0 entries)"]),
+        ({"model": {"w": "T"}, "epoch": 1}, None, "model", "", ["w"], ["epoch"]),
+        (
+            {"model_ema": {"w": "T"}, "model": {"v": "T"}},
+            None,
+            "model",
+            "",
+            ["v"],
+            ["model_ema (1 entries)"],
+        ),
+        (
+            {"model_ema": {"w": "T"}, "model": {"v": "T"}},
+            "model_ema",
+            "model_ema",
+            "",
+            ["w"],
+            ["model (1 entries)"],
+        ),
+        ({"state_dict": {"w": "T"}, "best_acc1": "T"}, None, "state_dict", "", ["w"], ["best_acc1"]),
+        ({"model": {"module": {"w": "T", "x": 1}}}, None, "model.module", "", ["w"], ["x"]),
+        ({"model": 1, "encoder": {"w": "T"}}, None, "encoder", "", ["w"], ["model"]),
+        ({"net": {"module.w": "T", "module.b": "T"}}, None, "net", "module.", ["w", "b"], []),
+        ({"module._orig_mod.w": "T"}, None, "", "module._orig_mod.", ["w"], []),
+        (
+            {"state_dict": {"model.w": "T"}, "loops": {}},
+            None,
+            "state_dict",
+            "model.",
+            ["w"],
+            ["loops (0 entries)"],
+        ),
+        ({"module.w": "T", "b": "T"}, None, "", "", ["module.w", "b"], []),
+        ({"x": {"y": {"w": "T"}}}, "x.y", "x.y", "", ["w"], []),
+    ],
+)
+def test_where_arrays_are_found(tmp_path, tree, key, wrapper, prefix, names, others):
+    found = read_tensors(checkpoint(tmp_path / "file.ckpt", tree), key)
+    assert (found.wrapper, found.prefix, found.others) == (wrapper, prefix, others)
+    assert list(found.arrays) == names
+    assert all((array == np.arange(24)).all() for array in found.arrays.values())
+
+
+@pytest.mark.parametrize(
+    "tree, key, match",
+    [
+        (
+            {"epoch": 1, "args": 2},
+            None,
+            "has no arrays in it: expected named arrays, it holds epoch, args$",
+        ),
+        ({}, None, "it holds nothing"),
+        ({"generator": {"w": "T"}}, None, "choose one of generator by its key"),
+        ({"model": {"w": "T"}}, "model_ema", "has no entry 'model_ema': choose one of model by its key"),
+        ({"model": {"w": "T"}}, "model.w.x", "has no entry 'model.w.x'"),
+        ({"model": {"w": "T"}, "x": {"y": 1}}, "x", "has no arrays under 'x'"),
+        ("T", None, "holds a ndarray: expected named arrays"),
+    ],
+)
+def test_no_arrays(tmp_path, tree, key, match):
+    with pytest.raises(UserError, match=match):
+        read_tensors(checkpoint(tmp_path / "file.pth", tree), key)
+
+
+def test_a_wrapper_that_holds_itself_has_an_end(tmp_path):
+    body = b"}q\x00X\x05\x00\x00\x00modelh\x00s"
+    with pytest.raises(UserError, match="has no arrays"):
+        read_tensors(write_zip(tmp_path / "x.pth", program(body)))
+
+
+def test_safetensors_come_back(tmp_path):
+    path = tmp_path / "model.anything"
+    write_safetensors(path, ARRAYS, {"model": "vit_b16"})
+    found = read_tensors(path)
+    assert_same(found.arrays, {name: ARRAYS[name] for name in found.arrays})
+    assert found.arrays.keys() == ARRAYS.keys() and found[1:] == ("", "", [])
+    size = int.from_bytes(path.read_bytes()[:8], "little")
+    header = json.loads(path.read_bytes()[8 : 8 + size])
+    assert header["__metadata__"] == {"format": "pt", "model": "vit_b16"}
+
+
+def test_safetensors_as_torch_reads_them(torch, tmp_path):
+    write_safetensors(tmp_path / "x", ARRAYS)
+    theirs = pytest.importorskip("safetensors.torch").load_file(tmp_path / "x")
+    for name, array in ARRAYS.items():
+        bits = theirs[name].reshape(-1).view(torch.uint8).numpy().tobytes()
+        assert bits == np.asarray(array).tobytes() and theirs[name].shape == array.shape
+    assert theirs["bfloat16"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("wrapper", ["model", ""])
+def test_checkpoints_come_back(torch, tmp_path, wrapper):
+    path = tmp_path / "model.pth"
+    write_pth(path, ARRAYS, wrapper)
+    found = read_tensors(path)
+    assert_same(found.arrays, ARRAYS)
+    assert found.wrapper == wrapper
+    theirs = torch.load(path, weights_only=True)
+    theirs = theirs[wrapper] if wrapper else theirs
+    assert theirs["bfloat16"].dtype == torch.bfloat16 and theirs["half"].dtype == torch.float16
+    # The same arrays make the same file, though it was written under another name at first.
+    before = path.read_bytes()
+    write_pth(path, found.arrays, wrapper, overwrite=True)  # also while the old one is looked into
+    assert path.read_bytes() == before
+
+
+def test_checkpoints_need_torch(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    with pytest.raises(UserError, match="needs torch"):
+        write_pth(tmp_path / "x.pth", ARRAYS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_parts_and_folders(tmp_path):
+    arrays = {f"{i}": np.full(3, i) for i in range(4)}
+    write_safetensors(tmp_path / "one.safetensors", {"0": arrays["0"], "1": arrays["1"]})
+    write_safetensors(tmp_path / "two.safetensors", {"2": arrays["2"], "3": arrays["3"]})
+    index = tmp_path / "model.safetensors.index.json"
+    places = {"0": "one", "1": "one", "2": "two", "3": "two"}
+    weight_map = {name: f"{part}.safetensors" for name, part in places.items()}
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    for path in (tmp_path, index):
+        found = read_tensors(path).arrays
+        assert_same(dict(sorted(found.items())), arrays)
+
+    for changed, match in [
+        ({"0": "three.safetensors"}, "has no three.safetensors"),
+        ({"0": "../one.safetensors"}, "names the part '../one.safetensors'"),
+        ({"0": index.name}, "is text that starts with"),
+        ({"9": "one.safetensors"}, "names '9', which is in none"),
+        ({"0": 1}, "names the part 1|is no index"),
+    ]:
+        index.write_text(json.dumps({"weight_map": changed}))
+        with pytest.raises(UserError, match=match):
+            read_tensors(tmp_path)
+    index.write_text("{}")
+    with pytest.raises(UserError, match="no index of arrays"):
+        read_tensors(tmp_path)
+
+    write_safetensors(tmp_path / "model.safetensors", {"whole": np.ones(1)})  # goes before the parts
+    assert list(read_tensors(tmp_path).arrays) == ["whole"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has no model.safetensors"):
+        read_tensors(tmp_path / "empty")
+    checkpoint(tmp_path / "empty" / "pytorch_model.bin", {"w": "T"})
+    assert list(read_tensors(tmp_path / "empty").arrays) == ["w"]
+
+
+def test_damaged_safetensors(tmp_path):
+    write_safetensors(tmp_path / "x", {"a": np.arange(30.0), "b": np.ones(3)})
+    whole = (tmp_path / "x").read_bytes()
+    for length in range(9, len(whole), 5):
+        (tmp_path / "cut").write_bytes(whole[:length])
+        with pytest.raises(UserError, match="cut short or damaged"):
+            read_tensors(tmp_path / "cut")
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        damaged = bytearray(whole)
+        damaged[rng.integers(200)] ^= 1 << rng.integers(8)
+        (tmp_path / "damaged").write_bytes(damaged)
+        try:
+            read_tensors(tmp_path / "damaged")
+        except UserError as error:
+            assert "\n" not in str(error)
+
+
+def test_dtypes_that_safetensors_does_not_have(tmp_path):
+    with pytest.raises(UserError, match="expected arrays of plain numbers"):
+        write_safetensors(tmp_path / "x", {"a": np.ones(2, np.complex128)})
+    assert not list(tmp_path.iterdir())
+
+
+class Interrupted(BaseException):
+    pass
+
+
+def tree(path):
+    return {str(file.relative_to(path)): file.read_text() for file in path.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
+@pytest.mark.parametrize("old", ["nothing", "a file", "a folder"])
+def test_atomically(tmp_path, folder, old):
+    path = tmp_path / "made" / "here" / "new" if old == "nothing" else tmp_path / "new"
+    if old == "a file":
+        path.write_text("old")
+    elif old == "a folder":
+        path.mkdir()
+        (path / "x").write_text("old")
+    before = tree(tmp_path)
+
+    def write(temporary):
+        assert temporary.name == "new" and temporary.parent.parent == path.parent
+        if folder:
+            temporary.mkdir()
+        (temporary / "y" if folder else temporary).write_text("new")
+
+    for error in (ValueError, Interrupted):
+        with pytest.raises(error), atomically(path, overwrite=True) as temporary:
+            write(temporary)
+            raise error
+        assert tree(tmp_path) == before
+        assert [entry.name for entry in tmp_path.iterdir()] == ([] if old == "nothing" else ["new"])
+    if old != "nothing":
+        with pytest.raises(UserError, match="exists already"), atomically(path) as temporary:
+            raise AssertionError
+        assert tree(tmp_path) == before
+    with atomically(path, overwrite=True) as temporary:
+        write(temporary)
+    name = str(path.relative_to(tmp_path))
+    assert tree(tmp_path) == {f"{name}/y" if folder else name: "new"}
+    assert [entry.name for entry in path.parent.iterdir()] == ["new"]
+    assert os.stat(path / "y" if folder else path).st_mode & 0o077 == 0o066 & ~_umask()
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_move_that_fails_brings_the_old_folder_back(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "y").write_text("old")
+    with pytest.raises(FileNotFoundError), atomically(tmp_path / "x", overwrite=True):
+        pass  # nothing is written
+    assert tree(tmp_path) == {"x/y": "old"}
+
+
+def test_nowhere_to_write(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_safetensors(tmp_path / "file" / "x", {"a": np.ones(2)})

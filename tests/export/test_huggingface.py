@@ -1,0 +1,349 @@
+"""Our models and those of transformers see the same, whichever the weights come from."""
+
+import json
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.evaluate.frozen import layer_names
+from fastmim_jax.export import huggingface_peer as peer
+from fastmim_jax.export.names import FORMATS, to_ours, to_theirs
+from fastmim_jax.export.torch_extra import import_transformers
+from fastmim_jax.mim.mae import MAE
+from fastmim_jax.mim.targets import Pixels
+from fastmim_jax.models.convnext import ConvNeXt
+from fastmim_jax.models.heads import Classifier
+from fastmim_jax.models.layers import Encoded, resampled_positions
+from fastmim_jax.models.pvt_v2 import PVTv2
+from fastmim_jax.models.swin import Swin
+from fastmim_jax.models.vit import ViT
+from fastmim_jax.models.zoo import create_model
+
+SIZE, BATCH, RATIO = (64, 64), 2, 0.6
+DECODER = dict(width=16, depth=2, heads=4, mlp_ratio=2.0)
+# Both sides add float32 numbers in different orders: the largest difference is some 5e-7 of the largest
+# number, and twice that behind 20 blocks. What is in a wrong order is off by more than 1e-1.
+TOLERANCE = 1e-5
+TOLERANCE_OF_EPSILON = 1e-4  # PVT v2 as published has two epsilons, 9e-6 apart, and there one: 4e-5 is seen
+
+
+class Case(NamedTuple):
+    encoder: object
+    pooling: str | None = None
+    size: tuple = SIZE
+    channels: int = 3
+
+    @property
+    def classes(self):
+        return 5 if self.pooling else 0
+
+    def describe(self):
+        return peer.describe(self.encoder, self.size, self.channels, self.pooling, self.classes)
+
+    def images(self):
+        shape = (BATCH, *self.size, self.channels)
+        return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+VIT = ViT(patch_size=16, width=32, depth=3, heads=2, mlp_ratio=3.0, positions="learned")
+SIZES = dict(depths=(1, 2, 2, 1), heads=(1, 2, 2, 4))
+SWIN = Swin(**SIZES, width=16, window=2, mlp_ratio=2.0)
+PVT = PVTv2(**SIZES, widths=(8, 16, 24, 32), mlp_ratios=(2, 3, 2, 2), epsilon=1e-5)  # one for all norms
+CONVNEXT = ConvNeXt(widths=(8, 16, 24, 32), depths=(1, 2, 1, 1))
+CASES = {
+    "hf_vit": Case(VIT, "cls"),
+    "hf_vit_model": Case(VIT.clone(patch_size=8), size=(32, 32), channels=1),
+    "hf_swin": Case(SWIN, "pool"),
+    "hf_swin_model": Case(SWIN.clone(positions="learned", window=None), size=(128, 128)),
+    "hf_pvt_v2": Case(PVT, "pool"),
+    "hf_pvt_v2_model": Case(PVT.clone(attention="pooled"), size=(96, 96)),
+    "hf_convnext": Case(CONVNEXT, "pool_norm"),
+    "hf_convnext_model": Case(CONVNEXT),
+}
+of_every_format = pytest.mark.parametrize("name", CASES)
+
+
+@pytest.fixture(scope="module")
+def hf():
+    """The module transformers."""
+    for package in ("torch", "transformers"):
+        pytest.importorskip(package, reason="needs the torch extra: pip install '.[torch]'")
+    transformers = import_transformers()
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
+
+
+def drawn(random, name, shape, fan_in):
+    """Weights of a layer that keep what passes it about as large, and others far from their usual start."""
+    x = random.standard_normal(shape).astype(np.float32)
+    if fan_in:
+        return x / np.float32(fan_in**0.5)
+    return 1 + 0.3 * x if name.endswith(("scale", "norm.weight")) else 0.3 * x
+
+
+def randomised(model):
+    """Their model, every parameter another, but for the tables that MAE does not learn."""
+    import torch
+
+    random = np.random.default_rng(1)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            fan_in = parameter[0].numel() if parameter.ndim in (2, 4) and "table" not in name else None
+            if "norm" in name and name.endswith("weight"):
+                name = "norm.weight"
+            x = drawn(random, name, tuple(parameter.shape), fan_in)
+            parameter.data = torch.from_numpy(x)
+    return model
+
+
+def arrays_of(model):
+    return {name: x.numpy() for name, x in model.state_dict().items()}
+
+
+def write(state, description, folder):
+    from safetensors.numpy import save_file
+
+    state = {name: np.ascontiguousarray(x) for name, x in state.items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(description))
+
+
+def our_variables(module, *inputs):
+    """Random ones of a module."""
+    keys = {"params": jax.random.key(0), "mask": jax.random.key(1)}
+    shapes = flatten_dict(jax.eval_shape(module.init, keys, *inputs)["params"], sep="/")
+    random = np.random.default_rng(2)
+    arrays = {
+        path: drawn(random, path, x.shape, np.prod(x.shape[:-1]) if path.endswith("kernel") else None)
+        for path, x in shapes.items()
+    }
+    return {"params": unflatten_dict(arrays, sep="/")}
+
+
+def network(case):
+    return Classifier(case.encoder, case.classes, case.pooling) if case.pooling else case.encoder
+
+
+def random_variables(case):
+    variables = our_variables(network(case), case.images())
+    return variables if case.pooling else {"params": {"encoder": variables["params"]}}
+
+
+@cache
+def forward(name):
+    """(variables, images) -> what `look` gives, by ours."""
+    case = CASES[name]
+
+    @jax.jit
+    def run(variables, images):
+        params = variables["params"]
+        outputs = case.encoder.apply({"params": params["encoder"]}, images, method=outputs_of(case))
+        found = {key: x.tokens for key, x in zip(layer_names(case.encoder), outputs, strict=True)}
+        if isinstance(case.encoder, ViT):
+            found["cls"] = outputs[-1].prefix[:, 0]
+        if case.pooling:
+            found["logits"] = network(case).apply({"params": params}, images)
+        return found
+
+    return run
+
+
+def outputs_of(case):
+    if case.pooling != "pool_norm":
+        return "outputs"
+    # The norm is behind the mean, so that cells are looked at before it.
+    return lambda encoder, images: [Encoded(x, x[:, :0]) for x in encoder._grids(encoder.embed(images))]
+
+
+def assert_close(found, expected, tolerance=TOLERANCE):
+    assert set(found) == set(expected)
+    for name, x in expected.items():
+        assert found[name].shape == x.shape, name
+        assert np.abs(found[name] - x).max() < tolerance * np.abs(x).max(), name
+
+
+def assert_same_bits(found, expected):
+    assert set(found) == set(expected)
+    for name, x in expected.items():
+        np.testing.assert_array_equal(found[name], x, err_msg=name, strict=True)
+
+
+def both_spellings(model, name, folder):
+    """Our variables from what they write, checked to be those of their state dict, and to lead back."""
+    from safetensors.numpy import load_file
+
+    model.save_pretrained(folder)
+    written = load_file(folder / "model.safetensors")
+    ours = to_ours(written, name)
+    # 5.23 renames MAE's decoder blocks to what neither transformers 4 nor files on the hub call them.
+    in_4 = {key.replace("decoder_encoder.layer.", "decoder_layers."): x for key, x in written.items()}
+    assert_same_bits(to_theirs(ours, name), in_4)
+    of_state_dict = to_ours(arrays_of(model), name)
+    assert_same_bits(flatten_dict(of_state_dict, sep="/"), flatten_dict(ours, sep="/"))
+    return ours
+
+
+@of_every_format
+def test_their_models_see_the_same_as_ours(hf, name, tmp_path):
+    case = CASES[name]
+    model = randomised(peer.build(case.describe()))
+    ours = both_spellings(model, name, tmp_path)
+    assert_close(peer.look(model, case.images()), forward(name)(ours, case.images()))
+
+
+@of_every_format
+def test_ours_open_there(hf, name, tmp_path):
+    case = CASES[name]
+    ours, description = random_variables(case), case.describe()
+    state = to_theirs(ours, name)
+    expected = forward(name)(ours, case.images())
+    assert_close(peer.look(peer.build(description, state), case.images()), expected)
+
+    for buffers in FORMATS[name].buffers:
+        state |= buffers(state, case.size)
+    write(state, description, tmp_path)
+    opener = hf.AutoModelForImageClassification if case.pooling else hf.AutoModel
+    model, told = opener.from_pretrained(tmp_path, output_loading_info=True)
+    # A bare ViT has a pooler there, which nothing was trained for.
+    missing = {"pooler.dense.weight", "pooler.dense.bias"} if name == "hf_vit_model" else set()
+    assert (set(told["missing_keys"]), set(told["unexpected_keys"])) == (missing, set())
+    assert_close(peer.look(model, case.images()), expected)
+
+
+def mae():
+    return MAE(VIT.clone(positions="fixed"), Pixels(), 16, RATIO, DECODER)
+
+
+def noise_of(shape):
+    return np.random.default_rng(3).random(shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def reconstruct():
+    """(MAE's variables, images, noise) -> its part of what `look` gives."""
+
+    @jax.jit
+    def run(variables, images, noise):
+        out = mae().apply(variables, images, noise)
+        return {"prediction": out.prediction, "mask": out.mask, "loss": out.loss}
+
+    return run
+
+
+def described_mae(**options):
+    return peer.describe_mae(VIT, DECODER, SIZE, mask_ratio=RATIO, **options)
+
+
+def part(found, *names):
+    return {name: found[name] for name in names}
+
+
+def with_tables(variables):
+    """What is written of an MAE: the tables that it adds and does not learn too."""
+    grid = [side // 16 for side in SIZE]
+    tables = {
+        module: {
+            "pos_embed": resampled_positions(*grid, width),
+            "pos_embed_cls": np.zeros((1, width), np.float32),
+        }
+        for module, width in (("encoder", VIT.width), ("decoder", DECODER["width"]))
+    }
+    params = dict(variables["params"])
+    for module, table in tables.items():
+        params[module] = {**params[module], "position": table}
+    return {"params": params}
+
+
+def with_published_tables(model):
+    """Their MAE with the positions of published files; 5.23 itself begins with zeros."""
+    import torch
+
+    for table in (model.vit.embeddings.position_embeddings, model.decoder.decoder_pos_embed):
+        _, count, width = table.shape
+        side = round((count - 1) ** 0.5)
+        table.data[0, 1:] = torch.from_numpy(resampled_positions(side, side, width).reshape(-1, width))
+    return model
+
+
+def test_their_mae_predicts_the_same_as_ours(hf, reconstruct, tmp_path):
+    model = with_published_tables(randomised(peer.build(described_mae())))
+    ours = both_spellings(model, "hf_vit_mae", tmp_path)
+    images, noise = Case(VIT).images(), noise_of((BATCH, 16))
+    found = peer.look(model, images, noise=noise)
+    assert_close(part(found, "prediction", "mask", "loss"), reconstruct(ours, images, noise))
+    outputs = VIT.apply({"params": ours["params"]["encoder"]}, images, method="outputs")
+    assert_close(
+        part(found, "block 1", "block 3", "cls"),
+        {"block 1": outputs[0].tokens, "block 3": outputs[2].tokens, "cls": outputs[2].prefix[:, 0]},
+    )
+    assert model.config.mask_ratio == RATIO
+
+
+def test_our_mae_opens_there(hf, reconstruct, tmp_path):
+    images, noise = Case(VIT).images(), noise_of((BATCH, 16))
+    ours = our_variables(mae(), images)
+    state = to_theirs(with_tables(ours), "hf_vit_mae")
+    expected = reconstruct(ours, images, noise)
+    write(state, described_mae(), tmp_path)
+    opened, told = hf.AutoModelForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"]
+    for model in (opened, peer.build(described_mae(), state)):
+        assert_close(part(peer.look(model, images, noise), *expected), expected)
+    # What is not told by the arrays has to matter.
+    other = peer.build(described_mae(normalize_target=False), state)
+    assert abs(peer.look(other, images, noise)["loss"] / expected["loss"] - 1) > 1e-2
+
+    backbone, told = hf.AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not told["missing_keys"] and type(backbone).__name__ == "ViTMAEModel"
+    assert_close(peer.look(backbone, images), peer.look(model, images))
+
+
+def test_a_vit_takes_images_that_are_not_square(hf):
+    case = Case(VIT, "cls", size=(32, 64))
+    ours = random_variables(case)
+    model = peer.build(case.describe(), to_theirs(ours, "hf_vit"))
+    found = peer.look(model, case.images())
+    assert found["block 1"].shape == (BATCH, 2, 4, 32)
+    assert_close(part(found, "logits"), {"logits": network(case).apply(ours, case.images())})
+
+
+def test_a_model_takes_its_own_arrays_only(hf):
+    case = CASES["hf_pvt_v2"]
+    state = to_theirs(random_variables(case), "hf_pvt_v2")
+    missing = {name: x for name, x in state.items() if name != "classifier.bias"}
+    with pytest.raises(UserError, match="PvtV2ForImageClassification: classifier.bias missing"):
+        peer.build(case.describe(), missing)
+    with pytest.raises(UserError, match="surprise unexpected"):
+        peer.build(case.describe(), {**state, "surprise": np.zeros(1, np.float32)})
+    with pytest.raises(UserError, match="classifier.bias of another shape"):
+        peer.build(case.describe(), {**state, "classifier.bias": np.zeros(3, np.float32)})
+
+
+def test_real_size_of_pvt_v2(hf):
+    case = Case(create_model("pvt_v2_b2", layers="scanned"), size=(224, 224))
+    model = peer.build(case.describe())
+    ours = to_ours(arrays_of(model), "hf_pvt_v2_model")
+    images = case.images()[:1]
+    run = jax.jit(lambda params, images: case.encoder.apply({"params": params}, images).tokens)
+    expected = run(ours["params"]["encoder"], images)
+    assert_close(part(peer.look(model, images), "stage 4"), {"stage 4": expected}, TOLERANCE_OF_EPSILON)
+
+
+def test_real_size_of_mae(hf):
+    """ViT-B/16 with the published decoder, at 224 pixels."""
+    encoder = create_model("vit_b16", layers="scanned")
+    decoder = dict(width=512, depth=8, heads=16)
+    model = with_published_tables(peer.build(peer.describe_mae(encoder, decoder, (224, 224))))
+    ours = to_ours(arrays_of(model), "hf_vit_mae")
+    images, noise = Case(encoder, size=(224, 224)).images()[:1], noise_of((1, 196))
+    method = MAE(encoder, Pixels(), 16, 0.75, dict(decoder, layers="scanned"))
+    out = jax.jit(method.apply)(ours, images, noise)
+    expected = {"prediction": out.prediction, "mask": out.mask, "loss": out.loss}
+    found = peer.look(model, images, noise)
+    assert_close(part(found, *expected), expected)
+    assert found["mask"].sum() == 147

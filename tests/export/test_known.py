@@ -1,0 +1,206 @@
+"""Checkpoints that ask for more than arrays, or are damaged: refused, and nothing of them is run."""
+
+import copyreg
+import os
+import pickle
+import struct
+
+import numpy as np
+import pytest
+from pickles import (
+    NUMBERS,
+    called,
+    entries,
+    named,
+    number,
+    program,
+    several,
+    tensor,
+    text,
+    write_stream,
+    write_zip,
+)
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.export.unpickle import read_pth
+
+WRITERS = pytest.mark.parametrize("write", [write_zip, write_stream], ids=["zip", "stream"])
+# What a pickle may do, with a command or Python expression that makes a folder named "harm".
+COMMAND, EXPRESSION = text("mkdir harm"), text("__import__('os').mkdir('harm')")
+
+
+def dotted(module, name):
+    """STACK_GLOBAL, which enters a module's attributes."""
+    return b"\x80\x04" + text(module) + text(name) + b"\x93"
+
+
+class Reduced:
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+EVIL = {
+    "os.system": program(called("os", "system", COMMAND)),
+    "posix.mkdir": pickle.dumps(Reduced(), 4),
+    "builtins.eval": program(called("builtins", "eval", EXPRESSION)),
+    "builtins.exec": program(b"(" + EXPRESSION + b"ibuiltins\nexec\n"),  # INST
+    "subprocess.getoutput": program(b"(" + named("subprocess", "getoutput") + COMMAND + b"o"),  # OBJ
+    "subprocess.Popen": program(called("subprocess", "Popen", several(text("mkdir"), text("harm")))),
+    "argparse._os.system": dotted("argparse", "_os.system") + COMMAND + b"\x85R.",
+    "collections._sys.modules": dotted("collections", "_sys.modules") + b".",
+    "builtins.getattr": program(called("builtins", "getattr", named("numpy", "ndarray"), text("dump"))),
+    "runpy._run_code": program(called("runpy", "_run_code", EXPRESSION, b"}")),
+}
+HARMLESS_ALONE = ("collections._sys.modules", "builtins.getattr")
+
+
+@pytest.mark.parametrize("name", EVIL)
+@WRITERS
+def test_other_names_are_refused_and_nothing_is_run(tmp_path, monkeypatch, name, write):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "model.pth", EVIL[name])
+    with pytest.raises(UserError, match=f"asks for '{name}', which no checkpoint of arrays needs: it was"):
+        read_pth(path)
+    assert not os.path.exists("harm")
+
+
+@pytest.mark.parametrize("name", sorted(EVIL.keys() - HARMLESS_ALONE))
+def test_the_evil_files_would_do_harm(tmp_path, monkeypatch, name):
+    """Python's own unpickler is harmed by them: the test above can fail."""
+    monkeypatch.chdir(tmp_path)
+    made = pickle.loads(EVIL[name])
+    if name == "subprocess.Popen":
+        made.wait()
+    assert os.path.exists("harm")
+
+
+def test_registered_extensions_are_not_used(tmp_path):
+    copyreg.add_extension("os", "system", 240)
+    try:
+        with pytest.raises(UserError, match="instruction EXT1, which no checkpoint"):
+            read_pth(write_zip(tmp_path / "x.pth", program(b"\x82\xf0" + several(COMMAND) + b"R")))
+    finally:
+        copyreg.remove_extension("os", "system", 240)
+
+
+def long(value):
+    return b"\x8a\x09" + value.to_bytes(9, "little", signed=True)
+
+
+def twice(depth):
+    """A tuple of twice the same tuple of twice ..., whose hash takes 2 ** depth steps."""
+    return b")" + b"q\x00h\x00\x86" * depth
+
+
+STATE = b"}" + entries({"__setstate__": named("builtins", "set"), "make": b"N"})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        tensor((4, 6), (7, 1)),
+        tensor((25,), (1,)),
+        tensor((24,), (1,), offset=1),
+        tensor((24,), (1,), offset=-1),
+        tensor((2, -3), (1, 1)),
+        tensor((2,), (-1,), offset=5),
+        tensor((2, 2), (1,)),
+        tensor((2,), (1,), count=-24),
+        tensor((2,), (1,), count=25),
+        tensor((2,), (1,), key="1"),
+        tensor((2,), (1,), key="../0"),
+        tensor((2,), (1,), kind="DoubleStorage"),
+        tensor((2**40, 2**40), (2**23, 1), numbers=long),
+        tensor((2**40,), (0,), numbers=long),
+        tensor((b"F1\n",), (1,), numbers=lambda x: x if type(x) is bytes else number(x)),
+        called("torch._utils", "_rebuild_tensor_v2", b"}", number(0), b"))", b"\x89", b"N"),
+        called("builtins", "bytearray", number(2**31 - 1)),
+        called("builtins", "bytes", number(2**31 - 1)),
+        called("builtins", "complex", b"]"),
+        called("builtins", "set", b"](" + b"]e"),
+        called("builtins", "list", b")"),
+        called("collections", "Counter", b"](" + b"]e"),
+        called("_codecs", "encode", text("a"), text("rot13")),
+        b"}" + twice(100) + b"Ns",
+        named("torch", "Size") + STATE + b"b",
+        named("argparse", "Namespace") + b"N" + STATE + b"\x86b",
+        tensor((24,), (1,)) + STATE + b"b",
+        tensor((24,), (1,)) + b"(" + number(1) + b"e",
+        called("torch", "device", text("cpu")) + b")R",
+        b"}" + b")R",
+        b"h\x07",
+        b"e",
+        b"",
+    ],
+)
+@WRITERS
+def test_impossible_values_are_refused(tmp_path, body, write):
+    records = {"0": NUMBERS.tobytes()}
+    with pytest.raises(UserError):
+        read_pth(write(tmp_path / "x.pth", program(body), records))
+    # Nothing of this program was changed by it.
+    assert (read_pth(write(tmp_path / "y.pth", program(tensor((24,), (1,))), records)) == NUMBERS).all()
+
+
+def test_no_memory_is_taken_for_what_is_not_there(tmp_path):
+    """A place of 2 ** 32 - 1 in the memo, of which Python's unpickler makes a table of 64 GB."""
+    body = program(b"]r\xff\xff\xff\xff")
+    assert read_pth(write_zip(tmp_path / "x.pth", body)) == []
+    huge = b"\x80\x04\x8d" + struct.pack("<Q", 2**62) + b"a."
+    with pytest.raises(UserError, match="cut short or damaged"):
+        read_pth(write_zip(tmp_path / "x.pth", huge))
+
+
+@pytest.mark.parametrize(
+    "body, match",
+    [
+        (called("torch._utils", "_rebuild_sparse_tensor"), "holds a sparse tensor"),
+        (called("torch._utils", "_rebuild_qtensor"), "holds a quantized tensor"),
+        (tensor((2,), (1,), kind="QInt8Storage"), "holds a quantized tensor"),
+        (several(text("module"), b"NNN") + b"Q", "holds a whole model"),
+        (pickle.dumps(np.array([{}]), 2)[2:-1], "numpy array of dtype 'O8'"),
+        (pickle.dumps(np.zeros(2, [("a", "f4")]), 2)[2:-1], "numpy array of dtype 'V4'"),
+        (named("timm.models.vision_transformer", "Block"), "'timm.models.vision_transformer.Block'"),
+    ],
+)
+def test_what_is_no_plain_array_is_named(tmp_path, body, match):
+    with pytest.raises(UserError, match=match):
+        read_pth(write_zip(tmp_path / "x.pth", program(body)))
+
+
+def some_checkpoint():
+    state = {f"blocks.{i}.weight": tensor((4, 6), (6, 1), key=str(i)) for i in range(3)}
+    body = {"model": b"}" + entries(state), "epoch": number(7)}
+    records = {str(i): (NUMBERS + i).tobytes() for i in range(3)}
+    return program(b"}" + entries(body)), records
+
+
+@WRITERS
+def test_cut_files(tmp_path, write):
+    whole = write(tmp_path / "x.pth", *some_checkpoint()).read_bytes()
+    for length in [*range(1, 60), *range(60, len(whole) - 8, 23), *range(len(whole) - 8, len(whole))]:
+        (tmp_path / "cut.pth").write_bytes(whole[:length])
+        with pytest.raises(UserError) as caught:
+            read_pth(tmp_path / "cut.pth")
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@WRITERS
+def test_damaged_files(tmp_path, write):
+    """A UserError or, in an archive, which has checksums, the right values: no other error, no hang."""
+    path = write(tmp_path / "x.pth", *some_checkpoint())
+    whole, wanted = path.read_bytes(), read_pth(path)
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(400):
+        damaged = bytearray(whole)
+        for place in rng.integers(len(whole), size=rng.integers(1, 4)):
+            damaged[place] ^= 1 << rng.integers(8)
+        (tmp_path / "damaged.pth").write_bytes(damaged)
+        try:
+            found = read_pth(tmp_path / "damaged.pth")
+        except UserError:
+            refused += 1
+        else:
+            if write is write_zip:
+                assert str(found) == str(wanted)
+    assert refused > 100

@@ -1,0 +1,70 @@
+"""ONNX files: what onnxruntime makes of any number of images, and what is never left."""
+
+from importlib.util import find_spec
+
+import exporting
+import numpy as np
+import pytest
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.export import onnx as ours
+from fastmim_jax.export.model import Model
+
+INSTALLED = all(find_spec(name) for name in ours.PACKAGES)
+needs_extra = pytest.mark.skipif(not INSTALLED, reason="needs the onnx extra: pip install '.[onnx]'")
+
+
+def opened(path):
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(path)
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return exporting.classifier("vit")
+
+
+@needs_extra
+@pytest.mark.parametrize("family", ["vit", "cmt", "convnext"])
+def test_logits_of_any_number_of_images(family, tmp_path):
+    model, pixels = exporting.classifier(family), exporting.images(8, seed=1)
+    said = ours.write_onnx(model, tmp_path / "f.onnx")
+    assert "within" in said and [x.name for x in tmp_path.iterdir()] == ["f.onnx"]
+    session, wanted = opened(tmp_path / "f.onnx"), exporting.logits(model, pixels)
+    for batch in (1, 5, 8):
+        logits, probabilities = session.run(["logits", "probabilities"], {"images": pixels[:batch]})
+        # 1e-4 as agreed; observed up to 1e-5, of other orders of float32 sums.
+        assert np.abs(logits - wanted[:batch]).max() < 1e-4 * np.abs(wanted).max()
+        np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+    assert session.get_modelmeta().custom_metadata_map["classes"].split("\n") == list(exporting.CLASSES)
+
+
+@needs_extra
+def test_bare_backbone_gives_features(vit, tmp_path):
+    params = dict(vit.variables["params"]["encoder"])
+    params["norm"] = dict(scale=np.ones(32, np.float32), bias=np.zeros(32, np.float32))
+    bare = Model(vit.config, {"params": {"encoder": params}})
+    ours.write_onnx(bare, tmp_path / "f.onnx")
+    session = opened(tmp_path / "f.onnx")
+    mean, cls = session.run(["mean", "cls"], {"images": exporting.images(2)})
+    assert mean.shape == cls.shape == (2, 32)
+    np.testing.assert_allclose(cls.mean(1), 0, atol=1e-5)  # normalised, without learned factors
+    np.testing.assert_allclose(cls.std(1), 1, atol=1e-3)
+
+
+@needs_extra
+def test_a_file_with_other_numbers_is_not_kept(vit, tmp_path, monkeypatch):
+    monkeypatch.setattr(ours, "TOLERANCE", 1e-12)
+    with pytest.raises(UserError, match="differs from the model by .* and is not kept"):
+        ours.write_onnx(vit, tmp_path / "f.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_missing_is_named(vit, tmp_path, monkeypatch):
+    monkeypatch.setattr(ours, "PACKAGES", ("no_such_converter", "onnx", "onnxruntime"))
+    with pytest.raises(
+        UserError, match="needs no_such_converter, which is not installed: type pip install"
+    ):
+        ours.write_onnx(vit, tmp_path / "f.onnx")
+    assert not list(tmp_path.iterdir())

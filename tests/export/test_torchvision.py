@@ -1,0 +1,231 @@
+"""torchvision's ViT, Swin and ConvNeXt give what ours give, with the same arrays."""
+
+import json
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.evaluate.frozen import layer_names
+from fastmim_jax.export import torchvision as peer
+from fastmim_jax.export.names import FORMATS, to_ours, to_theirs
+from fastmim_jax.models.convnext import ConvNeXt
+from fastmim_jax.models.heads import Classifier
+from fastmim_jax.models.swin import Swin
+from fastmim_jax.models.vit import ViT
+from fastmim_jax.models.zoo import create_model
+
+with_torch = pytest.mark.skipif(
+    not (find_spec("torch") and find_spec("torchvision")),
+    reason="needs the torch extra: pip install '.[torch]'",
+)
+# Both compute in float32 but add up in other orders, over some ten layers with large random weights.
+TOLERANCE = 1e-4  # of the largest absolute value
+CLASSES = 5
+
+
+class Case(NamedTuple):
+    """A tiny classifier of ours, and the format that it goes with."""
+
+    encoder: object
+    pooling: str
+    size: tuple[int, int]
+    format: str
+
+
+CASES = {
+    "vit": Case(
+        ViT(patch_size=8, width=24, depth=3, heads=3, mlp_ratio=3.0, positions="learned"),
+        "cls",
+        (32, 32),
+        "torchvision_vit",
+    ),
+    "swin": Case(
+        Swin(width=8, depths=(1, 2, 2, 2), heads=(1, 2, 2, 4), window=2, mlp_ratio=2.0),
+        "pool",
+        (64, 128),  # the last windows are shifted along one side only
+        "torchvision_swin",
+    ),
+    "convnext": Case(
+        ConvNeXt(widths=(8, 16, 24, 32), depths=(1, 2, 1, 1)),
+        "pool_norm",
+        (64, 32),
+        "torchvision_convnext",
+    ),
+}
+
+
+def random(shapes, seed):
+    """Arrays that all matter: weights of about one deviation per sum, scales around one."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, shape):
+        x = rng.normal(size=shape.shape).astype(np.float32)
+        if path.endswith(("scale", "gamma")):
+            return 1 + 0.3 * x
+        fan_in = np.prod(shape.shape[:-1]) if path.endswith("kernel") else 4
+        return x / np.float32(np.sqrt(fan_in))
+
+    return unflatten_dict(
+        {path: draw(path, shape) for path, shape in flatten_dict(shapes, sep="/").items()}, sep="/"
+    )
+
+
+def images_of(case):
+    return np.random.default_rng(1).normal(size=(2, *case.size, 3)).astype(np.float32)
+
+
+def model_of(case):
+    return Classifier(case.encoder, CLASSES, case.pooling)
+
+
+def ours_of(case, module):
+    shapes = jax.eval_shape(module.init, jax.random.key(0), images_of(case))
+    return random(shapes, seed=0)
+
+
+def layers_of(encoder, variables, case):
+    """{name: tokens, and "cls"} of a backbone; its last layer normed where the variables have that norm."""
+
+    def run(variables, images):
+        if "norm" in variables["params"]:
+            return encoder.apply(variables, images, method="outputs")
+        grids = encoder.apply(variables, images, method=lambda m, x: m._grids(m.embed(x)))
+        return [(x, x[:, :0, 0]) for x in grids]
+
+    outputs = jax.jit(run)(variables, images_of(case))
+    found = {name: tokens for name, (tokens, _) in zip(layer_names(encoder), outputs, strict=True)}
+    cls = outputs[-1][1]
+    return {**found, "cls": cls[:, 0]} if cls.shape[1] else found
+
+
+def expected_of(case, variables):
+    """What `torchvision.look` gives, by our classifier."""
+    encoder = {"params": variables["params"]["encoder"]}
+    logits = jax.jit(model_of(case).apply)(variables, images_of(case))
+    return {**layers_of(case.encoder, encoder, case), "logits": logits}
+
+
+def assert_close(found, expected):
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        value = np.asarray(value)
+        atol = TOLERANCE * np.abs(value).max()
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=atol, err_msg=name)
+
+
+def complete(variables, case):
+    """The names that torchvision has, with its buffers."""
+    state = to_theirs(variables, case.format)
+    for buffers in FORMATS[case.format].buffers:
+        state |= buffers(state, case.size)
+    return state
+
+
+def described(case, classes=CLASSES):
+    description = peer.describe(case.encoder, case.size, pooling=case.pooling, classes=classes)
+    return json.loads(json.dumps(description))  # as it comes from a file
+
+
+@with_torch
+@pytest.mark.parametrize("name", CASES)
+def test_ours_in_torchvision(name):
+    case = CASES[name]
+    variables = ours_of(case, model_of(case))
+    model = peer.build(described(case), complete(variables, case))
+    assert_close(peer.look(model, images_of(case)), expected_of(case, variables))
+    state = {key: x.numpy() for key, x in model.state_dict().items()}
+    jax.tree.map(np.testing.assert_array_equal, to_ours(state, case.format), variables)
+
+
+@with_torch
+@pytest.mark.parametrize("name", CASES)
+def test_torchvision_in_ours(name):
+    case = CASES[name]
+    model = peer.build(described(case))
+    buffers = {key for key, _ in model.named_buffers()}
+    shapes = {key: x for key, x in model.state_dict().items() if key not in buffers}
+    rng = np.random.default_rng(2)
+    drawn = {key: rng.normal(size=tuple(x.shape)).astype(np.float32) / 3 for key, x in shapes.items()}
+    kept = {key: x.numpy() for key, x in model.state_dict().items() if key in buffers}
+    model = peer.build(described(case), {**drawn, **kept})
+    variables = to_ours({**drawn, **kept}, case.format)
+    assert_close(peer.look(model, images_of(case)), expected_of(case, variables))
+    back = complete(variables, case)
+    assert set(back) == {*drawn, *kept}
+    for key, x in {**drawn, **kept}.items():
+        np.testing.assert_array_equal(back[key], x, err_msg=key)
+
+
+@with_torch
+@pytest.mark.parametrize("name", CASES)
+def test_a_backbone_without_a_head(name):
+    case = CASES[name]
+    variables = ours_of(case, case.encoder)
+    inside = {"params": {"encoder": variables["params"]}}
+    model = peer.build(described(case, classes=0), complete(inside, case))
+    assert_close(peer.look(model, images_of(case)), layers_of(case.encoder, variables, case))
+    back = case.format + "_backbone" if name == "convnext" else case.format
+    jax.tree.map(np.testing.assert_array_equal, to_ours(to_theirs(inside, case.format), back), inside)
+
+
+@with_torch
+def test_loading_is_strict():
+    case = CASES["convnext"]
+    state = complete(ours_of(case, model_of(case)), case)
+    short = {key: x for key, x in state.items() if key != "classifier.2.bias"}
+    with pytest.raises(UserError, match=r'Missing key\(s\).*"classifier.2.bias"'):
+        peer.build(described(case), short)
+    with pytest.raises(UserError, match=r'Unexpected key\(s\).*"surplus"'):
+        peer.build(described(case), {**state, "surplus": np.zeros(1)})
+    with pytest.raises(UserError, match="size mismatch for classifier.2.bias"):
+        peer.build(described(case), {**state, "classifier.2.bias": np.zeros(1)})
+
+
+@with_torch
+@pytest.mark.parametrize(
+    "ours, builder",
+    [
+        ("vit_h14", "vit_h_14"),
+        ("vit_l16", "vit_l_16"),
+        ("swin_s", "swin_s"),
+        ("convnext_b", "convnext_base"),
+    ],
+)
+def test_the_builder_that_it_names_makes_the_same_names_and_shapes(ours, builder):
+    torch, models = peer.import_torch(), peer._models()
+    encoder = create_model(ours)
+    encoder = encoder.clone(positions="learned") if ours.startswith("vit") else encoder
+    pooling = {"vit": "cls", "swi": "pool", "con": "pool_norm"}[ours[:3]]
+    description = peer.describe(encoder, (224, 224), pooling=pooling, classes=1000)
+    assert description["builder"] == builder
+    with torch.device("meta"):  # nothing is computed or kept
+        named, built = getattr(models, builder)().state_dict(), peer.build(description).state_dict()
+    assert {key: x.shape for key, x in named.items()} == {key: x.shape for key, x in built.items()}
+
+
+def refused(encoder, size=(64, 64), **options):
+    with pytest.raises(UserError) as caught:
+        peer.describe(encoder, size, **options)
+    assert str(caught.value).startswith("torchvision has") and "--to=timm" in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_torchvision_has_not_is_refused():
+    vit, swin, convnext = (case.encoder for case in CASES.values())
+    assert "pvt_v2" in refused(create_model("pvt_v2_b2"))
+    assert "not of 4" in refused(vit, channels=4)
+    assert "32 x 64" in refused(vit, (32, 64))
+    assert "without a table of positions" in refused(vit.clone(positions="none"))
+    assert "relative positions" in refused(vit.clone(relative_positions="own"))
+    assert "LayerScale" in refused(vit.clone(layer_scale=0.1))
+    assert "classifies by 'pool_norm'" in refused(vit, classes=5)
+    assert "2, 2, 2, 1" in refused(swin, (32, 32))
+    assert "2 x 4 cells" in refused(swin.clone(window=(2, 4)), (64, 128))
+    assert "positions" in refused(swin.clone(positions="learned"))
+    assert "epsilon of 1e-05" in refused(convnext.clone(epsilon=1e-5))
+    assert "classifies by 'norm_pool'" in refused(convnext, classes=5, pooling="norm_pool")

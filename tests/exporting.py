@@ -1,0 +1,44 @@
+"""Tiny classifiers with settled parameters, and what they give, for tests of exported functions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import small
+
+from fastmim_jax.config import finetuning
+from fastmim_jax.export.model import Model
+
+SIDE = 64  # of the images
+CLASSES = ("ant", "bee", "cat")
+MEAN, STD = (0.3, 0.4, 0.5), (0.2, 0.25, 0.3)
+FAMILIES = {
+    "vit": dict(name="vit_ti8", width=32, depth=2, heads=2, positions="learned"),
+    "mixmim": {**small.HIERARCHICAL, "name": "mixmim_b", "width": 16},
+    **small.TINY,
+}
+
+
+def classifier(family):
+    """A Model of three classes, computed in float32; its arrays are their beginnings and positive noise."""
+    config = finetuning()
+    config.model.backbone.update(FAMILIES[family])
+    config.model.dtype = "float32"
+    config.data.update(image_size=(SIDE, SIDE), mean=MEAN, std=STD)
+    model, random = Model(config, {}, CLASSES, "a tiny model"), np.random.default_rng(0)
+    began = jax.jit(model.network().init)(jax.random.key(0), jnp.zeros((1, *model.image_shape)))
+
+    def settled(x):
+        return np.asarray(x) + np.abs(random.normal(0, 0.05, x.shape)).astype(np.float32)
+
+    return model._replace(variables=jax.tree.map(settled, began))
+
+
+def images(count, seed=0):
+    """(B, SIDE, SIDE, 3) uint8, noise."""
+    return np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def logits(model, pixels):
+    """Those of a Model for uint8 images, (B, 3): normalised by NumPy, without anything of the export."""
+    normal = (pixels / np.float32(255) - np.float32(MEAN)) / np.float32(STD)
+    return np.asarray(jax.jit(model.network().apply)(model.variables, normal))
