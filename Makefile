@@ -1,5 +1,5 @@
 # Two commands: `make demo` and `make test`. Both make .venv and install what they need. `make torch` adds
-# PyTorch, timm and transformers, with which `make test` compares conversions.
+# PyTorch, timm, transformers and ONNX, with which `make test` compares conversions.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +17,7 @@ test: $(VENV)/installed
 torch: $(VENV)/installed
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --no-deps torchvision==0.28.0
-	$(BIN)/pip install --quiet --editable ".[dev,torch]"
+	$(BIN)/pip install --quiet --editable ".[dev,torch,onnx]"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

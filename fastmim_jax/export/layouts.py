@@ -126,18 +126,4 @@ def settings_of(folder):
         raise UserError(f"{path} cannot be read ({error}): expected the config.json of a model") from error
     if "model_type" in config:
         return huggingface.settings(config)
-    return _of_timm(config)
-
-
-def _of_timm(config):
-    """From a timm folder: its size of images and the arguments that arrays do not tell."""
-    told = {}
-    arguments = config.get("model_args") or {}
-    if "num_heads" in arguments:
-        heads = arguments["num_heads"]
-        told["backbone"] = {"heads": tuple(heads) if isinstance(heads, list) else heads}
-    told["classes"] = config.get("label_names")
-    size = (config.get("pretrained_cfg") or config).get("input_size")
-    if size:
-        told["image_size"] = tuple(size[1:])
-    return told
+    return timm_peer.settings(config)

@@ -240,6 +240,27 @@ CONVNEXT = Family(
 FAMILIES = {ViT: VIT, Swin: SWIN, PVTv2: PVT_V2, ConvNeXt: CONVNEXT}
 
 
+def settings(config):
+    """What a timm folder's config.json tells that the arrays do not, as `inward.read_model` takes it.
+
+    Returns:
+      Any of {"backbone": {"heads"}, "image_size", "pooling", "classes"}; of an architecture that is not in
+      these tables, what its own arguments say.
+    """
+    name = config.get("architecture", "").split(".")[0]
+    family = next((x for x in (*FAMILIES.values(), BEIT) if name in x.architectures), None)
+    usual = {**family.usual, **family.architectures[name]} if family else {}
+    arguments = {**usual, **(config.get("model_args") or {})}
+    told, heads = {"classes": config.get("label_names")}, arguments.get("num_heads")
+    if heads:
+        told["backbone"] = {"heads": heads if isinstance(heads, int) else tuple(heads)}
+    own_norm = arguments.get("fc_norm", arguments.get("use_fc_norm"))
+    if arguments.get("global_pool") == "avg" and own_norm is False:
+        told["pooling"] = "pool"
+    size = (config.get("pretrained_cfg") or config).get("input_size")
+    return told | ({"image_size": tuple(size[1:])} if size else {})
+
+
 def format_of(encoder):
     """The key of `names.FORMATS` that goes with `describe`.
 

@@ -51,7 +51,7 @@ def verify(first, second, options=PLAIN, say=print):
         say(f"{name:>12}  {model.origin}: {describe(model)}")
     _check_alike(*models)
     ours, theirs = models
-    images, noise = test_images(ours.image_shape), _noise(ours)
+    images, noise = seen_images(ours.image_shape), _noise(ours)
     peer = _open_peer(theirs, say)
     found = ours_look(ours, images, noise)
     others = peer(images, noise) if peer else ours_look(theirs, images, noise)
@@ -61,7 +61,7 @@ def verify(first, second, options=PLAIN, say=print):
     return bool(lines) and all(line.passes for line in lines)
 
 
-def test_images(shape):
+def seen_images(shape):
     """(IMAGES, H, W, C) float32 as after normalisation: plane waves and noise, always the same."""
     height, width, channels = shape
     random = np.random.default_rng(0)

@@ -1,0 +1,96 @@
+"""A new user's way, as the README has it: a published file, converted, fine-tuned, taken elsewhere."""
+
+import numpy as np
+import published
+import pytest
+import small
+
+from fastmim_jax.__main__ import main
+from fastmim_jax.config import base
+from fastmim_jax.export.model import Model, open_model
+from fastmim_jax.export.names import in_collections, to_ours
+from fastmim_jax.export.outward import write_arrays
+from fastmim_jax.export.torch_extra import import_timm, import_transformers
+from fastmim_jax.export.verify import ours_look, seen_images
+
+torch = pytest.importorskip("torch", reason="needs the torch extra: pip install '.[torch]'")
+TOLD = ("--set=method.backbone.heads=3", "--set=method.decoder.heads=2")
+
+
+def call(*words):
+    """A command of `fastmim`, which has to end well."""
+    main([str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """{name: path} of what a user has after every step."""
+    folder = tmp_path_factory.mktemp("user")
+    data = small.write_classes(folder / "labelled")
+    torch.save({"model": published_mae(), "epoch": 799}, folder / "mae.pth")
+    call("convert", folder / "mae.pth", folder / "mae", *TOLD)
+    call(
+        *("finetune", "--config=configs/finetune.py", f"--config.init={folder / 'mae'}"),
+        *(
+            f"--config.data.path={data}",
+            "--config.data.image_size=(64, 64)",
+            "--config.model.dtype=float32",
+        ),
+        *("--config.schedule.batch_size=16", "--config.schedule.steps=1", "--config.run.workers=0"),
+        *("--config.augment.mixup=0.0", "--config.augment.cutmix=0.0", f"--workdir={folder / 'tuned'}"),
+    )
+    call("convert", folder / "tuned", folder / "timm", "--to=timm")
+    call("convert", folder / "mae", folder / "hf", "--to=hf")
+    return {path.name: path for path in folder.iterdir()}
+
+
+def published_mae():
+    """The state dict of a small MAE with its tables of positions, as the published training saves it."""
+    cases, _ = published.load("mae_vit")
+    case, config = cases["norm1"], base()
+    config.data.image_size = (64, 64)
+    network = small.published_mae(case)
+    config.method.update(name="mae", target="pixel", block_size=16, dtype="float32")
+    config.method.backbone.update(name="vit_b16", width=48, depth=2, heads=3, mlp_ratio=2.0)
+    config.method.decoder.update(width=network.decoder["width"], depth=1, heads=2, mlp_ratio=2.0)
+    variables = to_ours(published.weights(cases, "norm1"), "mae_vit")
+    state = write_arrays(Model(config, in_collections({}) | variables), "official").state
+    return {name: torch.from_numpy(np.array(x)) for name, x in state.items()}
+
+
+def test_the_fine_tuned_classifier_opens_in_timm(places):
+    timm, model = import_timm(), open_model(places["tuned"])
+    opened = timm.create_model(f"local-dir:{places['timm']}", pretrained=True).eval()
+    images = seen_images(model.image_shape)
+    with torch.inference_mode():
+        logits = opened(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    expected = ours_look(model, images)["logits"]
+    # 1e-4 as agreed; observed: below 1e-6 of the largest value.
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
+    assert opened.pretrained_cfg["label_names"] == [f"class{index}" for index in range(4)]
+    call("verify", places["tuned"], places["timm"])
+
+
+def test_the_pretrained_model_opens_in_transformers(places):
+    transformers = import_transformers()
+    opened = transformers.AutoModelForPreTraining.from_pretrained(places["hf"])
+    assert type(opened).__name__ == "ViTMAEForPreTraining"
+    assert opened.config.decoder_num_attention_heads == 2 and opened.config.num_attention_heads == 3
+    call("verify", places["mae"], places["hf"])
+
+
+def test_what_comes_back_is_to_the_bit_what_went(places, tmp_path):
+    before = torch.load(places["mae.pth"])["model"]
+    call("convert", places["hf"], tmp_path / "mae")
+    call("convert", tmp_path / "mae", tmp_path / "mae.pth")
+    after = torch.load(tmp_path / "mae.pth")["model"]
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert torch.equal(value, after[name]), name
+
+
+def test_the_card_says_where_it_comes_from(places):
+    card = (places["timm"] / "README.md").read_text()
+    assert "local-dir:" in card and "mae.pth`, a file in the format `mae_vit`" in card
+    assert "CC-BY-NC 4.0" in card and "1 updates of batch 16" in card and '"optimizer.layer_decay"' in card
+    assert "Converted by fastmim_jax" in (places["hf"] / "README.md").read_text()
