@@ -11,6 +11,8 @@ SIDES = {"fastmim": 128, "simmim": 192}  # of images, where no array tells; else
 USUAL_SIDE = 224
 FIXED = {"fastmim": ("vit",), "mae": ("vit",), "mixmim": ("mixmim",), "classifier": ("mixmim",)}
 POSITIONS = "position/pos_embed"
+# The published mim_vit_base pre-trains this ViT-B with 6 heads (mim_vit_pretrain.py), not with 12.
+SIX_HEADED = {"name": "vit_b16", "positions": "fixed"}
 # Of pre-training, where it differs from base()'s and no array tells it: as published.
 RECIPES = {
     "fastmim": {},
@@ -94,13 +96,17 @@ def _backbone(known, inside, fixed, told):
     usual = known.family in FIXED.get(known.kind, ()) and POSITIONS not in inside
     if f"encoder/{POSITIONS}" in fixed or usual:
         backbone["positions"] = "fixed"
+    as_published = known.name == "fastmim_vit" and backbone == SIX_HEADED
+    if as_published:
+        backbone["heads"] = 6
     backbone.update(told)
     notes = []
-    if guessed and "heads" not in told:
+    if (guessed or as_published) and "heads" not in told:
         heads = create_model(**backbone).heads
         section = "model" if known.kind == "classifier" else "method"
         notes.append(
-            f"heads are not told by the arrays: {heads} assumed (--set={section}.backbone.heads={heads})"
+            f"heads are not told by the arrays: {heads} assumed{', as published' * as_published} "
+            f"(--set={section}.backbone.heads={heads})"
         )
     return backbone, notes
 
@@ -133,7 +139,7 @@ def _set_method(section, kind, encoder, shapes, settings):
     section.name = kind
     section.update(RECIPES[kind])
     section.block_size = max(encoder.stride, SMALLEST_BLOCK.get(kind, 0))
-    for key in ("mask_ratio", "normalize_target"):
+    for key in ("mask_ratio", "normalize_target", "block_size"):
         if key in settings:
             section[key] = settings[key]
     if kind == "simmim":

@@ -18,7 +18,7 @@ from fastmim_jax.export.inward import read_model
 from fastmim_jax.export.model import Model, open_model, write_workdir
 from fastmim_jax.export.names import flat
 from fastmim_jax.export.onnx import write_onnx
-from fastmim_jax.export.outward import write_arrays
+from fastmim_jax.export.outward import note_of, settings_of, write_arrays
 from fastmim_jax.train.transfer import modules, transfer
 
 FOLDERS = ("timm", "hf")  # libraries that open a folder
@@ -109,7 +109,7 @@ def open_source(source, options=PLAIN):
         override(model.config, options.settings)
         return model, [("read", model.origin)]
     tensors = read_tensors(source, options.key or None)
-    settings = layouts.settings_of(source) if source.is_dir() else {}
+    settings = layouts.settings_of(source) if source.is_dir() else settings_of(tensors.note)
     model, account = read_model(
         tensors.arrays,
         format_name=options.format or None,
@@ -201,7 +201,7 @@ def _write(model, path, destination, options, lines):
     if options.to in FOLDERS and destination.suffix not in FILES:
         lines = layouts.write_folder(model, written, path, destination)
         return [*told, ("opens with", "; ".join(line for line in lines.splitlines() if line))]
-    FILES[destination.suffix](path, written.state)
+    FILES[destination.suffix](path, written.state, note_of(model))
     return [*told, *_opening(model, written, destination)]
 
 

@@ -37,12 +37,17 @@ class Tensors(NamedTuple):
 
     arrays: {name: array}. wrapper: dotted key of the entry that had them, "" for the file's whole.
     prefix: what all names started with, now stripped. others: what else the file holds, to be told.
+    note: what `write_...` was given as a note, "" in files of others.
     """
 
     arrays: dict
     wrapper: str
     prefix: str
     others: list
+    note: str = ""
+
+
+NOTE = "fastmim_jax"  # entry of a file, beside the arrays
 
 
 def read_tensors(path, key=None):
@@ -75,30 +80,34 @@ def read_tensors(path, key=None):
     others += [_told(name, value) for name, value in found.items() if not _is_array(name, value)]
     arrays = {name: value for name, value in found.items() if _is_array(name, value)}
     prefix = _shared_prefix(arrays)
-    return Tensors({name.removeprefix(prefix): x for name, x in arrays.items()}, wrapper, prefix, others)
+    arrays = {name.removeprefix(prefix): x for name, x in arrays.items()}
+    note = tree[NOTE] if isinstance(tree.get(NOTE), str) else ""
+    return Tensors(arrays, wrapper, prefix, [x for x in others if not note or x != NOTE], note)
 
 
-def write_safetensors(path, arrays, metadata=None, overwrite=False):
+def write_safetensors(path, arrays, note="", overwrite=False):
     """Writes {name: array} with the names of a PyTorch state dict, each array with its own dtype.
 
-    metadata: {str: str} beside {"format": "pt"}, without which transformers reads no file.
+    note: text to read back, in the metadata, where transformers wants to see {"format": "pt"}.
 
     Raises:
       UserError: it exists and is not to be overwritten, or a dtype that safetensors does not have.
     """
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    metadata = {"format": "pt", **({NOTE: note} if note else {})}
     with atomically(path, overwrite) as temporary:
         try:
-            safetensors.numpy.save_file(arrays, temporary, {"format": "pt", **(metadata or {})})
+            safetensors.numpy.save_file(arrays, temporary, metadata)
         except safetensors.SafetensorError as error:
             raise UserError(
                 f"{path} cannot be written ({error}): expected arrays of plain numbers"
             ) from error
 
 
-def write_pth(path, arrays, wrapper="model", overwrite=False):
+def write_pth(path, arrays, note="", wrapper="model", overwrite=False):
     """Writes {name: array} as torch.save({wrapper: tensors}), each array with its own dtype.
 
+    note: text to read back, an entry beside the tensors' where they have a wrapper.
     wrapper: "" for the tensors without one.
 
     Raises:
@@ -107,7 +116,8 @@ def write_pth(path, arrays, wrapper="model", overwrite=False):
     torch = import_torch()
     tensors = {name: _tensor(torch, array) for name, array in arrays.items()}
     with atomically(path, overwrite) as temporary:
-        torch.save({wrapper: tensors} if wrapper else tensors, temporary)
+        beside = {NOTE: note} if note else {}
+        torch.save({wrapper: tensors, **beside} if wrapper else tensors, temporary)
 
 
 @contextmanager
@@ -206,7 +216,8 @@ def _head(path):
 def _read_safetensors(path):
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
+            note = (file.metadata() or {}).get(NOTE)
+            return {name: file.get_tensor(name) for name in file.keys()} | ({NOTE: note} if note else {})
     except AttributeError as error:  # a dtype that numpy has no name for
         raise UserError(f"{path} cannot be read ({error}): expected arrays of 16 bits or more") from error
     except (safetensors.SafetensorError, OSError, ValueError) as error:

@@ -72,7 +72,7 @@ def write_folder(model, written, folder, shown):
     description = describe(model, written.format)
     lines = usage(library, description, shown)
     folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder / WEIGHTS, written.state, metadata={"format": "pt"})
+    write_safetensors(folder / WEIGHTS, written.state)
     (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
     if library == "hf":
         (folder / "preprocessor_config.json").write_text(json.dumps(_preprocessor(model), indent=2) + "\n")

@@ -1,5 +1,6 @@
 """From a Model to the arrays of another library's file."""
 
+import json
 from typing import NamedTuple
 
 import numpy as np
@@ -58,6 +59,36 @@ def write_arrays(model, library, *, encoder_only=False, format_name=None):
     for buffers in known.buffers:
         state |= buffers(state, model.image_shape[:2])
     return Written(known, {name: np.asarray(x, order="C") for name, x in state.items()}, lacking)
+
+
+def note_of(model):
+    """What arrays do not tell of a Model, as JSON: `settings` of `inward.read_model`."""
+    section, data = model.section, model.config.data
+    told = {"image_size": list(data.image_size), "backbone": {}}
+    heads = getattr(model.encoder, "heads", None)
+    if heads is not None:
+        told["backbone"]["heads"] = heads if isinstance(heads, int) else list(heads)
+    if model.classes:
+        told |= {"classes": list(model.classes), "pooling": model.pooling}
+    if model.kind != "classifier":
+        told |= {key: section[key] for key in ("mask_ratio", "normalize_target", "block_size")}
+        told["decoder"] = {key: section.decoder[key] for key in ("heads", "epsilon")}
+    return json.dumps(told)
+
+
+def settings_of(note):
+    """The inverse of `note_of`; {} for an empty note or one that is none."""
+    try:
+        told = json.loads(note or "{}")
+    except ValueError:
+        return {}
+    return {key: _plain(x) for key, x in told.items()} if isinstance(told, dict) else {}
+
+
+def _plain(x):
+    if isinstance(x, dict):
+        return {key: _plain(value) for key, value in x.items()}
+    return tuple(x) if isinstance(x, list) else x
 
 
 def _form(model, known, encoder_only):

@@ -54,8 +54,10 @@ def verify(first, second, options=PLAIN, say=print):
     images, noise = seen_images(ours.image_shape), _noise(ours)
     peer = _open_peer(theirs, say)
     found = ours_look(ours, images, noise)
-    others = peer(images, noise) if peer else ours_look(theirs, images, noise)
-    lines = compare(found, others)
+    lines = compare(found, peer(images, noise)) if peer else []
+    unseen = {name: x for name, x in found.items() if name not in {line.of for line in lines}}
+    if unseen:  # in PyTorch, at least
+        lines += compare(unseen, ours_look(theirs, images, noise), " (JAX)" * bool(peer))
     for text in _table(lines, ours, theirs):
         say(text)
     return bool(lines) and all(line.passes for line in lines)
@@ -116,8 +118,8 @@ def layer_outputs(encoder, variables, images):
     return names, jax.jit(raw)(complete, images)
 
 
-def compare(found, others):
-    """[Line] of every layer that both sides have; the rest is left out."""
+def compare(found, others, mark=""):
+    """[Line] of every layer that both sides have; the rest is left out. mark: put behind their names."""
     lines = []
     for name, ours in found.items():
         if name in others:
@@ -125,15 +127,20 @@ def compare(found, others):
             if theirs.shape != ours.shape and theirs.size == ours.size:
                 theirs = theirs.reshape(ours.shape)
             error = np.abs(theirs - ours).max() if theirs.shape == ours.shape else np.inf
-            lines.append(Line(name, float(error), float(np.abs(ours).max())))
+            lines.append(Line(name + mark, float(error), float(np.abs(ours).max())))
     return lines
 
 
 def _open_peer(model, say):
     """-> (images, noise) -> {layer: array} in PyTorch; None where it cannot be, which is said."""
-    libraries = [name for name in PEERS if formats_for(model, name)]
+    libraries = {name: formats_for(model, name) for name in PEERS}
     refused = []
-    for library in sorted(libraries, key=lambda name: not model.format.startswith(name)):
+    # That of the file itself first, then one that has all of the model and not its backbone alone.
+    order = sorted(
+        (name for name in PEERS if libraries[name]),
+        key=lambda name: (not model.format.startswith(name), libraries[name][0].kind != model.kind),
+    )
+    for library in order:
         try:
             written = write_arrays(model, library)
             description = layouts.describe(model, written.format)
@@ -179,10 +186,10 @@ def _with(model, section):
 
 def _table(lines, first, second):
     """The verdict as text."""
-    yield f"{'':>12}  {'layer':<12} {'largest error':>14} {'of values up to':>16}"
+    yield f"{'':>12}  {'layer':<18} {'largest error':>14} {'of values up to':>16}"
     for line in lines:
         mark = "" if line.passes else "  <-- differs"
-        yield f"{'':>12}  {line.of:<12} {line.error:>14.3g} {line.largest:>16.4g}{mark}"
+        yield f"{'':>12}  {line.of:<18} {line.error:>14.3g} {line.largest:>16.4g}{mark}"
     ours, theirs = flat(first.variables), flat(second.variables)
     both = [path for path in ours if path in theirs]
     equal = sum(np.array_equal(ours[path], theirs[path]) for path in both)

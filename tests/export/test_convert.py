@@ -11,12 +11,14 @@ import safetensors.numpy
 import small
 
 from fastmim_jax.__main__ import main
-from fastmim_jax.config import finetuning
+from fastmim_jax.config import base, finetuning
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.inherit import inherit
+from fastmim_jax.export.configure import configure
 from fastmim_jax.export.convert import Options, convert, open_source
 from fastmim_jax.export.files import read_tensors
-from fastmim_jax.export.model import open_model
+from fastmim_jax.export.model import Model, open_model
+from fastmim_jax.export.names import FORMATS, flat
 from fastmim_jax.export.outward import write_arrays
 from fastmim_jax.train.loop import pretrain
 from fastmim_jax.train.saved import read_saved
@@ -154,6 +156,28 @@ def converted(mae, tmp_path_factory):
     said, folder = [], tmp_path_factory.mktemp("converted") / "mae"
     convert(mae, folder, Options(settings=HEADS), said.append)
     return folder, "\n".join(said)
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pth"])
+def test_a_file_of_ours_tells_what_arrays_do_not(mae, converted, ending, tmp_path):
+    if ending == "pth":
+        pytest.importorskip("torch", reason="needs the torch extra: pip install '.[torch]'")
+    path = tmp_path / f"again.{ending}"
+    convert(converted[0], path, say=lambda text: None)
+    model, lines = open_source(path)
+    assert in_words(model.network()) == in_words(open_model(converted[0]).network())
+    assert "assumed" not in dict(lines) and "not read" not in dict(lines)
+
+
+def test_the_published_vit_b_has_six_heads():
+    config = base()
+    shapes = {path: x.shape for path, x in flat(Model(config, {}).shapes()).items()}
+    found, _, notes = configure(FORMATS["fastmim_vit"], shapes, {})
+    assert found.method.backbone.heads == 6 and "6 assumed, as published" in notes[0]
+    for told in ({"backbone": {"heads": 12}}, {"image_size": (128, 128)}):
+        found, _, notes = configure(FORMATS["fastmim_vit"], shapes, {}, told)
+        assert found.method.backbone.heads == told.get("backbone", {}).get("heads", 6)
+    assert not [note for note in notes if "size" in note]
 
 
 def test_what_happened_is_told(converted):

@@ -123,13 +123,13 @@ def test_a_wrapper_that_holds_itself_has_an_end(tmp_path):
 
 def test_safetensors_come_back(tmp_path):
     path = tmp_path / "model.anything"
-    write_safetensors(path, ARRAYS, {"model": "vit_b16"})
+    write_safetensors(path, ARRAYS, note="vit_b16")
     found = read_tensors(path)
     assert_same(found.arrays, {name: ARRAYS[name] for name in found.arrays})
-    assert found.arrays.keys() == ARRAYS.keys() and found[1:] == ("", "", [])
+    assert found.arrays.keys() == ARRAYS.keys() and found[1:] == ("", "", [], "vit_b16")
     size = int.from_bytes(path.read_bytes()[:8], "little")
     header = json.loads(path.read_bytes()[8 : 8 + size])
-    assert header["__metadata__"] == {"format": "pt", "model": "vit_b16"}
+    assert header["__metadata__"] == {"format": "pt", "fastmim_jax": "vit_b16"}
 
 
 def test_safetensors_as_torch_reads_them(torch, tmp_path):
@@ -144,16 +144,18 @@ def test_safetensors_as_torch_reads_them(torch, tmp_path):
 @pytest.mark.parametrize("wrapper", ["model", ""])
 def test_checkpoints_come_back(torch, tmp_path, wrapper):
     path = tmp_path / "model.pth"
-    write_pth(path, ARRAYS, wrapper)
+    write_pth(path, ARRAYS, "a note" if wrapper else "", wrapper)
     found = read_tensors(path)
     assert_same(found.arrays, ARRAYS)
-    assert found.wrapper == wrapper
+    assert found.wrapper == wrapper and found.note == ("a note" if wrapper else "")
     theirs = torch.load(path, weights_only=True)
     theirs = theirs[wrapper] if wrapper else theirs
     assert theirs["bfloat16"].dtype == torch.bfloat16 and theirs["half"].dtype == torch.float16
     # The same arrays make the same file, though it was written under another name at first.
     before = path.read_bytes()
-    write_pth(path, found.arrays, wrapper, overwrite=True)  # also while the old one is looked into
+    write_pth(
+        path, found.arrays, found.note, wrapper, overwrite=True
+    )  # also while the old one is looked into
     assert path.read_bytes() == before
 
 
