@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	$(BIN)/fastmim pretrain --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -rs -n 2 --dist loadfile
 
 # torchvision without what it asks for: timm imports it, and nothing here calls its compiled operators.
 torch: $(VENV)/installed

@@ -26,8 +26,12 @@ class Checkpoints:
         kept = [policies.LatestN(keep)]
         if keep_every:
             kept.append(policies.EveryNSteps(keep_every))
-        options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(kept))
         self.directory = Path(directory).absolute()
+        # Managers that write at the same time would take one another's barriers for their own.
+        processes = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self.directory.name)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(kept), multiprocessing_options=processes
+        )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def latest(self):

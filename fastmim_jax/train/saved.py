@@ -56,6 +56,10 @@ def read_saved(path, step=None):
     elif (path / "config.json").exists():
         workdir, best = path, path / BEST
         folder = best if step is None and best.exists() else path / "checkpoints"
+    elif path.is_file():
+        raise UserError(
+            f"{path} is a file: type fastmim convert {path} {path.with_suffix('')}, and give that folder"
+        )
     else:
         seen = "has no config.json" if path.exists() else "does not exist"
         raise UserError(

@@ -336,6 +336,7 @@ def run(capsys, *words):
         (["convert", "{mae}", "{new}", "--image_size=0"], "--image_size=0 is no size"),
         (["convert", "{new}", "{mae}2"], "new"),
         (["convert", "{mae}", "{new}", "--workdir=x"], "fastmim convert takes no --workdir"),
+        (["probe", "--workdir={mae}"], "published.safetensors is a file: type fastmim convert"),
         (["verify", "{mae}", "{swin}"], "these are different models, vit_b16 .* and swin_b"),
     ],
 )
