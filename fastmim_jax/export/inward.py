@@ -80,6 +80,7 @@ def _read_as(known, arrays, settings, overrides, partial):
     shapes = {path: x.shape for path, x in flat(variables).items()}
     config, classes, notes = configure(known, shapes, fixed, settings)
     override(config, overrides)
+    notes = [note for note in notes if not any(f"{x.partition('=')[0]}=" in note for x in overrides)]
     model = Model(config, variables, classes, format=known.name)
     variables, missing, more = _completed(model, known, partial)
     loaded = [path for path in flat(variables) if path not in missing]

@@ -14,6 +14,7 @@ from fastmim_jax.mim import create_encoder
 
 TOLERANCE = 1e-4  # largest difference, of the largest value of a layer: some 50 times float32's rounding
 IMAGES = 2
+HIDDEN = ("heads", "epsilon")  # attributes of backbones that no array's name tells
 PEERS = {"timm": timm, "hf": huggingface_peer, "torchvision": torchvision}
 
 
@@ -50,6 +51,8 @@ def verify(first, second, options=PLAIN, say=print):
     for name, model in zip("AB", models, strict=True):
         say(f"{name:>12}  {model.origin}: {describe(model)}")
     _check_alike(*models)
+    for text in _unlike(*(model.encoder for model in models)):
+        say(f"{'but':>12}  {text}")
     ours, theirs = models
     images, noise = seen_images(ours.image_shape), _noise(ours)
     peer = _open_peer(theirs, say)
@@ -168,6 +171,14 @@ def _check_alike(first, second):
             f"A is for images of {sizes[0]} pixels, B of {sizes[1]}: type "
             f'--set="data.image_size={tuple(second.image_shape[:2])}" where a file does not tell its size'
         )
+
+
+def _unlike(first, second):
+    """What arrays do not tell and would explain a difference, such as another number of heads."""
+    for key in HIDDEN:
+        sides = [getattr(encoder, key, None) for encoder in (first, second)]
+        if sides[0] != sides[1]:
+            yield f"A has {key} {sides[0]}, B {sides[1]}: say which by --set where a file does not tell"
 
 
 def _noise(model):

@@ -191,6 +191,7 @@ def test_what_happened_is_told(converted):
         f"written  {folder}",
     ):
         assert expected in told
+    assert "assumed" not in told
     assert json.loads((folder / "conversion.json").read_text())["format"] == "mae_vit"
 
 
@@ -377,3 +378,5 @@ def test_verify_tells_equal_from_different(mae, converted, tmp_path, capsys):
     code, output = run(capsys, "verify", str(converted[0]), str(save(tmp_path, arrays)), *same[3:])
     assert code == 1 and "47 of 48" in output.out
     assert re.search(r"block 1 .*\d\n", output.out) and re.search(r"block 2 .*<-- differs", output.out)
+    code, output = run(capsys, "verify", str(converted[0]), str(mae), "--set=method.decoder.heads=2")
+    assert code == 1 and "but  A has heads 3, B 1" in output.out

@@ -10,7 +10,7 @@ from fastmim_jax.models.convolution import BatchNorm
 from fastmim_jax.train import setup, sharding
 
 RANDOM = np.random.default_rng(0)
-STEPS = 5
+STEPS = 3
 
 
 def batches(height, width, channels, count=STEPS):
@@ -39,9 +39,9 @@ def test_eight_devices_give_the_losses_of_one(family):
 
     CMT's batch norms see the whole batch on either.
     """
-    data = batches(96, 160, 4)
+    data = batches(64, 96, 4)
     config = small.over(family, small.config())
-    config.data.update(image_size=(96, 160), channels=4)
+    config.data.update(image_size=(64, 96), channels=4)
     config.method.block_size = 16
     one = train(config, 1, data)[1]
     config.run.mesh_fsdp = 2
