@@ -14,8 +14,8 @@ from fastmim_jax.export import layouts, mmconfig, timm, torchvision
 from fastmim_jax.export.configure import override
 from fastmim_jax.export.exported import write_function
 from fastmim_jax.export.files import atomically, read_tensors, write_pth, write_safetensors
-from fastmim_jax.export.inward import read_model
-from fastmim_jax.export.model import Model, open_model, write_workdir
+from fastmim_jax.export.inward import read_model, with_last_norm
+from fastmim_jax.export.model import open_model, write_workdir
 from fastmim_jax.export.names import flat
 from fastmim_jax.export.onnx import write_onnx
 from fastmim_jax.export.outward import note_of, settings_of, write_arrays
@@ -23,6 +23,7 @@ from fastmim_jax.train.transfer import modules, transfer
 
 FOLDERS = ("timm", "hf")  # libraries that open a folder
 FILES = {".pth": write_pth, ".safetensors": write_safetensors}
+OTHER_FILES = (".pt", ".bin", ".ckpt", ".tar", ".npz", ".h5", ".onnx", ".msgpack")
 PROGRAMS = {"stablehlo": write_function, "onnx": write_onnx}
 LIBRARIES = ("official", "timm", "hf", "torchvision", "mmpretrain", "mmdet", "mmseg")
 
@@ -67,6 +68,7 @@ def convert(source, destination, options=PLAIN, say=print):
     destination = Path(destination).expanduser()
     _check_destination(destination, options)
     model, lines = open_source(source, options)
+    model = _encoder_of(model) if options.encoder_only else model
     lines += [("model", describe(model))]
     if options.image_size and tuple(options.image_size) != tuple(model.config.data.image_size):
         model, told = resized(model, options.image_size)
@@ -177,6 +179,11 @@ def resized(model, image_size):
 def _check_destination(destination, options):
     if options.to and options.to not in (*LIBRARIES, *PROGRAMS):
         raise UserError(f"unknown --to={options.to}: there is {', '.join((*LIBRARIES, *PROGRAMS))}")
+    if destination.suffix in OTHER_FILES and options.to not in PROGRAMS:
+        raise UserError(
+            f"{destination} is no kind of file that is written here: type a name that ends in "
+            f"{' or '.join(FILES)}, such as {destination.with_suffix('.pth')}, or a folder's"
+        )
     if options.to and options.to not in (*FOLDERS, *PROGRAMS) and destination.suffix not in FILES:
         raise UserError(
             f"--to={options.to} writes a file, and {destination} ends in neither {' nor '.join(FILES)}: "
@@ -189,11 +196,9 @@ def _check_destination(destination, options):
 def _write(model, path, destination, options, lines):
     """Writes a Model to a path that will become the destination -> [(label, text)]."""
     if not options.to and destination.suffix not in FILES:
-        write_workdir(
-            _encoder_of(model) if options.encoder_only else model, path, _conversion(model, lines)
-        )
+        write_workdir(model, path, _conversion(model, lines))
         return [("next", f"fastmim finetune --config=configs/finetune.py --config.init={destination} ...")]
-    written = write_arrays(model, options.to or "official", encoder_only=options.encoder_only)
+    written = write_arrays(model, options.to or "official")
     told = [("as", f"{written.format.name}, {len(written.state):,} arrays")]
     if written.dropped:
         left = ", ".join(modules([f"params/{x}" for x in written.dropped]))
@@ -220,14 +225,16 @@ def _opening(model, written, destination):
 
 
 def _encoder_of(model):
-    """The bare backbone of a Model."""
+    """The bare backbone of a Model; the norm of its pooling becomes the last one, where that has none."""
     config = finetuning()
     config.data = model.config.data if model.kind == "classifier" else config.data
-    config.data.update(image_size=model.config.data.image_size, channels=model.config.data.channels)
+    config.data.update({key: model.config.data[key] for key in ("image_size", "channels", "mean", "std")})
     config.model.backbone.update({key: x for key, x in model.section.backbone.items() if x is not None})
     config.model.dtype = "float32"
-    trees = {name: {"encoder": x["encoder"]} for name, x in model.variables.items() if "encoder" in x}
-    return Model(config, trees, (), model.origin, model.workdir, model.format)
+    params = {name: tree for name, tree in model.variables["params"].items() if name != "head"}
+    variables = with_last_norm({**model.variables, "params": params})
+    trees = {name: {"encoder": x["encoder"]} for name, x in variables.items() if "encoder" in x}
+    return model._replace(config=config, variables=trees, classes=())
 
 
 def _conversion(model, lines):

@@ -76,7 +76,7 @@ def _read_as(known, arrays, settings, overrides, partial):
     wanted = {name: x for name, x in arrays.items() if name not in strange and name not in skipped}
     cast = sorted({str(x.dtype) for x in wanted.values() if x.dtype != np.float32})
     variables = to_ours({name: np.asarray(x, np.float32) for name, x in wanted.items()}, known.name)
-    variables, fixed = _without_fixed(_with_last_norm(variables), known, partial)
+    variables, fixed = _without_fixed(with_last_norm(variables), known, partial)
     shapes = {path: x.shape for path, x in flat(variables).items()}
     config, classes, notes = configure(known, shapes, fixed, settings)
     override(config, overrides)
@@ -88,12 +88,13 @@ def _read_as(known, arrays, settings, overrides, partial):
     return model._replace(variables=variables), account
 
 
-def _with_last_norm(variables):
-    """A classifier's norm after pooling is the backbone's last one where the file has no head."""
+def with_last_norm(variables):
+    """The norm of a pooling as the backbone's last one, in variables without a head that have no other."""
     params = variables["params"]
-    if "head" in params or "pooling" not in params or "norm" in params["encoder"]:
+    pooling = params.get("pooling", {})
+    if "head" in params or "norm" in params["encoder"] or set(pooling) != {"norm"}:
         return variables
-    encoder = {**params["encoder"], "norm": params["pooling"]["norm"]}
+    encoder = {**params["encoder"], "norm": pooling["norm"]}
     rest = {name: tree for name, tree in params.items() if name != "pooling"}
     return {**variables, "params": {**rest, "encoder": encoder}}
 

@@ -77,9 +77,17 @@ def unread(name, format_name):
 
 def unused(names, format_name):
     """How many entries of a format's table have none of the published names."""
-    known = FORMATS[format_name]
-    used = {match[0] for _, match in _matches(names, known, _inward) if match}
-    return len(_entries(known, _inward)[0]) - len(used)
+    return _idle(names, FORMATS[format_name], _inward)
+
+
+def unfilled(paths, format_name):
+    """How many entries of a format's table have none of our paths."""
+    return _idle(paths, FORMATS[format_name], _outward)
+
+
+def _idle(names, known, direction):
+    used = {match[0] for _, match in _matches(names, known, direction) if match}
+    return len(_entries(known, direction)[0]) - len(used)
 
 
 def published(path, format_name):

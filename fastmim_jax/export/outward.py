@@ -8,7 +8,7 @@ import numpy as np
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.detect import find_format
 from fastmim_jax.export.model import position_tables
-from fastmim_jax.export.names import FORMATS, flat, in_collections, placeless, to_theirs
+from fastmim_jax.export.names import FORMATS, flat, in_collections, placeless, to_theirs, unfilled
 
 # Arrays of pre-training alone, which libraries of backbones and classifiers have no place for.
 PRETRAINING = ("decoder/", "mask_token", "pred/", "reconstruct/")
@@ -31,12 +31,11 @@ def formats_for(model, library):
     return same + [known for known in found if known.kind == "classifier" and known not in same]
 
 
-def write_arrays(model, library, *, encoder_only=False, format_name=None):
+def write_arrays(model, library, format_name=None):
     """A Written of a Model.
 
     Args:
       library: a `library` of `names.FORMATS`.
-      encoder_only: leave out all but the backbone.
       format_name: one format of it.
 
     Raises:
@@ -46,8 +45,8 @@ def write_arrays(model, library, *, encoder_only=False, format_name=None):
     if not formats:
         others = sorted({known.library for known in FORMATS.values() if formats_for(model, known.library)})
         raise UserError(f"{library} has no {model.family}: type --to= with one of {', '.join(others)}")
-    known = min(formats, key=lambda known: len(_needed(_form(model, known, encoder_only)[1], known, model)))
-    arrays, lacking = _form(model, known, encoder_only)
+    known = min(formats, key=lambda known: _misfit(model, known))
+    arrays, lacking = _form(model, known)
     needed = _needed(lacking, known, model)
     if needed:
         raise UserError(
@@ -91,7 +90,13 @@ def _plain(x):
     return tuple(x) if isinstance(x, list) else x
 
 
-def _form(model, known, encoder_only):
+def _misfit(model, known):
+    """Smaller fits better: arrays without a place, first those that count, then places without an array."""
+    arrays, lacking = _form(model, known)
+    return len(_needed(lacking, known, model)), len(lacking), unfilled(arrays, known.name)
+
+
+def _form(model, known):
     """-> ({path: array} as a format has them, but for names; those paths without a place in it).
 
     Positions that the model makes itself are tables there, and a norm before the mean over cells stands
@@ -100,8 +105,6 @@ def _form(model, known, encoder_only):
     arrays = flat(model.variables)
     tables = position_tables(model)
     arrays |= {path: x for path, x in tables.items() if not placeless([path], known.name)}
-    if encoder_only:
-        arrays = {path: x for path, x in arrays.items() if path.startswith("encoder/")}
     if model.pooling == "norm_pool" and placeless(["pooling/norm/scale"], known.name):
         arrays = {path.replace("pooling/norm", "encoder/norm"): x for path, x in arrays.items()}
     return arrays, placeless(arrays, known.name)

@@ -60,9 +60,12 @@ def verify(first, second, options=PLAIN, say=print):
     lines = compare(found, peer(images, noise)) if peer else []
     unseen = {name: x for name, x in found.items() if name not in {line.of for line in lines}}
     if unseen:  # in PyTorch, at least
-        lines += compare(unseen, ours_look(theirs, images, noise), " (JAX)" * bool(peer))
+        lines += compare(unseen, ours_look(theirs, images, _noise(theirs)), " (JAX)" * bool(peer))
     for text in _table(lines, ours, theirs):
         say(text)
+    absent = [name for name in found if name not in {line.of.split(" (")[0] for line in lines}]
+    if absent:
+        say(f"{'not in B':>12}  {', '.join(absent)}")
     return bool(lines) and all(line.passes for line in lines)
 
 

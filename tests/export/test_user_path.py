@@ -79,6 +79,20 @@ def test_the_pretrained_model_opens_in_transformers(places):
     call("verify", places["mae"], places["hf"])
 
 
+@pytest.mark.parametrize("name", ["mae", "tuned"])
+def test_the_backbone_alone_opens_in_both(places, name, tmp_path):
+    for library in ("timm", "hf"):
+        call("convert", places[name], tmp_path / library, f"--to={library}", "--encoder_only")
+        call("verify", places[name], tmp_path / library) if name == "mae" else None
+    alone = import_timm().create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True)
+    assert alone.num_classes == 0
+    opened = import_transformers().AutoModel.from_pretrained(tmp_path / "hf", add_pooling_layer=False)
+    assert type(opened).__name__ == "ViTModel"
+    weight = open_model(places[name]).variables["params"]["encoder"]["patch_embed"]["bias"]
+    for found in (alone.patch_embed.proj.bias, opened.embeddings.patch_embeddings.projection.bias):
+        np.testing.assert_array_equal(found.detach().numpy(), weight)
+
+
 def test_what_comes_back_is_to_the_bit_what_went(places, tmp_path):
     before = torch.load(places["mae.pth"])["model"]
     call("convert", places["hf"], tmp_path / "mae")
