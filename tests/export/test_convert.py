@@ -327,7 +327,7 @@ def run(capsys, *words):
         (["convert", "{mae}"], "1 paths were given, expected 2: type fastmim convert SOURCE DESTINATION"),
         (["convert", "{mae}", "{new}", "--to=keras"], "unknown --to=keras: there is official, timm"),
         (["convert", "{mae}", "{new}", "--to=mmdet"], "--to=mmdet writes a file.*type .*new.safetensors"),
-        (["convert", "{mae}", "{new}.pt"], "no kind of file that is written here: type .*such as .*new.pth, or a folder"),
+        (["convert", "{mae}", "{new}.pt"], "no kind of file .* such as .*new.pth, or a folder"),
         (["convert", "{mae}", "{mae}"], "is there already: type --overwrite"),
         (["convert", "{mae}", "{new}", "--format=resnet"], "unknown format 'resnet': there is fastmim_vit"),
         (
