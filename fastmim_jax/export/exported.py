@@ -6,7 +6,6 @@ The file is opened by
     function.call(images)  # (B, H, W, C) uint8, any B -> {name: (B, ...) float32}
 """
 
-import importlib
 import json
 from pathlib import Path
 
@@ -50,11 +49,10 @@ def write_function(model, path, platforms=PLATFORMS, overwrite=False):
 
     Raises:
       UserError: an unknown platform, parameters beyond LARGEST, a backbone without a final norm, a path
-        that exists, or flatbuffers is not installed.
+        that exists.
     """
     _check_platforms(platforms)
     check_size(model)
-    _import_flatbuffers()
     path = Path(path).expanduser()
     function = lower(model, platforms)
     names = dict(function=path.name, platforms=list(platforms), jax=jax.__version__)
@@ -175,12 +173,3 @@ def _check_platforms(platforms):
     if unknown or not platforms:
         seen = f"unknown platform '{unknown[0]}'" if unknown else "no platform is given"
         raise UserError(f"{seen}: there is {', '.join(KNOWN)}")
-
-
-def _import_flatbuffers():
-    try:
-        importlib.import_module("flatbuffers")
-    except ImportError as error:
-        raise UserError(
-            "a StableHLO file needs flatbuffers, which is not installed: type pip install flatbuffers"
-        ) from error

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.torch_extra import import_torch
+from fastmim_jax.export.extras import import_torch
 from fastmim_jax.export.unpickle import read_pth
 
 # Under which of its entries a checkpoint has the arrays of the model; the first that there is.

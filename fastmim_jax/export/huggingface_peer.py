@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.export.extras import import_torch, import_transformers
 from fastmim_jax.export.huggingface import CLASSIFIER
-from fastmim_jax.export.torch_extra import import_torch, import_transformers
 from fastmim_jax.export.windows import one_window
 from fastmim_jax.models.convnext import ConvNeXt
 from fastmim_jax.models.decoder import HEAD_WIDTH, Decoder

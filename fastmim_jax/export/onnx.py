@@ -1,6 +1,5 @@
 """An inference function as an ONNX file, by jax2onnx; nothing is left there that gives other numbers."""
 
-import importlib
 import logging
 from pathlib import Path
 from unittest import mock
@@ -12,6 +11,7 @@ from jax.extend.core import jaxpr_as_fun
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.exported import check_size, of_image, outputs
+from fastmim_jax.export.extras import require
 from fastmim_jax.export.files import atomically
 
 TOLERANCE = 1e-4  # of the largest value of an output
@@ -36,7 +36,7 @@ def write_onnx(model, path, overwrite=False):
         beyond `exported.LARGEST`, a path that exists, or a package of the extra is not installed.
     """
     check_size(model)
-    jax2onnx, onnx, runtime = (_import(name) for name in PACKAGES)
+    jax2onnx, onnx, runtime = (require(name, "onnx") for name in PACKAGES)
     path = Path(path).expanduser()
     with atomically(path, overwrite) as file:
         proto = _convert(jax2onnx, model)
@@ -111,12 +111,3 @@ def _check(runtime, model, file):
             f"{TOLERANCE}, and is not kept: type --to=stablehlo"
         )
     return worst
-
-
-def _import(name):
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(
-            f"an ONNX file needs {name}, which is not installed: type pip install 'fastmim_jax[onnx]'"
-        ) from error

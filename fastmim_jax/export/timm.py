@@ -12,10 +12,10 @@ import numpy as np
 from fastmim_jax.errors import UserError
 from fastmim_jax.export import official
 from fastmim_jax.export.convnets import CONVNEXT
+from fastmim_jax.export.extras import import_timm, import_torch
 from fastmim_jax.export.pvt import PVT_V2
 from fastmim_jax.export.rules import LINEAR, NORM, POSITIONS, Format, Rule, Transform, array
 from fastmim_jax.export.timm_peer import describe, format_of
-from fastmim_jax.export.torch_extra import import_timm, import_torch
 
 __all__ = ["FORMATS", "build", "command", "describe", "format_of", "look"]
 

@@ -11,6 +11,7 @@ import numpy as np
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.architecture import family_of
 from fastmim_jax.export.buffers import relative_indices
+from fastmim_jax.export.extras import import_torch, import_torchvision
 from fastmim_jax.export.rules import (
     CONV,
     LINEAR,
@@ -24,7 +25,6 @@ from fastmim_jax.export.rules import (
     Transform,
     array,
 )
-from fastmim_jax.export.torch_extra import import_torch, import_torchvision
 from fastmim_jax.export.windows import one_window
 from fastmim_jax.models.pyramid import STAGES
 

@@ -4,8 +4,8 @@ import pytest
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export import huggingface_peer as peer
+from fastmim_jax.export.extras import import_transformers
 from fastmim_jax.export.huggingface import settings
-from fastmim_jax.export.torch_extra import import_transformers
 from fastmim_jax.models.cmt import CMT
 from fastmim_jax.models.convnext import ConvNeXt
 from fastmim_jax.models.pvt_v2 import PVTv2

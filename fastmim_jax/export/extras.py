@@ -1,4 +1,4 @@
-"""The packages of the `torch` extra, imported only where they are needed."""
+"""Packages of the extras `torch` and `onnx`, imported only where they are needed."""
 
 import importlib
 from functools import cache
@@ -15,7 +15,7 @@ def import_torch():
     Raises:
       UserError: it is not installed.
     """
-    return _import("torch")
+    return require("torch", "torch")
 
 
 @cache
@@ -26,7 +26,7 @@ def import_timm():
       UserError: it is not installed.
     """
     _import_torchvision()
-    return _import("timm")
+    return require("timm", "torch")
 
 
 @cache
@@ -37,7 +37,7 @@ def import_transformers():
       UserError: it is not installed.
     """
     _import_torchvision()
-    return _import("transformers")
+    return require("transformers", "torch")
 
 
 @cache
@@ -47,7 +47,7 @@ def import_torchvision():
     Raises:
       UserError: it is not installed.
     """
-    return _import_torchvision() or _import("torchvision")
+    return _import_torchvision() or require("torchvision", "torch")
 
 
 @cache
@@ -75,10 +75,15 @@ def _library(torch):
     return library
 
 
-def _import(name):
+def require(name, extra):
+    """The module of a package that an extra of ours brings.
+
+    Raises:
+      UserError: it is not installed.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise UserError(
-            f"this needs {name}, which is not installed: type pip install 'fastmim_jax[torch]'"
+            f"this needs {name}, which is not installed: type pip install 'fastmim_jax[{extra}]'"
         ) from error
