@@ -131,7 +131,7 @@ def _pooling(family, shapes):
 
 def _channels(inside):
     kernels = ("patch_embed/kernel", "stem/patch/kernel", "stem/conv1/kernel")
-    return next(inside[path][-2] for path in kernels if path in inside)
+    return next((inside[path][-2] for path in kernels if path in inside), 3)
 
 
 def _set_method(section, kind, encoder, shapes, settings):

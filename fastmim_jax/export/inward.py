@@ -57,11 +57,14 @@ def read_model(arrays, *, format_name=None, settings=None, overrides=(), partial
     for known in formats:
         try:
             return _read_as(known, arrays, settings or {}, overrides, partial)
-        except (UserError, ValueError) as error:
+        except (UserError, ValueError, LookupError, TypeError) as error:
             first = first or error
     if isinstance(first, UserError):
         raise first
-    raise UserError(f"the arrays are not as the format '{formats[0].name}' has them ({first})") from first
+    raise UserError(
+        f"the arrays are not as the format '{formats[0].name}' has them ({type(first).__name__}: {first}): "
+        "the file is damaged, or needs --format=NAME"
+    ) from first
 
 
 def _read_as(known, arrays, settings, overrides, partial):
@@ -82,8 +85,9 @@ def _read_as(known, arrays, settings, overrides, partial):
     override(config, overrides)
     notes = [note for note in notes if not any(f"{x.partition('=')[0]}=" in note for x in overrides)]
     model = Model(config, variables, classes, format=known.name)
-    variables, missing, more = _completed(model, known, partial)
+    variables, missing, surplus, more = _completed(model, known, partial)
     loaded = [path for path in flat(variables) if path not in missing]
+    strange = [*strange, *(published(path, known.name) for path in surplus)]
     account = Account(known, loaded, fixed, missing, strange, skipped, cast, notes + more)
     return model._replace(variables=variables), account
 
@@ -122,7 +126,7 @@ def _without_fixed(variables, known, partial):
 
 
 def _completed(model, known, partial):
-    """-> variables of exactly the model's network, paths of those that start fresh, what was assumed."""
+    """-> variables of exactly the model's network, paths that start fresh, paths left out, assumptions."""
     given, wanted = flat(model.variables), flat(model.shapes())
     zeros = _zeros(given, wanted)
     given |= zeros
@@ -144,7 +148,7 @@ def _completed(model, known, partial):
     fresh = flat(_initial(model)) if missing else {}
     arrays = {path: given[path] if path in given else fresh[path] for path in wanted}
     notes = [f"{len(zeros)} biases of attention, which the file does not have, are zero"] if zeros else []
-    return in_collections(arrays), missing, notes
+    return in_collections(arrays), missing, surplus, notes
 
 
 def _zeros(given, wanted):

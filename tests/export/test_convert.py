@@ -17,6 +17,7 @@ from fastmim_jax.evaluate.inherit import inherit
 from fastmim_jax.export.configure import configure
 from fastmim_jax.export.convert import Options, convert, open_source
 from fastmim_jax.export.files import read_tensors
+from fastmim_jax.export.inward import read_model
 from fastmim_jax.export.model import Model, open_model
 from fastmim_jax.export.names import FORMATS, flat
 from fastmim_jax.export.outward import write_arrays
@@ -293,6 +294,25 @@ def test_a_damaged_checkpoint_is_refused_and_nothing_is_left(mae, kind, told, tm
             convert(path, tmp_path / name, Options(settings=HEADS), lambda text: None)
         assert "\n" not in str(caught.value)
     assert [path] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_damage_is_a_sentence(mae, seed):
+    """Arrays that are missing, transposed, cut or flattened: a UserError, and no other exception."""
+    random, arrays = np.random.default_rng(seed), dict(read_tensors(mae).arrays)
+    if seed % 2:
+        arrays = dict(published.weights(CASES["fastmim_cmt"], "hog_norm1"))
+    for name in random.choice(list(arrays), 1 + seed // 3, replace=False):
+        value = arrays.pop(name)
+        change = random.choice(["gone", "transposed", "cut", "flat"])
+        if change != "gone":
+            arrays[name] = {"transposed": value.T, "cut": value[:-1], "flat": value.reshape(-1)}[change]
+    if seed == 0:
+        arrays = {name: x for name, x in arrays.items() if not name.startswith("decoder_pred")}
+    try:
+        read_model(arrays, overrides=HEADS)
+    except UserError as error:
+        assert "\n" not in str(error)
 
 
 def test_partial_says_what_starts_fresh_and_what_was_left_out(mae, tmp_path):
