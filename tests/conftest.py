@@ -1,5 +1,6 @@
 """One compilation cache for all tests and for the processes that they start."""
 
+import gc
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,11 @@ if version("jaxlib").startswith("0.10."):
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 
 
+gc.set_threshold(
+    100_000, 50, 100
+)  # what JAX traces is much, and looking through it takes a tenth of the time
+
+
 def pytest_configure():
     import jax
 
@@ -24,7 +30,7 @@ def pytest_configure():
     jax.config.update("jax_num_cpu_devices", 8)
 
 
-LONG = {"train", "evaluate", "test_config.py"}
+LONG = {"train", "evaluate", "export", "test_config.py"}
 
 
 def pytest_collection_modifyitems(items):

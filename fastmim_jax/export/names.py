@@ -6,7 +6,8 @@ stands for the index of a block. Our paths are the keys of the nested parameter 
 
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
+from itertools import compress, product
 from typing import NamedTuple
 
 import jax
@@ -21,6 +22,8 @@ FORMATS = {
     for module in (official, openmmlab, timm, huggingface, torchvision, mmdet)
     for known in module.FORMATS
 }
+MOST_NUMBERS = 10  # in a name of any format; there are twice as many readings for every one more
+NUMBER = re.compile(r"\d+")
 STATISTICS = ("mean", "var")  # last parts of our paths in "batch_stats"; all others are parameters
 
 
@@ -124,10 +127,6 @@ def _collection(path):
     return "batch_stats" if path.split("/")[-1] in STATISTICS else "params"
 
 
-def _pattern(name):
-    return re.compile(re.escape(name).replace(r"\{\}", r"(\d+)") + "$")
-
-
 class _Entry(NamedTuple):
     """What one transform takes and gives: names with "{}" in them."""
 
@@ -138,26 +137,39 @@ class _Entry(NamedTuple):
 
 @cache
 def _entries(known, direction):
-    """-> ([_Entry], [(pattern, number of its entry, its place among the sources)])."""
+    """-> ([_Entry], {name with "{}": (number of its entry, its place among the sources)})."""
     entries = [
         _Entry(*direction(_names(rule.theirs, theirs), _names(rule.ours, ours), transform))
         for rule in known.table
         for theirs, ours, transform in rule.arrays
     ]
-    patterns = [
-        (_pattern(source), number, place)
-        for number, entry in enumerate(entries)
-        for place, source in enumerate(entry.sources)
-    ]
-    return entries, patterns
+    places = {}
+    for number, entry in enumerate(entries):
+        for place, source in enumerate(entry.sources):
+            places.setdefault(source, (number, place))
+    return entries, places
+
+
+@lru_cache(maxsize=10_000)
+def _readings(name):
+    """[(the name with "{}" for some of its numbers, those)]: all ways to read numbers as indices."""
+    pieces, numbers = NUMBER.split(name), NUMBER.findall(name)
+    if len(numbers) > MOST_NUMBERS:
+        return []
+    found = []
+    for chosen in product((False, True), repeat=len(numbers)):
+        parts = ("{}" if index else number for index, number in zip(chosen, numbers, strict=True))
+        pattern = pieces[0] + "".join(part + piece for part, piece in zip(parts, pieces[1:], strict=True))
+        found.append((pattern, tuple(compress(numbers, chosen))))
+    return found
 
 
 def _matches(names, known, direction):
-    """Of every name: (name, number of its entry, its place in that, indices of blocks), or None."""
-    _, patterns = _entries(known, direction)
+    """Of every name: (name, (number of its entry, its place in that, indices of blocks) or None)."""
+    _, places = _entries(known, direction)
     for name in names:
-        found = ((pattern.match(name), number, place) for pattern, number, place in patterns)
-        yield name, next(((number, place, match.groups()) for match, number, place in found if match), None)
+        found = [(*places[pattern], indices) for pattern, indices in _readings(name) if pattern in places]
+        yield name, min(found, default=None)
 
 
 def _unmatched(names, known, direction):

@@ -14,6 +14,9 @@ from fastmim_jax.export.names import FORMATS, flat, in_collections, placeless, t
 PRETRAINING = ("decoder/", "mask_token", "pred/", "reconstruct/")
 
 
+OWN_NORM = "pooling/norm/scale"
+
+
 class Written(NamedTuple):
     """format: rules.Format. state: {published name: array}. dropped: our paths without a place in it."""
 
@@ -91,9 +94,13 @@ def _plain(x):
 
 
 def _misfit(model, known):
-    """Smaller fits better: arrays without a place, first those that count, then places without an array."""
+    """Smaller fits better: arrays without a place, first those that count, then places without an array.
+
+    Of two formats that have a place for the norm of a pooling, the one that calls it so comes first.
+    """
     arrays, lacking = _form(model, known)
-    return len(_needed(lacking, known, model)), len(lacking), unfilled(arrays, known.name)
+    moved = bool(placeless([OWN_NORM], known.name))
+    return len(_needed(lacking, known, model)), len(lacking), moved, unfilled(arrays, known.name)
 
 
 def _form(model, known):
@@ -105,7 +112,7 @@ def _form(model, known):
     arrays = flat(model.variables)
     tables = position_tables(model)
     arrays |= {path: x for path, x in tables.items() if not placeless([path], known.name)}
-    if model.pooling == "norm_pool" and placeless(["pooling/norm/scale"], known.name):
+    if model.pooling == "norm_pool" and placeless([OWN_NORM], known.name):
         arrays = {path.replace("pooling/norm", "encoder/norm"): x for path, x in arrays.items()}
     return arrays, placeless(arrays, known.name)
 

@@ -132,7 +132,9 @@ def test_a_published_classifier_is_recognised_and_goes_out_as_it_came_in(name, t
         found = jax.jit(model.network().apply)(model.variables, images)
         # 1e-4 as agreed; observed: below 1e-5.
         np.testing.assert_allclose(found, published.load("classifiers")[1][f"{name}/logits"], atol=1e-4)
-    back = write_arrays(model, "official", format_name=known).state
+    written = write_arrays(model, "official")
+    assert written.format.name == known
+    back = written.state
     for key, value in weights.items():
         np.testing.assert_array_equal(back[key], value, err_msg=key)
     assert {key.split(".")[-1] for key in back.keys() - weights.keys()} <= set(BUFFERS)
