@@ -87,9 +87,8 @@ def tuning(name, seed, labelled, data, init):
     config.optimizer.update(base_lr=6e-3, layer_decay=0.75)
     config.schedule.update(batch_size=128, epochs=4.0, warmup_epochs=0.5)
     config.run.update(checkpoint_every=0, eval_epochs=4.0, log_every=10, workers=0)
-    if (
-        name in FROM_SCRATCH
-    ):  # nothing to keep in the first blocks: all learn at one rate, its best of three
+    if name in FROM_SCRATCH:
+        # Nothing is to be kept in the first blocks: all learn at one rate, the best of three.
         config.init = ""
         config.optimizer.update(base_lr=4e-3, layer_decay=1.0)
         section = pretraining(name, seed, data, 1).method.backbone
@@ -116,12 +115,13 @@ def run_one(name, seed, args):
     before, after = args.out / f"{name}_{seed}", args.out / f"{name}_{seed}_tuned"
     line = {"name": name, "seed": seed}
     if name not in FROM_SCRATCH:
-        began = time.time()
-        pretrain(pretraining(name, seed, args.data, args.steps), before, announce=lambda text: None)
-        line["pretraining_seconds"] = round(time.time() - began)
-        line["images_per_second"] = np.median(
-            [x["images_per_second"] for x in read_metrics(before / "metrics.jsonl") if "loss" in x]
-        )
+        config = pretraining(name, seed, args.data, args.steps)
+        pretrain(config, before, announce=lambda text: None)
+        speeds = [x["images_per_second"] for x in read_metrics(before / "metrics.jsonl") if "loss" in x]
+        line.update(steps=args.steps, images_per_second=float(np.median(speeds)))
+        # As one that is interrupted takes longer by the clock.
+        images = args.steps * config.schedule.batch_size
+        line["pretraining_seconds"] = round(images / line["images_per_second"])
         lines = probe(before, args.data, kinds=("ridge",), count=PROBED, say=lambda text: None)
         best = max(lines, key=lambda x: x.held_out)
         line.update(probe=best.accuracies[0], probe_layer=best.layer)

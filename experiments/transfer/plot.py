@@ -38,7 +38,7 @@ def main(results, path):
                 )
                 axes.plot([place + shift] * len(found), found, "o", color="black", ms=3.5)
     axes.set_xticks(range(len(names)), [NAMES[name] for name in names], fontsize=9)
-    axes.set(ylabel="CIFAR-10 test accuracy, %", ylim=(20, None))
+    axes.set(ylabel="CIFAR-10 test accuracy, %", ylim=(0, 55))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper left")
     figure.savefig(path, dpi=110)
