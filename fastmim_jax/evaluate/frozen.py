@@ -11,6 +11,7 @@ import numpy as np
 from fastmim_jax import plan as plans
 from fastmim_jax.evaluate.accuracy import ROWS, gather
 from fastmim_jax.mim import create_encoder
+from fastmim_jax.models.depths import layer_names, with_norm
 from fastmim_jax.train import setup, sharding
 from fastmim_jax.train.saved import read_saved
 
@@ -138,23 +139,3 @@ def freeze(config, variables, batch_size=128, devices=None):
         pooled=setup.on_mesh(jax.jit(pooled, **places), mesh),
         notes=() if complete is variables else (NO_NORM,),
     )
-
-
-def with_norm(variables, encoder, image_shape):
-    """The variables, with a final norm without learned factors where a classifier has none in its backbone.
-
-    image_shape: (H, W, C).
-    """
-    if not variables or "norm" in variables["params"]:
-        return variables
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    norm = jax.eval_shape(encoder.init, jax.random.key(0), images)["params"].get("norm", {})
-    begun = {name: np.full(x.shape, name == "scale", x.dtype) for name, x in norm.items()}
-    return {**variables, "params": {**variables["params"], **({"norm": begun} if begun else {})}}
-
-
-def layer_names(encoder):
-    """("block 1", ...) of a ViT, ("stage 1", ...) of a pyramid: as many as `outputs` gives."""
-    depths = getattr(encoder, "depths", None)
-    kind, count = ("block", encoder.depth) if depths is None else ("stage", len(depths))
-    return tuple(f"{kind} {number}" for number in range(1, count + 1))

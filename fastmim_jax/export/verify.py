@@ -11,6 +11,7 @@ from fastmim_jax.export.convert import PLAIN, describe, open_source
 from fastmim_jax.export.names import flat
 from fastmim_jax.export.outward import formats_for, write_arrays
 from fastmim_jax.mim import create_encoder
+from fastmim_jax.models.depths import layer_names, with_norm
 
 TOLERANCE = 1e-4  # largest difference, of the largest value of a layer: some 50 times float32's rounding
 IMAGES = 2
@@ -108,14 +109,9 @@ def layer_outputs(encoder, variables, images):
 
     A classifier whose norm comes after its pooling has none in its backbone.
     """
-    depths = getattr(encoder, "depths", None)
-    kind, count = ("block", encoder.depth) if depths is None else ("stage", len(depths))
-    names = [f"{kind} {number}" for number in range(1, count + 1)]
-    wanted = jax.eval_shape(encoder.init, jax.random.key(0), images)["params"]
-    if "norm" not in wanted or "norm" in variables["params"]:
+    names, complete = layer_names(encoder), with_norm(variables, encoder, images.shape[1:])
+    if ("norm" in complete["params"]) == ("norm" in variables["params"]):
         return names, jax.jit(lambda v, x: encoder.apply(v, x, method="outputs"))(variables, images)
-    unit = {name: np.full(x.shape, name == "scale", x.dtype) for name, x in wanted["norm"].items()}
-    complete = {**variables, "params": {**variables["params"], "norm": unit}}
 
     def raw(v, x):
         *inner, _ = encoder.apply(v, x, method="outputs")
