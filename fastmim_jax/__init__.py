@@ -8,7 +8,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "create_method": "fastmim_jax.mim",
+    "create_method": "fastmim_jax.build",
     "create_model": "fastmim_jax.models.zoo",
     "hog": "fastmim_jax.mim.hog",
 }

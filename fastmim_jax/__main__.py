@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from fastmim_jax import __version__
-from fastmim_jax.command_line import parse
+from fastmim_jax.cli import parse
 from fastmim_jax.errors import UserError
 
 USAGE = """fastmim {version}: masked-image-modeling pre-training
@@ -49,7 +49,7 @@ def reconstruct(values):
     """Draws what a checkpoint fills in."""
     workdir = Path(_workdir(values))
     from fastmim_jax.tools.reconstruct import reconstruct
-    from fastmim_jax.train.saved import read_config
+    from fastmim_jax.train.runs import read_config
 
     _start_jax(values)
     config = read_config(workdir)
@@ -183,7 +183,7 @@ def bench(values):
     """Measures the step, HOG within it, and the input pipeline; or draws what the network sees."""
     config = _config(values)
     from fastmim_jax.tools.bench import bench
-    from fastmim_jax.tools.contact import show_batch
+    from fastmim_jax.tools.draw.contact_sheet import show_batch
 
     _start_jax(values)
     if values.show_batch:

@@ -6,7 +6,7 @@ import numpy as np
 import small
 
 from fastmim_jax.config import finetuning
-from fastmim_jax.export.model import Model
+from fastmim_jax.export.bundle import Model
 
 SIDE = 64  # of the images
 CLASSES = ("ant", "bee", "cat")

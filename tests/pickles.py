@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 
-from fastmim_jax.export import unpickle
+from fastmim_jax.export.torch_file import reader
 
 NUMBERS = np.arange(24, dtype=np.float32)  # what storage "0" holds
 
@@ -61,7 +61,7 @@ def write_zip(path, pickled, records=None, folder="archive", **others):
 def write_stream(path, pickled, records=None):
     """The format before PyTorch 1.6, for storages of 32 bits."""
     records = records or {"0": NUMBERS.tobytes()}
-    parts = [pickle.dumps(x, 2) for x in (unpickle.MAGIC, unpickle.PROTOCOL, {"little_endian": True})]
+    parts = [pickle.dumps(x, 2) for x in (reader.MAGIC, reader.PROTOCOL, {"little_endian": True})]
     parts += [pickled, pickle.dumps(list(records), 2)]
     parts += [struct.pack("<q", len(content) // 4) + content for content in records.values()]
     path.write_bytes(b"".join(parts))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from fastmim_jax.config import base, differences, from_saved
-from fastmim_jax.train import setup
+from fastmim_jax.train import stage as train_stage
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -47,7 +47,7 @@ def test_every_variant_builds_at_its_real_size(index, name, variant):
     block = config.method.block_size
     if not config.method.backbone.window:  # one that is set fits its own size only
         config.data.image_size = tuple(side // 32 * 28 if block == 14 else side for side in shape)
-    run = setup.build(config, 100_000, jax.devices()[:1])
+    run = train_stage.build(config, 100_000, jax.devices()[:1])
     height, width = config.data.image_size
     batch = {
         "image": jax.ShapeDtypeStruct((4096, height, width, config.data.channels), jnp.uint8),
@@ -64,7 +64,7 @@ def test_every_variant_builds_at_its_real_size(index, name, variant):
 
 def test_progressive_variants_have_three_stages():
     config = load("fastmim_p").get_config("swin_b")
-    runs = setup.build_stages(config, 100_000, jax.devices()[:1])
+    runs = train_stage.build_stages(config, 100_000, jax.devices()[:1])
     assert [run.plan.image_size for run in runs] == [(128, 128), (160, 160), (192, 192)]
     tables = [
         run.abstract.params["encoder"]["stages_2"]["blocks"]["17"]["attn"]["relative_position_bias_table"]

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.evaluate.frozen import open_frozen
+from fastmim_jax.evaluate.inference import open_frozen
 
 FORMATS = (".npz", ".parquet")
 

@@ -7,16 +7,17 @@ import jax
 
 from fastmim_jax.data.augment import resizer_name
 from fastmim_jax.data.decode import decoder_name
+from fastmim_jax.data.labels import open_labelled
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate import tuning
-from fastmim_jax.evaluate.accuracy import judge
-from fastmim_jax.evaluate.labels import open_labelled
-from fastmim_jax.evaluate.verdict import write_verdict
-from fastmim_jax.train import setup, start
+from fastmim_jax.evaluate.classify import judge
+from fastmim_jax.evaluate.report import write_verdict
+from fastmim_jax.train import stage as train_stage
+from fastmim_jax.train import warm_start
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.loop import Hook, prepare_workdir, train
 from fastmim_jax.train.metrics import write_atomically
-from fastmim_jax.train.saved import BEST
+from fastmim_jax.train.runs import BEST
 from fastmim_jax.train.state import count_parameters
 
 
@@ -40,7 +41,9 @@ def finetune(config, workdir, announce=print):
     _check_classes(config, source)
     config, saved = tuning.starting_point(config, workdir)
     run = tuning.build(config, len(source), source.classes, saved=saved)
-    report = start.report(saved.variables, run.abstract, run.model.encoder.resampling) if saved else None
+    report = (
+        warm_start.report(saved.variables, run.abstract, run.model.encoder.resampling) if saved else None
+    )
     workdir = prepare_workdir(workdir, config)
     if jax.process_index() == 0:
         write_atomically(workdir / "classes.json", json.dumps(run.classes, indent=0) + "\n")
@@ -122,7 +125,7 @@ def _describe(run, source, held_out, saved, report):
     settings, augment = config.run, config.augment
     parameters = count_parameters(run.abstract.params)
     mesh = " x ".join(f"{size} {axis}" for axis, size in run.mesh.shape.items())
-    readers = f"{setup.worker_count(settings)} worker processes, {settings.threads} threads each"
+    readers = f"{train_stage.worker_count(settings)} worker processes, {settings.threads} threads each"
     begun = [("start", f"{saved.path}, step {saved.step:,}"), *report.describe()] if saved else []
     return [
         ("data", repr(source)),

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from fastmim_jax.evaluate.frozen import encoder_of, freeze
+from fastmim_jax.evaluate.inference import encoder_of, freeze
 from fastmim_jax.evaluate.probe import open_parts, read, ridge_lines
 from fastmim_jax.train import sharding
 from fastmim_jax.train.loop import Hook

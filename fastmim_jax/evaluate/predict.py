@@ -7,11 +7,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from fastmim_jax.data.labels import check_classes, open_evaluation
 from fastmim_jax.data.sources import evaluation_split, labelled, open_source
-from fastmim_jax.evaluate.accuracy import judge
-from fastmim_jax.evaluate.labels import check_classes, open_evaluation
+from fastmim_jax.evaluate.classify import judge
+from fastmim_jax.evaluate.report import describe, summarize
 from fastmim_jax.evaluate.tuning import open_tuned
-from fastmim_jax.evaluate.verdict import describe, summarize
 from fastmim_jax.train.metrics import write_atomically
 
 

@@ -12,15 +12,15 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from fastmim_jax.data.labels import check_classes
 from fastmim_jax.data.sources import evaluation_split, labelled, open_source
 from fastmim_jax.errors import UserError
-from fastmim_jax.evaluate import linear, neighbours, ridge, tokens
-from fastmim_jax.evaluate.folds import folds as split_folds
-from fastmim_jax.evaluate.frozen import open_frozen
-from fastmim_jax.evaluate.labels import check_classes
+from fastmim_jax.evaluate.inference import open_frozen
+from fastmim_jax.evaluate.probes import attentive, knn, linear, ridge
+from fastmim_jax.evaluate.probes.folds import folds as split_folds
 from fastmim_jax.train.metrics import write_atomically
 
-ON_FEATURES = {"ridge": ridge.probe, "knn": neighbours.probe, "linear": linear.probe}
+ON_FEATURES = {"ridge": ridge.probe, "knn": knn.probe, "linear": linear.probe}
 KINDS = (*ON_FEATURES, "attentive")
 FOLDS = 5  # where there is nothing to test on and no number is given
 
@@ -158,7 +158,7 @@ def probe_layer(kind, layer, material):
     """One Line; layer: such as "block 12 mean"."""
     if kind == "attentive":
         name = layer.rpartition(" ")[0]
-        found = [tokens.probe(material.frozen, name, *part, material.classes) for part in material.parts]
+        found = [attentive.probe(material.frozen, name, *part, material.classes) for part in material.parts]
         layer = f"{name} tokens"
     else:
         found = [ON_FEATURES[kind](*_arrays(material, layer, part), material.classes)

@@ -15,18 +15,19 @@ from fastmim_jax import plan as plans
 from fastmim_jax.data.mixing import erase, mix, soft_targets
 from fastmim_jax.data.randaugment import RandAugment
 from fastmim_jax.errors import UserError
-from fastmim_jax.evaluate.inherit import inherit
 from fastmim_jax.mim import create_classifier
-from fastmim_jax.train import setup, sharding, state, steps
+from fastmim_jax.train import sharding, state, steps
+from fastmim_jax.train import stage as train_stage
+from fastmim_jax.train.inherit import inherit
 from fastmim_jax.train.optimizer import layer_scales, make_optimizer, spared_from_decay
-from fastmim_jax.train.saved import read_saved
-from fastmim_jax.train.start import has_checkpoint, start_from
+from fastmim_jax.train.runs import read_saved
+from fastmim_jax.train.warm_start import has_checkpoint, start_from
 
 SHOWN = 5  # likeliest classes that are told of an image
 
 
 @dataclasses.dataclass(frozen=True)
-class Tuning(setup.Stage):
+class Tuning(train_stage.Stage):
     """Fine-tuning of a classifier.
 
     classes: their names.
@@ -60,7 +61,7 @@ def build(config, records, classes, devices=None, saved=None):
       UserError: the config cannot work, in one sentence.
     """
     devices = devices or jax.devices()
-    setup.check_kernel("model", config.model, devices[0].platform)
+    train_stage.check_kernel("model", config.model, devices[0].platform)
     _check_augment(config)
     _check_resize(config.data)
     plan = plans.chart(config, records=records, devices=len(devices))
@@ -70,16 +71,16 @@ def build(config, records, classes, devices=None, saved=None):
     shape = (*config.data.image_size, config.data.channels)
     averaged = bool(config.optimizer.average)
     init = state.initializer(model, optimizer_of, shape, averaged)
-    abstract = setup.abstract_state(init, mesh)
-    normalize = setup.prepare(config.data)
+    abstract = train_stage.abstract_state(init, mesh)
+    normalize = train_stage.prepare(config.data)
     prepare = partial(_prepare, normalize=normalize, classes=len(classes), **_augmentation(config.augment))
     update = partial(
         steps.finetune_step,
         model=model,
         prepare=prepare,
-        key=setup.run_key(config.seed),
+        key=train_stage.run_key(config.seed),
         optimizer=optimizer_of(abstract.params),
-        schedule=setup.schedule(config, plan),
+        schedule=train_stage.schedule(config, plan),
         accumulation=plan.accumulation,
         average=config.optimizer.average,
     )
@@ -97,11 +98,11 @@ def build(config, records, classes, devices=None, saved=None):
         mesh=mesh,
         abstract=abstract,
         create=create,
-        step=setup.compile_step(update, abstract, mesh),
+        step=train_stage.compile_step(update, abstract, mesh),
         model=model,
         classes=tuple(classes),
         prepare=prepare,
-        judge=setup.compile_looking(look, abstract.judged(), mesh, sharding.batch_sharding(mesh)),
+        judge=train_stage.compile_looking(look, abstract.judged(), mesh, sharding.batch_sharding(mesh)),
     )
 
 
@@ -136,7 +137,7 @@ def _optimizer(options, encoder, params):
         params,
         spared=spared_from_decay(params, encoder, options.official),
         scales=layer_scales(params, encoder, options.layer_decay, options.official),
-        **setup.optimizer_options(options),
+        **train_stage.optimizer_options(options),
     )
 
 

@@ -10,15 +10,18 @@ import jax.numpy as jnp
 
 from fastmim_jax.config import finetuning
 from fastmim_jax.errors import UserError
-from fastmim_jax.export import layouts, mmconfig, timm, torchvision
-from fastmim_jax.export.configure import override
-from fastmim_jax.export.exported import write_function
-from fastmim_jax.export.files import atomically, read_tensors, write_pth, write_safetensors
-from fastmim_jax.export.inward import read_model, with_last_norm
-from fastmim_jax.export.model import open_model, write_workdir
-from fastmim_jax.export.names import flat
-from fastmim_jax.export.onnx import write_onnx
-from fastmim_jax.export.outward import note_of, settings_of, write_arrays
+from fastmim_jax.export import model_folder as layouts
+from fastmim_jax.export.array_files import atomically, read_tensors, write_pth, write_safetensors
+from fastmim_jax.export.bundle import open_model, write_workdir
+from fastmim_jax.export.formats.names import flat
+from fastmim_jax.export.formats.openmmlab import describe as mmconfig
+from fastmim_jax.export.formats.timm import keys as timm
+from fastmim_jax.export.formats.torchvision import keys as torchvision
+from fastmim_jax.export.from_torch import read_model, with_last_norm
+from fastmim_jax.export.infer_config import override
+from fastmim_jax.export.programs.onnx import write_onnx
+from fastmim_jax.export.programs.stablehlo import write_function
+from fastmim_jax.export.to_torch import note_of, settings_of, write_arrays
 from fastmim_jax.train.transfer import modules, transfer
 
 FOLDERS = ("timm", "hf")  # libraries that open a folder

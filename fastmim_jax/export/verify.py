@@ -6,12 +6,15 @@ import jax
 import numpy as np
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export import huggingface_peer, layouts, timm, torchvision
+from fastmim_jax.export import model_folder as layouts
 from fastmim_jax.export.convert import PLAIN, describe, open_source
-from fastmim_jax.export.names import flat
-from fastmim_jax.export.outward import formats_for, write_arrays
+from fastmim_jax.export.formats.huggingface import describe as huggingface_peer
+from fastmim_jax.export.formats.names import flat
+from fastmim_jax.export.formats.timm import keys as timm
+from fastmim_jax.export.formats.torchvision import keys as torchvision
+from fastmim_jax.export.to_torch import formats_for, write_arrays
 from fastmim_jax.mim import create_encoder
-from fastmim_jax.models.depths import layer_names, with_norm
+from fastmim_jax.models.base import layer_names, with_norm
 
 TOLERANCE = 1e-4  # largest difference, of the largest value of a layer: some 50 times float32's rounding
 IMAGES = 2

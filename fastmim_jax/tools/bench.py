@@ -10,12 +10,12 @@ import numpy as np
 
 from fastmim_jax.data.sources import labelled
 from fastmim_jax.evaluate import tuning
-from fastmim_jax.evaluate.inherit import inherit
 from fastmim_jax.mim.targets import HOG
 from fastmim_jax.tools.flops import matrix_flops, peak_flops
-from fastmim_jax.train import setup
+from fastmim_jax.train import stage as train_stage
+from fastmim_jax.train.inherit import inherit
 from fastmim_jax.train.metrics import write_atomically
-from fastmim_jax.train.saved import read_saved
+from fastmim_jax.train.runs import read_saved
 
 REPEATS = 5
 READ_AHEAD = 8  # batches that may lie ready
@@ -42,23 +42,23 @@ def bench(config, workdir=None):
 
 
 def open_stages(config, devices=None):
-    """-> (the training data, [`setup.Stage`]) of a config of pre-training or of fine-tuning.
+    """-> (the training data, [`train_stage.Stage`]) of a config of pre-training or of fine-tuning.
 
     Of `config.init` only the config is taken: what the parameters are changes neither costs nor pictures.
 
     Raises:
       UserError: the config or its data cannot be used.
     """
-    source = setup.open_training_data(config)
+    source = train_stage.open_training_data(config)
     if "method" in config:
-        return source, setup.build_stages(config, len(source), devices)
+        return source, train_stage.build_stages(config, len(source), devices)
     classes = labelled(source).classes
     config = inherit(config, read_saved(config.init).config if config.init else None)
     return source, [tuning.build(config, len(source), classes, devices)]
 
 
 def _bench_stage(run, source):
-    plan, workers = run.plan, setup.worker_count(run.config.run)
+    plan, workers = run.plan, train_stage.worker_count(run.config.run)
     with run.loader(source, batch_size=plan.batch_size, seed=0, workers=workers) as loader:
         batches = iter(loader)
         batch = run.to_devices(next(batches), plan.batch_size)
@@ -107,7 +107,7 @@ def _forward(run, shape):
     """A function that training differentiates, and its arguments for one image, all but their values."""
     variables = {"params": run.abstract.params, **run.abstract.collections}
     images = jax.ShapeDtypeStruct((1, *shape), np.float32)
-    if not isinstance(run, setup.Run):
+    if not isinstance(run, train_stage.Run):
         return run.model.apply, variables, images
     noise = jax.ShapeDtypeStruct(run.method.noise_shape(images.shape), np.float32)
 
@@ -118,7 +118,7 @@ def _forward(run, shape):
 
 
 def _hog_figures(run, batch, step_seconds):
-    target = run.method.target if isinstance(run, setup.Run) else None
+    target = run.method.target if isinstance(run, train_stage.Run) else None
     if not isinstance(target, HOG):
         return {}
     stride = run.method.encoder.stride

@@ -13,17 +13,25 @@ from fastmim_jax.mim.mixmim import MixMIM, partner
 from fastmim_jax.mim.targets import HOG, patch_statistics
 from fastmim_jax.models.layers import patchify, unpatchify
 from fastmim_jax.plan import at_stage
-from fastmim_jax.tools.glyphs import ABSENT, DECODED, FILLED, VISIBLE, not_predicted, shared_maximum, told
-from fastmim_jax.tools.pictures import (
+from fastmim_jax.tools.draw.glyphs import (
+    ABSENT,
+    DECODED,
+    FILLED,
+    VISIBLE,
+    not_predicted,
+    shared_maximum,
+    told,
+)
+from fastmim_jax.tools.draw.pages import (
     Column,
     draw_curve,
     draw_hog_reconstruction,
     draw_pixel_reconstruction,
     marked,
 )
-from fastmim_jax.train import setup
+from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train.checkpoint import Checkpoints
-from fastmim_jax.train.heldout import fixed_batches
+from fastmim_jax.train.held_out import fixed_batches
 from fastmim_jax.train.loop import Hook
 from fastmim_jax.train.metrics import read_metrics
 from fastmim_jax.train.report import summary
@@ -33,7 +41,7 @@ SHOWN = 6  # images in a picture
 
 def picture_hook(run, workdir):
     """A Hook that draws the same few images (held-out ones if there are any) and the curve so far."""
-    source = setup.open_held_out_data(run.config) or setup.open_training_data(run.config)
+    source = train_stage.open_held_out_data(run.config) or train_stage.open_training_data(run.config)
     size, batches = fixed_batches(run, source, SHOWN)
     folder = Path(workdir) / "pictures"
 
@@ -93,10 +101,10 @@ def reconstruct(config, workdir, images=None, count=SHOWN, step=None):
                 f"fastmim pretrain --config=... --workdir={workdir}"
             )
         config = _for_looking(config, checkpoints.position(step).get("stage", 0), images)
-        source = setup.open_held_out_data(config) or setup.open_training_data(config)
+        source = train_stage.open_held_out_data(config) or train_stage.open_training_data(config)
         count = min(count, len(source))
         config.schedule.batch_size = count
-        run = setup.build(config, len(source), jax.local_devices()[:1])  # a few images want no mesh
+        run = train_stage.build(config, len(source), jax.local_devices()[:1])  # a few images want no mesh
         state = checkpoints.restore_params(step, run.abstract)
     size, (batch,) = fixed_batches(run, source, count, shuffle=False)
     batch["flip"][:] = False
@@ -123,7 +131,7 @@ def draw(run, out, images, step, count, path):
     out, images = jax.device_get((out, images))
     caption = f"step {step:,}, loss {float(out.loss):.4f} on these images"
     out = out._replace(mask=out.mask > 0)
-    mean, std = (np.asarray(x, np.float32) for x in setup.data_statistics(run.config.data))
+    mean, std = (np.asarray(x, np.float32) for x in train_stage.data_statistics(run.config.data))
     shown = images * std + mean, out.seen * std + mean
     if isinstance(run.method.target, HOG):
         out = jax.tree.map(lambda x: x[:count] if x.ndim else x, out)

@@ -10,16 +10,16 @@ from typing import NamedTuple
 import jax
 
 from fastmim_jax.config import differences, flatten
-from fastmim_jax.data.bad import BadRecords
+from fastmim_jax.data.bad_records import BadRecords
 from fastmim_jax.errors import UserError
-from fastmim_jax.train import setup
+from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train.checkpoint import Checkpoints
-from fastmim_jax.train.growth import grow
-from fastmim_jax.train.heldout import HeldOutLoss, fixed_batches, trivial_losses
+from fastmim_jax.train.held_out import HeldOutLoss, fixed_batches, trivial_losses
 from fastmim_jax.train.metrics import Metrics, Silent, write_atomically
 from fastmim_jax.train.report import begun_from, describe, read_baselines
-from fastmim_jax.train.saved import read_saved
-from fastmim_jax.train.start import has_checkpoint
+from fastmim_jax.train.resize_state import grow
+from fastmim_jax.train.runs import read_saved
+from fastmim_jax.train.warm_start import has_checkpoint
 
 
 class Hook(NamedTuple):
@@ -62,12 +62,12 @@ def pretrain(config, workdir, hooks=(), announce=print):
       UserError: bad config, data or work directory; too many bad records or non-finite updates.
     """
     say = announce if jax.process_index() == 0 else lambda text: None
-    source = setup.open_training_data(config)
+    source = train_stage.open_training_data(config)
     saved = None if not config.init or has_checkpoint(workdir) else read_saved(config.init)
-    runs = setup.build_stages(config, len(source), saved=saved)
+    runs = train_stage.build_stages(config, len(source), saved=saved)
     begun = begun_from(runs[0], saved) if saved else []
     workdir = prepare_workdir(workdir, config)
-    held_out = setup.open_held_out_data(config, say)
+    held_out = train_stage.open_held_out_data(config, say)
     for label, text in [*begun, *describe(runs, source, held_out)]:
         say(f"{label:>14}  {text}")
 
@@ -82,7 +82,7 @@ def train(runs, config, source, workdir, looks_of, say):
     """The stages of any training, from the newest checkpoint of the work directory on.
 
     Args:
-      runs: `setup.Stage` of each stage.
+      runs: `train_stage.Stage` of each stage.
       config: of the whole run, kept in its checkpoints.
       source: the training data.
       workdir: of `prepare_workdir`.
@@ -135,7 +135,7 @@ class Loop:
             batch_size=plan.batch_size,
             seed=run.config.seed,
             start=plan.record(start),
-            workers=setup.worker_count(settings),
+            workers=train_stage.worker_count(settings),
         )
         step = start
         with loader:

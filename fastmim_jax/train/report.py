@@ -7,7 +7,8 @@ import jax
 
 from fastmim_jax.data.augment import resizer_name
 from fastmim_jax.data.decode import decoder_name
-from fastmim_jax.train import setup, start
+from fastmim_jax.train import stage as train_stage
+from fastmim_jax.train import warm_start
 from fastmim_jax.train.metrics import read_metrics
 from fastmim_jax.train.state import count_parameters
 
@@ -17,7 +18,7 @@ def describe(runs, source, held_out):
     run = runs[0]
     config, devices = run.config, run.mesh.devices.ravel()
     mesh = " x ".join(f"{size} {axis}" for axis, size in run.mesh.shape.items())
-    readers = f"{setup.worker_count(config.run)} worker processes, {config.run.threads} threads each"
+    readers = f"{train_stage.worker_count(config.run)} worker processes, {config.run.threads} threads each"
     hosts = f"{jax.process_count()} process" + "es" * (jax.process_count() > 1)
     ignored = getattr(source, "ignored", 0)
     parameters = f"{count_parameters(run.abstract.params):,}"
@@ -42,7 +43,7 @@ def begun_from(run, saved, schemes=None):
 
     schemes: as of `transfer.transfer`.
     """
-    told = start.report(saved.variables, run.abstract, schemes)
+    told = warm_start.report(saved.variables, run.abstract, schemes)
     return [("start", f"{saved.path}, step {saved.step:,}"), *told.describe()]
 
 

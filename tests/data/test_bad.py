@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim_jax.data.bad import BadRecords
+from fastmim_jax.data.bad_records import BadRecords
 from fastmim_jax.data.loader import make_loader
 from fastmim_jax.data.sources import FolderSource
 from fastmim_jax.errors import UserError

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastmim_jax.data.augment import center_crop
 from fastmim_jax.data.decode import decode
-from fastmim_jax.data.passes import make_pass
+from fastmim_jax.data.eval_batches import make_pass
 from fastmim_jax.data.sources import FolderSource
 from fastmim_jax.errors import UserError
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim_jax.data import sample, sources
-from fastmim_jax.data.sources import FileSource, FolderSource, SampleSource, TFDSSource, open_source
+from fastmim_jax.data import sources
+from fastmim_jax.data.sources import FileSource, FolderSource, SampleSource, TFDSSource, open_source, sample
 from fastmim_jax.errors import UserError
 
 

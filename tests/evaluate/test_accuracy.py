@@ -9,9 +9,9 @@ from fastmim_jax.data.augment import center_crop
 from fastmim_jax.data.decode import BadImage, read
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.evaluate import tuning
-from fastmim_jax.evaluate.accuracy import Judged, judge
-from fastmim_jax.evaluate.verdict import per_class
-from fastmim_jax.train import setup
+from fastmim_jax.evaluate.classify import Judged, judge
+from fastmim_jax.evaluate.report import per_class
+from fastmim_jax.train import stage as train_stage
 
 CLASSES = 7
 BAD = (2, 9, 16)  # of 17 records
@@ -66,7 +66,7 @@ def runs(source):
 def reference(runs, source):
     """{record: logits} of what can be decoded, one image at a time, without any of the code for passes."""
     run, variables = runs[1]
-    normalize = setup.prepare(run.config.data)
+    normalize = train_stage.prepare(run.config.data)
     apply = jax.jit(lambda image: run.model.apply(variables, normalize(image[None], np.zeros(1, bool)))[0])
     found = {}
     for index in range(len(source)):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.evaluate import ridge
-from fastmim_jax.evaluate.attentive import Attentive, AttentiveHead
+from fastmim_jax.evaluate.probes import ridge
+from fastmim_jax.evaluate.probes.attentive_head import Attentive, AttentiveHead
 
 CLASSES, WIDTH, TOKENS = 4, 16, 40
 RATES = (1e-3, 1e-2)

@@ -13,8 +13,8 @@ from fastmim_jax.data.augment import center_crop
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.features import write_features
-from fastmim_jax.evaluate.frozen import open_frozen
-from fastmim_jax.train.setup import data_statistics
+from fastmim_jax.evaluate.inference import open_frozen
+from fastmim_jax.train.stage import data_statistics
 
 LAYERS = ("block 1 mean", "block 2 cls")
 

@@ -17,7 +17,7 @@ from fastmim_jax.evaluate.predict import evaluate
 from fastmim_jax.evaluate.tuning import open_tuned
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.loop import prepare_workdir, pretrain
-from fastmim_jax.train.saved import read_saved
+from fastmim_jax.train.runs import read_saved
 
 CLASSES = [f"class{index}" for index in range(4)]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.evaluate.folds import folds, held_out
+from fastmim_jax.evaluate.probes.folds import folds, held_out
 
 LABELS = np.random.default_rng(0).choice(7, 503, p=[0.4, 0.3, 0.15, 0.1, 0.03, 0.015, 0.005])
 

@@ -9,7 +9,7 @@ import published
 import pytest
 
 from fastmim_jax.config import finetuning
-from fastmim_jax.export import names
+from fastmim_jax.export.formats import names
 from fastmim_jax.mim import create_classifier
 from fastmim_jax.train.optimizer import decay_groups, layer_scales, make_optimizer, spared_from_decay
 

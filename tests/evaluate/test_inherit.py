@@ -11,10 +11,10 @@ import small
 from fastmim_jax import create_method
 from fastmim_jax.config import base, finetuning, from_saved
 from fastmim_jax.errors import UserError
-from fastmim_jax.evaluate.inherit import inherit
 from fastmim_jax.mim import create_classifier
 from fastmim_jax.models.layers import sincos_positions
 from fastmim_jax.models.resample import resample
+from fastmim_jax.train.inherit import inherit
 from fastmim_jax.train.transfer import transfer
 
 

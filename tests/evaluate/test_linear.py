@@ -5,9 +5,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.evaluate import ridge
-from fastmim_jax.evaluate.affine import scores
-from fastmim_jax.evaluate.linear import fit, probe
+from fastmim_jax.evaluate.probes import ridge
+from fastmim_jax.evaluate.probes.affine import scores
+from fastmim_jax.evaluate.probes.linear import fit, probe
 
 FAST = dict(epochs=20, batch_size=50, seed=0)
 

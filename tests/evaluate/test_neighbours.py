@@ -5,8 +5,8 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.evaluate import neighbours
-from fastmim_jax.evaluate.neighbours import predict, probe
+from fastmim_jax.evaluate.probes import knn
+from fastmim_jax.evaluate.probes.knn import predict, probe
 
 
 def problem(images=400, width=12, classes=5, seed=0):
@@ -20,7 +20,7 @@ def problem(images=400, width=12, classes=5, seed=0):
 @pytest.mark.parametrize("pairs", [2**27, 300 * 7])
 def test_equals_scikit_learn(k, pairs, monkeypatch):
     """In one batch, and in many with a rest; even k have ties of votes. No similarity is a tie."""
-    monkeypatch.setattr(neighbours, "PAIRS", pairs)
+    monkeypatch.setattr(knn, "PAIRS", pairs)
     x, labels = problem()
     train, test = (x[:300], labels[:300]), (x[300:], labels[300:])
     theirs = KNeighborsClassifier(k, metric="cosine", weights="uniform").fit(*train)

@@ -14,7 +14,7 @@ from test_main import refused
 
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.evaluate import probe as probes
-from fastmim_jax.evaluate.frozen import Features, encoder_of, freeze, open_frozen
+from fastmim_jax.evaluate.inference import Features, encoder_of, freeze, open_frozen
 from fastmim_jax.evaluate.probe import (
     KINDS,
     Images,
@@ -25,8 +25,8 @@ from fastmim_jax.evaluate.probe import (
     read,
     ridge_lines,
 )
-from fastmim_jax.evaluate.result import Result
-from fastmim_jax.train import setup
+from fastmim_jax.evaluate.probes.result import Result
+from fastmim_jax.train import stage as train_stage
 
 LAYERS = ["block 1 mean", "block 1 cls", "block 2 mean", "block 2 cls"]
 
@@ -174,7 +174,7 @@ def test_of_every_fold_a_probe_sees_its_own_images(monkeypatch, folder):
 def test_the_stages_of_a_pyramid(folder):
     config = small.over("swin", small.config(folder))
     devices = jax.devices()[:1]
-    state = setup.build(config, 64, devices).create()
+    state = train_stage.build(config, 64, devices).create()
     variables = encoder_of({"params": state.params, **state.collections})
     frozen = freeze(config, variables, 32, devices)
     source = open_source(str(folder), "test")

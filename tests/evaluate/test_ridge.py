@@ -6,8 +6,8 @@ from sklearn.linear_model import Ridge, RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.evaluate.affine import predict, scores
-from fastmim_jax.evaluate.ridge import fit, probe
+from fastmim_jax.evaluate.probes.affine import predict, scores
+from fastmim_jax.evaluate.probes.ridge import fit, probe
 
 PENALTIES = [1e-3, 1e-1, 10.0]
 

@@ -10,7 +10,7 @@ import small
 from fastmim_jax import create_model
 from fastmim_jax.config import finetuning
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.names import to_ours, to_theirs
+from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.mim import create_classifier
 from fastmim_jax.models.heads import Classifier
 

@@ -10,8 +10,8 @@ from coloured import write_images
 from PIL import Image
 
 from fastmim_jax.data.sources import open_source
-from fastmim_jax.evaluate.accuracy import Judged
-from fastmim_jax.evaluate.verdict import (
+from fastmim_jax.evaluate.classify import Judged
+from fastmim_jax.evaluate.report import (
     confusion_csv,
     describe,
     draw_confusion,

@@ -13,16 +13,16 @@ import small
 from fastmim_jax.__main__ import main
 from fastmim_jax.config import base, finetuning
 from fastmim_jax.errors import UserError
-from fastmim_jax.evaluate.inherit import inherit
-from fastmim_jax.export.configure import configure
+from fastmim_jax.export.array_files import read_tensors
+from fastmim_jax.export.bundle import Model, open_model
 from fastmim_jax.export.convert import Options, convert, open_source
-from fastmim_jax.export.files import read_tensors
-from fastmim_jax.export.inward import read_model
-from fastmim_jax.export.model import Model, open_model
-from fastmim_jax.export.names import FORMATS, flat
-from fastmim_jax.export.outward import write_arrays
+from fastmim_jax.export.formats.names import FORMATS, flat
+from fastmim_jax.export.from_torch import read_model
+from fastmim_jax.export.infer_config import configure
+from fastmim_jax.export.to_torch import write_arrays
+from fastmim_jax.train.inherit import inherit
 from fastmim_jax.train.loop import pretrain
-from fastmim_jax.train.saved import read_saved
+from fastmim_jax.train.runs import read_saved
 
 FAMILIES = [
     *(f"fastmim_{name}" for name in small.BACKBONES),

@@ -12,11 +12,11 @@ import pytest
 import small
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.evaluate.frozen import open_frozen
+from fastmim_jax.evaluate.inference import open_frozen
 from fastmim_jax.evaluate.tuning import open_tuned
-from fastmim_jax.export import exported
-from fastmim_jax.export.exported import write_function
-from fastmim_jax.export.model import Model, open_model, write_workdir
+from fastmim_jax.export.bundle import Model, open_model, write_workdir
+from fastmim_jax.export.programs import stablehlo
+from fastmim_jax.export.programs.stablehlo import write_function
 
 # The same sums in float32, in the order that XLA likes for another batch.
 CLOSE = dict(rtol=1e-5, atol=1e-5)
@@ -129,6 +129,6 @@ def test_refusals_leave_nothing(vit, written, tmp_path, monkeypatch):
     refused("no platform is given", platforms=())
     refused("vit.stablehlo exists already", path=written[0], platforms=("cpu",))
     refused("backbone of some file has no final norm", model=bare)
-    monkeypatch.setattr(exported, "LARGEST", 1e-5)
+    monkeypatch.setattr(stablehlo, "LARGEST", 1e-5)
     refused("one file of a function holds up to 1e-05")
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ import pytest
 from pickles import entries, program, tensor, write_zip
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.files import atomically, read_tensors, write_pth, write_safetensors
+from fastmim_jax.export.array_files import atomically, read_tensors, write_pth, write_safetensors
 
 ARRAYS = {
     "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -10,13 +10,13 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export import huggingface_peer as peer
 from fastmim_jax.export.extras import import_transformers
-from fastmim_jax.export.names import FORMATS, to_ours, to_theirs
+from fastmim_jax.export.formats.huggingface import describe as peer
+from fastmim_jax.export.formats.names import FORMATS, to_ours, to_theirs
 from fastmim_jax.mim.mae import MAE
 from fastmim_jax.mim.targets import Pixels
+from fastmim_jax.models.base import layer_names
 from fastmim_jax.models.convnext import ConvNeXt
-from fastmim_jax.models.depths import layer_names
 from fastmim_jax.models.heads import Classifier
 from fastmim_jax.models.layers import Encoded, resampled_positions
 from fastmim_jax.models.pvt_v2 import PVTv2

@@ -3,9 +3,9 @@
 import pytest
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export import huggingface_peer as peer
 from fastmim_jax.export.extras import import_transformers
-from fastmim_jax.export.huggingface import settings
+from fastmim_jax.export.formats.huggingface import describe as peer
+from fastmim_jax.export.formats.huggingface.keys import settings
 from fastmim_jax.models.cmt import CMT
 from fastmim_jax.models.convnext import ConvNeXt
 from fastmim_jax.models.pvt_v2 import PVTv2

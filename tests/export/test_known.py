@@ -22,7 +22,7 @@ from pickles import (
 )
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.unpickle import read_pth
+from fastmim_jax.export.torch_file.reader import read_pth
 
 WRITERS = pytest.mark.parametrize("write", [write_zip, write_stream], ids=["zip", "stream"])
 # What a pickle may do, with a command or Python expression that makes a folder named "harm".

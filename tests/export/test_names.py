@@ -6,7 +6,7 @@ import small
 from flax.traverse_util import flatten_dict
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.names import to_ours, to_theirs
+from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.models.swin import PatchMerging
 
 FAMILIES = list(small.BACKBONES)

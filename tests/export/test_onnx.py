@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export import onnx as ours
-from fastmim_jax.export.model import Model
+from fastmim_jax.export.bundle import Model
+from fastmim_jax.export.programs import onnx as ours
 
 INSTALLED = all(find_spec(name) for name in ours.PACKAGES)
 needs_extra = pytest.mark.skipif(not INSTALLED, reason="needs the onnx extra: pip install '.[onnx]'")

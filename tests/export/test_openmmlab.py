@@ -9,8 +9,8 @@ from scipy.special import erf
 from fastmim_jax import create_method
 from fastmim_jax.config import base
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.mmconfig import IMPORTS, advice
-from fastmim_jax.export.names import FORMATS, to_ours, to_theirs
+from fastmim_jax.export.formats.names import FORMATS, to_ours, to_theirs
+from fastmim_jax.export.formats.openmmlab.describe import IMPORTS, advice
 from fastmim_jax.models.convnext import ConvNeXt
 from fastmim_jax.models.heads import Classifier
 from fastmim_jax.models.mixmim import MixMIMEncoder

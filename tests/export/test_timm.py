@@ -14,11 +14,11 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export import timm as peer
 from fastmim_jax.export.extras import import_timm
-from fastmim_jax.export.names import to_ours, to_theirs, unknown
+from fastmim_jax.export.formats.names import to_ours, to_theirs, unknown
+from fastmim_jax.export.formats.timm import keys as peer
+from fastmim_jax.models.base import layer_names
 from fastmim_jax.models.convnext import ConvNeXt
-from fastmim_jax.models.depths import layer_names
 from fastmim_jax.models.heads import POOLINGS, Classifier
 from fastmim_jax.models.layers import resampled_positions
 from fastmim_jax.models.pvt_v2 import PVTv2

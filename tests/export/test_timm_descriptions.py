@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export import timm as peer
+from fastmim_jax.export.formats.timm import keys as peer
 from fastmim_jax.models.zoo import create_model
 
 

@@ -10,10 +10,10 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export import torchvision as peer
-from fastmim_jax.export.names import FORMATS, to_ours, to_theirs
+from fastmim_jax.export.formats.names import FORMATS, to_ours, to_theirs
+from fastmim_jax.export.formats.torchvision import keys as peer
+from fastmim_jax.models.base import layer_names
 from fastmim_jax.models.convnext import ConvNeXt
-from fastmim_jax.models.depths import layer_names
 from fastmim_jax.models.heads import Classifier
 from fastmim_jax.models.swin import Swin
 from fastmim_jax.models.vit import ViT

@@ -26,8 +26,8 @@ from pickles import (
 )
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.known import Inert
-from fastmim_jax.export.unpickle import read_pth
+from fastmim_jax.export.torch_file.allowlist import Inert
+from fastmim_jax.export.torch_file.reader import read_pth
 
 WRITERS = pytest.mark.parametrize("write", [write_zip, write_stream], ids=["zip", "stream"])
 

@@ -7,10 +7,10 @@ import small
 
 from fastmim_jax.__main__ import main
 from fastmim_jax.config import base
+from fastmim_jax.export.bundle import Model, open_model
 from fastmim_jax.export.extras import import_timm, import_transformers
-from fastmim_jax.export.model import Model, open_model
-from fastmim_jax.export.names import in_collections, to_ours
-from fastmim_jax.export.outward import write_arrays
+from fastmim_jax.export.formats.names import in_collections, to_ours
+from fastmim_jax.export.to_torch import write_arrays
 from fastmim_jax.export.verify import ours_look, seen_images
 
 torch = pytest.importorskip("torch", reason="needs the torch extra: pip install '.[torch]'")

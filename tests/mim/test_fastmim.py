@@ -7,7 +7,7 @@ import published
 import pytest
 import small
 
-from fastmim_jax.export.names import to_ours, to_theirs
+from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.mim.fastmim import FastMIM
 from fastmim_jax.mim.targets import HOG, Pixels
 from fastmim_jax.models.vit import ViT

@@ -9,7 +9,7 @@ import small
 
 from fastmim_jax import create_method
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.names import to_ours, to_theirs
+from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.models.layers import take_rows
 
 CASES, NUMBERS = published.load("mae_vit")

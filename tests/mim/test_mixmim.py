@@ -12,10 +12,11 @@ import small
 
 from fastmim_jax import create_method
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.names import to_ours, to_theirs
+from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.mim.mixmim import mix, partner, unmix
 from fastmim_jax.models.swin import Parts
-from fastmim_jax.train import setup, sharding
+from fastmim_jax.train import sharding
+from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train.state import count_parameters
 
 CASES, NUMBERS = published.load("mixmim")
@@ -159,7 +160,7 @@ def test_mixing_moves_nothing_between_devices(form, monkeypatch):
     """8 groups on 8 devices: all that is communicated are sums (gradients, the loss)."""
     monkeypatch.setattr("fastmim_jax.models.swin.GATHERED_FROM", FORMS[form])
     config = small.mixmim(small.config())
-    run = setup.build(config, 64, jax.devices())
+    run = train_stage.build(config, 64, jax.devices())
     batch = run.to_devices({"image": np.zeros((16, 64, 64, 3), np.uint8), "flip": np.zeros(16, bool)}, 16)
     with jax.set_mesh(run.mesh):
         text = run.step.jitted.lower(run.abstract, batch).compile().as_text()
@@ -171,7 +172,7 @@ def test_mixing_moves_nothing_between_devices(form, monkeypatch):
 
 def test_the_published_model_has_the_published_number_of_parameters():
     config = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "mixmim.py"))["get_config"]("base")
-    run = setup.build(config, 1_281_167, jax.devices()[:1])
+    run = train_stage.build(config, 1_281_167, jax.devices()[:1])
     fixed = 56 * 56 * 128 + 7 * 7 * 512  # positions of the encoder and the decoder, which ours computes
     assert count_parameters(run.abstract.params) + fixed == 114_665_784
     assert run.plan.hidden == 24 and run.plan.peak_lr == pytest.approx(1.2e-3)

@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 
 from fastmim_jax import create_method
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.names import to_ours, to_theirs
+from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.mim.fill import InverseDistance, Nearest, NeighbourSum, Progressive
 from fastmim_jax.mim.mae import MAE
 from fastmim_jax.mim.partial import Partial, whole

@@ -7,7 +7,7 @@ import small
 from flax.traverse_util import flatten_dict
 
 from fastmim_jax import create_model
-from fastmim_jax.export.names import to_ours
+from fastmim_jax.export.formats.names import to_ours
 from fastmim_jax.models.cmt import CMT, CMTStage, ReducedAttention
 
 CASES, NUMBERS = published.load("fastmim_cmt")

@@ -4,7 +4,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from fastmim_jax import create_model
-from fastmim_jax.export.names import to_ours, to_theirs
+from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.models.convnext import ConvNeXt, ConvNeXtBlock, ConvNeXtStage, Patches
 
 TINY = dict(widths=(4, 6, 8, 12), depths=(1, 1, 2, 1))

@@ -6,7 +6,7 @@ import published
 import pytest
 import small
 
-from fastmim_jax.export.names import to_theirs
+from fastmim_jax.export.formats.names import to_theirs
 
 
 @pytest.mark.parametrize("family", small.BACKBONES)

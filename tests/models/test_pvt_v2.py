@@ -5,7 +5,7 @@ import published
 import pytest
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.names import to_ours
+from fastmim_jax.export.formats.names import to_ours
 from fastmim_jax.models.pvt_v2 import PVTv2, pooling
 
 SMALL = dict(widths=(8, 16, 16, 16), depths=(1, 2, 1, 1), heads=(1, 2, 2, 4), mlp_ratios=(2,) * 4)

@@ -6,7 +6,7 @@ import pytest
 
 from fastmim_jax import create_model
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.names import to_ours
+from fastmim_jax.export.formats.names import to_ours
 from fastmim_jax.models.attention import RelativePositions
 from fastmim_jax.models.layers import Encoded
 from fastmim_jax.models.vit import ViT

@@ -9,7 +9,7 @@ from test_main import refused
 from fastmim_jax.data.randaugment import RandAugment
 from fastmim_jax.tools import bench as benches
 from fastmim_jax.tools.bench import bench
-from fastmim_jax.train import setup
+from fastmim_jax.train import stage as train_stage
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def benched(folder, tmp_path_factory):
     """(figures, what the loader was given, the folder of bench.json)."""
     config, workdir, given = tuning_config(folder), tmp_path_factory.mktemp("out"), []
     config.augment.update(magnitude=7.0, mixup=0.8)
-    make = setup.make_loader
+    make = train_stage.make_loader
 
     def noted(*args, **options):
         given.append(options)
@@ -31,7 +31,7 @@ def benched(folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benches, "_reading_seconds", lambda batches: 0.5)
         patch.setattr(benches, "peak_flops", lambda kind: 1e12)
-        patch.setattr(setup, "make_loader", noted)
+        patch.setattr(train_stage, "make_loader", noted)
         (found,) = bench(config, workdir)
     return found, given, workdir
 

@@ -13,9 +13,9 @@ from fastmim_jax.__main__ import main
 from fastmim_jax.config import finetuning
 from fastmim_jax.data.mixing import soft_targets
 from fastmim_jax.errors import UserError
-from fastmim_jax.tools import contact
-from fastmim_jax.tools.contact import mixture, show_batch, unsmoothed
-from fastmim_jax.train import setup
+from fastmim_jax.tools.draw import contact_sheet
+from fastmim_jax.tools.draw.contact_sheet import mixture, show_batch, unsmoothed
+from fastmim_jax.train import stage as train_stage
 
 PURE = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
@@ -30,8 +30,8 @@ def sheet(monkeypatch, config, path="x.png"):
     """(images in [0, 1], captions, footer) of what would be drawn."""
     drawn = []
     with monkeypatch.context() as patch:
-        patch.setattr(contact, "_sheet", lambda *args: drawn.extend(args))
-        patch.setattr(contact, "save_png", lambda image, path: path)
+        patch.setattr(contact_sheet, "_sheet", lambda *args: drawn.extend(args))
+        patch.setattr(contact_sheet, "save_png", lambda image, path: path)
         show_batch(config, path)
     return drawn
 
@@ -46,8 +46,8 @@ def test_pretraining_shows_the_first_crops_of_the_run(monkeypatch):
     config = small.config(batch_size=64)
     config.data.mean, config.data.std = (0.2, 0.5, 0.7), (0.1, 0.2, 0.3)
     images, captions, footer = sheet(monkeypatch, config)
-    source = setup.open_training_data(config)
-    run = setup.build(config, len(source), jax.devices()[:1])
+    source = train_stage.open_training_data(config)
+    run = train_stage.build(config, len(source), jax.devices()[:1])
     with run.loader(source, batch_size=64, seed=config.seed) as loader:
         batch = next(iter(loader))
     mirrored = np.where(batch["flip"][:, None, None, None], batch["image"][:, :, ::-1], batch["image"])
@@ -102,7 +102,7 @@ def test_smoothing_is_taken_back(smoothing):
     ("wanted", "count", "found"), [(1, 24, 1), (8, 24, 6), (32, 24, 12), (2, 16, 2), (4, 15, 1)]
 )
 def test_groups_are_as_many_as_fit_and_even(wanted, count, found):
-    assert contact._groups(wanted, count) == found
+    assert contact_sheet._groups(wanted, count) == found
 
 
 def test_published_recipes_need_no_backbone_and_no_device_but_one(tmp_path, monkeypatch, pure):
@@ -123,13 +123,13 @@ def test_a_page_has_rows_of_six_and_room_for_what_is_said(monkeypatch):
     images = np.linspace(0, 1, 8 * 32 * 32 * 3).reshape(8, 32, 32, 3)
     long = "great grey owl, Strix nebulosa 63 % + sulphur-crested cockatoo, Kakatoe galerita 37 %"
     pages = [
-        contact._sheet(images, captions, "footer")
+        contact_sheet._sheet(images, captions, "footer")
         for captions in ([""] * 8, ["owl"] * 8, [long, *["owl"] * 7])
     ]
     assert pages[0].height < pages[1].height < pages[2].height
     bare, said = (np.asarray(page)[24 : 24 + 300] for page in pages[:2])
     assert (said != bare).any()
-    few = contact._sheet(images[:2], [""] * 2, "")
+    few = contact_sheet._sheet(images[:2], [""] * 2, "")
     assert few.width == 2 * 24 + 2 * 256 + 14
 
 

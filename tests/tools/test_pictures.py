@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.tools import glyphs, pictures
+from fastmim_jax.tools.draw import glyphs, pages
 
 BINS = 9
 NOTE = "hidden patches predicted; each one's mean and contrast are taken from the truth"
@@ -131,15 +131,15 @@ def test_hidden_cells_show_the_prediction_and_visible_ones_only_the_truth():
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_hog_page_has_four_panels_a_row(tmp_path, height, width, channels):
     path = tmp_path / "new" / "hog.png"
-    assert pictures.draw_hog_reconstruction(*batch(height, width, channels), path) == path
+    assert pages.draw_hog_reconstruction(*batch(height, width, channels), path) == path
     page = np.asarray(Image.open(path))
     h, w = height // 8, width // 8
-    scale = max(8, round(pictures.panel_scale(h, w)))
+    scale = max(8, round(pages.panel_scale(h, w)))
     assert 224 <= h * scale <= 288
-    columns = 4 * max(w * scale, pictures.NARROWEST) + 3 * pictures.GAP
-    assert page.shape[1] == columns + 2 * pictures.MARGIN
-    assert page.shape[0] > 2 * h * scale + pictures.GAP + 2 * pictures.MARGIN
-    assert (page[:, : pictures.MARGIN - 1] == pictures.PAGE).all()
+    columns = 4 * max(w * scale, pages.NARROWEST) + 3 * pages.GAP
+    assert page.shape[1] == columns + 2 * pages.MARGIN
+    assert page.shape[0] > 2 * h * scale + pages.GAP + 2 * pages.MARGIN
+    assert (page[:, : pages.MARGIN - 1] == pages.PAGE).all()
     assert [p.name for p in path.parent.iterdir()] == ["hog.png"]
 
 
@@ -148,36 +148,34 @@ def test_constant_image_is_drawn(tmp_path):
     cells, hidden = plain_hog(images), np.ones((1, 8, 8), bool)
     assert not cells.any()
     path = tmp_path / "flat.png"
-    pictures.draw_hog_reconstruction(images, images, cells, cells, hidden, path)
+    pages.draw_hog_reconstruction(images, images, cells, cells, hidden, path)
     assert Image.open(path).mode == "RGB"
 
 
 def test_shapes_that_disagree_are_refused(tmp_path):
     images, seen, prediction, target, hidden = batch()
     with pytest.raises(ValueError, match="disagree"):
-        pictures.draw_hog_reconstruction(
-            images, seen, prediction, target, hidden[:, :4], tmp_path / "a.png"
-        )
+        pages.draw_hog_reconstruction(images, seen, prediction, target, hidden[:, :4], tmp_path / "a.png")
 
 
 @pytest.fixture
 def labels(monkeypatch):
     """Records the headers and the footer of every page composed."""
     seen = []
-    compose = pictures.compose
+    compose = pages.compose
 
     def recording(rows, headers, footer):
         seen.append((" ".join(f"{title} {note}" for title, note in headers), footer))
         return compose(rows, headers, footer)
 
-    monkeypatch.setattr(pictures, "compose", recording)
+    monkeypatch.setattr(pages, "compose", recording)
     return seen
 
 
 def test_labels_do_not_depend_on_the_prediction(tmp_path, labels):
     images, seen, prediction, target, hidden = batch()
     for guess in (prediction, target, 0 * target):
-        pictures.draw_hog_reconstruction(images, seen, guess, target, hidden, tmp_path / "a.png")
+        pages.draw_hog_reconstruction(images, seen, guess, target, hidden, tmp_path / "a.png")
     assert len(set(labels)) == 1
 
 
@@ -196,15 +194,15 @@ def test_marks_lie_on_their_patches_and_nowhere_else():
 @pytest.mark.parametrize("role, word", [(glyphs.FILLED, "blue"), (glyphs.ABSENT, "flat gray")])
 def test_hog_page_marks_thrown_cells_in_one_more_column(tmp_path, labels, role, word):
     *others, hidden = batch()
-    pictures.draw_hog_reconstruction(*others, hidden, tmp_path / "a.png")
+    pages.draw_hog_reconstruction(*others, hidden, tmp_path / "a.png")
     roles = hidden.astype(int)
     roles[0, :4][hidden[0, :4]] = role
-    pictures.draw_hog_reconstruction(*others, roles, tmp_path / "b.png")
+    pages.draw_hog_reconstruction(*others, roles, tmp_path / "b.png")
     (plain, _), (marked, _) = labels
     assert "marked" not in plain and word not in plain
     assert marked.count(word) == 2 and "amber: decoded" in marked
     widths = [Image.open(tmp_path / name).size[0] for name in ("a.png", "b.png")]
-    assert widths[1] - widths[0] == 256 + pictures.GAP
+    assert widths[1] - widths[0] == 256 + pages.GAP
 
 
 def test_what_is_not_predicted_is_not_drawn_as_a_prediction():
@@ -217,22 +215,20 @@ def test_what_is_not_predicted_is_not_drawn_as_a_prediction():
 
 def test_flat_patches_stay_flat_on_an_enlarged_page(tmp_path):
     images = np.random.default_rng(4).random((1, 16, 16, 3))
-    path = pictures.draw_pixel_reconstruction(
-        [pictures.Column("a", "", images, ROLES[None])], tmp_path / "a.png"
-    )
+    path = pages.draw_pixel_reconstruction([pages.Column("a", "", images, ROLES[None])], tmp_path / "a.png")
     page = np.asarray(Image.open(path))
-    panel = page[-256 - pictures.MARGIN : -pictures.MARGIN, pictures.MARGIN : -pictures.MARGIN]
+    panel = page[-256 - pages.MARGIN : -pages.MARGIN, pages.MARGIN : -pages.MARGIN]
     flat = (panel == glyphs.FLAT).all(-1)
     assert flat[128:, 128:].all() and not flat[:128].any()
 
 
 def test_gain_is_told_in_the_header_and_leaves_the_truth_alone(tmp_path, labels):
     everything = batch()
-    pictures.draw_hog_reconstruction(*everything, tmp_path / "a.png")
-    pictures.draw_hog_reconstruction(*everything, tmp_path / "b.png", gain=1.5)
+    pages.draw_hog_reconstruction(*everything, tmp_path / "a.png")
+    pages.draw_hog_reconstruction(*everything, tmp_path / "b.png", gain=1.5)
     assert "x1.5" not in labels[0][0] and "x1.5" in labels[1][0]
     one, two = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png"))
-    true_column = 3 * (256 + pictures.GAP) + pictures.MARGIN
+    true_column = 3 * (256 + pages.GAP) + pages.MARGIN
     np.testing.assert_array_equal(one[-560:, true_column:], two[-560:, true_column:])
     assert (one != two).any()
 
@@ -241,27 +237,27 @@ def test_pixel_page_says_where_patch_statistics_come_from(tmp_path, labels):
     images, seen, *_ = batch(96, 160, 4)
     path = tmp_path / "pixels.png"
     columns = [("original", "", images), ("what the encoder saw", "", seen), ("filled in", NOTE, images)]
-    columns = [pictures.Column(*column) for column in columns]
-    pictures.draw_pixel_reconstruction(columns, path, caption="step 5")
+    columns = [pages.Column(*column) for column in columns]
+    pages.draw_pixel_reconstruction(columns, path, caption="step 5")
     headers, footer = labels[0]
     assert NOTE in headers
     assert "step 5" in footer and "channels 1-3 of 4" in footer
     height, width = Image.open(path).size[::-1]
-    assert height > 2 * 256 and width == 3 * 427 + 2 * pictures.GAP + 2 * pictures.MARGIN
+    assert height > 2 * 256 and width == 3 * 427 + 2 * pages.GAP + 2 * pages.MARGIN
 
 
 def test_hidden_cells_keep_their_flat_colour_and_hard_edges():
     picture = np.full((16, 32, 3), 200, np.uint8)
     picture[:, :16] = 0
     hidden = np.array([[True, True, False, False]] * 2)
-    sharp = pictures.enlarge(picture, 64, 128, hidden)
+    sharp = pages.enlarge(picture, 64, 128, hidden)
     assert (sharp[:, :64] == 0).all()
 
 
 def test_text_is_wrapped_to_its_column_without_losing_words():
-    font = pictures.ImageFont.load_default(13)
+    font = pages.ImageFont.load_default(13)
     text = NOTE
-    lines = pictures.wrap(text, font, 120)
+    lines = pages.wrap(text, font, 120)
     assert " ".join(lines) == text and len(lines) > 2
     assert max(map(font.getlength, lines)) <= 120
 
@@ -270,7 +266,7 @@ def test_curve_opens_as_png_and_leaves_out_what_is_not_finite(tmp_path):
     steps = np.arange(0, 500, 5)
     losses = 0.1 * np.exp(-steps / 200) + 0.04
     losses[3] = np.nan
-    path = pictures.draw_curve(
+    path = pages.draw_curve(
         tmp_path / "curve.png",
         steps,
         losses,
@@ -284,19 +280,19 @@ def test_curve_opens_as_png_and_leaves_out_what_is_not_finite(tmp_path):
 
 
 def test_curve_of_one_point_and_of_none(tmp_path):
-    pictures.draw_curve(tmp_path / "one.png", [10], [0.5], evals=([], []))
+    pages.draw_curve(tmp_path / "one.png", [10], [0.5], evals=([], []))
     with pytest.raises(UserError, match="no finite loss"):
-        pictures.draw_curve(tmp_path / "none.png", [1, 2], [np.nan, np.inf])
+        pages.draw_curve(tmp_path / "none.png", [1, 2], [np.nan, np.inf])
 
 
 def test_running_mean_of_a_line_is_the_line():
     line = np.arange(20.0)
-    np.testing.assert_allclose(pictures.running_mean(line, 5)[2:-2], line[2:-2])
-    np.testing.assert_allclose(pictures.running_mean(np.ones(3), 9), 1)
+    np.testing.assert_allclose(pages.running_mean(line, 5)[2:-2], line[2:-2])
+    np.testing.assert_allclose(pages.running_mean(np.ones(3), 9), 1)
 
 
 def test_baseline_labels_never_overlap():
-    moved = pictures.spread([0.5, 0.1, 0.5, 0.52], 0.1)
+    moved = pages.spread([0.5, 0.1, 0.5, 0.52], 0.1)
     assert np.diff(np.sort(moved)).min() > 0.0999
     assert moved[1] == 0.1
 
@@ -308,8 +304,8 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypa
     def refuse(*_):
         raise OSError("disk")
 
-    monkeypatch.setattr(pictures.os, "replace", refuse)
+    monkeypatch.setattr(pages.os, "replace", refuse)
     with pytest.raises(OSError):
-        pictures.save_png(Image.new("RGB", (4, 4)), path)
+        pages.save_png(Image.new("RGB", (4, 4)), path)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]

@@ -7,8 +7,8 @@ import small
 
 from fastmim_jax.tools import reconstruct
 from fastmim_jax.tools.bench import bench
-from fastmim_jax.tools.glyphs import ABSENT, DECODED, FILLED, VISIBLE
-from fastmim_jax.train import setup
+from fastmim_jax.tools.draw.glyphs import ABSENT, DECODED, FILLED, VISIBLE
+from fastmim_jax.train import stage as train_stage
 
 HALF = {"throw_ratio": 0.5}
 RANDOM = np.random.default_rng(0)
@@ -18,7 +18,7 @@ BATCH = {"image": RANDOM.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8), "flip
 def outcome(**method):
     config = small.config(batch_size=8)
     config.method.update(**method)
-    run = setup.build(config, records=64, devices=jax.devices()[:1])
+    run = train_stage.build(config, records=64, devices=jax.devices()[:1])
     return run, *run.forward(run.create(), BATCH, np.int32(0))
 
 
@@ -94,7 +94,7 @@ def test_nothing_is_marked_where_everything_is_decoded(monkeypatch, tmp_path):
 def test_a_mixture_is_taken_apart_into_both_of_its_images():
     config = small.mixmim(small.config(batch_size=8))
     config.method.update(normalize_target=False, groups=2)
-    run = setup.build(config, records=64, devices=jax.devices()[:1])
+    run = train_stage.build(config, records=64, devices=jax.devices()[:1])
     pixels = RANDOM.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
     batch = {"image": pixels, "flip": np.zeros(8, bool)}
     out, images = jax.device_get(run.forward(run.create(), batch, np.int32(0)))

@@ -6,7 +6,7 @@ import pytest
 import small
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.train import setup
+from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train.checkpoint import Checkpoints
 
 
@@ -14,7 +14,7 @@ def build(fsdp=1, devices=1, **method):
     config = small.config()
     config.run.mesh_fsdp = fsdp
     config.method.update(**method)
-    return setup.build(config, records=64, devices=jax.devices()[:devices])
+    return train_stage.build(config, records=64, devices=jax.devices()[:devices])
 
 
 def equal(one, other):

@@ -7,7 +7,8 @@ import small
 
 from fastmim_jax import create_method
 from fastmim_jax.models.convolution import BatchNorm
-from fastmim_jax.train import setup, sharding
+from fastmim_jax.train import sharding
+from fastmim_jax.train import stage as train_stage
 
 RANDOM = np.random.default_rng(0)
 STEPS = 3
@@ -24,7 +25,7 @@ def batches(height, width, channels, count=STEPS):
 
 
 def train(config, devices, batches):
-    run = setup.build(config, records=64, devices=jax.devices()[:devices])
+    run = train_stage.build(config, records=64, devices=jax.devices()[:devices])
     state, losses = run.create(), []
     for batch in batches:
         state, metrics = run.step(state, run.to_devices(batch, 16))

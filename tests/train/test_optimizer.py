@@ -11,7 +11,7 @@ import small
 from flax.traverse_util import flatten_dict
 
 from fastmim_jax import create_model
-from fastmim_jax.export.names import to_ours, to_theirs
+from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.models.heads import Classifier
 from fastmim_jax.train import steps
 from fastmim_jax.train.optimizer import (

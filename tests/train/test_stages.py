@@ -13,9 +13,9 @@ import small
 from PIL import Image
 from runs import finish, lines, losses, starter, wait
 
-from fastmim_jax.train import setup
-from fastmim_jax.train.growth import grow
+from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train.report import read_baselines
+from fastmim_jax.train.resize_state import grow
 
 SWITCHES, LAST = (12, 21), 28
 CHANGES = """
@@ -93,7 +93,7 @@ def test_killed_at_the_very_switch_goes_on_in_the_next_stage(command, never_kill
 def runs():
     config = small.over("swin", small.config(steps=9))
     config.stages.image_sizes = (64, 96)
-    return setup.build_stages(config, 48, jax.devices()[:1])
+    return train_stage.build_stages(config, 48, jax.devices()[:1])
 
 
 def test_each_stage_is_compiled_once():
@@ -135,7 +135,7 @@ def test_growing_keeps_everything_but_tables_to_the_bit():
 def test_cmt_grows_its_positions_and_keeps_its_statistics():
     config = small.over("cmt", small.config(steps=9))
     config.stages.image_sizes = (64, 96)
-    first, second = setup.build_stages(config, 48, jax.devices()[:1])
+    first, second = train_stage.build_stages(config, 48, jax.devices()[:1])
     state = first.create()
     grown, counts = grow(state, second.abstract)
     assert counts == {"relative_position": 4}

@@ -7,9 +7,9 @@ import small
 from flax.traverse_util import flatten_dict
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.train import setup
+from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train.loop import pretrain
-from fastmim_jax.train.saved import read_saved
+from fastmim_jax.train.runs import read_saved
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def parameters(variables):
 @pytest.mark.parametrize("target", ["hog", "pixel"])
 def test_all_that_fits_is_taken_over_and_the_rest_starts_fresh(images, begun, target):
     config, saved = after(images, begun, target=target), read_saved(begun)
-    state = setup.build(config, 20, saved=saved).create()
-    fresh = setup.build(config, 20).create()
+    state = train_stage.build(config, 20, saved=saved).create()
+    fresh = train_stage.build(config, 20).create()
     found, theirs = parameters({"params": state.params}), parameters(saved.variables)
     own = parameters({"params": fresh.params})
     for name, value in found.items():

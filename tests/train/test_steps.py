@@ -9,7 +9,8 @@ import pytest
 import small
 
 from fastmim_jax.evaluate import tuning
-from fastmim_jax.train import setup, steps
+from fastmim_jax.train import stage as train_stage
+from fastmim_jax.train import steps
 
 RANDOM = np.random.default_rng(0)
 BATCH = {
@@ -19,7 +20,7 @@ BATCH = {
 
 
 def run_of(**schedule):
-    return setup.build(small.config(**schedule), records=64, devices=jax.devices()[:1])
+    return train_stage.build(small.config(**schedule), records=64, devices=jax.devices()[:1])
 
 
 def losses(run, count):
@@ -59,7 +60,7 @@ def test_paths_are_dropped_in_updates_alone_and_each_time_anew():
     config.method.backbone.drop_path = 0.8
     config.schedule.update(warmup_epochs=0.0)
     config.optimizer.base_lr = 0.0  # so that nothing else changes from update to update
-    dropping, plain = (setup.build(c, 64, jax.devices()[:1]) for c in (config, small.config()))
+    dropping, plain = (train_stage.build(c, 64, jax.devices()[:1]) for c in (config, small.config()))
     state = dropping.create()
     assert float(dropping.loss(state, BATCH, np.int32(0))) == float(plain.loss(state, BATCH, np.int32(0)))
     found = [float(metrics["loss"]) for metrics in losses(dropping, 2)[1]]
@@ -134,7 +135,7 @@ def _optimizer(state):
 
 
 def test_trivial_losses_are_those_of_the_hidden_targets():
-    from fastmim_jax.train.heldout import trivial_losses
+    from fastmim_jax.train.held_out import trivial_losses
 
     run = run_of()
     state = run.create()
@@ -148,7 +149,7 @@ def test_trivial_losses_are_those_of_the_hidden_targets():
 def test_bfloat16_agrees_with_float32_and_keeps_the_loss_in_float32():
     config = small.config()
     config.method.dtype = "bfloat16"
-    run = setup.build(config, records=64, devices=jax.devices()[:1])
+    run = train_stage.build(config, records=64, devices=jax.devices()[:1])
     reduced = losses(run, 2)[1][1]["loss"]
     assert reduced.dtype == jnp.float32
     np.testing.assert_allclose(float(reduced), float(losses(run_of(), 2)[1][1]["loss"]), rtol=0.02)

@@ -9,7 +9,7 @@ import small
 
 from fastmim_jax import create_model
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.names import to_ours
+from fastmim_jax.export.formats.names import to_ours
 from fastmim_jax.models.heads import Classifier
 from fastmim_jax.models.resample import flat_relative_position, resample
 from fastmim_jax.train.transfer import modules, transfer

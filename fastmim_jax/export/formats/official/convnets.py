@@ -1,0 +1,77 @@
+"""Key tables of the backbones that are made of convolutions: CMT as in FastMIM, ConvNeXt as in timm."""
+
+import math
+
+from fastmim_jax.export.formats.rules import CONV, LINEAR, NORM, SAME, Rule, Transform, array
+
+BATCH_NORM = (*NORM, (".running_mean", "/mean", SAME), (".running_var", "/var", SAME))
+
+
+def _on_grids(x):
+    """(heads, cells, keys) of square grids -> (heads, h, w, key rows, key columns)."""
+    heads, cells, keys = x.shape
+    return x.reshape(heads, *[math.isqrt(cells)] * 2, *[math.isqrt(keys)] * 2)
+
+
+def _flat(x):
+    heads, rows, columns = x.shape[:3]
+    return x.reshape(heads, rows * columns, -1)
+
+
+GRIDS = Transform(_on_grids, _flat)
+
+_CMT_BLOCK = {
+    "proj": ("local", CONV),
+    "norm1": ("norm1", NORM),
+    **{f"attn.{name}": (f"attn/{name}", LINEAR) for name in ("q", "k", "v", "proj")},
+    "attn.sr.0": ("attn/reduce", CONV),
+    "attn.sr.1": ("attn/reduce_norm", BATCH_NORM),
+    "norm2": ("norm2", NORM),
+    "mlp.conv1.0": ("mlp/fc1", CONV),
+    "mlp.conv1.2": ("mlp/norm1", BATCH_NORM),
+    "mlp.proj": ("mlp/conv", CONV),
+    "mlp.proj_bn": ("mlp/norm2", BATCH_NORM),
+    "mlp.conv2.0": ("mlp/fc2", CONV),
+    "mlp.conv2.1": ("mlp/norm3", BATCH_NORM),
+}
+
+
+def _cmt_stage(index, letter):
+    halving = f"encoder/downsamples_{index - 1}" if index else "encoder/stem/halving"
+    stage = f"encoder/stages_{index}"
+    return (
+        Rule(f"patch_embed_{letter}.proj", f"{halving}/patch", CONV),
+        Rule(f"patch_embed_{letter}.norm", f"{halving}/norm", NORM),
+        Rule(f"relative_pos_{letter}", f"{stage}/relative_position", array(GRIDS)),
+        *(
+            Rule(f"blocks_{letter}.{{}}.{theirs}", f"{stage}/blocks/{{}}/{ours}", arrays)
+            for theirs, (ours, arrays) in _CMT_BLOCK.items()
+        ),
+    )
+
+
+CMT = (
+    Rule("stem_conv{}", "encoder/stem/conv{}", CONV),
+    Rule("stem_norm{}", "encoder/stem/norm{}", BATCH_NORM),
+    *(rule for index, letter in enumerate("abcd") for rule in _cmt_stage(index, letter)),
+    Rule("norm", "encoder/norm", NORM),
+)
+
+
+def _convnext_halving(stage):
+    theirs, ours = f"stages.{stage}.downsample", f"encoder/downsamples_{stage - 1}"
+    return Rule(f"{theirs}.0", f"{ours}/norm", NORM), Rule(f"{theirs}.1", f"{ours}/patch", CONV)
+
+
+_BLOCK, _OUR_BLOCK = "stages.{}.blocks.{}", "encoder/stages_{}/blocks/{}"
+CONVNEXT = (
+    Rule("stem.0", "encoder/stem/patch", CONV),
+    Rule("stem.1", "encoder/stem/norm", NORM),
+    *(rule for stage in (1, 2, 3) for rule in _convnext_halving(stage)),
+    Rule(f"{_BLOCK}.conv_dw", f"{_OUR_BLOCK}/conv", CONV),
+    Rule(f"{_BLOCK}.norm", f"{_OUR_BLOCK}/norm", NORM),
+    Rule(f"{_BLOCK}.mlp.fc1", f"{_OUR_BLOCK}/mlp/fc1", LINEAR),
+    Rule(f"{_BLOCK}.mlp.fc2", f"{_OUR_BLOCK}/mlp/fc2", LINEAR),
+    Rule(f"{_BLOCK}.gamma", f"{_OUR_BLOCK}/gamma", array()),
+    Rule("head.norm", "encoder/norm", NORM),
+)
