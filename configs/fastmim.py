@@ -29,7 +29,7 @@ a model that learns goes on below the printed "mean" predictor. Smaller data set
 `--config.schedule.batch_size`; the learning rate follows it.
 """
 
-from fastmim_jax.config import base
+from fastmim_jax.config import pretrain_config
 from fastmim_jax.errors import UserError
 
 VIT = {}
@@ -63,6 +63,6 @@ def get_config(variant="vit_b16"):
     """The config of a variant."""
     if variant not in VARIANTS:
         raise UserError(f"configs/fastmim.py has no variant '{variant}': there is {', '.join(VARIANTS)}")
-    config = base()
+    config = pretrain_config()
     config.update_from_flattened_dict(VARIANTS[variant])
     return config

@@ -33,7 +33,7 @@ parameters exactly as the published code does: Swin, PVT and CMT decay their pos
 MixMIM's head learns at the rate of its last block.
 """
 
-from fastmim_jax.config import finetuning
+from fastmim_jax.config import finetune_config
 from fastmim_jax.errors import UserError
 
 
@@ -100,6 +100,6 @@ def get_config(variant="auto"):
     """The config of a variant."""
     if variant not in VARIANTS:
         raise UserError(f"configs/finetune.py has no variant '{variant}': there is {', '.join(VARIANTS)}")
-    config = finetuning()
+    config = finetune_config()
     config.update_from_flattened_dict(VARIANTS[variant])
     return config

@@ -10,12 +10,12 @@ px; this is its method at a size that a laptop can learn in minutes.)
 The same model learns from any folder: add --config.data.path=DIR.
 """
 
-from fastmim_jax.config import base
+from fastmim_jax.config import pretrain_config
 
 
 def get_config():
     """The config."""
-    config = base()
+    config = pretrain_config()
     config.data.path = "sample"
     config.data.image_size = (48, 48)
     config.data.eval_split = "test"

@@ -13,7 +13,7 @@ epoch 700 on. Weight decay spares what the published code spares: Swin's mask to
 The ViT recipe also drops paths, up to a rate of 0.1, during pre-training.
 """
 
-from fastmim_jax.config import base
+from fastmim_jax.config import pretrain_config
 from fastmim_jax.errors import UserError
 
 VARIANTS = {
@@ -26,7 +26,7 @@ VARIANTS = {
         "method.backbone.relative_positions": "shared",
         "method.backbone.layer_scale": 0.1,
         "method.backbone.drop_path": 0.1,
-        "optimizer.spared": ("cls_token",),
+        "optimizer.no_decay": ("cls_token",),
     },
 }
 
@@ -35,13 +35,13 @@ def get_config(variant="swin_b"):
     """The config of a variant."""
     if variant not in VARIANTS:
         raise UserError(f"configs/simmim.py has no variant '{variant}': there is {', '.join(VARIANTS)}")
-    config = base()
+    config = pretrain_config()
     config.data.update(image_size=(192, 192), crop_scale=(0.67, 1.0))
     config.method.update(name="simmim", target="pixel", normalize_target=False)
     config.method.update(block_size=32, mask_ratio=0.6)
     config.method.backbone.name = "swin_b"
     config.optimizer.update(base_lr=5e-5, warmup_base_lr=2.5e-7, betas=(0.9, 0.999), clip_norm=5.0)
-    config.optimizer.spared = ("mask_token",)
+    config.optimizer.no_decay = ("mask_token",)
     config.schedule.update(batch_size=2048, epochs=800.0, warmup_epochs=10.0)
     config.schedule.update(shape="step", decay_epochs=700.0)
     config.update_from_flattened_dict(VARIANTS[variant])

@@ -83,7 +83,7 @@ def probe(values):
             count=values.count or 20_000,
             step=values.step,
             out=values.out or Path(workdir) / "probe.json",
-            say=progress.say,
+            log=progress.log,
             progress=progress.show,
         )
 
@@ -106,7 +106,7 @@ def features(values):
             values.out,
             layers=tuple(values.layers),
             step=values.step,
-            say=progress.say,
+            log=progress.log,
             progress=progress.show,
         )
 
@@ -118,7 +118,7 @@ def evaluate(values):
 
     _start_jax(values)
     with _progress() as progress:
-        told = dict(say=progress.say, progress=progress.show)
+        told = dict(log=progress.log, progress=progress.show)
         evaluate(workdir, values.images, step=values.step, out=values.out, **told)
 
 
@@ -131,7 +131,7 @@ def predict(values):
 
     _start_jax(values)
     with _progress() as progress:
-        told = dict(say=progress.say, progress=progress.show)
+        told = dict(log=progress.log, progress=progress.show)
         predict(workdir, values.images, step=values.step, out=values.out, **told)
 
 
@@ -193,9 +193,9 @@ def bench(values):
 
 
 def _progress():
-    from fastmim_jax.train.metrics import Count
+    from fastmim_jax.train.metrics import ProgressCounter
 
-    return Count("images")
+    return ProgressCounter("images")
 
 
 def _told(summary, workdir):

@@ -6,7 +6,7 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.mim.fastmim import FastMIM
 from fastmim_jax.mim.mae import MAE
 from fastmim_jax.mim.mixmim import MixMIM
-from fastmim_jax.mim.partial import FILLS, SOURCES, Partial, whole
+from fastmim_jax.mim.partial import FILLS, SOURCES, Partial, decode_all
 from fastmim_jax.mim.sampling import SAMPLERS
 from fastmim_jax.mim.simmim import SimMIM
 from fastmim_jax.mim.targets import TARGETS
@@ -31,7 +31,7 @@ def _check_names(section, prefix, **tables):
             raise UserError(f"unknown {prefix}.{key} '{section[key]}': there is {', '.join(table)}")
 
 
-def create_encoder(section):
+def create_backbone(section):
     """The backbone of `config.method` or `config.model`, a Flax module.
 
     Raises:
@@ -50,11 +50,11 @@ def create_classifier(model, classes):
     Raises:
       UserError: an unknown name, or parts that do not go together.
     """
-    encoder = create_encoder(model)
+    encoder = create_backbone(model)
     pooling = model.pooling or encoder.pooling
     if pooling not in POOLINGS:
         raise UserError(f"unknown model.pooling '{pooling}': there is {', '.join(POOLINGS)}")
-    if pooling == "cls" and "cls_token" not in encoder.official_spared:
+    if pooling == "cls" and "cls_token" not in encoder.official_no_decay:
         raise UserError(
             f"'{model.backbone.name}' has no cls token: type --config.model.pooling={encoder.pooling}"
         )
@@ -80,7 +80,7 @@ def _decoder(method):
 def _reconstruction(method):
     partial = method.partial
     if not partial.throw_ratio:
-        return whole
+        return decode_all
     if not 0 < partial.throw_ratio < 1 or partial.stages < 1 or partial.thrown_weight < 0:
         raise UserError(
             f"config.method.partial has throw_ratio {partial.throw_ratio}, stages {partial.stages}, "
@@ -104,15 +104,15 @@ def _check_cells(method, stride, name):
 
 
 def _fastmim(method):
-    encoder, reconstruct = create_encoder(method), _reconstruction(method)
-    if method.block_size < encoder.stride and reconstruct is not whole:
+    encoder, reconstruct = create_backbone(method), _reconstruction(method)
+    if method.block_size < encoder.stride and reconstruct is not decode_all:
         _check_cells(method, encoder.stride, "partial reconstruction throws")
     return FastMIM(*_common(method, encoder), _decoder(method), reconstruct)
 
 
 def _mae(method):
-    encoder = create_encoder(method)
-    if not encoder.omits:
+    encoder = create_backbone(method)
+    if not encoder.supports_token_dropping:
         raise UserError(
             f"MAE cannot leave tokens out of '{method.backbone.name}': type "
             "--config.method.backbone.name=vit_b16 without relative_positions, or take FastMIM or SimMIM"
@@ -122,8 +122,8 @@ def _mae(method):
 
 
 def _mixmim(method):
-    encoder = create_encoder(method)
-    if not encoder.separates:
+    encoder = create_backbone(method)
+    if not encoder.supports_groups:
         raise UserError(
             f"MixMIM cannot keep two images apart in '{method.backbone.name}': type "
             "--config.method.backbone.name=mixmim_b, or a Swin"
@@ -134,7 +134,7 @@ def _mixmim(method):
 
 
 def _simmim(method):
-    encoder = create_encoder(method)
+    encoder = create_backbone(method)
     if method.block_size % encoder.embed_stride:
         raise UserError(
             f"config.method.block_size is {method.block_size}, but SimMIM masks cells of "

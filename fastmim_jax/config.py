@@ -20,7 +20,7 @@ CHOICES = {
 FREE = ("run.", "monitor.")  # sections that may differ when a run goes on
 
 
-def base():
+def pretrain_config():
     """Pre-training, by default the FastMIM ViT-B/16 recipe (README of the published code)."""
     config = ConfigDict()
     config.seed = 0
@@ -57,7 +57,7 @@ def base():
     config.method.update(_computing())
 
     config.optimizer = _optimizer(base_lr=1.5e-4, min_base_lr=0.0, betas=(0.9, 0.95))
-    config.optimizer.spared = ()  # last parts of names of more parameters that do not decay
+    config.optimizer.no_decay = ()  # last parts of names of more parameters that do not decay
     config.schedule = _schedule(batch_size=4096, epochs=800.0, warmup_epochs=20.0)
 
     # FastMIM-P: a run in stages, one entry each in every tuple; () leaves that key as it is elsewhere.
@@ -81,7 +81,7 @@ def base():
     return config
 
 
-def finetuning():
+def finetune_config():
     """Fine-tuning a classifier, by default the ViT-B recipe of MAE (its FINETUNE.md)."""
     config = ConfigDict()
     config.seed = 0
@@ -102,20 +102,22 @@ def finetuning():
 
     config.augment = ConfigDict()
     config.augment.magnitude = 9.0  # of RandAugment, of 10; 0: none
-    config.augment.deviation = 0.5  # of the magnitude
-    config.augment.erase = 0.25  # share of the images with an erased rectangle
+    config.augment.magnitude_std = 0.5  # of the magnitude
+    config.augment.random_erasing = 0.25  # share of the images with an erased rectangle
     config.augment.mixup = 0.8  # of the Beta distribution; 0: none
     config.augment.cutmix = 1.0
     config.augment.mix_probability = 1.0
     config.augment.mix_switch = 0.5  # how often it is cutmix, where there are both
     config.augment.mix_groups = 1  # parts of a batch that mix among themselves, each in its own way
-    config.augment.smoothing = 0.1  # of labels
-    config.augment.repeats = 1  # times that an image stands in a batch, each with its own augmentation
+    config.augment.label_smoothing = 0.1  # of labels
+    config.augment.repeated_augmentation = (
+        1  # times that an image stands in a batch, each with its own augmentation
+    )
 
     config.optimizer = _optimizer(base_lr=5e-4, min_base_lr=2.5e-7, betas=(0.9, 0.999))
     config.optimizer.layer_decay = 0.65  # learning rate of a block, as a share of the next one's
     config.optimizer.official = False  # parameter groups exactly as published, oddities included
-    config.optimizer.average = 0.0  # decay of the moving average that is evaluated; 0: none
+    config.optimizer.ema_decay = 0.0  # decay of the moving average that is evaluated; 0: none
     config.schedule = _schedule(batch_size=1024, epochs=100.0, warmup_epochs=5.0)
     config.run = _run()
     config.run.eval_epochs = 1.0  # between evaluations; 0: only after the last step
@@ -201,11 +203,34 @@ def _run():
 
 def defaults(saved):
     """The config that a saved one began as: of pre-training or of fine-tuning."""
-    return finetuning() if "model" in saved else base()
+    return finetune_config() if "model" in saved else pretrain_config()
 
 
-def from_saved(saved):
-    """A config from the nested dict that one was saved as; keys that it lacks get their defaults."""
+# Keys by their old names, which saved configs may still have; a value is one key, "section.key".
+RENAMED_KEYS = {
+    "optimizer.spared": "optimizer.no_decay",
+    "optimizer.average": "optimizer.ema_decay",
+    "augment.deviation": "augment.magnitude_std",
+    "augment.erase": "augment.random_erasing",
+    "augment.repeats": "augment.repeated_augmentation",
+    "augment.smoothing": "augment.label_smoothing",
+}
+
+
+def with_current_keys(saved):
+    """Return a copy of a saved config (nested dict) with every key of RENAMED_KEYS under its new name."""
+    renamed = {key: dict(x) if isinstance(x, dict) else x for key, x in saved.items()}
+    for old, new in RENAMED_KEYS.items():
+        section, key = old.split(".")
+        if key in renamed.get(section, {}):
+            renamed[section].setdefault(new.split(".")[1], renamed[section][key])
+            del renamed[section][key]
+    return renamed
+
+
+def config_from_dict(saved):
+    """Return a config from the nested dict that one was saved as; keys that it lacks get their defaults."""
+    saved = with_current_keys(saved)
     return ConfigDict(_filled(saved, defaults(saved).to_dict()))
 
 
@@ -234,6 +259,7 @@ def differences(before, now):
 
     A key that an older config does not have counts as its default.
     """
+    before = with_current_keys(before)
     before, now = {**flatten(defaults(before)), **flatten(before)}, flatten(now)
     keys = [key for key in sorted({*before, *now}) if not key.startswith(FREE)]
     return [(key, before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)]

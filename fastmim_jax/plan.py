@@ -13,7 +13,7 @@ from fastmim_jax.errors import UserError
 
 LR_BATCH = 256  # base learning rates are given for this many images (linear rule)
 # What a stage may have of its own: key of `config.stages` -> key of the config, how an entry is read.
-STAGED = {
+STAGE_KEYS = {
     "image_sizes": ("data.image_size", lambda size: (size, size) if isinstance(size, int) else tuple(size)),
     "batch_sizes": ("schedule.batch_size", int),
     "accumulations": ("schedule.accumulation", int),
@@ -23,7 +23,7 @@ STAGED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Course:
+class StagePlan:
     """How a stage of a run goes on, and the numbers of the whole run that this needs.
 
     Steps are updates, counted over the whole run; a stage does first_step + 1 to last_step.
@@ -76,7 +76,7 @@ class Course:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan(Course):
+class PretrainPlan(StagePlan):
     """The numbers of one stage of pre-training."""
 
     grid: tuple[int, int]  # tokens (h, w)
@@ -101,7 +101,9 @@ def stage_count(config):
     """
     if "stages" not in config:
         return 1
-    lengths = {key: len(config.stages[key]) for key in (*STAGED, "start_epochs") if len(config.stages[key])}
+    lengths = {
+        key: len(config.stages[key]) for key in (*STAGE_KEYS, "start_epochs") if len(config.stages[key])
+    }
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"config.stages.{key} has {length}" for key, length in lengths.items())
         raise UserError(f"{told} entries: give every tuple of config.stages one entry per stage, or ()")
@@ -112,7 +114,7 @@ def at_stage(config, stage):
     """A copy of a config with the values of one stage in their usual places."""
     count = stage_count(config)
     config = copy.deepcopy(config)
-    for key, (place, read) in STAGED.items() if "stages" in config else ():
+    for key, (place, read) in STAGE_KEYS.items() if "stages" in config else ():
         if len(config.stages[key]) == count and config.stages[key]:
             *sections, name = place.split(".")
             section = config
@@ -122,7 +124,7 @@ def at_stage(config, stage):
     return config
 
 
-def derive(config, *, records, stride, unit, devices, stage=0, hidden=None, groups=1):
+def make_pretrain_plan(config, *, records, stride, unit, devices, stage=0, hidden=None, groups=1):
     """Validates a config against its data, backbone and devices, and computes the Plan of a stage.
 
     Args:
@@ -138,17 +140,17 @@ def derive(config, *, records, stride, unit, devices, stage=0, hidden=None, grou
       UserError: a choice that cannot work, in one sentence that says what to type.
     """
     own = at_stage(config, stage)
-    course = chart(config, records=records, devices=devices, stage=stage)
+    course = make_stage_plan(config, records=records, devices=devices, stage=stage)
     grid, blocks = _check_geometry(own.method, course.image_size, stride, unit)
     hidden_blocks = _check_ratio(own.method.mask_ratio, blocks[0] * blocks[1], hidden)
     _check_groups(own.schedule, groups)
-    return Plan(**vars(course), grid=grid, blocks=blocks, hidden=hidden_blocks)
+    return PretrainPlan(**vars(course), grid=grid, blocks=blocks, hidden=hidden_blocks)
 
 
-def chart(config, *, records, devices, stage=0):
+def make_stage_plan(config, *, records, devices, stage=0):
     """Validates what any training has in its config, and computes the Course of a stage.
 
-    Arguments and errors are those of `derive`.
+    Arguments and errors are those of `make_pretrain_plan`.
     """
     stages = [at_stage(config, index) for index in range(stage_count(config))]
     own = stages[stage]
@@ -162,7 +164,7 @@ def chart(config, *, records, devices, stage=0):
     records_at = [0, *itertools.accumulate(read)]
     lr_scale = schedule.batch_size / LR_BATCH
     total_epochs = records_at[-2] / records + steps[-1] / (records / batches[-1])
-    return Course(
+    return StagePlan(
         records=records,
         batch_size=schedule.batch_size,
         accumulation=schedule.accumulation,

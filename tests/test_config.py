@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fastmim_jax.config import base, differences, from_saved
+from fastmim_jax.config import config_from_dict, differences, pretrain_config
 from fastmim_jax.train import stage as train_stage
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -74,7 +74,7 @@ def test_progressive_variants_have_three_stages():
 
 
 def test_only_what_changes_a_run_differs():
-    before, now = base().to_dict(), base()
+    before, now = pretrain_config().to_dict(), pretrain_config()
     now.run.log_every = 7
     assert differences(before, now) == []
     now.optimizer.base_lr = 1.0
@@ -86,9 +86,9 @@ def test_only_what_changes_a_run_differs():
 
 
 def test_an_older_config_gets_the_defaults_of_newer_keys():
-    saved = base().to_dict()
+    saved = pretrain_config().to_dict()
     saved["seed"] = 7
     del saved["stages"], saved["method"]["decoder"]["epsilon"]
-    config = from_saved(saved)
+    config = config_from_dict(saved)
     assert config.seed == 7 and config.method.decoder.epsilon == 1e-6
     assert differences(saved, config) == [] and not config.stages.image_sizes

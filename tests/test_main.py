@@ -11,19 +11,10 @@ import pytest
 from PIL import Image
 
 from fastmim_jax.__main__ import main
+from helpers.commands import refused
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = "--config=configs/quickstart.py"
-
-
-def refused(capsys, *words):
-    """-> the one sentence of a refused command."""
-    with pytest.raises(SystemExit) as exit:
-        main(list(words))
-    assert exit.value.code == 2
-    told = capsys.readouterr().err
-    assert told.startswith("fastmim: ") and told.count("\n") == 1 and "Traceback" not in told
-    return told
 
 
 @pytest.mark.parametrize(
@@ -160,9 +151,14 @@ def write_odd_images(folder):
     return {"truncated.jpg", "empty.png", "text.jpg"}
 
 
-CONFIG = (
-    "import sys; sys.path.insert(0, {tests!r}); import small\nget_config = lambda: small.config({data!r})\n"
-)
+CONFIG = """
+import sys
+sys.path.insert(0, {tests!r})
+from helpers import small
+
+def get_config():
+    return small.config({data!r})
+"""
 
 
 def test_odd_images_are_read_or_named_then_reconstructed(tmp_path, capsys):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from fastmim_jax.config import base
+from fastmim_jax.config import pretrain_config
 from fastmim_jax.errors import UserError
-from fastmim_jax.plan import at_stage, derive, stage_count
+from fastmim_jax.plan import at_stage, make_pretrain_plan, stage_count
 
 IMAGENET = 1_281_167
 GRID = dict(stride=16, unit=8, devices=8)
@@ -12,13 +12,13 @@ GRID = dict(stride=16, unit=8, devices=8)
 
 def plans(config, records=IMAGENET):
     return [
-        derive(at_stage(config, 0), records=records, stage=stage, **GRID)
+        make_pretrain_plan(at_stage(config, 0), records=records, stage=stage, **GRID)
         for stage in range(stage_count(config))
     ]
 
 
 def test_the_published_recipe_in_numbers():
-    plan = derive(base(), records=IMAGENET, **GRID)
+    plan = make_pretrain_plan(pretrain_config(), records=IMAGENET, **GRID)
     assert plan.peak_lr == pytest.approx(2.4e-3)  # 1.5e-4 x 4096 / 256
     assert plan.grid == plan.blocks == (8, 8) and plan.hidden == 48
     assert plan.total_steps == plan.last_step == 800 * IMAGENET // 4096
@@ -29,22 +29,22 @@ def test_the_published_recipe_in_numbers():
 
 
 def test_steps_replace_epochs_and_warmup_fits_into_them():
-    config = base()
+    config = pretrain_config()
     config.schedule.update(steps=100, batch_size=64)
-    plan = derive(config, records=640, **GRID)
+    plan = make_pretrain_plan(config, records=640, **GRID)
     assert plan.total_steps == 100 and plan.warmup_epochs == pytest.approx(10)
 
 
 def test_all_learning_rates_follow_the_linear_rule():
-    config = base()
+    config = pretrain_config()
     config.schedule.batch_size = 1024
     config.optimizer.update(base_lr=5e-5, warmup_base_lr=2.5e-7, min_base_lr=1e-6)
-    plan = derive(config, records=IMAGENET, **GRID)
+    plan = make_pretrain_plan(config, records=IMAGENET, **GRID)
     assert (plan.peak_lr, plan.warmup_lr, plan.min_lr) == pytest.approx((2e-4, 1e-6, 4e-6))
 
 
 def test_stages_follow_one_another_without_a_gap():
-    config = base()
+    config = pretrain_config()
     config.stages.update(image_sizes=(128, 160, (192, 96)), batch_sizes=(4096, 2048, 1024))
     first, second, third = plans(config)
     for before, after in ((first, second), (second, third)):
@@ -61,7 +61,7 @@ def test_stages_follow_one_another_without_a_gap():
 
 
 def test_given_starts_blocks_and_accumulations():
-    config = base()
+    config = pretrain_config()
     config.stages.update(
         image_sizes=(128, 192), start_epochs=(0, 600), block_sizes=(16, 32), accumulations=(1, 4)
     )
@@ -75,7 +75,7 @@ def test_given_starts_blocks_and_accumulations():
 
 @pytest.mark.parametrize("batches", [(), (64, 128)])
 def test_a_number_of_steps_is_spread_over_equally_many_epochs(batches):
-    config = base()
+    config = pretrain_config()
     config.schedule.update(steps=90, batch_size=64)
     config.stages.update(image_sizes=(64, 96), batch_sizes=batches)
     first, second = plans(config, 1000)
@@ -92,7 +92,7 @@ def test_a_number_of_steps_is_spread_over_equally_many_epochs(batches):
     ],
 )
 def test_stages_that_cannot_be_are_told(stages, told):
-    config = base()
+    config = pretrain_config()
     config.schedule.batch_size = 64
     config.stages.update(**stages)
     with pytest.raises(UserError, match=told):

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastmim_jax.mim.masking import take_cells
-from fastmim_jax.models.swin import Parts, attend, attend_apart, relative_index
+from fastmim_jax.mim.masking import mixing_mask
+from fastmim_jax.models.swin import AttentionGroups, attend, attend_apart, relative_index
 
 STAGES = {
     "stage 3": (14, 16, 2),
@@ -44,8 +44,8 @@ def inputs(side, heads, factor, batch):
     qkv = random.normal(size=(batch, side * side, 3, heads, HEAD_WIDTH)).astype(np.float32)
     table = random.normal(size=(2 * side - 1, 2 * side - 1, heads)).astype(np.float32)
     bias = np.moveaxis(table[relative_index((side, side))], -1, 0)
-    taken, members = take_cells(jnp.asarray(random.random((GROUPS, 49))), (7, 7), RATIO)
-    labels, members = Parts(taken, members).refined(factor)
+    taken, members = mixing_mask(jnp.asarray(random.random((GROUPS, 49))), (7, 7), RATIO)
+    labels, members = AttentionGroups(taken, members).refined(factor)
     return jnp.asarray(qkv), jnp.asarray(bias), labels.reshape(GROUPS, -1), members
 
 

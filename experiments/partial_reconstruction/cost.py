@@ -3,7 +3,7 @@
     python experiments/partial_reconstruction/cost.py --out=FILE.json
 
 The step is the package's own for `configs/mae.py:vit_b16` at 224 px (forward, backward, AdamW), built by
-`fastmim_jax.train.train_stage` and never run. Counted are the matrix products of its jaxpr, what XLA counts on a
+`fastmim_jax.train.stage` and never run. Counted are the matrix products of its jaxpr, what XLA counts on a
 CPU (float32, one device), and what the TPU compiler plans for each chip of four TPU v5e (bfloat16). The
 last needs libtpu but no TPU. Layers are unrolled and nothing is rematerialised beyond what the model itself
 does. Savings are to the first ratio, 0.

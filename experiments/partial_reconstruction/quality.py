@@ -13,7 +13,7 @@ import json
 import time
 from pathlib import Path
 
-from fastmim_jax.config import base
+from fastmim_jax.config import pretrain_config
 from fastmim_jax.evaluate.probe import probe
 from fastmim_jax.train.loop import pretrain
 from fastmim_jax.train.metrics import read_metrics
@@ -34,7 +34,7 @@ LAYER = "block 4 mean"  # the last
 
 def config_of(name, seed, data, steps):
     """A ViT 128 wide, 4 deep, 64 patches; a decoder 96 wide, 2 deep."""
-    config = base()
+    config = pretrain_config()
     config.seed = seed
     config.data.update(path=str(data), image_size=(32, 32), eval_split="test", eval_records=2048)
     config.method.update(name="mae", target="pixel", block_size=4, dtype="float32")
@@ -51,10 +51,10 @@ def run_one(name, seed, args):
     """-> a line of the results."""
     workdir = args.out / f"{name}_{seed}"
     began = time.time()
-    pretrain(config_of(name, seed, args.data, args.steps), workdir, announce=lambda text: None)
+    pretrain(config_of(name, seed, args.data, args.steps), workdir, log=lambda text: None)
     seconds = time.time() - began
     losses = [line["eval_loss"] for line in read_metrics(workdir / "metrics.jsonl") if "eval_loss" in line]
-    lines = probe(workdir, args.data, kinds=("ridge",), count=FITTED, say=lambda text: None)
+    lines = probe(workdir, args.data, kinds=("ridge",), count=FITTED, log=lambda text: None)
     last = next(line for line in lines if line.layer == LAYER)
     return {
         "name": name,

@@ -25,11 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fastmim_jax.build import create_method
 from fastmim_jax.config import CHOICES
 from fastmim_jax.data.device import normalize
 from fastmim_jax.data.device import statistics as pixel_statistics
 from fastmim_jax.errors import UserError
-from fastmim_jax.mim import create_method
 from fastmim_jax.models.vit import ViT
 from fastmim_jax.tools.flops import matrix_flops
 from fastmim_jax.train.optimizer import make_optimizer

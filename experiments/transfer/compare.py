@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmim_jax.config import base, finetuning
+from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.evaluate.finetune import finetune
 from fastmim_jax.evaluate.probe import probe
 from fastmim_jax.train.loop import pretrain
@@ -63,7 +63,7 @@ PROBED = 5000  # images that the ridge probe is fitted to, and tested on
 
 def pretraining(name, seed, data, steps):
     """The config of a contestant's pre-training."""
-    config = base()
+    config = pretrain_config()
     config.seed = seed
     config.data.update(path=str(data), image_size=(64, 64), eval_split="test", eval_records=2048)
     config.method.dtype = "float32"
@@ -77,12 +77,12 @@ def pretraining(name, seed, data, steps):
 
 def tuning(name, seed, labelled, data, init):
     """The config of a contestant's fine-tuning, without the augmentation that so short a run cannot use."""
-    config = finetuning()
+    config = finetune_config()
     config.seed, config.init = seed, str(init)
     config.data.update(path=str(labelled), image_size=(64, 64), crop_scale=(0.4, 1.0))
     config.data.update(eval_path=str(data), eval_split="test", eval_resize=64)
     config.model.dtype = "float32"
-    config.augment.update(magnitude=0.0, erase=0.0, mixup=0.0, cutmix=0.0)
+    config.augment.update(magnitude=0.0, random_erasing=0.0, mixup=0.0, cutmix=0.0)
     config.model.backbone.drop_path = 0.0
     config.optimizer.update(base_lr=6e-3, layer_decay=0.75)
     config.schedule.update(batch_size=128, epochs=4.0, warmup_epochs=0.5)
@@ -116,19 +116,19 @@ def run_one(name, seed, args):
     line = {"name": name, "seed": seed}
     if name not in FROM_SCRATCH:
         config = pretraining(name, seed, args.data, args.steps)
-        pretrain(config, before, announce=lambda text: None)
+        pretrain(config, before, log=lambda text: None)
         speeds = [x["images_per_second"] for x in read_metrics(before / "metrics.jsonl") if "loss" in x]
         line.update(steps=args.steps, images_per_second=float(np.median(speeds)))
         # As one that is interrupted takes longer by the clock.
         images = args.steps * config.schedule.batch_size
         line["pretraining_seconds"] = round(images / line["images_per_second"])
-        lines = probe(before, args.data, kinds=("ridge",), count=PROBED, say=lambda text: None)
+        lines = probe(before, args.data, kinds=("ridge",), count=PROBED, log=lambda text: None)
         best = max(lines, key=lambda x: x.held_out)
         line.update(probe=best.accuracies[0], probe_layer=best.layer)
         line["probes"] = {x.layer: x.accuracies[0] for x in lines}
     began = time.time()
     labelled = labelled_part(args.data, args.out / "labelled")
-    finetune(tuning(name, seed, labelled, args.data, before), after, announce=lambda text: None)
+    finetune(tuning(name, seed, labelled, args.data, before), after, log=lambda text: None)
     found = [x for x in read_metrics(after / "metrics.jsonl") if "top1" in x]
     line["tuned"] = found[-1]["top1"]
     line["tuning_seconds"] = round(time.time() - began)

@@ -12,7 +12,7 @@ from fastmim_jax.data.loader import Loader, check, in_chunks
 from fastmim_jax.errors import UserError
 
 
-def make_pass(
+def make_eval_batches(
     source,
     *,
     image_size,
@@ -65,10 +65,10 @@ def make_pass(
     batches = -(-len(records) // batch_size)
     crop = _CenterCrop(source, records, tuple(image_size), channels, resize)
     stream = grain.MapDataset.range(batches * batch_size).map(crop)
-    return Pass(*in_chunks(stream, batch_size, rows, workers=workers, threads=threads), batches)
+    return EvalBatches(*in_chunks(stream, batch_size, rows, workers=workers, threads=threads), batches)
 
 
-class Pass(Loader):
+class EvalBatches(Loader):
     """A Loader that ends; len() is the number of batches of the whole pass."""
 
     def __init__(self, stream, chunks, batches):

@@ -270,7 +270,8 @@ def check(source, batch_size, rows, *, seed=0, start=0, repeats=1):
         )
     if repeats < 1:
         raise UserError(
-            f"repeats={repeats}: expected each record at least once: `--config.augment.repeats=1`."
+            f"repeats={repeats}: expected each record at least once: "
+            "`--config.augment.repeated_augmentation=1`."
         )
     inside = len(rows) and rows[0] >= 0 and rows[-1] < batch_size
     if not inside or (np.diff(rows) <= 0).any():

@@ -32,7 +32,7 @@ def soft_targets(labels, classes, smoothing):
     return jnp.where(right, jnp.float32(1 - smoothing + off), jnp.float32(off))
 
 
-def erase(key, images, probability):
+def random_erasing(key, images, probability):
     """Random erasing (arXiv 1708.04896) with noise per pixel and channel.
 
     Of ten rectangles with an area uniform in [0.02, 1/3] of the image and a log-uniform height / width in

@@ -84,15 +84,15 @@ class RandAugment:
         where there are 3 channels and 128 elsewhere.
     """
 
-    def __init__(self, magnitude=9.0, deviation=0.5, count=2, probability=0.5, fill=None):
-        self.magnitude, self.deviation = magnitude, deviation
+    def __init__(self, magnitude=9.0, magnitude_std=0.5, count=2, probability=0.5, fill=None):
+        self.magnitude, self.magnitude_std = magnitude, magnitude_std
         self.count, self.probability, self.fill = count, probability, fill
 
     def draw(self, rng):
         """The operations for one image, a list of Draw; takes the same numbers from rng for every image."""
         names = rng.integers(len(_NAMES), size=self.count)
         applied = rng.random(self.count) < self.probability
-        levels = rng.normal(self.magnitude, self.deviation, self.count).clip(0, MAX_LEVEL)
+        levels = rng.normal(self.magnitude, self.magnitude_std, self.count).clip(0, MAX_LEVEL)
         signs = 2 * rng.integers(2, size=self.count) - 1
         return [Draw(_NAMES[names[i]], float(levels[i]), int(signs[i])) for i in np.flatnonzero(applied)]
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fastmim_jax.data.eval_batches import make_pass
+from fastmim_jax.data.eval_batches import make_eval_batches
 from fastmim_jax.errors import UserError
 from fastmim_jax.train import stage as train_stage
 
@@ -14,7 +14,7 @@ ROWS = ("image", "label", "index", "valid", "bad")  # of a pass, that go to the 
 MOST = 5  # for top-5
 
 
-class Judged(NamedTuple):
+class Predictions(NamedTuple):
     """What a classifier thinks of n images, in the order of the source; see `tuning.build`.
 
     index: (n,) record. label: (n,), -1 where there is none. best: (n, 5), likeliest classes first.
@@ -47,11 +47,11 @@ class Judged(NamedTuple):
         return counts
 
 
-def judge(run, variables, source, records=None, progress=None):
+def classify(run, variables, source, records=None, progress=None):
     """A classifier's opinion of every image of a source.
 
     Args:
-      run: `tuning.Tuning`.
+      run: `tuning.FinetuneStage`.
       variables: of its model.
       source: see `fastmim_jax.data.sources`.
       records: (m,) which of its records, None for all.
@@ -63,26 +63,26 @@ def judge(run, variables, source, records=None, progress=None):
     Raises:
       UserError: not one image can be decoded.
     """
-    columns, bad = gather(run, partial(run.judge, variables), source, records, progress)
+    columns, bad = map_images(run, partial(run.classify, variables), source, records, progress)
     if not len(columns["index"]):
         raise UserError(f"none of the {bad:,} images of {source!r} can be decoded: give others")
-    return Judged(**columns, bad=bad)
+    return Predictions(**columns, bad=bad)
 
 
-def gather(run, look, source, records=None, progress=None):
+def map_images(run, look, source, records=None, progress=None):
     """Rows that a program gives for every image of a source, in its order.
 
     Args:
-      run: `train.train_stage.Stage`, which says how images are read and where they go.
+      run: `train.train_stage.TrainStage`, which says how images are read and where they go.
       look: batch of arrays, see ROWS -> {name: (B, ...)} with "valid" and "bad" of the batch in it.
-      source, records, progress: as of `judge`.
+      source, records, progress: as of `classify`.
 
     Returns:
       {name: (n, ...)} of the images that could be decoded, and how many could not.
     """
     size = batch_size(run, len(source) if records is None else len(records))
     found, done = [], 0
-    with open_pass(run, source, size, records) as batches:
+    with open_eval_batches(run, source, size, records) as batches:
         for batch in batches:
             rows = look(run.to_devices(_narrow(batch), size, ROWS))
             found.append(jax.device_get(rows))
@@ -94,10 +94,10 @@ def gather(run, look, source, records=None, progress=None):
     return {name: column[valid] for name, column in columns.items()}, int(bad.sum())
 
 
-def open_pass(run, source, size, records=None):
+def open_eval_batches(run, source, size, records=None):
     """The pass over a source with the centre crops of a run's config, this process's rows."""
     data, settings = run.config.data, run.config.run
-    return make_pass(
+    return make_eval_batches(
         source,
         image_size=tuple(data.image_size),
         channels=data.channels,

@@ -6,16 +6,16 @@ import jax
 import numpy as np
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.evaluate.inference import open_frozen
+from fastmim_jax.evaluate.inference import open_inference
 
 FORMATS = (".npz", ".parquet")
 
 
-def write_features(path, source, out, *, layers=(), step=None, batch_size=128, say=print, progress=None):
+def write_features(path, source, out, *, layers=(), step=None, batch_size=128, log=print, progress=None):
     """Writes features of every image of a source.
 
     Args:
-      path, step: the checkpoint, as of `train.saved.read_saved`.
+      path, step: the checkpoint, as of `train.saved.load_run`.
       source: see `fastmim_jax.data.sources`.
       out: FILE.npz or FILE.parquet. Both hold `name` (n,) of the images, `label` (n,), -1 where there is
         none, `classes` (npz) or `class` (parquet), and of every chosen layer its features, (n, D) float32.
@@ -27,10 +27,10 @@ def write_features(path, source, out, *, layers=(), step=None, batch_size=128, s
     """
     out = Path(out)
     writer = _writer(out)
-    saved, frozen = open_frozen(path, step, batch_size)
+    saved, frozen = open_inference(path, step, batch_size)
     names = _chosen(frozen, layers)
     for line in (f"features of {len(source):,} images: {', '.join(names)} of {saved.path}", *frozen.notes):
-        say(line)
+        log(line)
     found = frozen.features(source, names, progress=progress)
     if jax.process_index() == 0:
         files = np.array([source.name(int(index)) for index in found.index])
@@ -40,7 +40,7 @@ def write_features(path, source, out, *, layers=(), step=None, batch_size=128, s
         partial.replace(out)
     shapes = ", ".join(f"{name} {x.shape[1]} wide" for name, x in found.of.items())
     bad = f"; {found.bad:,} could not be decoded and are left out" if found.bad else ""
-    say(f"{out}: {len(found.index):,} images, {shapes}{bad}")
+    log(f"{out}: {len(found.index):,} images, {shapes}{bad}")
 
 
 def _chosen(frozen, layers):

@@ -10,8 +10,8 @@ from fastmim_jax.data.decode import decoder_name
 from fastmim_jax.data.labels import open_labelled
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate import tuning
-from fastmim_jax.evaluate.classify import judge
-from fastmim_jax.evaluate.report import write_verdict
+from fastmim_jax.evaluate.classify import classify
+from fastmim_jax.evaluate.report import write_report
 from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train import warm_start
 from fastmim_jax.train.checkpoint import Checkpoints
@@ -21,11 +21,11 @@ from fastmim_jax.train.runs import BEST
 from fastmim_jax.train.state import count_parameters
 
 
-def finetune(config, workdir, announce=print):
+def finetune(config, workdir, log=print):
     """Fine-tunes, or goes on fine-tuning, in a work directory.
 
     Args:
-      config: of `fastmim_jax.config.finetuning`.
+      config: of `fastmim_jax.config.finetune_config`.
       workdir: made if missing; holds what pre-training's does, and best/, classes.json, evaluation.json,
         confusion.csv and, in pictures/, confusion.png.
       announce: where lines go.
@@ -36,7 +36,7 @@ def finetune(config, workdir, announce=print):
     Raises:
       UserError: bad config, data, checkpoint or work directory.
     """
-    say = announce if jax.process_index() == 0 else lambda text: None
+    log = log if jax.process_index() == 0 else lambda text: None
     source, held_out = open_labelled(config)
     _check_classes(config, source)
     config, saved = tuning.starting_point(config, workdir)
@@ -50,13 +50,13 @@ def finetune(config, workdir, announce=print):
         if report:
             write_atomically(workdir / "transfer.json", json.dumps(report._asdict(), indent=1) + "\n")
     for label, text in _describe(run, source, held_out, saved, report):
-        say(f"{label:>14}  {text}")
+        log(f"{label:>14}  {text}")
     with Best(run, held_out, workdir) as best:
-        step = train([run], config, source, workdir, lambda *_: [best.hook()], say)
+        step = train([run], config, source, workdir, lambda *_: [best.hook()], log)
         if step == run.plan.total_steps:
-            told = write_verdict(best.verdict(), held_out, run.classes, workdir)
+            told = write_report(best.verdict(), held_out, run.classes, workdir)
             for line in told:
-                say(line)
+                log(line)
     return step
 
 
@@ -78,7 +78,7 @@ class Best:
 
     def look(self, step, state):
         """-> {"top1", "top5", "eval_loss", "best_top1"}: shares, and the mean cross-entropy."""
-        found = judge(self._run, state.judged(), self._source)
+        found = classify(self._run, state.eval_variables(), self._source)
         history = self.history(step)
         before = history[-1][1] if history else None
         if before is None or found.top1 > before:
@@ -102,7 +102,7 @@ class Best:
         """(step, Judged) of the best checkpoint."""
         step = self._kept.latest()
         state = self._kept.restore_params(step, self._run.abstract)
-        return step, judge(self._run, state.judged(), self._source)
+        return step, classify(self._run, state.eval_variables(), self._source)
 
     def __enter__(self):
         return self
@@ -143,7 +143,8 @@ def _describe(run, source, held_out, saved, report):
         ),
         (
             "augmented by",
-            f"RandAugment {augment.magnitude:g}, erasing {augment.erase:g}, mixup {augment.mixup:g}, "
-            f"cutmix {augment.cutmix:g}, label smoothing {augment.smoothing:g}",
+            f"RandAugment {augment.magnitude:g}, random erasing {augment.random_erasing:g}, "
+            f"mixup {augment.mixup:g}, cutmix {augment.cutmix:g}, "
+            f"label smoothing {augment.label_smoothing:g}",
         ),
     ]

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastmim_jax import plan as plans
-from fastmim_jax.evaluate.classify import ROWS, gather
-from fastmim_jax.mim import create_encoder
-from fastmim_jax.models.base import layer_names, with_norm
+from fastmim_jax.build import create_backbone
+from fastmim_jax.evaluate.classify import ROWS, map_images
+from fastmim_jax.models.base import layer_names, with_identity_norm
 from fastmim_jax.train import sharding
 from fastmim_jax.train import stage as train_stage
-from fastmim_jax.train.runs import read_saved
+from fastmim_jax.train.runs import load_run
 
 NO_NORM = "the last layer is normalised without learned factors: a classifier has its norm elsewhere"
 
@@ -30,7 +30,7 @@ class Features(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Frozen(train_stage.Stage):
+class InferenceStage(train_stage.TrainStage):
     """A backbone that nothing changes.
 
     encoder: a Flax module. layers: names of its `outputs`, in order.
@@ -54,14 +54,14 @@ class Frozen(train_stage.Stage):
 
         Args:
           names: such as "block 12 mean"; None for all.
-          records, progress: as of `accuracy.judge`.
+          records, progress: as of `accuracy.classify`.
         """
 
         def look(batch):
             found = self.pooled(self.variables, batch)
             return {name: x for name, x in found.items() if not names or name in (*names, *ROWS)}
 
-        columns, bad = gather(self, look, source, records, progress)
+        columns, bad = map_images(self, look, source, records, progress)
         label, index = columns.pop("label"), columns.pop("index")
         return Features(columns, label, index, bad)
 
@@ -88,33 +88,33 @@ def _pooled(variables, batch, *, encoder, normalize, layers):
     return {**found, **{name: x for name, x in batch.items() if name != "image"}}
 
 
-def open_frozen(path, step=None, batch_size=128, devices=None):
-    """-> (the checkpoint, `train.saved.Saved`; its backbone, Frozen), pre-trained or fine-tuned.
+def open_inference(path, step=None, batch_size=128, devices=None):
+    """-> (the checkpoint, `train.saved.LoadedRun`; its backbone, Frozen), pre-trained or fine-tuned.
 
     Args:
-      path, step: as of `train.saved.read_saved`.
+      path, step: as of `train.saved.load_run`.
       batch_size: images at once, over all devices.
 
     Raises:
       UserError: no checkpoint there.
     """
-    saved = read_saved(path, step)
+    saved = load_run(path, step)
     config = plans.at_stage(saved.config, plans.stage_count(saved.config) - 1)
-    return saved, freeze(config, encoder_of(saved.variables), batch_size, devices)
+    return saved, make_inference(config, backbone_variables(saved.variables), batch_size, devices)
 
 
-def encoder_of(variables):
+def backbone_variables(variables):
     """Of the variables of a method or classifier, those of its backbone."""
     return {name: tree["encoder"] for name, tree in variables.items() if "encoder" in tree}
 
 
-def freeze(config, variables, batch_size=128, devices=None):
+def make_inference(config, variables, batch_size=128, devices=None):
     """A Frozen from the variables of a backbone, {"params": nested, ...}.
 
     config: of the run that they come from, in its last stage.
     """
     devices = devices or jax.devices()
-    encoder = create_encoder(config.method if "method" in config else config.model)
+    encoder = create_backbone(config.method if "method" in config else config.model)
     mesh = sharding.make_mesh(devices=devices)
     config = config.copy_and_resolve_references()
     with config.unlocked():
@@ -124,12 +124,12 @@ def freeze(config, variables, batch_size=128, devices=None):
     config.schedule.update(batch_size=size, accumulation=1, steps=1)
     config.run.mesh_fsdp = 1
     layers, whole = layer_names(encoder), sharding.replicated(mesh)
-    complete = with_norm(variables, encoder, (*config.data.image_size, config.data.channels))
+    complete = with_identity_norm(variables, encoder, (*config.data.image_size, config.data.channels))
     pooled = partial(_pooled, encoder=encoder, normalize=train_stage.prepare(config.data), layers=layers)
     places = dict(in_shardings=(whole, sharding.batch_sharding(mesh)), out_shardings=whole)
-    return Frozen(
+    return InferenceStage(
         config=config,
-        plan=plans.chart(config, records=size, devices=len(devices)),
+        plan=plans.make_stage_plan(config, records=size, devices=len(devices)),
         mesh=mesh,
         abstract=None,
         create=None,

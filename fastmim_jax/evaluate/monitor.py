@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from fastmim_jax.evaluate.inference import encoder_of, freeze
+from fastmim_jax.evaluate.inference import backbone_variables, make_inference
 from fastmim_jax.evaluate.probe import open_parts, read, ridge_lines
 from fastmim_jax.train import sharding
 from fastmim_jax.train.loop import Hook
@@ -28,11 +28,11 @@ def open_monitor(config):
 
 def _hook(run, parts, epochs):
     every = max(1, round(epochs * run.plan.steps_per_epoch))
-    frozen = freeze(run.config, {}, BATCH, list(run.mesh.devices.ravel()))
+    frozen = make_inference(run.config, {}, BATCH, list(run.mesh.devices.ravel()))
     whole = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(frozen.mesh))
 
     def look(step, state):
-        variables = encoder_of({"params": state.params, **state.collections})
+        variables = backbone_variables({"params": state.params, **state.collections})
         now = dataclasses.replace(frozen, variables=whole(variables))
         lines = ridge_lines(read(now, parts))
         best = max(lines, key=lambda line: line.held_out)

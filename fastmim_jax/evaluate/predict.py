@@ -9,17 +9,17 @@ import numpy as np
 
 from fastmim_jax.data.labels import check_classes, open_evaluation
 from fastmim_jax.data.sources import evaluation_split, labelled, open_source
-from fastmim_jax.evaluate.classify import judge
+from fastmim_jax.evaluate.classify import classify
 from fastmim_jax.evaluate.report import describe, summarize
-from fastmim_jax.evaluate.tuning import open_tuned
+from fastmim_jax.evaluate.tuning import open_finetuned
 from fastmim_jax.train.metrics import write_atomically
 
 
-def evaluate(path, images=None, *, step=None, out=None, say=print, progress=None):
+def evaluate(path, images=None, *, step=None, out=None, log=print, progress=None):
     """Accuracy of a fine-tuned checkpoint.
 
     Args:
-      path, step: as of `train.saved.read_saved`.
+      path, step: as of `train.saved.load_run`.
       images: a labelled folder or data set with the classes of the checkpoint; its val or test split
         where it has one. None for what the run itself was evaluated on.
       out: a CSV file for the predictions, or None.
@@ -30,46 +30,46 @@ def evaluate(path, images=None, *, step=None, out=None, say=print, progress=None
     Raises:
       UserError: no fine-tuned checkpoint, no labels, other classes, nothing that can be decoded.
     """
-    saved, run, variables = open_tuned(path, step)
+    saved, run, variables = open_finetuned(path, step)
     if images is None:
         source = open_evaluation(run.config.data, run.classes)
     else:
         source = labelled(open_source(images, evaluation_split(images) or "train"))
         check_classes(source, run.classes)
-    say(f"{saved.path} on {source!r}")
-    judged = judge(run, variables, source, progress=progress)
-    found = summarize(judged, source, run.classes)
+    log(f"{saved.path} on {source!r}")
+    predictions = classify(run, variables, source, progress=progress)
+    found = summarize(predictions, source, run.classes)
     for line in describe(found):
-        say(line)
+        log(line)
     for name, share in found["per_class"].items():
-        say(f"{name:>24}  " + ("no image" if share is None else f"{share:.1%}"))
+        log(f"{name:>24}  " + ("no image" if share is None else f"{share:.1%}"))
     if out and jax.process_index() == 0:
-        _write(out, predictions_csv(judged, source, run.classes))
-        say(f"predictions: {out}")
+        _write(out, predictions_csv(predictions, source, run.classes))
+        log(f"predictions: {out}")
     return found
 
 
-def predict(path, images, *, step=None, out=None, say=print, progress=None):
+def predict(path, images, *, step=None, out=None, log=print, progress=None):
     """Tells the likeliest classes of images, whether they are labelled or not.
 
     Args:
       images: an image file, a folder or a data set. The others as of `evaluate`.
     """
-    saved, run, variables = open_tuned(path, step)
+    saved, run, variables = open_finetuned(path, step)
     source = open_source(images, evaluation_split(images) or "train")
-    judged = judge(run, variables, source, progress=progress)
+    predictions = classify(run, variables, source, progress=progress)
     if out:
         if jax.process_index() == 0:
-            _write(out, predictions_csv(judged, source, run.classes))
-            say(f"predictions of {len(judged.index):,} images by {saved.path}: {out}")
+            _write(out, predictions_csv(predictions, source, run.classes))
+            log(f"predictions of {len(predictions.index):,} images by {saved.path}: {out}")
     else:
-        for row, index in enumerate(judged.index):
-            pairs = zip(judged.best[row], judged.probability[row], strict=True)
+        for row, index in enumerate(predictions.index):
+            pairs = zip(predictions.best[row], predictions.probability[row], strict=True)
             told = ", ".join(f"{run.classes[best]} {share:.1%}" for best, share in pairs)
-            say(f"{source.name(int(index))}: {told}")
-    if judged.bad:
-        say(f"{judged.bad:,} images could not be decoded")
-    return judged
+            log(f"{source.name(int(index))}: {told}")
+    if predictions.bad:
+        log(f"{predictions.bad:,} images could not be decoded")
+    return predictions
 
 
 def _write(out, text):
@@ -77,20 +77,20 @@ def _write(out, text):
     write_atomically(out, text)
 
 
-def predictions_csv(judged, source, classes):
+def predictions_csv(predictions, source, classes):
     """A line per image: name, true class or "", five likeliest classes and their probabilities.
 
     classes: of the checkpoint; those of the source may be others.
     """
-    text, count = io.StringIO(), judged.best.shape[1]
+    text, count = io.StringIO(), predictions.best.shape[1]
     writer = csv.writer(text, lineterminator="\n")
     ranks = [f"{what}_{rank}" for rank in range(1, count + 1) for what in ("class", "probability")]
     writer.writerow(["name", "true_class", *ranks])
-    for row, index in enumerate(judged.index):
-        label = judged.label[row]
+    for row, index in enumerate(predictions.index):
+        label = predictions.label[row]
         told = [
             (classes[best], f"{share:.6f}")
-            for best, share in zip(judged.best[row], judged.probability[row], strict=True)
+            for best, share in zip(predictions.best[row], predictions.probability[row], strict=True)
         ]
         true = source.classes[label] if label >= 0 else ""
         writer.writerow([source.name(int(index)), true, *np.ravel(told).tolist()])

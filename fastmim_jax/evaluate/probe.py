@@ -15,7 +15,7 @@ import numpy as np
 from fastmim_jax.data.labels import check_classes
 from fastmim_jax.data.sources import evaluation_split, labelled, open_source
 from fastmim_jax.errors import UserError
-from fastmim_jax.evaluate.inference import open_frozen
+from fastmim_jax.evaluate.inference import open_inference
 from fastmim_jax.evaluate.probes import attentive, knn, linear, ridge
 from fastmim_jax.evaluate.probes.folds import folds as split_folds
 from fastmim_jax.train.metrics import write_atomically
@@ -62,11 +62,11 @@ class Line(NamedTuple):
 
 
 def probe(path, images=None, *, kinds=("ridge", "knn"), test=None, folds=0, count=20_000, step=None,
-          out=None, say=print, progress=None):  # fmt: skip
+          out=None, log=print, progress=None):  # fmt: skip
     """Probes a checkpoint and tells a table.
 
     Args:
-      path, step: as of `train.saved.read_saved`; pre-trained or fine-tuned.
+      path, step: as of `train.saved.load_run`; pre-trained or fine-tuned.
       images: a labelled folder or data set; None for the data of the run.
       kinds: some of KINDS. "ridge" reads all layers; the others the one that it finds best on held-out
         training images, and the last.
@@ -83,20 +83,20 @@ def probe(path, images=None, *, kinds=("ridge", "knn"), test=None, folds=0, coun
       UserError: no checkpoint, no labels, classes that disagree, an unknown kind.
     """
     _check_kinds(kinds)
-    saved, frozen = open_frozen(path, step)
+    saved, frozen = open_inference(path, step)
     parts, told = open_parts(frozen.config.data, images, test, folds, count)
-    say(f"{saved.path}: {len(frozen.layers)} layers, {' and '.join(frozen.poolings)} of their tokens")
+    log(f"{saved.path}: {len(frozen.layers)} layers, {' and '.join(frozen.poolings)} of their tokens")
     for line in (told, *frozen.notes):
-        say(line)
+        log(line)
     material = read(frozen, parts, progress)
     if material.bad:
-        say(f"{material.bad:,} of the images could not be decoded and are left out")
+        log(f"{material.bad:,} of the images could not be decoded and are left out")
     lines = ridge_lines(material)
     best, last = max(lines, key=lambda line: line.held_out).layer, lines[-len(frozen.poolings)].layer
     for kind in [kind for kind in kinds if kind != "ridge"]:
         lines += [probe_layer(kind, layer, material) for layer in dict.fromkeys((best, last))]
     for line in _table(lines, best):
-        say(line)
+        log(line)
     if out and jax.process_index() == 0:
         found = {"checkpoint": str(saved.path), "best_layer": best, "lines": [x._asdict() for x in lines]}
         Path(out).parent.mkdir(parents=True, exist_ok=True)

@@ -20,16 +20,16 @@ def per_class(confusion):
     return np.where(count, np.diag(confusion) / np.maximum(count, 1), np.nan)
 
 
-def summarize(judged, source, classes):
+def summarize(predictions, source, classes):
     """{"images", "top1", "top5", "loss", "undecodable", "per_class": {name: accuracy or None}}."""
-    accuracy = per_class(judged.confusion(len(classes)))
+    accuracy = per_class(predictions.confusion(len(classes)))
     return {
         "data": repr(source),
-        "images": len(judged.index),
-        "undecodable": judged.bad,
-        "top1": judged.top1,
-        "top5": judged.top5,
-        "loss": float(judged.loss.mean(dtype=np.float64)),
+        "images": len(predictions.index),
+        "undecodable": predictions.bad,
+        "top1": predictions.top1,
+        "top5": predictions.top5,
+        "loss": float(predictions.loss.mean(dtype=np.float64)),
         "per_class": {
             name: None if np.isnan(x) else float(x) for name, x in zip(classes, accuracy, strict=True)
         },
@@ -50,7 +50,7 @@ def describe(found):
     yield f"worst classes: {shown}; best: {ordered[-1]} {known[ordered[-1]]:.1%}"
 
 
-def write_verdict(best, source, classes, workdir):
+def write_report(best, source, classes, workdir):
     """Writes evaluation.json, confusion.csv and pictures/confusion.png.
 
     Args:
@@ -62,11 +62,11 @@ def write_verdict(best, source, classes, workdir):
     Returns:
       Lines to print.
     """
-    (step, judged), workdir = best, Path(workdir)
-    found = {"step": step, **summarize(judged, source, classes)}
+    (step, predictions), workdir = best, Path(workdir)
+    found = {"step": step, **summarize(predictions, source, classes)}
     lines = [f"best checkpoint: step {step:,}, {workdir / 'best'}", *describe(found)]
     if jax.process_index() == 0:
-        confusion = judged.confusion(len(classes))
+        confusion = predictions.confusion(len(classes))
         write_atomically(workdir / "evaluation.json", json.dumps(found, indent=1) + "\n")
         write_atomically(workdir / "confusion.csv", confusion_csv(confusion, classes))
         picture = draw_confusion(workdir / "pictures" / "confusion.png", confusion, classes)

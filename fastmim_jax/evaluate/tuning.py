@@ -12,50 +12,50 @@ import jax.numpy as jnp
 import optax
 
 from fastmim_jax import plan as plans
-from fastmim_jax.data.mixing import erase, mix, soft_targets
+from fastmim_jax.build import create_classifier
+from fastmim_jax.data.mixing import mix, random_erasing, soft_targets
 from fastmim_jax.data.randaugment import RandAugment
 from fastmim_jax.errors import UserError
-from fastmim_jax.mim import create_classifier
 from fastmim_jax.train import sharding, state, steps
 from fastmim_jax.train import stage as train_stage
-from fastmim_jax.train.inherit import inherit
-from fastmim_jax.train.optimizer import layer_scales, make_optimizer, spared_from_decay
-from fastmim_jax.train.runs import read_saved
-from fastmim_jax.train.warm_start import has_checkpoint, start_from
+from fastmim_jax.train.inherit_backbone import inherit_backbone
+from fastmim_jax.train.optimizer import layer_lr_scales, make_optimizer, no_decay_names
+from fastmim_jax.train.runs import load_run
+from fastmim_jax.train.warm_start import has_checkpoint, warm_start
 
 SHOWN = 5  # likeliest classes that are told of an image
 
 
 @dataclasses.dataclass(frozen=True)
-class Tuning(train_stage.Stage):
+class FinetuneStage(train_stage.TrainStage):
     """Fine-tuning of a classifier.
 
     classes: their names.
     prepare: (key, batch) -> augmented images (B, H, W, C) float32, soft targets (B, K).
-    judge: (variables, batch of a pass) -> what `_judge` tells of each row.
+    judge: (variables, batch of a pass) -> what `_classify` tells of each row.
     """
 
     model: Any
     classes: tuple[str, ...]
     prepare: Any
-    judge: Any
+    classify: Any
 
     inputs = ("image", "flip", "label")
 
     def loader(self, source, **options):
         """As any stage's, with RandAugment and repeats."""
         augment = self.config.augment
-        draw = RandAugment(augment.magnitude, augment.deviation) if augment.magnitude else None
-        return super().loader(source, augment=draw, repeats=augment.repeats, **options)
+        draw = RandAugment(augment.magnitude, augment.magnitude_std) if augment.magnitude else None
+        return super().loader(source, augment=draw, repeats=augment.repeated_augmentation, **options)
 
 
 def build(config, records, classes, devices=None, saved=None):
-    """A Tuning from a complete config, see `inherit`; nothing is compiled yet.
+    """A Tuning from a complete config, see `inherit_backbone`; nothing is compiled yet.
 
     Args:
       records: images in the training data.
       classes: names of them.
-      saved: `train.saved.Saved` to start from, or None.
+      saved: `train.saved.LoadedRun` to start from, or None.
 
     Raises:
       UserError: the config cannot work, in one sentence.
@@ -64,12 +64,12 @@ def build(config, records, classes, devices=None, saved=None):
     train_stage.check_kernel("model", config.model, devices[0].platform)
     _check_augment(config)
     _check_resize(config.data)
-    plan = plans.chart(config, records=records, devices=len(devices))
+    plan = plans.make_stage_plan(config, records=records, devices=len(devices))
     model = create_classifier(config.model, len(classes))
     mesh = sharding.make_mesh(config.run.mesh_fsdp, devices)
     optimizer_of = partial(_optimizer, config.optimizer, model.encoder)
     shape = (*config.data.image_size, config.data.channels)
-    averaged = bool(config.optimizer.average)
+    averaged = bool(config.optimizer.ema_decay)
     init = state.initializer(model, optimizer_of, shape, averaged)
     abstract = train_stage.abstract_state(init, mesh)
     normalize = train_stage.prepare(config.data)
@@ -82,17 +82,17 @@ def build(config, records, classes, devices=None, saved=None):
         optimizer=optimizer_of(abstract.params),
         schedule=train_stage.schedule(config, plan),
         accumulation=plan.accumulation,
-        average=config.optimizer.average,
+        ema_decay=config.optimizer.ema_decay,
     )
-    look = partial(_judge, model=model, normalize=normalize)
+    look = partial(_classify, model=model, normalize=normalize)
 
     def create():
         begun = state.create_state(init, abstract, config.seed)
         if saved is None:
             return begun
-        return start_from(saved.variables, begun, optimizer_of, abstract, model.encoder.resampling)
+        return warm_start(saved.variables, begun, optimizer_of, abstract, model.encoder.resampling)
 
-    return Tuning(
+    return FinetuneStage(
         config=config,
         plan=plan,
         mesh=mesh,
@@ -102,17 +102,19 @@ def build(config, records, classes, devices=None, saved=None):
         model=model,
         classes=tuple(classes),
         prepare=prepare,
-        judge=train_stage.compile_looking(look, abstract.judged(), mesh, sharding.batch_sharding(mesh)),
+        classify=train_stage.compile_eval(
+            look, abstract.eval_variables(), mesh, sharding.batch_sharding(mesh)
+        ),
     )
 
 
-def open_tuned(path, step=None):
+def open_finetuned(path, step=None):
     """A fine-tuned checkpoint to look with -> (Saved, Tuning, its variables on the devices).
 
     Raises:
       UserError: no checkpoint there, or one that was not fine-tuned.
     """
-    saved = read_saved(path, step)
+    saved = load_run(path, step)
     listed = saved.workdir / "classes.json"
     if "model" not in saved.config or not listed.exists():
         raise UserError(
@@ -124,7 +126,7 @@ def open_tuned(path, step=None):
     config.schedule.update(batch_size=_divided(batch, jax.device_count()), steps=1, accumulation=1)
     config.augment.mix_groups = 1
     run = build(config, batch, json.loads(listed.read_text()))
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, run.abstract.judged())
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, run.abstract.eval_variables())
     return saved, run, jax.device_put(saved.variables, shardings)
 
 
@@ -135,16 +137,16 @@ def _divided(batch, devices):
 def _optimizer(options, encoder, params):
     return make_optimizer(
         params,
-        spared=spared_from_decay(params, encoder, options.official),
-        scales=layer_scales(params, encoder, options.layer_decay, options.official),
+        no_decay=no_decay_names(params, encoder, options.official),
+        scales=layer_lr_scales(params, encoder, options.layer_decay, options.official),
         **train_stage.optimizer_options(options),
     )
 
 
 def _augmentation(augment):
     return dict(
-        erased=augment.erase,
-        smoothing=augment.smoothing,
+        erased=augment.random_erasing,
+        smoothing=augment.label_smoothing,
         mixing=dict(
             mixup=augment.mixup,
             cutmix=augment.cutmix,
@@ -158,12 +160,12 @@ def _augmentation(augment):
 def _prepare(key, batch, *, normalize, classes, erased, smoothing, mixing):
     """Normalise, erase, mix, in the published order."""
     images = normalize(batch["image"], batch["flip"])
-    images = erase(jax.random.fold_in(key, 2), images, erased)
+    images = random_erasing(jax.random.fold_in(key, 2), images, erased)
     targets = soft_targets(batch["label"], classes, smoothing)
     return mix(jax.random.fold_in(key, 3), images, targets, **mixing)
 
 
-def _judge(variables, batch, *, model, normalize):
+def _classify(variables, batch, *, model, normalize):
     """What is thought of whole images, row by row.
 
     Args:
@@ -197,7 +199,7 @@ def _check_augment(config):
             f"config.augment.mix_groups is {augment.mix_groups}, which does not divide the batch of "
             f"{batch}: type --config.augment.mix_groups={math.gcd(batch, max(augment.mix_groups, 1))}"
         )
-    for key in ("erase", "mix_probability", "mix_switch", "smoothing"):
+    for key in ("random_erasing", "mix_probability", "mix_switch", "label_smoothing"):
         if not 0 <= augment[key] <= 1:
             raise UserError(
                 f"config.augment.{key} is {augment[key]}, expected a share from 0 to 1: type "
@@ -225,8 +227,8 @@ def starting_point(config, workdir):
     before = Path(workdir) / "config.json"
     if before.exists() and has_checkpoint(workdir):
         return inherit_own(config, json.loads(before.read_text())), None
-    saved = read_saved(config.init) if config.init else None
-    return inherit(config, saved.config if saved else None), saved
+    saved = load_run(config.init) if config.init else None
+    return inherit_backbone(config, saved.config if saved else None), saved
 
 
 def inherit_own(config, before):

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fastmim_jax.build import create_backbone, create_classifier, create_method
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.infer_backbone import family_of
-from fastmim_jax.mim import create_classifier, create_encoder, create_method
 from fastmim_jax.models.layers import resampled_positions
 from fastmim_jax.plan import at_stage, stage_count
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.metrics import write_atomically
-from fastmim_jax.train.runs import read_saved
+from fastmim_jax.train.runs import load_run
 from fastmim_jax.train.state import TrainState
 
 TOLERANCE = 1e-5  # between sine-cosine tables that were rounded to float32 in other ways
@@ -50,7 +50,7 @@ class Model(NamedTuple):
     @property
     def encoder(self):
         """The backbone, a Flax module."""
-        return create_encoder(self.section)
+        return create_backbone(self.section)
 
     @property
     def family(self):
@@ -109,7 +109,7 @@ def open_model(path, step=None):
     Raises:
       UserError: none there.
     """
-    saved = read_saved(path, step)
+    saved = load_run(path, step)
     config = at_stage(saved.config, stage_count(saved.config) - 1)
     listed = saved.workdir / "classes.json"
     classes = tuple(json.loads(listed.read_text())) if listed.exists() else ()

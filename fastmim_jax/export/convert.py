@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fastmim_jax.config import finetuning
+from fastmim_jax.config import finetune_config
 from fastmim_jax.errors import UserError
 from fastmim_jax.export import model_folder as layouts
 from fastmim_jax.export.array_files import atomically, read_tensors, write_pth, write_safetensors
@@ -56,7 +56,7 @@ class Options(NamedTuple):
 PLAIN = Options()
 
 
-def convert(source, destination, options=PLAIN, say=print):
+def convert(source, destination, options=PLAIN, log=print):
     """Converts a checkpoint.
 
     Args:
@@ -76,20 +76,20 @@ def convert(source, destination, options=PLAIN, say=print):
     if options.image_size and tuple(options.image_size) != tuple(model.config.data.image_size):
         model, told = resized(model, options.image_size)
         lines += told
-    tell(lines, say)
+    tell(lines, log)
     if options.to in PROGRAMS:
-        tell([("written", PROGRAMS[options.to](model, destination, overwrite=options.overwrite))], say)
+        tell([("written", PROGRAMS[options.to](model, destination, overwrite=options.overwrite))], log)
         return
     with atomically(destination, overwrite=options.overwrite) as path:
         told = _write(model, path, destination, options, lines)
-    tell([*told, ("written", str(destination))], say)
+    tell([*told, ("written", str(destination))], log)
 
 
-def tell(lines, say):
+def tell(lines, log):
     """Says [(label, text)], a repeated label once."""
     before = ""
     for label, text in lines:
-        say(f"{'' if label == before else label:>12}  {text}")
+        log(f"{'' if label == before else label:>12}  {text}")
         before = label
 
 
@@ -229,7 +229,7 @@ def _opening(model, written, destination):
 
 def _encoder_of(model):
     """The bare backbone of a Model; the norm of its pooling becomes the last one, where that has none."""
-    config = finetuning()
+    config = finetune_config()
     config.data = model.config.data if model.kind == "classifier" else config.data
     config.data.update({key: model.config.data[key] for key in ("image_size", "channels", "mean", "std")})
     config.model.backbone.update({key: x for key, x in model.section.backbone.items() if x is not None})

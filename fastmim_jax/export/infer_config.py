@@ -2,7 +2,7 @@
 
 import ast
 
-from fastmim_jax.config import base, finetuning
+from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.infer_backbone import image_side, read_backbone
 from fastmim_jax.models.zoo import create_model
@@ -51,13 +51,13 @@ def configure(known, shapes, fixed, settings=None):
             f'(--set="data.image_size={size}")'
         )
     if known.kind == "classifier":
-        config, classes = finetuning(), _classes(shapes, settings)
+        config, classes = finetune_config(), _classes(shapes, settings)
         section = config.model
         section.pooling = (settings.get("pooling") or _pooling(known.family, shapes)) if classes else None
         section.pooling_width = shapes.get("pooling/fc/bias", (None,))[0]
         section.backbone.drop_path = 0.0
     else:
-        config, classes = base(), ()
+        config, classes = pretrain_config(), ()
         section = config.method
         _set_method(section, known.kind, create_model(**backbone), shapes, settings)
     section.dtype = "float32"

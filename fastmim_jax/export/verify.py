@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from fastmim_jax.build import create_backbone
 from fastmim_jax.errors import UserError
 from fastmim_jax.export import model_folder as layouts
 from fastmim_jax.export.convert import PLAIN, describe, open_source
@@ -13,8 +14,7 @@ from fastmim_jax.export.formats.names import flat
 from fastmim_jax.export.formats.timm import keys as timm
 from fastmim_jax.export.formats.torchvision import keys as torchvision
 from fastmim_jax.export.to_torch import formats_for, write_arrays
-from fastmim_jax.mim import create_encoder
-from fastmim_jax.models.base import layer_names, with_norm
+from fastmim_jax.models.base import layer_names, with_identity_norm
 
 TOLERANCE = 1e-4  # largest difference, of the largest value of a layer: some 50 times float32's rounding
 IMAGES = 2
@@ -35,7 +35,7 @@ class Line(NamedTuple):
         return bool(self.error <= TOLERANCE * max(self.largest, 1e-6))
 
 
-def verify(first, second, options=PLAIN, say=print):
+def verify(first, second, options=PLAIN, log=print):
     """Compares two checkpoints of the same model in whatever formats.
 
     The second runs in PyTorch, where a library there has its architecture; the first always here.
@@ -53,23 +53,23 @@ def verify(first, second, options=PLAIN, say=print):
     """
     models = [open_source(path, options)[0] for path in (first, second)]
     for name, model in zip("AB", models, strict=True):
-        say(f"{name:>12}  {model.origin}: {describe(model)}")
+        log(f"{name:>12}  {model.origin}: {describe(model)}")
     _check_alike(*models)
     for text in _unlike(*(model.encoder for model in models)):
-        say(f"{'but':>12}  {text}")
+        log(f"{'but':>12}  {text}")
     ours, theirs = models
     images, noise = seen_images(ours.image_shape), _noise(ours)
-    peer = _open_peer(theirs, say)
+    peer = _open_peer(theirs, log)
     found = ours_look(ours, images, noise)
     lines = compare(found, peer(images, noise)) if peer else []
     unseen = {name: x for name, x in found.items() if name not in {line.of for line in lines}}
     if unseen:  # in PyTorch, at least
         lines += compare(unseen, ours_look(theirs, images, _noise(theirs)), " (JAX)" * bool(peer))
     for text in _table(lines, ours, theirs):
-        say(text)
+        log(text)
     absent = [name for name in found if name not in {line.of.split(" (")[0] for line in lines}]
     if absent:
-        say(f"{'not in B':>12}  {', '.join(absent)}")
+        log(f"{'not in B':>12}  {', '.join(absent)}")
     return bool(lines) and all(line.passes for line in lines)
 
 
@@ -88,7 +88,7 @@ def ours_look(model, images, noise=None):
     """{layer: array} of a Model here, in float32, named as by the peers' `look`."""
     section = model.section.copy_and_resolve_references()
     section.update(dtype="float32", kernel="xla", remat="none")
-    encoder = create_encoder(section)
+    encoder = create_backbone(section)
     inside = {name: tree["encoder"] for name, tree in model.variables.items() if "encoder" in tree}
     if model.pooling == "norm_pool":  # before the mean, so of every cell, as a backbone's last norm is
         inside["params"] = {**inside["params"], "norm": model.variables["params"]["pooling"]["norm"]}
@@ -112,7 +112,7 @@ def layer_outputs(encoder, variables, images):
 
     A classifier whose norm comes after its pooling has none in its backbone.
     """
-    names, complete = layer_names(encoder), with_norm(variables, encoder, images.shape[1:])
+    names, complete = layer_names(encoder), with_identity_norm(variables, encoder, images.shape[1:])
     if ("norm" in complete["params"]) == ("norm" in variables["params"]):
         return names, jax.jit(lambda v, x: encoder.apply(v, x, method="outputs"))(variables, images)
 
@@ -136,7 +136,7 @@ def compare(found, others, mark=""):
     return lines
 
 
-def _open_peer(model, say):
+def _open_peer(model, log):
     """-> (images, noise) -> {layer: array} in PyTorch; None where it cannot be, which is said."""
     libraries = {name: formats_for(model, name) for name in PEERS}
     refused = []
@@ -153,12 +153,12 @@ def _open_peer(model, say):
         except UserError as error:
             refused.append(str(error))
             continue
-        say(f"{'B runs in':>12}  {library}, {type(module).__name__}, PyTorch")
+        log(f"{'B runs in':>12}  {library}, {type(module).__name__}, PyTorch")
         takes_noise = written.format.kind == "mae"
         look = PEERS[library].look
         return lambda images, noise: look(module, images, **({"noise": noise} if takes_noise else {}))
     why = refused[0] if refused else f"no library there has {model.family}"
-    say(f"{'B runs in':>12}  JAX, as A does, not in PyTorch: {why}")
+    log(f"{'B runs in':>12}  JAX, as A does, not in PyTorch: {why}")
     return None
 
 

@@ -3,18 +3,18 @@
 import jax.numpy as jnp
 
 
-def visible_count(cells, mask_ratio):
+def num_visible(cells, mask_ratio):
     """How many of `cells` stay visible, rounded down in double precision as published."""
     return int(cells * (1 - mask_ratio))
 
 
-def sort_cells(key):
+def shuffle_ids(key):
     """(B, N) -> cells from the least key to the most, and the place of each in that order; (B, N) both."""
     order = jnp.argsort(key, axis=1)
     return order, jnp.argsort(order, axis=1)
 
 
-def hide_cells(noise, grid, visible):
+def random_mask(noise, grid, visible):
     """Hides the same number of cells in every sample: all but those with the least noise.
 
     Args:
@@ -25,11 +25,11 @@ def hide_cells(noise, grid, visible):
     Returns:
       (B, rows, columns) bool.
     """
-    _, place = sort_cells(noise)
+    _, place = shuffle_ids(noise)
     return (place >= visible).reshape(noise.shape[0], *grid)
 
 
-def take_cells(noise, grid, mask_ratio):
+def mixing_mask(noise, grid, mask_ratio):
     """Takes the same number of cells of every group from a partner: those with the least noise.
 
     Args:
@@ -42,5 +42,5 @@ def take_cells(noise, grid, mask_ratio):
       n) each in no particular order.
     """
     count = int(noise.shape[1] * mask_ratio)
-    order, place = sort_cells(noise)
+    order, place = shuffle_ids(noise)
     return (place < count).reshape(len(noise), *grid), (order[:, count:], order[:, :count])

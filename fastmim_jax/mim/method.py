@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 
 from fastmim_jax.mim.losses import masked_mean_square
-from fastmim_jax.mim.masking import hide_cells, visible_count
+from fastmim_jax.mim.masking import num_visible, random_mask
 from fastmim_jax.mim.targets import HOG, Pixels
 
 
@@ -34,20 +34,20 @@ class Method(nn.Module):
         """Side in pixels of a token of the method's own grid, that of its Output."""
         return min(self.block_size, self.encoder.stride)
 
-    def hidden_count(self, cells):
+    def num_masked(self, cells):
         """How many of so many cells are hidden in every image."""
-        return cells - visible_count(cells, self.mask_ratio)
+        return cells - num_visible(cells, self.mask_ratio)
 
     def noise_shape(self, images_shape):
         """(B, cells): the shape of the uniform noise that decides what is hidden."""
         batch, height, width, _ = images_shape
         return batch, (height // self.block_size) * (width // self.block_size)
 
-    def hide_blocks(self, noise, images_shape):
+    def mask_blocks(self, noise, images_shape):
         """Noise of `noise_shape` -> (B, rows, columns) bool, True where a block is hidden."""
         _, height, width, _ = images_shape
         grid = (height // self.block_size, width // self.block_size)
-        return hide_cells(noise, grid, noise.shape[1] - self.hidden_count(noise.shape[1]))
+        return random_mask(noise, grid, noise.shape[1] - self.num_masked(noise.shape[1]))
 
     def draw_noise(self, images):
         """Noise for (B, H, W, C) images, from the "mask" generator."""

@@ -11,13 +11,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.mim.masking import take_cells
+from fastmim_jax.mim.masking import mixing_mask
 from fastmim_jax.mim.method import Method
 from fastmim_jax.mim.output import Output
-from fastmim_jax.mim.partial import Reconstruction, whole
+from fastmim_jax.mim.partial import Reconstruction, decode_all
 from fastmim_jax.models.decoder import Decoder
-from fastmim_jax.models.layers import FixedPositions, refine, token_init
-from fastmim_jax.models.swin import Parts
+from fastmim_jax.models.layers import FixedPositions, token_init, upsample_nearest
+from fastmim_jax.models.swin import AttentionGroups
 
 
 def partner(x, groups):
@@ -27,7 +27,7 @@ def partner(x, groups):
 
 def mix(x, mask, groups):
     """(B, H, W, C) images or tokens, each with the partner's where a coarser mask (B, h, w) is True."""
-    fine = refine(mask, x.shape[1] // mask.shape[1])[..., None]
+    fine = upsample_nearest(mask, x.shape[1] // mask.shape[1])[..., None]
     return jnp.where(fine, partner(x, groups), x)
 
 
@@ -52,14 +52,14 @@ class MixMIM(Method):
       groups: parts of a batch, each with one mask; an image's partner is its mirror in the part. They are
         consecutive rows, so that none crosses a device where the devices divide the groups. A batch that
         they do not divide into even parts has fewer (`noise_shape`); training refuses such a batch.
-      reconstruct: how the decoder is used: `whole` or a Partial.
+      reconstruct: how the decoder is used: `decode_all` or a Partial.
     """
 
     decoder: dict
     groups: int = 1
-    reconstruct: Callable = whole
+    reconstruct: Callable = decode_all
 
-    def hidden_count(self, cells):
+    def num_masked(self, cells):
         """How many of so many cells come from the partner in every image."""
         return int(cells * self.mask_ratio)
 
@@ -80,12 +80,12 @@ class MixMIM(Method):
         groups, stride = len(noise), self.encoder.stride
         if batch % groups:
             raise UserError(f"{batch} images do not divide into {groups} groups")
-        taken, members = take_cells(noise, (height // stride, width // stride), self.mask_ratio)
+        taken, members = mixing_mask(noise, (height // stride, width // stride), self.mask_ratio)
         shape = (groups, batch // groups, *taken.shape[1:])
         mask = jnp.broadcast_to(taken[:, None], shape).reshape(batch, *taken.shape[1:])
 
         tokens = mix(self.encoder.embed(images), mask, groups)
-        encoded = self.encoder.encode(tokens, Parts(mask, members))
+        encoded = self.encoder.encode(tokens, AttentionGroups(mask, members))
         decoder = Decoder(self.target.values(stride, channels), **self.decoder, name="decoder")
         tokens, prefix = decoder.embed_tokens(encoded)
         token = self.param("mask_token", token_init, (1, 1, 1, tokens.shape[-1])).astype(tokens.dtype)
@@ -98,8 +98,8 @@ class MixMIM(Method):
         prediction, weight, thrown = _unmix_all(both, mask, groups)
 
         target = self.target(images, stride)
-        loss, seen = self.error(prediction, target, weight), mix(images, mask, groups)
-        return Output(loss, prediction, target, mask.astype(jnp.float32), seen, weight, thrown)
+        loss, encoder_input = self.error(prediction, target, weight), mix(images, mask, groups)
+        return Output(loss, prediction, target, mask.astype(jnp.float32), encoder_input, weight, thrown)
 
 
 def _unmix_all(both, mask, groups):

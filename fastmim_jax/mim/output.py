@@ -18,6 +18,6 @@ class Output(NamedTuple):
     prediction: jax.Array
     target: jax.Array
     mask: jax.Array
-    seen: jax.Array
-    counted: jax.Array
+    encoder_input: jax.Array
+    loss_weight: jax.Array
     thrown: jax.Array

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.mim import fill as fills
-from fastmim_jax.mim.masking import sort_cells
+from fastmim_jax.mim.masking import shuffle_ids
 from fastmim_jax.mim.sampling import SAMPLERS, random_ranks, squared_distance
-from fastmim_jax.models.layers import take_rows
+from fastmim_jax.models.layers import gather_rows
 
 
 class Reconstruction(NamedTuple):
@@ -30,7 +30,7 @@ class Reconstruction(NamedTuple):
     thrown: jax.Array
 
 
-def whole(decoder, tokens, prefix, hidden, counts, noise):
+def decode_all(decoder, tokens, prefix, hidden, counts, noise):
     """Everything passes the decoder; arguments as of `Partial`."""
     nothing = jnp.zeros(tokens.shape[:3], jnp.float32)
     return Reconstruction(decoder.predict(tokens, prefix), nothing + 1, nothing)
@@ -76,7 +76,7 @@ class Partial(nn.Module):
         cells, most = grid[0] * grid[1], max(counts)
         thrown = self._thrown_count(cells, counts)
         if not thrown:
-            return whole(decoder, tokens, prefix, hidden, counts, noise)
+            return decode_all(decoder, tokens, prefix, hidden, counts, noise)
         hidden = hidden.reshape(batch, cells)
         rank = random_ranks(noise, batch, cells)
         wanted = hidden.sum(1, dtype=jnp.int32) - thrown
@@ -84,8 +84,8 @@ class Partial(nn.Module):
         order, place = _sort_tokens(hidden, decoded, rank, grid)
 
         kept = cells - thrown  # the first places are decoded, the others are thrown
-        x = take_rows(tokens.reshape(batch, cells, width), order[:, :kept], place)
-        x = take_rows(decoder.transform(x, prefix), place, order[:, :kept])
+        x = gather_rows(tokens.reshape(batch, cells, width), order[:, :kept], place)
+        x = gather_rows(decoder.transform(x, prefix), place, order[:, :kept])
         end, thrown_weight = kept, 0.0  # of the places that get a prediction
         fill = self._fill(cells, counts)
         if fill:
@@ -96,8 +96,8 @@ class Partial(nn.Module):
 
         begin = cells - most  # visible tokens, the first places, need none
         asked = order[:, begin:end]
-        x = decoder.head(take_rows(x, asked, place - begin))
-        prediction = take_rows(x, place - begin, asked).astype(jnp.float32)
+        x = decoder.head(gather_rows(x, asked, place - begin))
+        prediction = gather_rows(x, place - begin, asked).astype(jnp.float32)
         weight = jnp.where(place < kept, 1.0, thrown_weight)
         return Reconstruction(*_on_grid(grid, prediction, weight, (place >= kept).astype(jnp.float32)))
 
@@ -134,7 +134,7 @@ def _sort_tokens(hidden, decoded, rank, grid):
     cells = hidden.shape[1]
     thrown = hidden & ~decoded
     distance = jnp.where(thrown, 2 + squared_distance(decoded, grid), decoded)
-    return sort_cells(distance * cells + rank)
+    return shuffle_ids(distance * cells + rank)
 
 
 SOURCES = {

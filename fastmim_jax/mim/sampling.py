@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastmim_jax.mim.masking import sort_cells
+from fastmim_jax.mim.masking import shuffle_ids
 
 
 def random_ranks(noise, rows, cells):
@@ -27,7 +27,7 @@ def random_ranks(noise, rows, cells):
     def draw(seed):
         return jax.random.uniform(jax.random.key(seed), (rows // len(noise), cells))
 
-    return sort_cells(jax.vmap(draw)(seeds).reshape(rows, cells))[1]
+    return shuffle_ids(jax.vmap(draw)(seeds).reshape(rows, cells))[1]
 
 
 def squared_distance(known, grid):
@@ -108,7 +108,7 @@ def lattice(hidden, rank, wanted, most, grid):
 
 def _first(hidden, key, wanted):
     """The wanted number of hidden cells with the least key."""
-    _, place = sort_cells(jnp.where(hidden, key, jnp.iinfo(jnp.int32).max))
+    _, place = shuffle_ids(jnp.where(hidden, key, jnp.iinfo(jnp.int32).max))
     return hidden & (place < wanted[:, None])
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from fastmim_jax.mim.losses import masked_mean_absolute
 from fastmim_jax.mim.method import Method
 from fastmim_jax.mim.output import Output
-from fastmim_jax.models.layers import Dense, refine, token_init
+from fastmim_jax.models.layers import Dense, token_init, upsample_nearest
 
 
 class SimMIM(Method):
@@ -25,7 +25,7 @@ class SimMIM(Method):
 
     error = staticmethod(masked_mean_absolute)
 
-    def hidden_count(self, cells):
+    def num_masked(self, cells):
         """How many of so many blocks are hidden in every image: rounded up, as published."""
         return math.ceil(cells * self.mask_ratio)
 
@@ -34,13 +34,13 @@ class SimMIM(Method):
         """(B, H, W, C) normalised images -> Output; without `noise`, drawn from the "mask" generator."""
         noise = self.draw_noise(images) if noise is None else noise
         channels, block, stride = images.shape[-1], self.block_size, self.encoder.stride
-        blocks = self.hide_blocks(noise, images.shape)
+        blocks = self.mask_blocks(noise, images.shape)
         # Hidden pixels are 0 too: where cells overlap, as CMT's do, their neighbours would have seen them.
-        seen = jnp.where(refine(blocks, block)[..., None], 0.0, images)
+        encoder_input = jnp.where(upsample_nearest(blocks, block)[..., None], 0.0, images)
 
-        tokens = self.encoder.embed(seen)
+        tokens = self.encoder.embed(encoder_input)
         token = self.param("mask_token", token_init, (1, 1, tokens.shape[-1])).astype(tokens.dtype)
-        masked = refine(blocks, block // self.encoder.embed_stride)[..., None]
+        masked = upsample_nearest(blocks, block // self.encoder.embed_stride)[..., None]
         encoded = self.encoder.encode(jnp.where(masked, token, tokens))
         head = Dense(self.target.values(stride, channels), encoded.tokens.dtype, name="pred")
         prediction = head(encoded.tokens).astype(jnp.float32)
@@ -48,6 +48,6 @@ class SimMIM(Method):
         target = self.target(images, self.cell)
         if block < stride:
             prediction = self.target.split(prediction, stride // block, stride)
-        mask = refine(blocks, max(block // stride, 1)).astype(jnp.float32)
+        mask = upsample_nearest(blocks, max(block // stride, 1)).astype(jnp.float32)
         loss = self.error(prediction, target, mask)
-        return Output(loss, prediction, target, mask, seen, mask, jnp.zeros_like(mask))
+        return Output(loss, prediction, target, mask, encoder_input, mask, jnp.zeros_like(mask))

@@ -74,8 +74,8 @@ class Pixels:
         patches = patchify(images.astype(jnp.float32), size)
         if not self.normalize:
             return patches
-        mean, deviation = patch_statistics(patches)
-        return (patches - mean) / deviation
+        mean, std = patch_statistics(patches)
+        return (patches - mean) / std
 
     def split(self, tokens, parts, size):
         """(B, h, w, P) of tokens of `size` pixels -> (B, h*parts, w*parts, P/parts**2)."""

@@ -12,7 +12,7 @@ def layer_names(encoder):
     return tuple(f"{kind} {number}" for number in range(1, count + 1))
 
 
-def with_norm(variables, encoder, image_shape):
+def with_identity_norm(variables, encoder, image_shape):
     """The variables, with a final norm without learned factors where a classifier has none in its backbone.
 
     image_shape: (H, W, C).

@@ -205,17 +205,17 @@ class CMT(Pyramid):
         self.stages = [
             CMTStage(
                 block=dict(block, heads=self.heads[stage], reduction=REDUCTIONS[stage]),
-                **self.running(stage),
+                **self.stage_options(stage),
             )
             for stage in range(STAGES)
         ]
         self.norm = layer_norm(self.epsilon, self.dtype, name="norm")
 
-    def depth_group(self, path):
+    def layer_group(self, path):
         """As Pyramid's; the stem's halving and a stage's positions go with the stage's first block."""
         name, part = path.split("/")[:2]
         if name == "stem" and part == "halving":
             return 1
         if part == "relative_position":
             return sum(self.depths[: int(name.removeprefix("stages_"))]) + 1
-        return super().depth_group(path)
+        return super().layer_group(path)

@@ -92,5 +92,5 @@ class ConvNeXt(Pyramid):
         self.stem = Patches(4, self.widths[0], **common)
         self.downsamples = [Patches(2, width, norm_first=True, **common) for width in self.widths[1:]]
         block = dict(common, layer_scale=self.layer_scale)
-        self.stages = [ConvNeXtStage(block=block, **self.running(stage)) for stage in range(STAGES)]
+        self.stages = [ConvNeXtStage(block=block, **self.stage_options(stage)) for stage in range(STAGES)]
         self.norm = layer_norm(self.epsilon, self.dtype, name="norm")

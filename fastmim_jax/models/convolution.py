@@ -122,9 +122,9 @@ class BatchNorm(nn.Module):
         self._keep(variance, variances * (count / max(count - 1, 1)))
         return self._normalize(parts, means, variances, scale, bias).reshape(x.shape)
 
-    def _keep(self, running, new):
+    def _keep(self, stage_options, new):
         new = new.mean(0).reshape(-1)
-        running.value = (1 - self.momentum) * running.value + self.momentum * new
+        stage_options.value = (1 - self.momentum) * stage_options.value + self.momentum * new
 
     def _normalize(self, x, mean, variance, scale, bias):
         factor = jax.lax.rsqrt(variance + self.epsilon) * scale

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from fastmim_jax.models.attention import TransformerBlock
-from fastmim_jax.models.layers import Dense, Encoded, layer_norm
+from fastmim_jax.models.layers import Dense, EncoderOutput, layer_norm
 from fastmim_jax.models.stack import Stack
 
 HEAD_WIDTH = 32
@@ -47,13 +47,13 @@ class Decoder(nn.Module):
         self.norm = layer_norm(self.epsilon, self.dtype, name="norm")
         self.pred = Dense(self.outputs, self.dtype)
 
-    def __call__(self, encoded: Encoded):
+    def __call__(self, encoded: EncoderOutput):
         """Encoded tokens (B, h, w, D) and prefix (B, K, D) -> (B, h, w, outputs) float32."""
         return self.predict(*self.embed_tokens(encoded))
 
-    def embed_tokens(self, encoded: Encoded):
+    def embed_tokens(self, encoded: EncoderOutput):
         """Tokens (..., D) and prefix (B, K, D) -> Encoded, both as wide as the decoder."""
-        return Encoded(*map(self.embed, encoded)) if self.depth else encoded
+        return EncoderOutput(*map(self.embed, encoded)) if self.depth else encoded
 
     def predict(self, tokens, prefix):
         """Tokens (B, h, w, width) and prefix (B, K, width) -> (B, h, w, outputs) float32."""

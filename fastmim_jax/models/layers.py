@@ -16,7 +16,7 @@ BATCH_AXES = ("data", "fsdp")  # the mesh axes over which the batch is split
 token_init = nn.initializers.normal(0.02)  # cls and mask tokens
 
 
-class Encoded(NamedTuple):
+class EncoderOutput(NamedTuple):
     """What a backbone makes of its tokens.
 
     tokens: the given shape with the last axis D, normalised: (B, h, w, D) for a grid.
@@ -41,13 +41,13 @@ def unpatchify(patches, size):
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * size, columns * size, -1)
 
 
-def refine(mask, factor):
+def upsample_nearest(mask, factor):
     """(B, rows, columns) -> (B, rows*factor, columns*factor): every cell repeated."""
     return mask.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 @jax.custom_vjp
-def take_rows(x, index, place):
+def gather_rows(x, index, place):
     """Rows of each sample, (B, n, D), without the scattering that a gather's gradient is otherwise.
 
     Args:
@@ -74,7 +74,7 @@ def _take_rows_backward(place, gradient):
     return _gather(gradient, place), None, None
 
 
-take_rows.defvjp(_take_rows_forward, _take_rows_backward)
+gather_rows.defvjp(_take_rows_forward, _take_rows_backward)
 
 
 def sincos_positions(rows, columns, width):

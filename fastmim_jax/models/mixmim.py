@@ -5,7 +5,7 @@ Source: the published `models_mixmim.py` and `models_mixmim_ft.py`.
 
 from fastmim_jax.models.pyramid import STAGES
 from fastmim_jax.models.resample import bicubic
-from fastmim_jax.models.swin import Windowed
+from fastmim_jax.models.swin import WindowedBackbone
 
 LARGEST = 16  # side of a window in the first two stages
 
@@ -15,7 +15,7 @@ def largest_window(side):
     return max(size for size in range(1, LARGEST + 1) if side % size == 0)
 
 
-class MixMIMEncoder(Windowed):
+class MixMIMEncoder(WindowedBackbone):
     """Windows of up to 16 cells in the first two stages, attention to all cells in the last two.
 
     Attributes:
@@ -27,10 +27,10 @@ class MixMIMEncoder(Windowed):
 
     downsample_offset = 1
     resampling = {"relative_position_bias_table": bicubic}
-    official_tail = 0  # what follows the last block learns at its rate, as published
+    official_tail_groups = 0  # what follows the last block learns at its rate, as published
     pooling = "pool"
 
-    def windowing(self, stage):
+    def window_options(self, stage):
         """What tells the windows of a stage, as keyword arguments."""
         window = self.windows[stage] if self.windows else None
         choose = largest_window if stage < STAGES - 2 else lambda side: side

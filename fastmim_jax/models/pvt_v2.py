@@ -185,7 +185,7 @@ class PVTv2(Pyramid):
                     epsilon=self.epsilon,
                     dtype=self.dtype,
                 ),
-                **self.running(stage),
+                **self.stage_options(stage),
             )
             for stage in range(STAGES)
         ]
@@ -194,10 +194,10 @@ class PVTv2(Pyramid):
         """x as it is: every stage ends with a norm of its own."""
         return x
 
-    def depth_group(self, path):
+    def layer_group(self, path):
         """As any pyramid's, but the norm of a stage goes with the downsampling after it."""
         name, part, *_ = path.split("/")
         if name.startswith("stages") and part == "norm":
             through = int(name[-1]) + 1
             return sum(self.depths[:through]) + (through == STAGES)
-        return super().depth_group(path)
+        return super().layer_group(path)

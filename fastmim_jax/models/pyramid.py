@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.models.layers import Encoded
+from fastmim_jax.models.layers import EncoderOutput
 from fastmim_jax.models.stack import drop_path_rates
 
 STAGES = 4
@@ -24,7 +24,7 @@ class Pyramid(nn.Module):
     drop_path: float = 0.0
 
     @property
-    def total_depth(self):
+    def num_blocks(self):
         """Number of blocks in all stages."""
         return sum(self.depths)
 
@@ -56,9 +56,9 @@ class Pyramid(nn.Module):
         return _without_prefix(self._grids(tokens, *parts)[-1])
 
     def encode(self, tokens, *parts):
-        """What `embed` gives -> Encoded, normalised. For parts see `Windowed`."""
+        """What `embed` gives -> Encoded, normalised. For parts see `WindowedBackbone`."""
         tokens, prefix = self.transform(tokens, *parts)
-        return Encoded(self.norm(tokens), prefix)
+        return EncoderOutput(self.norm(tokens), prefix)
 
     def outputs(self, images):
         """(B, H, W, C) -> Encoded after each stage, (B, H/4, W/4, D) tokens first; the last normalised."""
@@ -69,7 +69,7 @@ class Pyramid(nn.Module):
         """The grids of `outputs`."""
         return [encoded.tokens for encoded in self.outputs(images)]
 
-    def running(self, stage):
+    def stage_options(self, stage):
         """How many blocks a stage has and how they are run, as keyword arguments of its module."""
         rates = drop_path_rates(self.drop_path, self.depths)[stage]
         return dict(depth=self.depths[stage], remat=self.remat, layers=self.layers, drop_path=rates)
@@ -83,7 +83,7 @@ class Pyramid(nn.Module):
             grids.append(x)
         return grids
 
-    def depth_group(self, path):
+    def layer_group(self, path):
         """The group of a parameter for layer-wise learning rates, as the published fine-tuning has it.
 
         0 for the stem, then one group per block; a downsampling goes with the block `downsample_offset`
@@ -100,18 +100,18 @@ class Pyramid(nn.Module):
             return sum(self.depths[: int(index) + 1]) + self.downsample_offset
         if kind == "stages" and rest[0] == "blocks":
             return sum(self.depths[: int(index)]) + 1 + int(rest[1])
-        return self.total_depth + 1
+        return self.num_blocks + 1
 
     embed_stride = 4  # pixels per cell of `embed`
-    separates = False  # whether Parts can be given, see `Windowed`
-    omits = False  # whether tokens can be left out, see `ViT.encode_some`
+    supports_groups = False  # whether Parts can be given, see `WindowedBackbone`
+    supports_token_dropping = False  # whether tokens can be left out, see `ViT.encode_visible`
     downsample_offset = 0
     resampling = {}  # schemes of `resample.matrices_for` that published fine-tuning has of its own
-    official_tail = 1  # groups from the last block's to that of all that follows, as published
-    official_spared = ()  # arrays with several axes that fine-tuning does not decay
+    official_tail_groups = 1  # groups from the last block's to that of all that follows, as published
+    official_no_decay = ()  # arrays with several axes that fine-tuning does not decay
     pooling = "norm_pool"  # of the published classifier, see `fastmim_jax.models.heads`
 
 
 def _without_prefix(tokens):
     """A grid (B, h, w, D) as Encoded."""
-    return Encoded(tokens, jnp.zeros((len(tokens), 0, tokens.shape[-1]), tokens.dtype))
+    return EncoderOutput(tokens, jnp.zeros((len(tokens), 0, tokens.shape[-1]), tokens.dtype))

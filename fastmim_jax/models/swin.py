@@ -20,8 +20,8 @@ from fastmim_jax.models.layers import (
     PatchEmbed,
     layer_norm,
     make_positions,
-    refine,
     torch_uniform,
+    upsample_nearest,
 )
 from fastmim_jax.models.pyramid import STAGES, Pyramid
 from fastmim_jax.models.stack import Stack, residual
@@ -76,7 +76,7 @@ def shift_mask(grid, window, shift):
     return labels[:, :, None] == labels[:, None, :]
 
 
-class Parts(NamedTuple):
+class AttentionGroups(NamedTuple):
     """Parts of images that are kept apart: cells of one see nothing of the others.
 
     labels: (B, h, w), which part a cell is in; integers or bools.
@@ -97,7 +97,9 @@ class Parts(NamedTuple):
             first = (row * columns * factor + column) * factor
             return (first[..., None] + inside).reshape(len(index), -1)
 
-        return Parts(refine(self.labels, factor), tuple(finer(index) for index in self.members))
+        return AttentionGroups(
+            upsample_nearest(self.labels, factor), tuple(finer(index) for index in self.members)
+        )
 
 
 class WindowAttention(nn.Module):
@@ -283,7 +285,7 @@ class NormedPatches(nn.Module):
         return layer_norm(self.epsilon, self.dtype, name="norm")(x)
 
 
-class Windowed(Pyramid):
+class WindowedBackbone(Pyramid):
     """What backbones of attention in windows share; `encode` can be given Parts of the last grid.
 
     Attributes:
@@ -305,7 +307,7 @@ class Windowed(Pyramid):
     positions: str = "none"
     position_grid: tuple[int, int] | None = None
 
-    separates = True
+    supports_groups = True
 
     def setup(self):
         common = dict(epsilon=self.epsilon, dtype=self.dtype)
@@ -316,8 +318,8 @@ class Windowed(Pyramid):
             SwinStage(
                 heads=self.heads[stage],
                 block=dict(common, mlp_ratio=self.mlp_ratio),
-                **self.running(stage),
-                **self.windowing(stage),
+                **self.stage_options(stage),
+                **self.window_options(stage),
             )
             for stage in range(STAGES)
         ]
@@ -327,7 +329,7 @@ class Windowed(Pyramid):
         return super()._grids(self.position(x), *parts)
 
 
-class Swin(Windowed):
+class Swin(WindowedBackbone):
     """Swin transformer.
 
     Attributes:
@@ -336,7 +338,7 @@ class Swin(Windowed):
 
     window: int | tuple[int, int] | None = None
 
-    def windowing(self, stage):
+    def window_options(self, stage):
         """What tells the windows of a stage, as keyword arguments."""
         coarsening = 2 ** (STAGES - 1 - stage)
         return dict(window=self.window, choose=lambda side: choose_window(side // coarsening))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from fastmim_jax.errors import UserError
 from fastmim_jax.models.attention import RelativePositions, TransformerBlock
 from fastmim_jax.models.layers import (
-    Encoded,
+    EncoderOutput,
     PatchEmbed,
     layer_norm,
     make_positions,
@@ -58,11 +58,11 @@ class ViT(nn.Module):
     drop_path: float = 0.0
     position_grid: tuple[int, int] | None = None
 
-    separates = False  # whether parts of an image can be kept apart
+    supports_groups = False  # whether parts of an image can be kept apart
     pooling = "pool_norm"  # of the published classifier, see `fastmim_jax.models.heads`
     resampling = {}  # schemes of `resample.matrices_for` that published fine-tuning has of its own
-    official_tail = 1  # groups from the last block's to that of all that follows, as published
-    official_spared = ("cls_token",)  # arrays with several axes that fine-tuning does not decay
+    official_tail_groups = 1  # groups from the last block's to that of all that follows, as published
+    official_no_decay = ("cls_token",)  # arrays with several axes that fine-tuning does not decay
 
     @property
     def stride(self):
@@ -70,7 +70,7 @@ class ViT(nn.Module):
         return self.patch_size
 
     @property
-    def total_depth(self):
+    def num_blocks(self):
         """Number of blocks."""
         return self.depth
 
@@ -80,8 +80,8 @@ class ViT(nn.Module):
         return self.patch_size
 
     @property
-    def omits(self):
-        """Whether `encode_some` can leave tokens out."""
+    def supports_token_dropping(self):
+        """Whether `encode_visible` can leave tokens out."""
         return self.relative_positions == "none"
 
     def setup(self):
@@ -118,8 +118,8 @@ class ViT(nn.Module):
         """(B, h, w, D) patches -> Encoded, normalised."""
         return _encoded(self.norm(self._transformed(tokens)), tokens.shape)
 
-    def encode_some(self, images, kept):
-        """Encodes a part of the patches as if there were no others, where the model `omits`.
+    def encode_visible(self, images, kept):
+        """Encode the visible patches alone; needs `supports_token_dropping`.
 
         Args:
           images: (B, H, W, C).
@@ -137,9 +137,9 @@ class ViT(nn.Module):
         positions = jnp.take_along_axis(positions.reshape(1, -1, self.width), kept, axis=1)
         x = self._with_cls(self.patch_embed.project(patches) + positions)
         x = self.norm(self.blocks(x))
-        return Encoded(x[:, 1:], x[:, :1])
+        return EncoderOutput(x[:, 1:], x[:, :1])
 
-    def depth_group(self, path):
+    def layer_group(self, path):
         """The group of a parameter for layer-wise learning rates: 0 for the input, then one per block.
 
         A shared table of relative positions is in the last group, with the norm, as SimMIM published it.
@@ -202,4 +202,4 @@ class ViT(nn.Module):
 
 def _encoded(x, shape):
     """A sequence (B, 1 + h*w, D) -> Encoded, on the grid of a shape (B, h, w, D)."""
-    return Encoded(x[:, 1:].reshape(shape), x[:, :1])
+    return EncoderOutput(x[:, 1:].reshape(shape), x[:, :1])

@@ -13,9 +13,9 @@ from fastmim_jax.evaluate import tuning
 from fastmim_jax.mim.targets import HOG
 from fastmim_jax.tools.flops import matrix_flops, peak_flops
 from fastmim_jax.train import stage as train_stage
-from fastmim_jax.train.inherit import inherit
+from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.metrics import write_atomically
-from fastmim_jax.train.runs import read_saved
+from fastmim_jax.train.runs import load_run
 
 REPEATS = 5
 READ_AHEAD = 8  # batches that may lie ready
@@ -42,7 +42,7 @@ def bench(config, workdir=None):
 
 
 def open_stages(config, devices=None):
-    """-> (the training data, [`train_stage.Stage`]) of a config of pre-training or of fine-tuning.
+    """-> (the training data, [`train_stage.TrainStage`]) of a config of pre-training or of fine-tuning.
 
     Of `config.init` only the config is taken: what the parameters are changes neither costs nor pictures.
 
@@ -53,7 +53,7 @@ def open_stages(config, devices=None):
     if "method" in config:
         return source, train_stage.build_stages(config, len(source), devices)
     classes = labelled(source).classes
-    config = inherit(config, read_saved(config.init).config if config.init else None)
+    config = inherit_backbone(config, load_run(config.init).config if config.init else None)
     return source, [tuning.build(config, len(source), classes, devices)]
 
 
@@ -107,7 +107,7 @@ def _forward(run, shape):
     """A function that training differentiates, and its arguments for one image, all but their values."""
     variables = {"params": run.abstract.params, **run.abstract.collections}
     images = jax.ShapeDtypeStruct((1, *shape), np.float32)
-    if not isinstance(run, train_stage.Run):
+    if not isinstance(run, train_stage.PretrainStage):
         return run.model.apply, variables, images
     noise = jax.ShapeDtypeStruct(run.method.noise_shape(images.shape), np.float32)
 
@@ -118,7 +118,7 @@ def _forward(run, shape):
 
 
 def _hog_figures(run, batch, step_seconds):
-    target = run.method.target if isinstance(run, train_stage.Run) else None
+    target = run.method.target if isinstance(run, train_stage.PretrainStage) else None
     if not isinstance(target, HOG):
         return {}
     stride = run.method.encoder.stride

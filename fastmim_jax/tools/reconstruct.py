@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from fastmim_jax.config import base
+from fastmim_jax.config import pretrain_config
 from fastmim_jax.errors import UserError
 from fastmim_jax.mim.mixmim import MixMIM, partner
 from fastmim_jax.mim.targets import HOG, patch_statistics
@@ -115,7 +115,7 @@ def reconstruct(config, workdir, images=None, count=SHOWN, step=None):
 def _for_looking(config, stage, images):
     """The config of one stage, for a few images on one device."""
     config = at_stage(config, stage)
-    config.stages = base().stages
+    config.stages = pretrain_config().stages
     config.schedule.update(accumulation=1, steps=1)
     config.run.mesh_fsdp = 1
     config.method.groups = 1
@@ -132,7 +132,7 @@ def draw(run, out, images, step, count, path):
     caption = f"step {step:,}, loss {float(out.loss):.4f} on these images"
     out = out._replace(mask=out.mask > 0)
     mean, std = (np.asarray(x, np.float32) for x in train_stage.data_statistics(run.config.data))
-    shown = images * std + mean, out.seen * std + mean
+    shown = images * std + mean, out.encoder_input * std + mean
     if isinstance(run.method.target, HOG):
         out = jax.tree.map(lambda x: x[:count] if x.ndim else x, out)
         images, seen = (x[:count] for x in shown)
@@ -151,7 +151,7 @@ def _hidden(method, out, images):
     note = f"hidden patches are predicted, visible ones are true{note}"
     return [
         Column("original", "", images),
-        Column("what the encoder saw", "", out.seen),
+        Column("what the encoder saw", "", out.encoder_input),
         Column("filled in", note, filled, not_predicted(roles)),
         *marked(filled, roles),
     ]
@@ -167,7 +167,7 @@ def _mixture(method, out, images):
     return [
         Column("image", "", images),
         Column("its partner", "", partners(images)),
-        Column("the mixture", "all that the encoder saw", out.seen),
+        Column("the mixture", "all that the encoder saw", out.encoder_input),
         Column("image", f"where the mixture lacks it, predicted{note}", own, not_predicted(roles)),
         *marked(own, roles),
         Column("its partner", "likewise, from the same mixture", other, not_predicted(others)),
@@ -198,8 +198,8 @@ def _fill_in(target, out, hidden, images):
     truth = np.asarray(patchify(images, size))
     predicted, note = out.prediction, ""
     if target.normalize:
-        mean, deviation = (np.asarray(x) for x in patch_statistics(truth))
-        predicted = predicted * deviation + mean
+        mean, std = (np.asarray(x) for x in patch_statistics(truth))
+        predicted = predicted * std + mean
         note = "; each such patch's mean and contrast are taken from the truth"
     roles = _roles(out, hidden)
     filled = np.asarray(unpatchify(np.where(hidden[..., None], predicted, truth), size))

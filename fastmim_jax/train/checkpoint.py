@@ -8,7 +8,11 @@ import orbax.checkpoint as ocp
 from fastmim_jax.errors import UserError
 
 # What evaluations look at is an item of its own, so that later readers need not know the optimizer.
-PARAMS = ("params", "collections", "average")
+PARAMS = {
+    "params": "params",
+    "collections": "collections",
+    "average": "ema",
+}  # name on disk -> in TrainState
 REST = ("step", "opt_state", "skipped", "skipped_in_row")
 
 
@@ -54,7 +58,7 @@ class Checkpoints:
     def restore(self, step, abstract):
         """The state of a step, laid out as the shardings of the abstract state say."""
         found = self._restore(step, _items(abstract))
-        return abstract.replace(**found.params, **found.rest)
+        return abstract.replace(**_fields(found.params), **found.rest)
 
     def position(self, step):
         """The JSON dict that was saved with a step."""
@@ -62,7 +66,8 @@ class Checkpoints:
 
     def restore_params(self, step, abstract):
         """The abstract state with its parameters and collections restored; no optimizer is read."""
-        return abstract.replace(**self._restore(step, {"params": _items(abstract)["params"]}).params)
+        found = self._restore(step, {"params": _items(abstract)["params"]})
+        return abstract.replace(**_fields(found.params))
 
     def read_params(self, step, sharding):
         """{"params", "collections", maybe "average"} of a step, whatever its model, all laid out alike."""
@@ -108,5 +113,12 @@ class Checkpoints:
 
 def _items(state):
     """The trees that a state is saved as; averages where there are any, as older ones have none."""
-    params = {name: getattr(state, name) for name in PARAMS if name != "average" or state.average}
+    params = {name: getattr(state, field) for name, field in PARAMS.items()}
+    if not state.ema:
+        del params["average"]
     return {"params": params, "rest": {name: getattr(state, name) for name in REST}}
+
+
+def _fields(saved):
+    """Keyword arguments of TrainState from the trees of the item "params"."""
+    return {PARAMS[name]: tree for name, tree in saved.items()}

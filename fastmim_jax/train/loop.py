@@ -15,10 +15,10 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.held_out import HeldOutLoss, fixed_batches, trivial_losses
-from fastmim_jax.train.metrics import Metrics, Silent, write_atomically
-from fastmim_jax.train.report import begun_from, describe, read_baselines
-from fastmim_jax.train.resize_state import grow
-from fastmim_jax.train.runs import read_saved
+from fastmim_jax.train.metrics import Metrics, NullMetrics, write_atomically
+from fastmim_jax.train.report import describe, describe_warm_start, read_baselines
+from fastmim_jax.train.resize_state import resize_state
+from fastmim_jax.train.runs import load_run
 from fastmim_jax.train.warm_start import has_checkpoint
 
 
@@ -46,7 +46,7 @@ class StopSignal:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pretrain(config, workdir, hooks=(), announce=print):
+def pretrain(config, workdir, hooks=(), log=print):
     """Pre-trains, or goes on pre-training, in a work directory.
 
     Args:
@@ -61,28 +61,28 @@ def pretrain(config, workdir, hooks=(), announce=print):
     Raises:
       UserError: bad config, data or work directory; too many bad records or non-finite updates.
     """
-    say = announce if jax.process_index() == 0 else lambda text: None
+    log = log if jax.process_index() == 0 else lambda text: None
     source = train_stage.open_training_data(config)
-    saved = None if not config.init or has_checkpoint(workdir) else read_saved(config.init)
+    saved = None if not config.init or has_checkpoint(workdir) else load_run(config.init)
     runs = train_stage.build_stages(config, len(source), saved=saved)
-    begun = begun_from(runs[0], saved) if saved else []
+    begun = describe_warm_start(runs[0], saved) if saved else []
     workdir = prepare_workdir(workdir, config)
-    held_out = train_stage.open_held_out_data(config, say)
+    held_out = train_stage.open_held_out_data(config, log)
     for label, text in [*begun, *describe(runs, source, held_out)]:
-        say(f"{label:>14}  {text}")
+        log(f"{label:>14}  {text}")
 
-    def looks_of(run, state, say):
-        looks = _scale(run, state, source, held_out, workdir, say)
+    def looks_of(run, state, log):
+        looks = _scale(run, state, source, held_out, workdir, log)
         return looks + [make(run, workdir) for make in hooks]
 
-    return train(runs, config, source, workdir, looks_of, say)
+    return train(runs, config, source, workdir, looks_of, log)
 
 
-def train(runs, config, source, workdir, looks_of, say):
+def train(runs, config, source, workdir, looks_of, log):
     """The stages of any training, from the newest checkpoint of the work directory on.
 
     Args:
-      runs: `train_stage.Stage` of each stage.
+      runs: `train_stage.TrainStage` of each stage.
       config: of the whole run, kept in its checkpoints.
       source: the training data.
       workdir: of `prepare_workdir`.
@@ -95,24 +95,24 @@ def train(runs, config, source, workdir, looks_of, say):
     first, data = jax.process_index() == 0, config.data
     options = dict(keep=config.run.keep, keep_every=config.run.keep_every)
     with Checkpoints(workdir / "checkpoints", **options) as checkpoints, StopSignal() as stop:
-        state, step, stage = restore_or_create(runs, checkpoints, say)
-        metrics = Metrics(workdir, step, runs[0].plan.total_steps) if first else Silent()
+        state, step, stage = restore_or_create(runs, checkpoints, log)
+        metrics = Metrics(workdir, step, runs[0].plan.total_steps) if first else NullMetrics()
         listed = workdir / ("bad_files.txt" if first else f"bad_files-{jax.process_index()}.txt")
         bad = BadRecords(source, data.max_bad_share, listed, data.channels)
         loop = Loop(flatten(config), checkpoints, metrics, bad, stop)
         try:
             for run in runs[stage:]:
                 if run is not runs[stage]:
-                    state = _grow(state, run, metrics.say)
-                looks = looks_of(run, state, metrics.say)
+                    state = _grow(state, run, metrics.log)
+                looks = looks_of(run, state, metrics.log)
                 state, step = loop.run_from(run, state, step, source, looks)
                 if step < run.plan.last_step or stop.name:
                     break
         finally:
             metrics.close()
-    say(bad.summary())
+    log(bad.summary())
     if stop.name and step < runs[0].plan.total_steps:
-        say(f"stopped by {stop.name} after step {step:,}; the same command goes on from there")
+        log(f"stopped by {stop.name} after step {step:,}; the same command goes on from there")
     return step
 
 
@@ -146,7 +146,7 @@ class Loop:
                 state, values = run.step(state, run.to_devices(batch, plan.batch_size))
                 step += 1
                 for line in self.bad.update(batch):
-                    self.metrics.say(f"replaced {line}")
+                    self.metrics.log(f"replaced {line}")
                 self._log(step, values, time.monotonic() - began)
                 self._look(step, state)
                 if self._due(step, settings.checkpoint_every):
@@ -174,7 +174,7 @@ class Loop:
         values = {name: value.item() for name, value in jax.device_get(values).items()}
         self.seconds += time.monotonic() - began
         if values["skipped_in_row"]:
-            self.metrics.say(f"step {step}: loss or gradients not finite, update left out")
+            self.metrics.log(f"step {step}: loss or gradients not finite, update left out")
         if values["skipped_in_row"] >= self.run.config.run.max_skipped:
             raise UserError(
                 f"{values['skipped_in_row']} updates in a row were not finite, up to step {step}: lower "
@@ -199,7 +199,7 @@ class Loop:
                 if found:
                     self.metrics.write(step, found)
                     told = "  ".join(f"{name} {value:.4g}" for name, value in found.items())
-                    self.metrics.say(f"step {step:,}  {told}")
+                    self.metrics.log(f"step {step:,}  {told}")
 
     def _save(self, step, state):
         """Everything logged up to here is on disk before the checkpoint that makes it history."""
@@ -251,7 +251,7 @@ def _check_same(workdir, before, config):
         )
 
 
-def restore_or_create(runs, checkpoints, say):
+def restore_or_create(runs, checkpoints, log):
     """-> (state, updates done, stage to go on with): the newest checkpoint, or the initial state."""
     latest = checkpoints.latest()
     if latest is None:
@@ -266,26 +266,26 @@ def restore_or_create(runs, checkpoints, say):
             "another batch size or other stages"
         )
     state = checkpoints.restore(latest, run.abstract)
-    say(f"{'going on':>14}  after step {latest:,} of {run.plan.total_steps:,}")
+    log(f"{'going on':>14}  after step {latest:,} of {run.plan.total_steps:,}")
     if latest == run.plan.last_step and run is not runs[-1]:
         stage += 1
-        state = _grow(state, runs[stage], say)
+        state = _grow(state, runs[stage], log)
     return state, latest, stage
 
 
-def _grow(state, run, say):
+def _grow(state, run, log):
     """The state for the next stage, which is announced."""
-    state, counts = grow(state, run.abstract)
+    state, counts = resize_state(state, run.abstract)
     height, width = run.plan.image_size
     told = ", ".join(f"{count} x {name} resampled" for name, count in counts.items())
-    say(
+    log(
         f"stage {run.plan.stage + 1} of {run.plan.stages}: {height} x {width} pixels from step "
         f"{run.plan.first_step + 1:,}" + (f", {told}" if told else "")
     )
     return state
 
 
-def _scale(run, state, source, held_out, workdir, say):
+def _scale(run, state, source, held_out, workdir, log):
     """Tells the losses of trivial predictors (kept in baselines.json) -> hooks for the held-out loss."""
     stages, looks = read_baselines(workdir), []
     baselines = stages[run.plan.stage] if len(stages) > run.plan.stage else {}
@@ -302,5 +302,5 @@ def _scale(run, state, source, held_out, workdir, say):
         write_atomically(workdir / "baselines.json", json.dumps(stages, indent=2) + "\n")
     for name, losses in baselines.items():
         text = ", ".join(f"always {what} {loss:.4f}" for what, loss in losses.items())
-        say(f"{'trivial loss':>14}  {text} ({name} images)")
+        log(f"{'trivial loss':>14}  {text} ({name} images)")
     return looks

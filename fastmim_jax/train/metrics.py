@@ -61,9 +61,9 @@ class Metrics:
         """Moves the progress line; values: {"loss", "lr", "images_per_second"}."""
         self._progress.show(step, values)
 
-    def say(self, text):
+    def log(self, text):
         """Prints above the progress line."""
-        self._progress.say(text)
+        self._progress.log(text)
 
     def close(self):
         """Ends the progress line and flushes the writers."""
@@ -72,13 +72,13 @@ class Metrics:
         self._board.close()
 
 
-class Silent:
+class NullMetrics:
     """Metrics of the other processes: nothing."""
 
     def write(self, *_):
         """Nothing."""
 
-    show = say = write
+    show = log = write
 
     def close(self):
         """Nothing."""
@@ -121,7 +121,7 @@ class ProgressLine:
         left = (now - self._began) / max(step - self._start, 1) * (self._total - step)
         self._console.print(f"step {step:,}/{self._total:,}  {told}  ETA {format_seconds(left)}")
 
-    def say(self, text):
+    def log(self, text):
         (self._bar.console if self._bar else self._console).print(text, markup=False)
 
     def close(self):
@@ -129,7 +129,7 @@ class ProgressLine:
             self._bar.stop()
 
 
-class Count:
+class ProgressCounter:
     """A Rich line of how many things are done, on a terminal; on anything else only what is said."""
 
     def __init__(self, what):
@@ -147,7 +147,7 @@ class Count:
         """How many are done by now."""
         self._progress.update(self._task, completed=done)
 
-    def say(self, text):
+    def log(self, text):
         """Prints above the line, on the first process."""
         if jax.process_index() == 0:
             self._console.print(text, markup=False)

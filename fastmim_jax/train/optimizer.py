@@ -26,7 +26,7 @@ TABLES = (
 )
 
 
-def decay_groups(params, spared=()):
+def decay_groups(params, no_decay=()):
     """{path: group} tree of the same structure as `params`, values "decay" or "no_decay".
 
     Args:
@@ -44,16 +44,16 @@ def decay_groups(params, spared=()):
         found = [group for group, pattern in GROUPS.items() if pattern.match(last)]
         if len(found) != 1:
             raise ValueError(f"parameter {name} is in {len(found)} weight-decay groups, expected 1")
-        return "no_decay" if last in spared else found[0]
+        return "no_decay" if last in no_decay else found[0]
 
     groups = jax.tree_util.tree_map_with_path(group, params)
-    if not seen.issuperset(spared):
-        missing = ", ".join(sorted({*spared} - seen))
-        raise ValueError(f"no parameter is named {missing}, which config.optimizer.spared asks for")
+    if not seen.issuperset(no_decay):
+        missing = ", ".join(sorted({*no_decay} - seen))
+        raise ValueError(f"no parameter is named {missing}, which config.optimizer.no_decay asks for")
     return groups
 
 
-def make_optimizer(params, *, betas, epsilon, weight_decay, clip_norm=0.0, spared=(), scales=None):
+def make_optimizer(params, *, betas, epsilon, weight_decay, clip_norm=0.0, no_decay=(), scales=None):
     """Gradients -> update directions; the step multiplies them by minus the learning rate.
 
     Args:
@@ -62,7 +62,7 @@ def make_optimizer(params, *, betas, epsilon, weight_decay, clip_norm=0.0, spare
       spared: as of `decay_groups`.
       scales: a number per parameter that its learning rate, decay included, is multiplied by; or None.
     """
-    decays = jax.tree.map(lambda group: group == "decay", decay_groups(params, spared))
+    decays = jax.tree.map(lambda group: group == "decay", decay_groups(params, no_decay))
     parts = [  # each has a place in the checkpoints, also where it does nothing
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.scale_by_adam(b1=betas[0], b2=betas[1], eps=epsilon),
@@ -78,33 +78,33 @@ def _scaled(scales):
     return optax.stateless(update)
 
 
-def layer_scales(params, encoder, decay, official=False):
+def layer_lr_scales(params, encoder, decay, official=False):
     """Layer-wise learning rates of a classifier: {path: decay ** groups behind it} in the tree of `params`.
 
     Args:
       params: of `fastmim_jax.models.heads.Classifier`, or their shapes.
-      encoder: its backbone, whose `depth_group` says which parameters learn at one rate.
+      encoder: its backbone, whose `layer_group` says which parameters learn at one rate.
       decay: learning rate of a group as a share of the next one's; the last has 1.
-      official: as published, where what stands after all blocks is `official_tail` groups after the last.
+      official: as published: the head is `official_tail_groups` groups after the last block.
     """
-    last = encoder.total_depth + 1
-    tail = encoder.total_depth + encoder.official_tail if official else last
+    last = encoder.num_blocks + 1
+    tail = encoder.num_blocks + encoder.official_tail_groups if official else last
 
     def scale(path, _):
         name, *rest = (key.key for key in path)
-        group = encoder.depth_group("/".join(rest)) if name == "encoder" else tail
+        group = encoder.layer_group("/".join(rest)) if name == "encoder" else tail
         return decay ** (last - min(group, tail))
 
     return jax.tree_util.tree_map_with_path(scale, params)
 
 
-def spared_from_decay(params, encoder, official=False):
+def no_decay_names(params, encoder, official=False):
     """Last parts of names of tokens and tables of positions that do not decay in fine-tuning: all of them.
 
     official: as published, only those that the published code of this backbone spares.
     """
     names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
-    wanted = encoder.official_spared if official else TABLES
+    wanted = encoder.official_no_decay if official else TABLES
     return tuple(sorted(names.intersection(wanted)))
 
 

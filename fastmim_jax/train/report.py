@@ -38,7 +38,7 @@ def describe(runs, source, held_out):
     return [*common, ("stages", f"{len(runs)}, {run.plan.total_steps:,} steps in all"), *stages]
 
 
-def begun_from(run, saved, schemes=None):
+def describe_warm_start(run, saved, schemes=None):
     """[(label, text)]: what a Stage takes over from a Saved, and what not.
 
     schemes: as of `transfer.transfer`.

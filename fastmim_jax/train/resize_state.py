@@ -7,7 +7,7 @@ import jax
 from fastmim_jax.models.resample import apply, matrices_for, second_moments
 
 
-def grow(state, abstract):
+def resize_state(state, abstract):
     """The state at the end of a stage in the shapes of the next.
 
     Tables that depend on the size of the images are resampled, and the optimizer's moments with them by

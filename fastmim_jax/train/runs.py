@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fastmim_jax.config import from_saved
+from fastmim_jax.config import config_from_dict
 from fastmim_jax.errors import UserError
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.sharding import make_mesh, replicated
@@ -14,7 +14,7 @@ from fastmim_jax.train.sharding import make_mesh, replicated
 BEST = "best"  # beside "checkpoints", where a run has kept the best of its evaluations
 
 
-class Saved(NamedTuple):
+class LoadedRun(NamedTuple):
     """path: of the checkpoint. config: with all keys. variables: {"params": nested, ...}, arrays that every
     device holds whole; the moving averages, where there are any."""
 
@@ -35,12 +35,12 @@ def read_config(workdir):
     if not path.exists():
         raise UserError(f"{workdir} has no config.json: expected the --workdir of a run of fastmim")
     try:
-        return from_saved(json.loads(path.read_text()))
+        return config_from_dict(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): expected the config of a run") from error
 
 
-def read_saved(path, step=None):
+def load_run(path, step=None):
     """Reads the parameters of a run.
 
     Args:
@@ -71,6 +71,6 @@ def read_saved(path, step=None):
         if step is None:
             raise UserError(f"{workdir} holds no checkpoint yet: let the run go on until its first one")
         found = checkpoints.read_params(step, replicated(make_mesh(devices=jax.devices())))
-    judged = found.get("average") or found
-    variables = {"params": judged["params"], **judged["collections"]}
-    return Saved(workdir, folder / str(step), read_config(workdir), step, variables)
+    chosen = found.get("average") or found
+    variables = {"params": chosen["params"], **chosen["collections"]}
+    return LoadedRun(workdir, folder / str(step), read_config(workdir), step, variables)

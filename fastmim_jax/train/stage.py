@@ -8,18 +8,18 @@ from typing import Any
 import jax
 
 from fastmim_jax import plan as plans
+from fastmim_jax.build import create_method
 from fastmim_jax.data.device import normalize, statistics
 from fastmim_jax.data.loader import make_loader, pick_workers
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.errors import UserError
-from fastmim_jax.mim import create_method
 from fastmim_jax.train import sharding, state, steps
 from fastmim_jax.train.optimizer import learning_rate, make_optimizer
-from fastmim_jax.train.warm_start import start_from
+from fastmim_jax.train.warm_start import warm_start
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class TrainStage:
     """The parts of one stage of any training.
 
     config: with the values of this stage in their places.
@@ -30,7 +30,7 @@ class Stage:
     """
 
     config: Any
-    plan: plans.Course
+    plan: plans.StagePlan
     mesh: jax.sharding.Mesh
     abstract: state.TrainState
     create: Any
@@ -68,7 +68,7 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run(Stage):
+class PretrainStage(TrainStage):
     """One stage of pre-training.
 
     forward, loss: (state, batch, index) -> what `steps` of these names give.
@@ -89,7 +89,7 @@ def build_stages(config, records, devices=None, saved=None):
 def build(config, records, devices=None, stage=0, saved=None):
     """A Run for a stage of a config and a number of records; nothing is compiled yet.
 
-    saved: `train.saved.Saved` to start from, or None.
+    saved: `train.saved.LoadedRun` to start from, or None.
 
     Raises:
       UserError: the config cannot work, in one sentence.
@@ -98,19 +98,19 @@ def build(config, records, devices=None, stage=0, saved=None):
     whole, config = config, plans.at_stage(config, stage)
     check_kernel("method", config.method, devices[0].platform)
     method = create_method(config.method)
-    plan = plans.derive(
+    plan = plans.make_pretrain_plan(
         whole,
         records=records,
         stride=method.encoder.stride,
         unit=method.target.unit,
         devices=len(devices),
         stage=stage,
-        hidden=method.hidden_count,
+        hidden=method.num_masked,
         groups=method.groups,
     )
     mesh = sharding.make_mesh(config.run.mesh_fsdp, devices)
     optimizer_of = partial(make_optimizer, **optimizer_options(config.optimizer))
-    optimizer_of = partial(optimizer_of, spared=tuple(config.optimizer.spared))
+    optimizer_of = partial(optimizer_of, no_decay=tuple(config.optimizer.no_decay))
     init = state.initializer(method, optimizer_of, (*config.data.image_size, config.data.channels))
     abstract = abstract_state(init, mesh)
     shared = dict(method=method, prepare=prepare(config.data), key=run_key(config.seed))
@@ -125,12 +125,12 @@ def build(config, records, devices=None, stage=0, saved=None):
 
     def create():
         begun = state.create_state(init, abstract, config.seed)
-        return begun if saved is None else start_from(saved.variables, begun, optimizer_of, abstract)
+        return begun if saved is None else warm_start(saved.variables, begun, optimizer_of, abstract)
 
     def compiled(function, *more):
-        return compile_looking(partial(function, **shared), abstract, mesh, batch, whole, *more)
+        return compile_eval(partial(function, **shared), abstract, mesh, batch, whole, *more)
 
-    return Run(
+    return PretrainStage(
         config=config,
         method=method,
         plan=plan,
@@ -152,7 +152,7 @@ def compile_step(update, abstract, mesh):
     return on_mesh(jax.jit(update, donate_argnums=0, **places), mesh)
 
 
-def compile_looking(function, abstract, mesh, *places):
+def compile_eval(function, abstract, mesh, *places):
     """(state, ...) -> what all devices hold whole, jitted for a mesh.
 
     abstract: of the first argument, a tree with shardings. places: shardings of the others.
@@ -167,7 +167,7 @@ def open_training_data(config):
     return open_source(config.data.path, config.data.split)
 
 
-def open_held_out_data(config, say=lambda text: None):
+def open_held_out_data(config, log=lambda text: None):
     """The source for the held-out loss, or None if the config names none.
 
     A split that the training data turns out not to have is no error, but is said: a config may ask
@@ -181,7 +181,7 @@ def open_held_out_data(config, say=lambda text: None):
     try:
         return open_source(data.path, data.eval_split)
     except UserError as error:
-        say(f"no held-out loss: {error}")
+        log(f"no held-out loss: {error}")
         return None
 
 

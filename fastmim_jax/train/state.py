@@ -15,7 +15,7 @@ class TrainState:
 
     step: updates tried. collections: Flax variables other than parameters, such as batch_stats.
     skipped: updates left out because they were not finite; skipped_in_row: the latest of them.
-    average: moving averages of params and collections, {"params": ..., "collections": ...}; {} for none.
+    ema: moving averages of params and collections, {"params": ..., "collections": ...}; {} for none.
     """
 
     step: jax.Array
@@ -24,11 +24,11 @@ class TrainState:
     opt_state: Any
     skipped: jax.Array
     skipped_in_row: jax.Array
-    average: Any = struct.field(default_factory=dict)
+    ema: Any = struct.field(default_factory=dict)
 
-    def judged(self):
+    def eval_variables(self):
         """The variables {"params": ..., ...} that evaluations look at: the averages, if there are any."""
-        chosen = self.average or {"params": self.params, "collections": self.collections}
+        chosen = self.ema or {"params": self.params, "collections": self.collections}
         return {"params": chosen["params"], **chosen["collections"]}
 
 
@@ -54,9 +54,9 @@ def begin(variables, optimizer_of, averaged=False):
     """The TrainState before the first update; arguments as of `initializer`."""
     params, collections = variables["params"], {k: x for k, x in variables.items() if k != "params"}
     zero = jnp.zeros((), jnp.int32)
-    average = {"params": params, "collections": collections} if averaged else {}
+    ema = {"params": params, "collections": collections} if averaged else {}
     opt_state = optimizer_of(params).init(params)
-    return TrainState(zero, params, collections, opt_state, zero, zero, average)
+    return TrainState(zero, params, collections, opt_state, zero, zero, ema)
 
 
 def abstract_state(init, mesh):

@@ -62,7 +62,7 @@ def finetune_step(state, batch, *, model, prepare, key, **training):
     return update(state, {"images": images, "targets": targets}, loss_of, key=key, **training)
 
 
-def update(state, batch, loss_of, *, optimizer, schedule, key, accumulation=1, average=0.0):
+def update(state, batch, loss_of, *, optimizer, schedule, key, accumulation=1, ema_decay=0.0):
     """One update of anything.
 
     Args:
@@ -73,7 +73,7 @@ def update(state, batch, loss_of, *, optimizer, schedule, key, accumulation=1, a
       schedule: step -> learning rate.
       key: the run's random key.
       accumulation: parts that the batch is computed in, one after another.
-      average: decay of the moving averages, where the state has them.
+      ema_decay: decay of the moving averages, where the state has them.
 
     Returns:
       As `pretrain_step`. An update whose loss or gradients are not finite changes nothing but the counters.
@@ -82,11 +82,11 @@ def update(state, batch, loss_of, *, optimizer, schedule, key, accumulation=1, a
     lr, grad_norm = schedule(state.step), optax.tree.norm(grads)
     directions, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = jax.tree.map(lambda p, d: p - lr * d, state.params, directions)
-    averaged = {"params": params, "collections": collections} if state.average else {}
-    averaged = jax.tree.map(lambda old, new: average * old + (1 - average) * new, state.average, averaged)
+    averaged = {"params": params, "collections": collections} if state.ema else {}
+    averaged = jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, state.ema, averaged)
 
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    updated = state.replace(params=params, collections=collections, opt_state=opt_state, average=averaged)
+    updated = state.replace(params=params, collections=collections, opt_state=opt_state, ema=averaged)
     state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
     state = state.replace(
         step=state.step + 1,
@@ -147,5 +147,5 @@ def constant_step(state, batch, index, guess, **parts):
     """
     out, _ = forward(state, batch, index, **parts)
     prediction = jnp.broadcast_to(guess, out.target.shape)
-    loss = parts["method"].error(prediction, out.target, out.counted)
-    return loss, mean_target(out.target, out.counted)
+    loss = parts["method"].error(prediction, out.target, out.loss_weight)
+    return loss, mean_target(out.target, out.loss_weight)

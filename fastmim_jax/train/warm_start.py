@@ -15,7 +15,7 @@ def has_checkpoint(workdir):
     return checkpoints.exists() and any(path.name.isdigit() for path in checkpoints.iterdir())
 
 
-def start_from(variables, begun, optimizer_of, abstract, schemes=None):
+def warm_start(variables, begun, optimizer_of, abstract, schemes=None):
     """The initial state with what fits of other variables in the place of its own.
 
     Args:
@@ -28,14 +28,14 @@ def start_from(variables, begun, optimizer_of, abstract, schemes=None):
 
     def run(variables, begun):
         found, _ = _take(variables, begun, schemes)
-        return state.begin(found, optimizer_of, bool(begun.average))
+        return state.begin(found, optimizer_of, bool(begun.ema))
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(run, out_shardings=shardings)(variables, begun)
 
 
 def report(variables, abstract, schemes=None):
-    """What `start_from` would load, a `transfer.Report`; nothing is computed."""
+    """What `warm_start` would load, a `transfer.Report`; nothing is computed."""
     reports = []
 
     def shapes(variables, begun):

@@ -270,7 +270,7 @@ def test_a_file_that_vanishes_while_training(tmp_path):
         ({"seed": -1}, "seed=-1"),
         ({"start": -1}, "start=-1"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"repeats": 0}, "repeats=0: .*config.augment.repeats=1"),
+        ({"repeats": 0}, "repeats=0: .*config.augment.repeated_augmentation=1"),
     ],
 )
 def test_refused_numbers(photos, options, message):

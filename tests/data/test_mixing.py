@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fastmim_jax.data.mixing import Mix, apply_mix, draw_mix, erase, mix, soft_targets
+from fastmim_jax.data.mixing import Mix, apply_mix, draw_mix, mix, random_erasing, soft_targets
 from fastmim_jax.errors import UserError
 
 KEY = jax.random.key(0)
@@ -42,7 +42,7 @@ def erased(count, size, probability, channels=1):
     """-> (images, the result, (B, H, W) True where noise is)."""
     images = 100 + np.arange(count * size[0] * size[1] * channels, dtype=np.float32) % 1000
     images = images.reshape(count, *size, channels)
-    result = np.asarray(jax.jit(erase, static_argnums=2)(KEY, images, probability))
+    result = np.asarray(jax.jit(random_erasing, static_argnums=2)(KEY, images, probability))
     return images, result, (result < 50).any(-1)
 
 
@@ -110,7 +110,7 @@ def test_erasing_tries_ten_rectangles():
 def test_nothing_to_erase():
     images, result, _ = erased(8, (1, 16), 1.0)  # no rectangle is less than one pixel high
     assert (result == images).all()
-    assert erase(KEY, images, 0.0) is images
+    assert random_erasing(KEY, images, 0.0) is images
 
 
 def test_lam_of_mixup():
@@ -250,7 +250,9 @@ def test_eight_devices_give_what_one_gives():
     @jax.jit
     def augment(key, images, targets):
         erase_key, mix_key = jax.random.split(key)
-        return mix(mix_key, erase(erase_key, images, 0.5), targets, mixup=0.8, cutmix=1.0, groups=8)
+        return mix(
+            mix_key, random_erasing(erase_key, images, 0.5), targets, mixup=0.8, cutmix=1.0, groups=8
+        )
 
     assert len(jax.devices()) == 8
     split = NamedSharding(Mesh(jax.devices(), "batch"), P("batch"))

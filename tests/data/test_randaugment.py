@@ -232,7 +232,7 @@ def test_draws_follow_their_law(count, probability):
 
 @pytest.mark.parametrize("magnitude, ends", [(0, {0}), (10, {10}), (5, {0, 10})])
 def test_levels_are_clipped(magnitude, ends):
-    rng, policy = np.random.default_rng(0), RandAugment(magnitude, deviation=6.0)
+    rng, policy = np.random.default_rng(0), RandAugment(magnitude, magnitude_std=6.0)
     levels = [draw.level for _ in range(500) for draw in policy.draw(rng)]
     assert min(levels) >= 0 and max(levels) <= 10 and ends <= set(levels)
 

@@ -4,17 +4,17 @@ import sys
 
 import numpy as np
 import pytest
-from coloured import COLOURS, pretrained, write_splits
 from PIL import Image
 from pyarrow import parquet
-from test_main import refused
 
 from fastmim_jax.data.augment import center_crop
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.features import write_features
-from fastmim_jax.evaluate.inference import open_frozen
+from fastmim_jax.evaluate.inference import open_inference
 from fastmim_jax.train.stage import data_statistics
+from helpers.commands import refused
+from helpers.labelled_images import COLOURS, pretrained, write_splits
 
 LAYERS = ("block 1 mean", "block 2 cls")
 
@@ -38,7 +38,7 @@ def workdir(folder, tmp_path_factory):
 def npz(workdir, source, tmp_path_factory):
     """The file, what was said of it, and the numbers of images done."""
     out, said, done = tmp_path_factory.mktemp("out") / "new" / "f.npz", [], []
-    write_features(workdir, source, out, layers=LAYERS, batch_size=8, say=said.append, progress=done.append)
+    write_features(workdir, source, out, layers=LAYERS, batch_size=8, log=said.append, progress=done.append)
     return dict(np.load(out)), said, done
 
 
@@ -53,7 +53,7 @@ def test_names_and_labels(npz, source):
 
 def test_features_equal_the_outputs_of_the_encoder(npz, workdir):
     found, *_ = npz
-    _, frozen = open_frozen(workdir)
+    _, frozen = open_inference(workdir)
     mean, std = (np.array(x) for x in data_statistics(frozen.config.data))
     crops = [center_crop(np.asarray(Image.open(name)), (32, 32)) for name in found["name"]]
     images = (np.stack(crops) / 255 - mean) / std
@@ -73,7 +73,7 @@ def test_images_that_cannot_be_decoded_are_left_out_and_counted(npz):
 
 def test_parquet_holds_the_same(npz, workdir, source, tmp_path):
     write_features(
-        workdir, source, tmp_path / "f.parquet", layers=LAYERS, batch_size=8, say=lambda line: None
+        workdir, source, tmp_path / "f.parquet", layers=LAYERS, batch_size=8, log=lambda line: None
     )
     found, table = npz[0], parquet.read_table(tmp_path / "f.parquet")
     assert table.column_names == ["name", "label", "class", "block_1_mean", "block_2_cls"]
@@ -87,7 +87,7 @@ def test_parquet_holds_the_same(npz, workdir, source, tmp_path):
 def test_without_labels_and_layers(workdir, folder, tmp_path):
     image = open_source(str(folder / "test" / "red" / "00.png"))
     for out in ("one.npz", "one.parquet"):
-        write_features(workdir, image, tmp_path / out, batch_size=8, say=lambda line: None)
+        write_features(workdir, image, tmp_path / out, batch_size=8, log=lambda line: None)
     found = np.load(tmp_path / "one.npz")
     assert set(found) == {"name", "label", "classes", "block_2_mean", "block_2_cls"}
     assert found["label"].tolist() == [-1] and found["block_2_mean"].shape == (1, 32)
@@ -106,7 +106,7 @@ def test_an_interruption_leaves_the_old_file(monkeypatch, workdir, source, tmp_p
     monkeypatch.setattr(np, "savez", interrupted)
     monkeypatch.setattr(parquet, "write_table", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        write_features(workdir, source, tmp_path / out, batch_size=8, say=lambda line: None)
+        write_features(workdir, source, tmp_path / out, batch_size=8, log=lambda line: None)
     assert (tmp_path / out).read_bytes() == b"old"
 
 

@@ -7,17 +7,17 @@ import signal
 import jax
 import numpy as np
 import pytest
-import small
-from runs import finish, kill, losses, starter, write_config
-from test_main import refused
 
 from fastmim_jax.evaluate import tuning
 from fastmim_jax.evaluate.finetune import Best, finetune
 from fastmim_jax.evaluate.predict import evaluate
-from fastmim_jax.evaluate.tuning import open_tuned
+from fastmim_jax.evaluate.tuning import open_finetuned
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.loop import prepare_workdir, pretrain
-from fastmim_jax.train.runs import read_saved
+from fastmim_jax.train.runs import load_run
+from helpers import small
+from helpers.commands import refused
+from helpers.processes import finish, kill, losses, starter, write_config
 
 CLASSES = [f"class{index}" for index in range(4)]
 
@@ -35,7 +35,7 @@ def data(tmp_path_factory):
 def pretrained(data, tmp_path_factory):
     """The work directory of two steps of pre-training."""
     workdir = tmp_path_factory.mktemp("pretrained")
-    pretrain(small.config(data, steps=2), workdir, announce=lambda text: None)
+    pretrain(small.config(data, steps=2), workdir, log=lambda text: None)
     return workdir
 
 
@@ -83,17 +83,17 @@ def test_best_is_the_best_of_all_evaluations(tuned):
 
 
 def test_what_is_read_back_is_the_average_of_the_best_step(tuned):
-    saved = read_saved(tuned[0])
+    saved = load_run(tuned[0])
     found = json.loads((tuned[0] / "evaluation.json").read_text())
     assert saved.step == found["step"] and saved.path.parent.name == "best"
-    again = evaluate(tuned[0], say=lambda text: None)
+    again = evaluate(tuned[0], log=lambda text: None)
     assert {key: again[key] for key in again} == {key: found[key] for key in again}
-    last = read_saved(tuned[0], 8)
-    _, run, variables = open_tuned(tuned[0], 8)
+    last = load_run(tuned[0], 8)
+    _, run, variables = open_finetuned(tuned[0], 8)
     with Checkpoints(tuned[0] / "checkpoints") as checkpoints:
         state = checkpoints.restore(8, run.abstract)
     for read, average, raw in zip(
-        *map(jax.tree.leaves, (last.variables["params"], state.average["params"], state.params)),
+        *map(jax.tree.leaves, (last.variables["params"], state.ema["params"], state.params)),
         strict=True,
     ):
         np.testing.assert_array_equal(read, average)
@@ -119,7 +119,7 @@ def test_a_finetuned_checkpoint_can_be_a_start_for_other_classes(tuned, tmp_path
 
 def test_best_counts_only_what_was_before(tuned, tmp_path, monkeypatch):
     """After an interruption an older step may be judged again, when best/ is already ahead of it."""
-    saved, run, _ = open_tuned(tuned[0])
+    saved, run, _ = open_finetuned(tuned[0])
     state, accuracies = run.create(), {}
 
     class Found:
@@ -129,7 +129,7 @@ def test_best_counts_only_what_was_before(tuned, tmp_path, monkeypatch):
             self.top1 = top1
 
     monkeypatch.setattr(
-        "fastmim_jax.evaluate.finetune.judge", lambda *_, **__: Found(accuracies[current[0]])
+        "fastmim_jax.evaluate.finetune.classify", lambda *_, **__: Found(accuracies[current[0]])
     )
     current = [0]
 
@@ -184,7 +184,7 @@ def test_killed_runs_go_on_to_the_bit(data, pretrained, tmp_path):
     for name in ("evaluation.json", "confusion.csv"):
         one, other = (path / name for path in (broken, whole))
         assert one.read_text() == other.read_text()
-    one, other = read_saved(broken), read_saved(whole)
+    one, other = load_run(broken), load_run(whole)
     assert one.step == other.step and one.path.parent.name == "best"
     jax.tree.map(np.testing.assert_array_equal, one.variables, other.variables)
 
@@ -199,7 +199,7 @@ def test_killed_runs_go_on_to_the_bit(data, pretrained, tmp_path):
         ("augment.mix_groups=3", "does not divide the batch of 16: type --config.augment.mix_groups=1"),
         ("augment.mix_groups=6", "type --config.augment.mix_groups=2"),
         ("augment.mix_groups=0", "type --config.augment.mix_groups=1"),
-        ("augment.erase=2", "config.augment.erase is 2.0, expected a share from 0 to 1"),
+        ("augment.random_erasing=2", "config.augment.random_erasing is 2.0, expected a share from 0 to 1"),
         ("init=nowhere/at/all", "nowhere/at/all does not exist: expected the --workdir of a run"),
         ("init={data}", "has no config.json: expected the --workdir of a run"),
         ("init={pretrained}/checkpoints/7", "has no checkpoint of step 7: there is 2"),

@@ -5,13 +5,13 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-import published
 import pytest
 
-from fastmim_jax.config import finetuning
+from fastmim_jax.build import create_classifier
+from fastmim_jax.config import finetune_config
 from fastmim_jax.export.formats import names
-from fastmim_jax.mim import create_classifier
-from fastmim_jax.train.optimizer import decay_groups, layer_scales, make_optimizer, spared_from_decay
+from fastmim_jax.train.optimizer import decay_groups, layer_lr_scales, make_optimizer, no_decay_names
+from helpers import published
 
 GROUPS = published.load("finetune_groups")[0]
 LEARNED = {"backbone.positions": "learned"}
@@ -56,7 +56,7 @@ def shapes():
     def of(name, options):
         key = name, *options.items()
         if key not in known:
-            config = finetuning().model
+            config = finetune_config().model
             config.update_from_flattened_dict({"backbone.name": name, **options})
             model = create_classifier(config, 1000)
             images = jnp.zeros((1, 224, 224, 3))
@@ -70,8 +70,8 @@ def ours(family, shapes, official):
     """{published name: (scale, decays)}: every parameter, in the published form, holds its own numbers."""
     name, options, table = MODELS[family]
     encoder, params = shapes(name, options)
-    scales = layer_scales(params, encoder, GROUPS[family]["layer_decay"], official)
-    groups = decay_groups(params, spared_from_decay(params, encoder, official))
+    scales = layer_lr_scales(params, encoder, GROUPS[family]["layer_decay"], official)
+    groups = decay_groups(params, no_decay_names(params, encoder, official))
 
     def published_form(numbers):
         filled = jax.tree.map(lambda x, like: np.broadcast_to(np.float32(x), like.shape), numbers, params)

@@ -3,14 +3,14 @@
 import shutil
 
 import pytest
-import small
-from coloured import write_splits
-from runs import lines, losses
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.monitor import open_monitor
 from fastmim_jax.evaluate.probe import probe
 from fastmim_jax.train.loop import pretrain
+from helpers import small
+from helpers.labelled_images import write_splits
+from helpers.processes import lines, losses
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
 def run(folder, workdir, path, steps=9):
     config = small.config(folder, steps=steps)
     config.monitor.update(path=str(path), epochs=1.4, images=40)
-    pretrain(config, workdir, [open_monitor(config)] if path else [], announce=lambda line: None)
+    pretrain(config, workdir, [open_monitor(config)] if path else [], log=lambda line: None)
     return workdir
 
 
@@ -44,7 +44,7 @@ def test_it_looks_when_it_should_and_after_the_last_step(monitored):
 
 
 def test_it_says_what_the_probe_says_of_the_same_checkpoint(monitored, folder):
-    table = probe(monitored, str(folder), kinds=("ridge",), count=40, say=lambda line: None)
+    table = probe(monitored, str(folder), kinds=("ridge",), count=40, log=lambda line: None)
     best = max(table, key=lambda line: line.held_out)
     line = probed(monitored)[9]
     assert best.layer.startswith(f"block {line['probe_layer']} ")

@@ -5,11 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-from coloured import COLOURS, tuning_config, write_images, write_splits
-from test_main import refused
 
 from fastmim_jax.evaluate.finetune import finetune
 from fastmim_jax.evaluate.predict import evaluate, predict
+from helpers.commands import refused
+from helpers.labelled_images import COLOURS, tuning_config, write_images, write_splits
 
 CLASSES = sorted(COLOURS)
 COLUMNS = ["name", "true_class", *(f"{what}_{n}" for n in (1, 2, 3) for what in ("class", "probability"))]
@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def workdir(folder, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    finetune(tuning_config(folder), workdir, announce=lambda line: None)
+    finetune(tuning_config(folder), workdir, log=lambda line: None)
     return workdir
 
 
@@ -31,7 +31,7 @@ def workdir(folder, tmp_path_factory):
 def evaluated(workdir, tmp_path_factory):
     """(what was found, the rows of the CSV file, what was said)."""
     said, out = [], tmp_path_factory.mktemp("out") / "new" / "test.csv"
-    return evaluate(workdir, out=out, say=said.append), rows(out), said
+    return evaluate(workdir, out=out, log=said.append), rows(out), said
 
 
 def rows(path):
@@ -66,8 +66,8 @@ def test_accuracies_are_those_of_the_rows(evaluated):
 def test_a_single_image_is_told_as_within_its_folder(evaluated, workdir):
     _, lines, _ = evaluated
     said = []
-    judged = predict(workdir, lines[9]["name"], say=said.append)
-    assert judged.label.tolist() == [-1]
+    predictions = predict(workdir, lines[9]["name"], log=said.append)
+    assert predictions.label.tolist() == [-1]
     (told,) = said
     share = float(lines[9]["probability_1"])
     assert told.startswith(f"{lines[9]['name']}: {lines[9]['class_1']} {share:.1%}, ")
@@ -77,7 +77,7 @@ def test_images_of_other_classes_keep_the_names_of_theirs(workdir, tmp_path):
     """Only `red` and one that the checkpoint does not know: their numbers mean something else to it."""
     other = write_images(tmp_path / "other", 2, {"red": COLOURS["red"], "yellow": (200, 200, 0)})
     said = []
-    predict(workdir, str(other), out=tmp_path / "deep" / "other.csv", say=said.append)
+    predict(workdir, str(other), out=tmp_path / "deep" / "other.csv", log=said.append)
     lines = rows(tmp_path / "deep" / "other.csv")
     assert [line["true_class"] for line in lines] == ["red", "red", "yellow", "yellow"]
     assert {line["class_1"] for line in lines} <= set(CLASSES)
@@ -88,7 +88,7 @@ def test_images_without_labels(workdir, folder, tmp_path):
     flat = tmp_path / "flat"
     shutil.copytree(folder / "test" / "red", flat)
     said = []
-    predict(workdir, str(flat), out=tmp_path / "flat.csv", say=said.append)
+    predict(workdir, str(flat), out=tmp_path / "flat.csv", log=said.append)
     assert [line["true_class"] for line in rows(tmp_path / "flat.csv")] == [""] * 8
     assert said[-1] == "1 images could not be decoded"
 

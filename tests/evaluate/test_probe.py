@@ -6,15 +6,12 @@ import re
 import jax
 import numpy as np
 import pytest
-import small
-from coloured import COLOURS, pretrained, tuning_config, untrained, write_images, write_splits
 from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import StandardScaler
-from test_main import refused
 
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.evaluate import probe as probes
-from fastmim_jax.evaluate.inference import Features, encoder_of, freeze, open_frozen
+from fastmim_jax.evaluate.inference import Features, backbone_variables, make_inference, open_inference
 from fastmim_jax.evaluate.probe import (
     KINDS,
     Images,
@@ -27,6 +24,16 @@ from fastmim_jax.evaluate.probe import (
 )
 from fastmim_jax.evaluate.probes.result import Result
 from fastmim_jax.train import stage as train_stage
+from helpers import small
+from helpers.commands import refused
+from helpers.labelled_images import (
+    COLOURS,
+    pretrained,
+    tuning_config,
+    untrained,
+    write_images,
+    write_splits,
+)
 
 LAYERS = ["block 1 mean", "block 1 cls", "block 2 mean", "block 2 cls"]
 
@@ -45,13 +52,13 @@ def workdir(folder, tmp_path_factory):
 def table(workdir, tmp_path_factory):
     """(the lines of all kinds, what was said, the JSON file, the numbers of images done)."""
     said, done, out = [], [], tmp_path_factory.mktemp("out") / "new" / "probe.json"
-    lines = probe(workdir, kinds=KINDS, out=out, say=said.append, progress=done.append)
+    lines = probe(workdir, kinds=KINDS, out=out, log=said.append, progress=done.append)
     return lines, said, json.loads(out.read_text()), done
 
 
 @pytest.fixture(scope="module")
 def material(workdir, folder):
-    _, frozen = open_frozen(workdir)
+    _, frozen = open_inference(workdir)
     parts, _ = open_parts(frozen.config.data, str(folder), None, 0, 1000)
     return read(frozen, parts)
 
@@ -129,7 +136,7 @@ def test_the_best_layer_is_chosen_on_training_images(monkeypatch, material, work
     fake = material._replace(features=lambda source: of[id(source)])
     monkeypatch.setattr(probes, "read", lambda *_: fake)
     said = []
-    lines = probe(workdir, kinds=("ridge", "knn"), say=said.append)
+    lines = probe(workdir, kinds=("ridge", "knn"), log=said.append)
     first, second = (line for line in lines if line.kind == "ridge")
     assert first.held_out > 0.95 > second.held_out and first.accuracies < second.accuracies
     assert "block 1 mean" in next(line for line in said if "<- best" in line)
@@ -147,7 +154,7 @@ def test_folds_test_every_image_once_and_train_on_the_others(folder, workdir):
     alone, told = open_parts(config.data, str(folder / "train"), None, 0, 1000)
     assert len(alone) == 5 and told.startswith("5 folds of 61")
 
-    lines = probe(workdir, str(folder / "train"), kinds=("ridge",), folds=3, say=lambda line: None)
+    lines = probe(workdir, str(folder / "train"), kinds=("ridge",), folds=3, log=lambda line: None)
     assert all(len(line.accuracies) == 3 and min(line.accuracies) > 0.8 for line in lines)
 
 
@@ -175,8 +182,8 @@ def test_the_stages_of_a_pyramid(folder):
     config = small.over("swin", small.config(folder))
     devices = jax.devices()[:1]
     state = train_stage.build(config, 64, devices).create()
-    variables = encoder_of({"params": state.params, **state.collections})
-    frozen = freeze(config, variables, 32, devices)
+    variables = backbone_variables({"params": state.params, **state.collections})
+    frozen = make_inference(config, variables, 32, devices)
     source = open_source(str(folder), "test")
     part = (Images(source, np.arange(len(source))),) * 2
     lines = ridge_lines(read(frozen, [part]))
@@ -191,7 +198,7 @@ def test_what_was_fine_tuned_can_be_probed_and_a_missing_norm_is_told(folder, wo
     config.model.pooling = "pool_norm"
     tuned = untrained(config, tmp_path / "tuned", 60, tuple(COLOURS))
     said = []
-    lines = probe(tuned, str(folder), kinds=("ridge",), say=said.append)
+    lines = probe(tuned, str(folder), kinds=("ridge",), log=said.append)
     assert [line.layer for line in lines] == LAYERS and min(line.accuracies[0] for line in lines) > 0.9
     assert any("normalised without learned factors" in line for line in said)
 

@@ -3,16 +3,15 @@
 import jax
 import numpy as np
 import optax
-import published
 import pytest
-import small
 
 from fastmim_jax import create_model
-from fastmim_jax.config import finetuning
+from fastmim_jax.build import create_classifier
+from fastmim_jax.config import finetune_config
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.names import to_ours, to_theirs
-from fastmim_jax.mim import create_classifier
 from fastmim_jax.models.heads import Classifier
+from helpers import published, small
 
 CASES, NUMBERS = published.load("classifiers")
 
@@ -71,7 +70,7 @@ def test_classifiers_equal_published(name):
 
 
 def model_of(pooling=None, **backbone):
-    config = finetuning().model
+    config = finetune_config().model
     config.backbone.update(**backbone)
     config.pooling = pooling
     return create_classifier(config, 3)

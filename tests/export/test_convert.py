@@ -5,13 +5,11 @@ import re
 
 import jax
 import numpy as np
-import published
 import pytest
 import safetensors.numpy
-import small
 
 from fastmim_jax.__main__ import main
-from fastmim_jax.config import base, finetuning
+from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.array_files import read_tensors
 from fastmim_jax.export.bundle import Model, open_model
@@ -20,9 +18,10 @@ from fastmim_jax.export.formats.names import FORMATS, flat
 from fastmim_jax.export.from_torch import read_model
 from fastmim_jax.export.infer_config import configure
 from fastmim_jax.export.to_torch import write_arrays
-from fastmim_jax.train.inherit import inherit
+from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.loop import pretrain
-from fastmim_jax.train.runs import read_saved
+from fastmim_jax.train.runs import load_run
+from helpers import published, small
 
 FAMILIES = [
     *(f"fastmim_{name}" for name in small.BACKBONES),
@@ -166,14 +165,14 @@ def test_a_file_of_ours_tells_what_arrays_do_not(mae, converted, ending, tmp_pat
     if ending == "pth":
         pytest.importorskip("torch", reason="needs the torch extra: pip install '.[torch]'")
     path = tmp_path / f"again.{ending}"
-    convert(converted[0], path, say=lambda text: None)
+    convert(converted[0], path, log=lambda text: None)
     model, lines = open_source(path)
     assert in_words(model.network()) == in_words(open_model(converted[0]).network())
     assert "assumed" not in dict(lines) and "not read" not in dict(lines)
 
 
 def test_the_published_vit_b_has_six_heads():
-    config = base()
+    config = pretrain_config()
     shapes = {path: x.shape for path, x in flat(Model(config, {}).shapes()).items()}
     found, _, notes = configure(FORMATS["fastmim_vit"], shapes, {})
     assert found.method.backbone.heads == 6 and "6 assumed, as published" in notes[0]
@@ -200,7 +199,7 @@ def test_what_happened_is_told(converted):
 
 def test_a_work_directory_holds_the_same_bits_and_goes_back(mae, converted, tmp_path):
     before = read_tensors(mae).arrays
-    convert(converted[0], tmp_path / "back.safetensors", say=lambda text: None)
+    convert(converted[0], tmp_path / "back.safetensors", log=lambda text: None)
     after = read_tensors(tmp_path / "back.safetensors").arrays
     assert before.keys() == after.keys()
     for name, value in before.items():
@@ -209,10 +208,10 @@ def test_a_work_directory_holds_the_same_bits_and_goes_back(mae, converted, tmp_
 
 def test_other_commands_take_a_converted_checkpoint(converted, tmp_path):
     folder, _ = converted
-    config = inherit(finetuning(), read_saved(folder).config)
+    config = inherit_backbone(finetune_config(), load_run(folder).config)
     assert config.model.backbone.heads == 3 and config.model.backbone.position_grid == (4, 4)
     with pytest.raises(UserError, match=f"converted checkpoint.*--config.init={folder}"):
-        pretrain(small.config(small_images(tmp_path)), folder, announce=lambda text: None)
+        pretrain(small.config(small_images(tmp_path)), folder, log=lambda text: None)
     again = small.config(small_images(tmp_path), steps=1)
     again.data.image_size = (64, 64)
     again.init = str(folder)
@@ -220,7 +219,7 @@ def test_other_commands_take_a_converted_checkpoint(converted, tmp_path):
     again.method.backbone.update(open_model(folder).section.backbone)
     again.method.decoder.update(open_model(folder).section.decoder)
     told = []
-    assert pretrain(again, tmp_path / "run", announce=told.append) == 1
+    assert pretrain(again, tmp_path / "run", log=told.append) == 1
     assert "loaded  48 arrays" in "\n".join(told)
 
 

@@ -5,18 +5,17 @@ import subprocess
 import sys
 from functools import partial
 
-import exporting
 import jax
 import numpy as np
 import pytest
-import small
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.evaluate.inference import open_frozen
-from fastmim_jax.evaluate.tuning import open_tuned
+from fastmim_jax.evaluate.inference import open_inference
+from fastmim_jax.evaluate.tuning import open_finetuned
 from fastmim_jax.export.bundle import Model, open_model, write_workdir
 from fastmim_jax.export.programs import stablehlo
 from fastmim_jax.export.programs.stablehlo import write_function
+from helpers import classifiers, small
 
 # The same sums in float32, in the order that XLA likes for another batch.
 CLOSE = dict(rtol=1e-5, atol=1e-5)
@@ -37,7 +36,7 @@ def opened(path):
 
 @pytest.fixture(scope="module")
 def vit():
-    return exporting.classifier("vit")
+    return classifiers.classifier("vit")
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +51,11 @@ def written(vit, tmp_path_factory):
 
 
 def test_a_process_without_this_package_gets_the_logits_of_the_model(vit, written, tmp_path):
-    pixels = exporting.images(8)
+    pixels = classifiers.images(8)
     np.save(tmp_path / "in.npy", pixels)
     names = [str(written[0]), str(tmp_path / "in.npy"), str(tmp_path / "out.npz")]
     subprocess.run([sys.executable, "-c", READER, *names], check=True, cwd=tmp_path)
-    found, wanted = np.load(names[2]), exporting.logits(vit, pixels)
+    found, wanted = np.load(names[2]), classifiers.logits(vit, pixels)
     assert wanted.std(0).min() > 1e-3  # images do matter
     for batch in (1, 3, 8):
         logits, probabilities = found[f"logits {batch}"], found[f"probabilities {batch}"]
@@ -70,9 +69,9 @@ def test_what_lies_beside_it_tells_what_goes_in_and_out(written):
     path, said = written
     told = json.loads((path.parent / "vit.stablehlo.json").read_text())
     assert sorted(x.name for x in path.parent.iterdir()) == ["vit.stablehlo", "vit.stablehlo.json"]
-    assert told["classes"] == list(exporting.CLASSES) and told["image_size"] == [64, 64]
+    assert told["classes"] == list(classifiers.CLASSES) and told["image_size"] == [64, 64]
     assert told["input"]["shape"] == ["b", 64, 64, 3] and told["input"]["dtype"] == "uint8"
-    assert told["normalized_inside"]["mean"] == list(exporting.MEAN)
+    assert told["normalized_inside"]["mean"] == list(classifiers.MEAN)
     assert {name: x["shape"] for name, x in told["outputs"].items()} == {
         "logits": ["b", 3],
         "probabilities": ["b", 3],
@@ -83,18 +82,20 @@ def test_what_lies_beside_it_tells_what_goes_in_and_out(written):
 
 @pytest.mark.parametrize("family", ["swin", "cmt"])
 def test_other_families(family, tmp_path):
-    model, pixels = exporting.classifier(family), exporting.images(3)
+    model, pixels = classifiers.classifier(family), classifiers.images(3)
     write_function(model, tmp_path / "f")
-    found, wanted = opened(tmp_path / "f").call(pixels)["logits"], exporting.logits(model, pixels)
+    found, wanted = opened(tmp_path / "f").call(pixels)["logits"], classifiers.logits(model, pixels)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
 
 
 def test_of_fine_tuned_run_as_it_is_evaluated(vit, tmp_path):
     write_workdir(vit, tmp_path / "run", {})
     write_function(open_model(tmp_path / "run"), tmp_path / "f", platforms=("cpu",))
-    pixels, rows = exporting.images(8), np.zeros(8, np.int32)
-    _, run, variables = open_tuned(tmp_path / "run")
-    told = run.judge(variables, dict(image=pixels, label=rows, index=rows, valid=rows == 0, bad=rows == 1))
+    pixels, rows = classifiers.images(8), np.zeros(8, np.int32)
+    _, run, variables = open_finetuned(tmp_path / "run")
+    told = run.classify(
+        variables, dict(image=pixels, label=rows, index=rows, valid=rows == 0, bad=rows == 1)
+    )
     found = np.asarray(opened(tmp_path / "f").call(pixels)["probabilities"])
     np.testing.assert_allclose(
         np.take_along_axis(found, np.asarray(told["best"]), 1), told["probability"], **CLOSE
@@ -109,7 +110,7 @@ def test_of_pretrained_run_the_features(tmp_path):
     write_function(open_model(tmp_path / "run"), tmp_path / "f", platforms=("cpu",))
     told = json.loads((tmp_path / "f.json").read_text())
     assert told["classes"] is None and list(told["outputs"]) == ["mean", "cls"]
-    _, frozen = open_frozen(tmp_path / "run")
+    _, frozen = open_inference(tmp_path / "run")
     pixels = random.integers(0, 256, (3, height, width, 3), dtype=np.uint8)
     found = opened(tmp_path / "f").call(pixels)
     tokens = np.asarray(jax.jit(partial(frozen.tokens, layer="block 2"))(frozen.variables, pixels))

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from pickles import entries, program, tensor, write_zip
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.array_files import atomically, read_tensors, write_pth, write_safetensors
+from helpers.torch_files import entries, program, tensor, write_zip
 
 ARRAYS = {
     "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),

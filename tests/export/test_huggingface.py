@@ -18,7 +18,7 @@ from fastmim_jax.mim.targets import Pixels
 from fastmim_jax.models.base import layer_names
 from fastmim_jax.models.convnext import ConvNeXt
 from fastmim_jax.models.heads import Classifier
-from fastmim_jax.models.layers import Encoded, resampled_positions
+from fastmim_jax.models.layers import EncoderOutput, resampled_positions
 from fastmim_jax.models.pvt_v2 import PVTv2
 from fastmim_jax.models.swin import Swin
 from fastmim_jax.models.vit import ViT
@@ -157,7 +157,9 @@ def outputs_of(case):
     if case.pooling != "pool_norm":
         return "outputs"
     # The norm is behind the mean, so that cells are looked at before it.
-    return lambda encoder, images: [Encoded(x, x[:, :0]) for x in encoder._grids(encoder.embed(images))]
+    return lambda encoder, images: [
+        EncoderOutput(x, x[:, :0]) for x in encoder._grids(encoder.embed(images))
+    ]
 
 
 def assert_close(found, expected, tolerance=TOLERANCE):

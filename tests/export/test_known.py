@@ -7,7 +7,10 @@ import struct
 
 import numpy as np
 import pytest
-from pickles import (
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.export.torch_file.reader import read_pth
+from helpers.torch_files import (
     NUMBERS,
     called,
     entries,
@@ -20,9 +23,6 @@ from pickles import (
     write_stream,
     write_zip,
 )
-
-from fastmim_jax.errors import UserError
-from fastmim_jax.export.torch_file.reader import read_pth
 
 WRITERS = pytest.mark.parametrize("write", [write_zip, write_stream], ids=["zip", "stream"])
 # What a pickle may do, with a command or Python expression that makes a folder named "harm".

@@ -1,13 +1,12 @@
 import jax
 import numpy as np
-import published
 import pytest
-import small
 from flax.traverse_util import flatten_dict
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.models.swin import PatchMerging
+from helpers import published, small
 
 FAMILIES = list(small.BACKBONES)
 

@@ -2,13 +2,13 @@
 
 from importlib.util import find_spec
 
-import exporting
 import numpy as np
 import pytest
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.bundle import Model
 from fastmim_jax.export.programs import onnx as ours
+from helpers import classifiers
 
 INSTALLED = all(find_spec(name) for name in ours.PACKAGES)
 needs_extra = pytest.mark.skipif(not INSTALLED, reason="needs the onnx extra: pip install '.[onnx]'")
@@ -22,22 +22,22 @@ def opened(path):
 
 @pytest.fixture(scope="module")
 def vit():
-    return exporting.classifier("vit")
+    return classifiers.classifier("vit")
 
 
 @needs_extra
 @pytest.mark.parametrize("family", ["vit", "cmt", "convnext"])
 def test_logits_of_any_number_of_images(family, tmp_path):
-    model, pixels = exporting.classifier(family), exporting.images(8, seed=1)
+    model, pixels = classifiers.classifier(family), classifiers.images(8, seed=1)
     said = ours.write_onnx(model, tmp_path / "f.onnx")
     assert "within" in said and [x.name for x in tmp_path.iterdir()] == ["f.onnx"]
-    session, wanted = opened(tmp_path / "f.onnx"), exporting.logits(model, pixels)
+    session, wanted = opened(tmp_path / "f.onnx"), classifiers.logits(model, pixels)
     for batch in (1, 5, 8):
         logits, probabilities = session.run(["logits", "probabilities"], {"images": pixels[:batch]})
         # 1e-4 as agreed; observed up to 1e-5, of other orders of float32 sums.
         assert np.abs(logits - wanted[:batch]).max() < 1e-4 * np.abs(wanted).max()
         np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
-    assert session.get_modelmeta().custom_metadata_map["classes"].split("\n") == list(exporting.CLASSES)
+    assert session.get_modelmeta().custom_metadata_map["classes"].split("\n") == list(classifiers.CLASSES)
 
 
 @needs_extra
@@ -47,7 +47,7 @@ def test_bare_backbone_gives_features(vit, tmp_path):
     bare = Model(vit.config, {"params": {"encoder": params}})
     ours.write_onnx(bare, tmp_path / "f.onnx")
     session = opened(tmp_path / "f.onnx")
-    mean, cls = session.run(["mean", "cls"], {"images": exporting.images(2)})
+    mean, cls = session.run(["mean", "cls"], {"images": classifiers.images(2)})
     assert mean.shape == cls.shape == (2, 32)
     np.testing.assert_allclose(cls.mean(1), 0, atol=1e-5)  # normalised, without learned factors
     np.testing.assert_allclose(cls.std(1), 1, atol=1e-3)

@@ -7,7 +7,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from scipy.special import erf
 
 from fastmim_jax import create_method
-from fastmim_jax.config import base
+from fastmim_jax.config import pretrain_config
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.names import FORMATS, to_ours, to_theirs
 from fastmim_jax.export.formats.openmmlab.describe import IMPORTS, advice
@@ -84,7 +84,7 @@ def inside(name, parts):
 
 def pretraining(kind, block_size, **backbone):
     """A tiny method."""
-    config = base().method
+    config = pretrain_config().method
     config.update(name=kind, target="pixel", block_size=block_size, dtype="float32")
     config.update(normalize_target=kind != "simmim")
     config.backbone.update(backbone)

@@ -11,7 +11,11 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
-from pickles import (
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.export.torch_file.allowlist import Inert
+from fastmim_jax.export.torch_file.reader import read_pth
+from helpers.torch_files import (
     NUMBERS,
     called,
     entries,
@@ -24,10 +28,6 @@ from pickles import (
     write_stream,
     write_zip,
 )
-
-from fastmim_jax.errors import UserError
-from fastmim_jax.export.torch_file.allowlist import Inert
-from fastmim_jax.export.torch_file.reader import read_pth
 
 WRITERS = pytest.mark.parametrize("write", [write_zip, write_stream], ids=["zip", "stream"])
 
@@ -199,7 +199,7 @@ def test_dtypes_as_torch_reads_them(torch, tmp_path, archive):
 
 @STREAM
 def test_layouts_as_torch_reads_them(torch, tmp_path, archive):
-    base = torch.arange(120.0).reshape(2, 3, 4, 5)
+    pretrain_config = torch.arange(120.0).reshape(2, 3, 4, 5)
     linear = torch.nn.Linear(3, 2)
     marked = torch.nn.Parameter(torch.ones(2))
     marked.no_weight_decay = True
@@ -207,15 +207,15 @@ def test_layouts_as_torch_reads_them(torch, tmp_path, archive):
     buffer.note = "x"
     values = {
         "views": [
-            base,
-            base[1],
-            base[:, 1:, ::2],
-            base.permute(3, 1, 0, 2),
-            base[1, 2, 3, 4],
-            base.flatten(),
+            pretrain_config,
+            pretrain_config[1],
+            pretrain_config[:, 1:, ::2],
+            pretrain_config.permute(3, 1, 0, 2),
+            pretrain_config[1, 2, 3, 4],
+            pretrain_config.flatten(),
         ],
-        "channels last": base.to(memory_format=torch.channels_last),
-        "empty": [torch.zeros(0), torch.zeros(3, 0, 2), base[:0]],
+        "channels last": pretrain_config.to(memory_format=torch.channels_last),
+        "empty": [torch.zeros(0), torch.zeros(3, 0, 2), pretrain_config[:0]],
         "expanded": torch.ones(1, 3).expand(4, 3),
         "parameters": [
             linear.weight,

@@ -1,17 +1,16 @@
 """A new user's way, as the README has it: a published file, converted, fine-tuned, taken elsewhere."""
 
 import numpy as np
-import published
 import pytest
-import small
 
 from fastmim_jax.__main__ import main
-from fastmim_jax.config import base
+from fastmim_jax.config import pretrain_config
 from fastmim_jax.export.bundle import Model, open_model
 from fastmim_jax.export.extras import import_timm, import_transformers
 from fastmim_jax.export.formats.names import in_collections, to_ours
 from fastmim_jax.export.to_torch import write_arrays
 from fastmim_jax.export.verify import ours_look, seen_images
+from helpers import published, small
 
 torch = pytest.importorskip("torch", reason="needs the torch extra: pip install '.[torch]'")
 TOLD = ("--set=method.backbone.heads=3", "--set=method.decoder.heads=2")
@@ -47,7 +46,7 @@ def places(tmp_path_factory):
 def published_mae():
     """The state dict of a small MAE with its tables of positions, as the published training saves it."""
     cases, _ = published.load("mae_vit")
-    case, config = cases["norm1"], base()
+    case, config = cases["norm1"], pretrain_config()
     config.data.image_size = (64, 64)
     network = small.published_mae(case)
     config.method.update(name="mae", target="pixel", block_size=16, dtype="float32")

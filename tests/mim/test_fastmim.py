@@ -3,14 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import published
 import pytest
-import small
 
 from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.mim.fastmim import FastMIM
 from fastmim_jax.mim.targets import HOG, Pixels
 from fastmim_jax.models.vit import ViT
+from helpers import published, small
 
 FAMILIES = {name: published.load(f"fastmim_{name}") for name in small.BACKBONES}
 CASES = [(family, name) for family, (cases, _) in FAMILIES.items() for name in cases]
@@ -107,10 +106,10 @@ def test_encoder_sees_nothing_of_what_is_hidden():
     apply = jax.jit(module.apply)
     out, again = (apply(variables, x, noise=noise) for x in (images, changed))
     np.testing.assert_array_equal(out.prediction, again.prediction)
-    np.testing.assert_array_equal(out.seen, again.seen)
+    np.testing.assert_array_equal(out.encoder_input, again.seen)
     token = variables["params"]["mask_token"]
     np.testing.assert_array_equal(
-        np.asarray(out.seen)[hidden[..., 0]], np.broadcast_to(token, (2 * 12 * 256, 3))
+        np.asarray(out.encoder_input)[hidden[..., 0]], np.broadcast_to(token, (2 * 12 * 256, 3))
     )
 
 

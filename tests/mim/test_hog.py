@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import published
 import pytest
 
 from fastmim_jax import hog
+from helpers import published
 
 CASES, NUMBERS = published.load("hog")
 # Rounding of a norm over at most 12 bins: both sides are float32, ours differs by at most 3e-7.

@@ -3,14 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import published
 import pytest
-import small
 
 from fastmim_jax import create_method
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.names import to_ours, to_theirs
-from fastmim_jax.models.layers import take_rows
+from fastmim_jax.models.layers import gather_rows
+from helpers import published, small
 
 CASES, NUMBERS = published.load("mae_vit")
 
@@ -43,11 +42,11 @@ def test_the_encoder_is_given_nothing_of_what_is_hidden(target, shape):
     out = apply(variables, images, noise=noise)
     rows, columns = shape[0] // 8, shape[1] // 8
     assert out.prediction.shape == out.target.shape == (3, rows, columns, out.target.shape[-1])
-    assert (np.asarray(out.mask).sum((1, 2)) == method.hidden_count(rows * columns)).all()
+    assert (np.asarray(out.mask).sum((1, 2)) == method.num_masked(rows * columns)).all()
     hidden = (np.asarray(out.mask) > 0).repeat(8, 1).repeat(8, 2)[..., None]
     again = apply(variables, jnp.where(hidden, images + 5, images), noise=noise)
     np.testing.assert_array_equal(out.prediction, again.prediction)
-    np.testing.assert_array_equal(out.seen, np.where(hidden, 0, images))
+    np.testing.assert_array_equal(out.encoder_input, np.where(hidden, 0, images))
 
 
 def test_rows_are_taken_with_the_gradient_of_a_gather():
@@ -57,14 +56,14 @@ def test_rows_are_taken_with_the_gradient_of_a_gather():
     weights = jax.random.normal(jax.random.key(2), (2, 3, 4))
 
     def ours(x):
-        return (take_rows(x, order[:, :3], place) * weights).sum()
+        return (gather_rows(x, order[:, :3], place) * weights).sum()
 
     def plain(x):
         return (jnp.take_along_axis(x, order[:, :3, None], axis=1) * weights).sum()
 
     for function in (lambda f: f(x), lambda f: jax.grad(f)(x)):
         np.testing.assert_array_equal(function(ours), function(plain))
-    back = take_rows(x[:, :3], place, order[:, :3])
+    back = gather_rows(x[:, :3], place, order[:, :3])
     np.testing.assert_array_equal(jnp.take_along_axis(back, order[:, :3, None], axis=1), x[:, :3])
     np.testing.assert_array_equal(jnp.take_along_axis(back, order[:, 3:, None], axis=1), 0)
 

@@ -2,41 +2,41 @@ import jax
 import numpy as np
 import pytest
 
-from fastmim_jax.mim.masking import hide_cells, take_cells, visible_count
-from fastmim_jax.models.layers import refine
+from fastmim_jax.mim.masking import mixing_mask, num_visible, random_mask
+from fastmim_jax.models.layers import upsample_nearest
 
 
 @pytest.mark.parametrize(
     ("cells", "ratio", "visible"), [(64, 0.75, 16), (16, 0.6, 6), (10, 0.9, 0), (49, 0.5, 24)]
 )
 def test_counts_are_rounded_as_published(cells, ratio, visible):
-    assert visible_count(cells, ratio) == visible
+    assert num_visible(cells, ratio) == visible
 
 
 @pytest.mark.parametrize("grid", [(8, 8), (3, 5)])
 def test_every_sample_hides_the_same_number_and_the_largest_noise(grid):
     cells = grid[0] * grid[1]
     noise = jax.random.uniform(jax.random.key(0), (50, cells))
-    hidden = np.asarray(hide_cells(noise, grid, visible_count(cells, 0.75))).reshape(50, cells)
-    assert (hidden.sum(1) == cells - visible_count(cells, 0.75)).all()
+    hidden = np.asarray(random_mask(noise, grid, num_visible(cells, 0.75))).reshape(50, cells)
+    assert (hidden.sum(1) == cells - num_visible(cells, 0.75)).all()
     for sample, row in zip(hidden, np.asarray(noise), strict=True):
         assert row[sample].min() > row[~sample].max()
 
 
 def test_every_cell_is_hidden_equally_often():
     noise = jax.random.uniform(jax.random.key(1), (4000, 16))
-    share = np.asarray(hide_cells(noise, (4, 4), 4)).mean(0)
+    share = np.asarray(random_mask(noise, (4, 4), 4)).mean(0)
     assert np.abs(share - 0.75).max() < 0.03  # 4 standard deviations of 4,000 draws
 
 
 def test_refine_repeats_each_cell():
     mask = np.array([[[True, False], [False, True]]])
-    assert (np.asarray(refine(mask, 3)) == np.kron(mask[0], np.ones((3, 3), bool))).all()
+    assert (np.asarray(upsample_nearest(mask, 3)) == np.kron(mask[0], np.ones((3, 3), bool))).all()
 
 
 def test_cells_are_taken_by_the_least_noise_and_indexed():
     noise = jax.random.uniform(jax.random.key(2), (5, 12))
-    taken, (left, lent) = take_cells(noise, (3, 4), 0.45)
+    taken, (left, lent) = mixing_mask(noise, (3, 4), 0.45)
     taken = np.asarray(taken).reshape(5, 12)
     assert taken.sum(1).tolist() == [int(12 * 0.45)] * 5
     for row, which, stay, go in zip(np.asarray(noise), taken, left, lent, strict=True):

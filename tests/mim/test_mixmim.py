@@ -6,18 +6,17 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import published
 import pytest
-import small
 
 from fastmim_jax import create_method
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.mim.mixmim import mix, partner, unmix
-from fastmim_jax.models.swin import Parts
+from fastmim_jax.models.swin import AttentionGroups
 from fastmim_jax.train import sharding
 from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train.state import count_parameters
+from helpers import published, small
 
 CASES, NUMBERS = published.load("mixmim")
 PRETRAINING = [name for name in CASES if name != "classifier"]
@@ -92,8 +91,10 @@ def test_the_mixture_holds_both_images_once(mixture):
     out, _ = call(images)
     fine = (np.asarray(out.mask) > 0).repeat(32, 1).repeat(32, 2)[..., None]
     partner = images[np.array([1, 0, 3, 2])]
-    np.testing.assert_array_equal(out.seen, np.where(fine, partner, images))
-    np.testing.assert_array_equal(out.seen + np.asarray(out.seen)[[1, 0, 3, 2]], images + partner)
+    np.testing.assert_array_equal(out.encoder_input, np.where(fine, partner, images))
+    np.testing.assert_array_equal(
+        out.encoder_input + np.asarray(out.encoder_input)[[1, 0, 3, 2]], images + partner
+    )
 
 
 def test_predictions_come_from_the_stream_that_did_not_see(mixture):
@@ -126,11 +127,11 @@ def test_nothing_is_mixed_where_nothing_is_taken():
     keys = {"params": jax.random.key(2), "mask": jax.random.key(3)}
     variables = jax.jit(method.init)(keys, images)
     out = jax.jit(lambda x: method.apply(variables, x, rngs=keys))(images)
-    np.testing.assert_array_equal(out.seen, images)
-    assert not np.asarray(out.mask).any() and (np.asarray(out.counted) == 1).all()
+    np.testing.assert_array_equal(out.encoder_input, images)
+    assert not np.asarray(out.mask).any() and (np.asarray(out.loss_weight) == 1).all()
     encoder = {"params": variables["params"]["encoder"]}
     plain = jax.jit(method.encoder.clone(parent=None).apply)(encoder, images).tokens
-    parts = Parts(jnp.ones((2, 2, 2), bool))
+    parts = AttentionGroups(jnp.ones((2, 2, 2), bool))
 
     def separated(module, images):
         return module.encode(module.embed(images), parts).tokens

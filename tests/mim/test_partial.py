@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small
 from flax.traverse_util import flatten_dict
 
 from fastmim_jax import create_method
@@ -12,7 +11,8 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.mim.fill import InverseDistance, Nearest, NeighbourSum, Progressive
 from fastmim_jax.mim.mae import MAE
-from fastmim_jax.mim.partial import Partial, whole
+from fastmim_jax.mim.partial import Partial, decode_all
+from helpers import small
 
 # host -> (its config, hidden tokens of an image, of them thrown at a ratio of 0.5, its key table)
 HOSTS = {
@@ -64,16 +64,18 @@ def test_counts_loss_and_gradients(host):
     assert (mask.sum((1, 2)) == hidden).all() and (dropped.sum((1, 2)) == thrown).all()
     counts = np.ones_like(mask) if host == "mixmim" else mask
     assert not (dropped & ~counts).any()
-    np.testing.assert_array_equal(out.counted, np.where(dropped, 0.25, 1.0) * counts)
+    np.testing.assert_array_equal(out.loss_weight, np.where(dropped, 0.25, 1.0) * counts)
     errors = np.square(np.asarray(out.prediction - out.target)).mean(-1)
-    assert float(out.loss) == pytest.approx(np.average(errors, weights=np.asarray(out.counted)), rel=1e-5)
+    assert float(out.loss) == pytest.approx(
+        np.average(errors, weights=np.asarray(out.loss_weight)), rel=1e-5
+    )
     for path, grad in flatten_dict(grads, sep="/").items():
         assert np.isfinite(grad).all() and (np.abs(grad).max() > 0), path
 
 
 def test_nothing_thrown_is_the_host_itself():
     for host in HOSTS:
-        assert build(host)[0].reconstruct is whole
+        assert build(host)[0].reconstruct is decode_all
         method, _ = build(host, throw_ratio=0.5)
         assert isinstance(method.reconstruct, Partial)
     # A share of less than one token throws none: the same parameters, loss and gradients to the bit.
@@ -106,7 +108,7 @@ def test_decoded_tokens_are_predicted_as_if_thrown_ones_did_not_exist():
     _, plain, _ = run(by_hand, images, params)
     np.testing.assert_allclose(np.asarray(out.prediction)[decoded], plain.prediction[decoded], atol=1e-5)
     assert float(out.loss) == pytest.approx(float(plain.loss), rel=1e-6)
-    assert not np.asarray(out.prediction)[dropped].any() and not np.asarray(out.counted)[dropped].any()
+    assert not np.asarray(out.prediction)[dropped].any() and not np.asarray(out.loss_weight)[dropped].any()
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,8 @@ def brute_force(hidden, rank, count, grid, known=()):
 @pytest.mark.parametrize("seeded", [False, True])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_furthest_points_are_those_of_brute_force_in_the_same_order(grid, seeded):
-    hidden_count, wanted = GRIDS[grid]
-    hidden, rank = draw(grid, hidden_count, samples=12)
+    num_masked, wanted = GRIDS[grid]
+    hidden, rank = draw(grid, num_masked, samples=12)
     known = ~hidden if seeded else None
     sample = jax.jit(lambda *args: furthest_turns(*args, wanted, grid, known=known))
     turns = np.asarray(sample(hidden, rank, jnp.full(12, wanted)))
@@ -64,8 +64,8 @@ def test_furthest_points_are_those_of_brute_force_in_the_same_order(grid, seeded
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("grid", GRIDS)
 def test_every_sampler_takes_exactly_what_is_wanted_of_what_is_hidden(grid, sampler):
-    hidden_count, most = GRIDS[grid]
-    hidden, rank = draw(grid, hidden_count, samples=40)
+    num_masked, most = GRIDS[grid]
+    hidden, rank = draw(grid, num_masked, samples=40)
     wanted = np.arange(40) % 2 + most - 1  # samples may differ
     taken = jax.jit(lambda *args: SAMPLERS[sampler](*args, most, grid))(hidden, rank, wanted)
     taken = np.asarray(taken)
@@ -75,14 +75,14 @@ def test_every_sampler_takes_exactly_what_is_wanted_of_what_is_hidden(grid, samp
 
 def test_thrown_tokens_have_a_decoded_neighbour():
     """At throw ratio 0.5 of a 14 x 14 grid, all of 1,000 draws; random sampling misses some 13 %."""
-    grid, (hidden_count, wanted) = (14, 14), GRIDS[14, 14]
-    hidden, rank = draw(grid, hidden_count, samples=1000)
+    grid, (num_masked, wanted) = (14, 14), GRIDS[14, 14]
+    hidden, rank = draw(grid, num_masked, samples=1000)
 
     def missing(sampler):
         sample = jax.jit(lambda *args: SAMPLERS[sampler](*args, wanted, grid))
         decoded = sample(hidden, rank, jnp.full(1000, wanted))
         far = np.asarray(squared_distance(decoded, grid)) > 2
-        return (far & hidden).sum() / (1000 * (hidden_count - wanted))
+        return (far & hidden).sum() / (1000 * (num_masked - wanted))
 
     assert missing("furthest") == 0
     assert 0.11 < missing("random") < 0.15

@@ -6,15 +6,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import published
 import pytest
-import small
 
 from fastmim_jax import create_method
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train.state import count_parameters
+from helpers import published, small
 
 DATA = {family: published.load(f"simmim_{family}") for family in ("vit", "swin")}
 CASES = [(family, name) for family, (cases, _) in DATA.items() for name in cases]
@@ -48,10 +47,10 @@ def test_equals_published(family, name):
     noise = noise_of(numbers[f"{name}/permutations"])
     out, grads = small.forward_and_gradients(method, params, images, noise)
     published.assert_equal(case, out, to_theirs({"params": grads}, table))
-    assert method.hidden_count(noise.shape[1]) == case["hidden"]
+    assert method.num_masked(noise.shape[1]) == case["hidden"]
     hidden = of_pixels(numbers[f"{name}/mask"], images)
     np.testing.assert_array_equal(of_pixels(out.mask, images), hidden)
-    np.testing.assert_array_equal(out.seen, np.where(hidden, 0, images))
+    np.testing.assert_array_equal(out.encoder_input, np.where(hidden, 0, images))
     if f"{name}/prediction" in numbers:
         np.testing.assert_allclose(out.prediction[..., ::16], numbers[f"{name}/prediction"], atol=1e-4)
 
@@ -92,14 +91,14 @@ def test_what_is_hidden_does_not_reach_the_prediction(family, changes, shape):
         return method.apply(variables, images, noise=noise), method.apply(variables, other, noise=noise)
 
     cells = (shape[0] // method.block_size, shape[1] // method.block_size)
-    count = method.hidden_count(cells[0] * cells[1])
+    count = method.num_masked(cells[0] * cells[1])
     blocks = (np.asarray(noise).argsort(1).argsort(1) >= cells[0] * cells[1] - count).reshape(2, *cells)
     hidden = of_pixels(blocks, images)
     out, again = run(images, jnp.where(hidden, images + 5, images))
     np.testing.assert_array_equal(out.prediction, again.prediction)
-    np.testing.assert_array_equal(out.seen, np.where(hidden, 0, images))
+    np.testing.assert_array_equal(out.encoder_input, np.where(hidden, 0, images))
     np.testing.assert_array_equal(of_pixels(out.mask, images), hidden)
-    np.testing.assert_array_equal(out.counted, out.mask)
+    np.testing.assert_array_equal(out.loss_weight, out.mask)
     assert not np.asarray(out.thrown).any() and float(again.loss) != float(out.loss)
     error = np.abs(np.asarray(out.prediction) - out.target).mean(-1)
     assert float(out.loss) == pytest.approx(error[np.asarray(out.mask) > 0].mean(), rel=1e-5)

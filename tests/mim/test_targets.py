@@ -36,8 +36,8 @@ def test_normalised_pixels_have_zero_mean_and_unbiased_unit_variance():
 
 def test_statistics_undo_the_normalisation():
     patches = patchify(IMAGES, 16)
-    mean, deviation = patch_statistics(patches)
-    np.testing.assert_allclose(Pixels()(IMAGES, 16) * deviation + mean, patches, atol=1e-5)
+    mean, std = patch_statistics(patches)
+    np.testing.assert_allclose(Pixels()(IMAGES, 16) * std + mean, patches, atol=1e-5)
 
 
 def test_patchify_has_an_inverse_and_row_column_channel_order():

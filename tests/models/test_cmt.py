@@ -1,14 +1,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import published
 import pytest
-import small
 from flax.traverse_util import flatten_dict
 
 from fastmim_jax import create_model
 from fastmim_jax.export.formats.names import to_ours
 from fastmim_jax.models.cmt import CMT, CMTStage, ReducedAttention
+from helpers import published, small
 
 CASES, NUMBERS = published.load("fastmim_cmt")
 TINY = dict(stem_width=4, widths=(4, 8, 8, 16), depths=(1, 1, 1, 1), heads=(1, 2, 2, 4), mlp_ratio=2.0)
@@ -172,4 +171,4 @@ def test_depth_groups_are_the_published_ones():
         "stages_3/blocks/1/mlp/norm3/bias": 11,
         "norm/scale": 12,
     }
-    assert {path: model.depth_group(path) for path in groups} == groups
+    assert {path: model.layer_group(path) for path in groups} == groups

@@ -28,8 +28,8 @@ def convolution(x, params, stride=1, pad=0, groups=1):
 
 def norm(x, params):
     centred = x - x.mean(-1, keepdims=True)
-    deviation = jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
-    return centred / deviation * params["scale"] + params["bias"]
+    std = jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    return centred / std * params["scale"] + params["bias"]
 
 
 def defined(params, x):
@@ -132,4 +132,4 @@ def test_depth_groups():
         "stages_3/blocks/2/mlp/fc2/bias": 18,
         "norm/bias": 19,
     }
-    assert {path: model.depth_group(path) for path in groups} == groups
+    assert {path: model.layer_group(path) for path in groups} == groups

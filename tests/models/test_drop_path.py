@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small
 
 from fastmim_jax import create_model
 from fastmim_jax.errors import UserError
@@ -16,6 +15,7 @@ from fastmim_jax.models.convolution import DepthwiseConv
 from fastmim_jax.models.pvt_v2 import PVTBlock
 from fastmim_jax.models.stack import Stack, drop_path_rates, residual
 from fastmim_jax.models.swin import SwinBlock
+from helpers import small
 
 TINY = {
     family: {key: x for key, x in sizes.items() if x is not None}
@@ -69,7 +69,7 @@ def test_every_backbone_gives_its_blocks_their_rates(family):
 
     with nn.intercept_methods(watch):
         jax.eval_shape(model.init, jax.random.key(0), images)
-    np.testing.assert_array_equal(np.concatenate(rates), np.linspace(0, 0.4, model.total_depth))
+    np.testing.assert_array_equal(np.concatenate(rates), np.linspace(0, 0.4, model.num_blocks))
     assert len(rates) == (1 if family == "vit" else 4)
 
 

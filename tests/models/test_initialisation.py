@@ -2,11 +2,10 @@
 
 import jax
 import numpy as np
-import published
 import pytest
-import small
 
 from fastmim_jax.export.formats.names import to_theirs
+from helpers import published, small
 
 
 @pytest.mark.parametrize("family", small.BACKBONES)

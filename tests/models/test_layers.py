@@ -1,7 +1,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import published
 import pytest
 
 from fastmim_jax.errors import UserError
@@ -9,6 +8,7 @@ from fastmim_jax.models.attention import TransformerBlock
 from fastmim_jax.models.layers import PatchEmbed, make_positions, sincos_positions
 from fastmim_jax.models.resample import resample
 from fastmim_jax.models.stack import Stack
+from helpers import published
 
 TABLES = published.load("positions")[1]
 

@@ -1,12 +1,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import published
 import pytest
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.names import to_ours
 from fastmim_jax.models.pvt_v2 import PVTv2, pooling
+from helpers import published
 
 SMALL = dict(widths=(8, 16, 16, 16), depths=(1, 2, 1, 1), heads=(1, 2, 2, 4), mlp_ratios=(2,) * 4)
 
@@ -88,7 +88,7 @@ def test_depth_groups_are_as_published():
         ("stages_3/blocks/2/attn/kv/kernel", 16),
         ("stages_3/norm/scale", 17),
     ]
-    assert [(path, model.depth_group(path)) for path, _ in order] == order
+    assert [(path, model.layer_group(path)) for path, _ in order] == order
 
 
 def test_unknown_attention_is_told():

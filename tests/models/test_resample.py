@@ -5,7 +5,6 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import published
 import pytest
 
 from fastmim_jax.models.layers import sincos_positions
@@ -21,6 +20,7 @@ from fastmim_jax.models.resample import (
     resample,
     second_moments,
 )
+from helpers import published
 
 NUMBERS = published.load("resample")[1]
 RANDOM = np.random.default_rng(0)

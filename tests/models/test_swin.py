@@ -1,16 +1,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import published
 import pytest
-import small
 
 from fastmim_jax import create_model
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.names import to_ours
 from fastmim_jax.models.heads import Classifier
 from fastmim_jax.models.swin import (
-    Parts,
+    AttentionGroups,
     SwinBlock,
     WindowAttention,
     attend,
@@ -20,6 +18,7 @@ from fastmim_jax.models.swin import (
     shift_mask,
     split_windows,
 )
+from helpers import published, small
 
 TINY = dict(width=8, depths=(2, 2, 2, 1), heads=(1, 1, 2, 2))
 
@@ -182,13 +181,13 @@ def test_depth_groups_are_the_published_ones():
         "position/pos_embed": 25,  # as SimMIM has it
         "norm/scale": 25,
     }
-    assert {path: model.depth_group(path) for path in groups} == groups
+    assert {path: model.layer_group(path) for path in groups} == groups
 
 
 def test_parts_on_a_finer_grid():
     labels = np.array([[[0, 1, 1], [1, 0, 0]]])
     members = (np.array([[0, 5, 4]]), np.array([[2, 1, 3]]))
-    fine = Parts(labels, members).refined(2)
+    fine = AttentionGroups(labels, members).refined(2)
     np.testing.assert_array_equal(fine.labels, labels.repeat(2, 1).repeat(2, 2))
     for part, index in enumerate(fine.members):
         assert sorted(index[0]) == np.flatnonzero(fine.labels[0] == part).tolist()
@@ -216,7 +215,7 @@ def test_outputs_are_those_of_every_stage():
         return [model.apply(variables, images, method=name) for name in ("__call__", "outputs", "features")]
 
     called, outputs, features = outcomes(images)
-    assert model.total_depth == 7 and len(outputs) == len(features) == 4
+    assert model.num_blocks == 7 and len(outputs) == len(features) == 4
     for encoded, grid in zip(outputs, features, strict=True):
         np.testing.assert_array_equal(encoded.tokens, grid)
         assert encoded.prefix.shape == (2, 0, grid.shape[-1])

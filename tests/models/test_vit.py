@@ -1,15 +1,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import published
 import pytest
 
 from fastmim_jax import create_model
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.names import to_ours
 from fastmim_jax.models.attention import RelativePositions
-from fastmim_jax.models.layers import Encoded
+from fastmim_jax.models.layers import EncoderOutput
 from fastmim_jax.models.vit import ViT
+from helpers import published
 
 
 def test_every_activation_equals_published():
@@ -48,7 +48,7 @@ def test_encode_of_embed_is_the_call_and_features_end_with_it():
         return called, encoded, model.apply(variables, images, method="features")
 
     called, encoded, features = outcomes(variables)
-    assert isinstance(called, Encoded) and called.tokens.shape == (2, 2, 5, 16)
+    assert isinstance(called, EncoderOutput) and called.tokens.shape == (2, 2, 5, 16)
     assert [x.shape for x in features] == [(2, 2, 5, 16)] * 4
     np.testing.assert_array_equal(called.tokens, encoded.tokens)
     np.testing.assert_allclose(features[-1], called.tokens, atol=1e-6)
@@ -124,7 +124,11 @@ def test_own_tables_that_are_equal_are_a_shared_one():
     assert np.abs(first.tokens - whole.tokens).max() > 1e-3
     np.testing.assert_allclose(some.tokens.reshape(whole.tokens.shape), whole.tokens, atol=1e-5)
     np.testing.assert_allclose(some.prefix, whole.prefix, atol=1e-5)
-    assert plain.omits and not shared.omits and not own.omits
+    assert (
+        plain.supports_token_dropping
+        and not shared.supports_token_dropping
+        and not own.supports_token_dropping
+    )
 
 
 def test_depth_groups_are_the_published_ones():
@@ -138,7 +142,7 @@ def test_depth_groups_are_the_published_ones():
         "relative_position/relative_position_bias_table": 13,
         "norm/scale": 13,
     }
-    assert {path: model.depth_group(path) for path in groups} == groups
+    assert {path: model.layer_group(path) for path in groups} == groups
 
 
 def test_relative_positions_need_the_plain_kernel():
@@ -172,9 +176,9 @@ def test_outputs_are_those_of_every_block():
         return second, *[model.apply(variables, images, method=name) for name in methods]
 
     second, called, outputs, features = outcomes(images)
-    assert len(outputs) == model.total_depth == 5
+    assert len(outputs) == model.num_blocks == 5
     for found, expected in ((outputs[-1], called), (outputs[1], second)):
-        assert isinstance(found, Encoded)
+        assert isinstance(found, EncoderOutput)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
     for grid, after in zip(features, (2, 3, 4, 5), strict=True):  # quarters of 5, rounded up
         np.testing.assert_array_equal(grid, outputs[after - 1].tokens)

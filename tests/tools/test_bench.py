@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from coloured import tuning_config, write_images
-from test_main import refused
 
 from fastmim_jax.data.randaugment import RandAugment
 from fastmim_jax.tools import bench as benches
 from fastmim_jax.tools.bench import bench
 from fastmim_jax.train import stage as train_stage
+from helpers.commands import refused
+from helpers.labelled_images import tuning_config, write_images
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 import pytest
-import small
 
 from fastmim_jax.tools import reconstruct
 from fastmim_jax.tools.bench import bench
 from fastmim_jax.tools.draw.glyphs import ABSENT, DECODED, FILLED, VISIBLE
 from fastmim_jax.train import stage as train_stage
+from helpers import small
 
 HALF = {"throw_ratio": 0.5}
 RANDOM = np.random.default_rng(0)

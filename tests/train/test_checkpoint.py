@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import pytest
-import small
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train.checkpoint import Checkpoints
+from helpers import small
 
 
 def build(fsdp=1, devices=1, **method):

@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 import pytest
-import small
 
 from fastmim_jax import create_method
 from fastmim_jax.models.convolution import BatchNorm
 from fastmim_jax.train import sharding
 from fastmim_jax.train import stage as train_stage
+from helpers import small
 
 RANDOM = np.random.default_rng(0)
 STEPS = 3

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small
 from PIL import Image
 
 from fastmim_jax.errors import UserError
@@ -15,6 +14,7 @@ from fastmim_jax.tools.reconstruct import draw_loss_curve, picture_hook, reconst
 from fastmim_jax.train.loop import pretrain
 from fastmim_jax.train.metrics import read_metrics
 from fastmim_jax.train.report import summary
+from helpers import small
 
 RANDOM = np.random.default_rng(0)
 
@@ -58,30 +58,30 @@ def test_a_run_that_is_not_finite_any_more_is_stopped(tmp_path, monkeypatch):
     nan = lambda prediction, target, mask: jnp.nan * prediction.mean()  # noqa: E731
     monkeypatch.setattr("fastmim_jax.mim.fastmim.FastMIM.error", staticmethod(nan))
     with pytest.raises(UserError, match="3 updates in a row were not finite, up to step 3"):
-        pretrain(config, tmp_path / "work", announce=lambda text: None)
+        pretrain(config, tmp_path / "work", log=lambda text: None)
     lines = (tmp_path / "work" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["skipped"] == 2  # of the last step that was logged
 
 
 def test_only_a_fitting_checkpoint_is_gone_on_from(tmp_path):
     config = small.config(folder_of(tmp_path / "images", 3), steps=3)
-    pretrain(config, tmp_path / "work", announce=lambda text: None)
+    pretrain(config, tmp_path / "work", log=lambda text: None)
     config.schedule.batch_size = 8
     with pytest.raises(UserError, match="schedule.batch_size was 16, is 8"):
-        pretrain(config, tmp_path / "work", announce=lambda text: None)
+        pretrain(config, tmp_path / "work", log=lambda text: None)
     (tmp_path / "work" / "config.json").unlink()
     with pytest.raises(UserError, match="stands at record 48, not at 24 as with batches of 8"):
-        pretrain(config, tmp_path / "work", announce=lambda text: None)
+        pretrain(config, tmp_path / "work", log=lambda text: None)
 
 
 def test_a_mixing_run_goes_on_to_the_bit(tmp_path):
     config = small.mixmim(small.config(folder_of(tmp_path / "images", 3), steps=6))
     config.run.keep = 9
-    pretrain(config, tmp_path / "whole", announce=lambda text: None)
+    pretrain(config, tmp_path / "whole", log=lambda text: None)
     shutil.copytree(tmp_path / "whole", tmp_path / "killed")
     shutil.rmtree(tmp_path / "killed" / "checkpoints" / "6")
     told = []
-    assert pretrain(config, tmp_path / "killed", announce=told.append) == 6
+    assert pretrain(config, tmp_path / "killed", log=told.append) == 6
     assert any("after step 3 of 6" in line for line in told)
     logs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed")]
     names = ("step", "loss", "grad_norm", "lr")
@@ -94,13 +94,13 @@ def test_a_missing_split_is_said(tmp_path):
     config = small.config(folder_of(tmp_path / "images", 3), steps=1)
     config.data.eval_split = "test"
     told = []
-    pretrain(config, tmp_path / "work", announce=told.append)
+    pretrain(config, tmp_path / "work", log=told.append)
     assert any(line.startswith("no held-out loss") for line in told)
 
 
 def test_one_device_is_enough_to_read_what_eight_wrote(tmp_path):
     config = small.config(folder_of(tmp_path / "images", 3), steps=3)
     config.run.mesh_fsdp = 8
-    pretrain(config, tmp_path / "work", announce=lambda text: None)
+    pretrain(config, tmp_path / "work", log=lambda text: None)
     assert len(jax.devices()) == 8
     assert reconstruct(config, tmp_path / "work", count=3).exists()

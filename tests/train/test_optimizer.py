@@ -5,9 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import published
 import pytest
-import small
 from flax.traverse_util import flatten_dict
 
 from fastmim_jax import create_model
@@ -16,12 +14,13 @@ from fastmim_jax.models.heads import Classifier
 from fastmim_jax.train import steps
 from fastmim_jax.train.optimizer import (
     decay_groups,
-    layer_scales,
+    layer_lr_scales,
     learning_rate,
     make_optimizer,
-    spared_from_decay,
+    no_decay_names,
 )
 from fastmim_jax.train.state import TrainState
+from helpers import published, small
 
 SCHEDULES = published.load("schedules")[0]
 
@@ -54,8 +53,8 @@ def test_weight_decay_groups_of_simmim_equal_published(family):
         decays = {path: np.asarray(x == "decay") for path, x in flatten_dict(groups, sep="/").items()}
         for key, value in weights.items():
             path = next(iter(flatten_dict(to_ours(paired(key, weights), f"simmim_{family}")["params"])))
-            spared = (*SPARED[family], "pos_embed", "absolute_pos_embed")
-            expected = value.ndim > 1 and key.split(".")[-1] not in spared
+            no_decay = (*SPARED[family], "pos_embed", "absolute_pos_embed")
+            expected = value.ndim > 1 and key.split(".")[-1] not in no_decay
             assert decays["/".join(path)] == expected, key
 
 
@@ -69,7 +68,7 @@ def test_a_parameter_without_a_group_is_refused():
     with pytest.raises(ValueError, match="surprise is in 0 weight-decay groups"):
         decay_groups({"surprise": jnp.zeros(3)})
     with pytest.raises(ValueError, match="no parameter is named absolute_pos_embed"):
-        decay_groups({"bias": jnp.zeros(3)}, spared=("absolute_pos_embed", "bias"))
+        decay_groups({"bias": jnp.zeros(3)}, no_decay=("absolute_pos_embed", "bias"))
 
 
 @pytest.mark.parametrize("case", SCHEDULES["cosine"] + SCHEDULES["step"])
@@ -158,8 +157,8 @@ def test_twenty_steps_of_finetuning_follow_the_published_trajectory():
         case,
         numbers,
         table,
-        spared=lambda params: spared_from_decay(params, model.encoder, official=True),
-        scales=lambda params: layer_scales(params, model.encoder, decay, official=True),
+        no_decay=lambda params: no_decay_names(params, model.encoder, official=True),
+        scales=lambda params: layer_lr_scales(params, model.encoder, decay, official=True),
     )
     step = partial(steps.finetune_step, model=model, prepare=as_given, **training)
     batch = {"image": published.images(case["seed"], 8, 64, 64), "label": numbers["soft_labels"]}

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = """
 import sys
 sys.path.insert(0, {tests!r})
-import small
+from helpers import small
 
 def pretrain():
     config = small.config(steps=6)

@@ -6,7 +6,8 @@ import signal
 import numpy as np
 import pytest
 from PIL import Image
-from runs import finish, kill, losses, starter
+
+from helpers.processes import finish, kill, losses, starter
 
 STEPS = 24
 CHANGES = """

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-import small
 
 from fastmim_jax.train import sharding
 from fastmim_jax.train import stage as train_stage
+from helpers import small
 
 Device = namedtuple("Device", "id process_index")
 RANDOM = np.random.default_rng(0)

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small
 from PIL import Image
-from runs import finish, lines, losses, starter, wait
 
 from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train.report import read_baselines
-from fastmim_jax.train.resize_state import grow
+from fastmim_jax.train.resize_state import resize_state
+from helpers import small
+from helpers.processes import finish, lines, losses, starter, wait
 
 SWITCHES, LAST = (12, 21), 28
 CHANGES = """
@@ -99,7 +99,7 @@ def runs():
 def test_each_stage_is_compiled_once():
     state = None
     for run in runs():
-        state = run.create() if state is None else grow(state, run.abstract)[0]
+        state = run.create() if state is None else resize_state(state, run.abstract)[0]
         side = run.plan.image_size[0]
         batch = {"image": np.zeros((16, side, side, 3), np.uint8), "flip": np.zeros(16, bool)}
         for _ in range(2):
@@ -114,7 +114,7 @@ def test_growing_keeps_everything_but_tables_to_the_bit():
     squares = jax.tree.map(jnp.square, state.params)
     moments = adam._replace(mu=state.params, nu=squares, count=adam.count + 7)
     state = state.replace(opt_state=(state.opt_state[0], moments, *state.opt_state[2:]))
-    grown, counts = grow(state, second.abstract)
+    grown, counts = resize_state(state, second.abstract)
     assert counts == {"relative_position_bias_table": 5}
     assert int(grown.opt_state[1].count) == int(adam.count) + 7
     jax.tree.map(lambda leaf, goal: np.testing.assert_(leaf.shape == goal.shape), grown, second.abstract)
@@ -137,10 +137,10 @@ def test_cmt_grows_its_positions_and_keeps_its_statistics():
     config.stages.image_sizes = (64, 96)
     first, second = train_stage.build_stages(config, 48, jax.devices()[:1])
     state = first.create()
-    grown, counts = grow(state, second.abstract)
+    grown, counts = resize_state(state, second.abstract)
     assert counts == {"relative_position": 4}
     assert grown.params["encoder"]["stages_0"]["relative_position"].shape == (1, 24, 24, 3, 3)
     jax.tree.map(np.testing.assert_array_equal, grown.collections, state.collections)
     flat = jax.tree.map(lambda leaf: jnp.ones_like(leaf), state)
-    for leaf in jax.tree.leaves(grow(flat, second.abstract)[0]):
+    for leaf in jax.tree.leaves(resize_state(flat, second.abstract)[0]):
         np.testing.assert_allclose(leaf, 1, atol=1e-5)  # what is the same everywhere stays so

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small
 
 from fastmim_jax.evaluate import tuning
 from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train import steps
+from helpers import small
 
 RANDOM = np.random.default_rng(0)
 BATCH = {
@@ -188,7 +188,7 @@ def test_finetuning_is_the_same_on_any_number_of_devices(tuned_on_one):
         # Sums over the batch in another order: observed 1e-6.
         np.testing.assert_allclose(mine["loss"], theirs["loss"], rtol=1e-5)
         np.testing.assert_allclose(mine["grad_norm"], theirs["grad_norm"], rtol=1e-4)
-    last, same = one[0][-1].average["params"], other[0][-1].average["params"]
+    last, same = one[0][-1].ema["params"], other[0][-1].ema["params"]
     begun = jax.device_get(tuning_of().create().params)
     moved = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (last, begun)), strict=True)]
     apart = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (last, same)), strict=True)]
@@ -209,8 +209,8 @@ def test_averages_are_sums_of_all_weights_before(tuned_on_one):
     expected = jax.device_get(tuning_of().create().params)
     for state in states:
         expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, expected, state.params)
-        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), state.average["params"], expected)
-        assert state.judged()["params"] is state.average["params"]
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), state.ema["params"], expected)
+        assert state.eval_variables()["params"] is state.ema["params"]
 
 
 def test_no_drawing_twice_in_one_run():

@@ -3,9 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import published
 import pytest
-import small
 
 from fastmim_jax import create_model
 from fastmim_jax.errors import UserError
@@ -13,6 +11,7 @@ from fastmim_jax.export.formats.names import to_ours
 from fastmim_jax.models.heads import Classifier
 from fastmim_jax.models.resample import flat_relative_position, resample
 from fastmim_jax.train.transfer import modules, transfer
+from helpers import published, small
 
 LOADED = published.load("load")[1]
 SIZES = {"vit": (112, {}), "swin": (224, {}), "pvtv2": (96, {}), "cmt": (96, {"width": 40})}

@@ -19,7 +19,7 @@ class Affine(NamedTuple):
     """
 
     mean: np.ndarray
-    deviation: np.ndarray
+    std: np.ndarray
     weights: np.ndarray
     intercept: np.ndarray
 
@@ -33,9 +33,9 @@ def moments(x):
     return x.mean(0, dtype=np.float64), np.where(constant, np.inf, x.std(0, dtype=np.float64))
 
 
-def standardise(x, mean, deviation):
+def standardise(x, mean, std):
     """(N, D) -> the same, float64."""
-    return (x - mean) / deviation
+    return (x - mean) / std
 
 
 def chunks(count):
@@ -45,7 +45,7 @@ def chunks(count):
 
 def scores(affine, x):
     """(N, D) features as they are -> (C, N, K) float64."""
-    return standardise(x, affine.mean, affine.deviation) @ affine.weights + affine.intercept[..., None, :]
+    return standardise(x, affine.mean, affine.std) @ affine.weights + affine.intercept[..., None, :]
 
 
 def predict(affine, x):

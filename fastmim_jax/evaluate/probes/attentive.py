@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from fastmim_jax.evaluate.classify import batch_size, open_pass
+from fastmim_jax.evaluate.classify import batch_size, open_eval_batches
 from fastmim_jax.evaluate.probes.attentive_head import Attentive
 from fastmim_jax.evaluate.probes.folds import held_out
 from fastmim_jax.evaluate.probes.result import Result, choose
@@ -21,7 +21,7 @@ def probe(frozen, layer, train, test, classes, epochs=EPOCHS, seed=0):
     """Trains heads at several learning rates at once on four fifths of the training images.
 
     Args:
-      frozen: `frozen.Frozen`. layer: one of its layers.
+      frozen: `frozen.InferenceStage`. layer: one of its layers.
       train, test: `probe.Images`.
       classes: number of them.
 
@@ -62,7 +62,7 @@ def _stream(frozen, layer, size):
     program = train_stage.on_mesh(function, frozen.mesh)
 
     def stream(source, records):
-        with open_pass(frozen, source, size, records) as batches:
+        with open_eval_batches(frozen, source, size, records) as batches:
             for batch in batches:
                 label = np.where(batch["valid"], batch["label"], -1).astype(np.int32)
                 there = frozen.to_devices(

@@ -32,8 +32,8 @@ def fit(x, labels, classes, rates, *, epochs, batch_size, seed):
     Returns:
       Affine of R classifiers, intercept (R, K); not finite where training diverged.
     """
-    mean, deviation = moments(x)
-    z = np.concatenate([standardise(x[r], mean, deviation).astype(np.float32) for r in chunks(len(x))])
+    mean, std = moments(x)
+    z = np.concatenate([standardise(x[r], mean, std).astype(np.float32) for r in chunks(len(x))])
     z, labels, rates = jnp.asarray(z), jnp.asarray(labels), jnp.asarray(rates, jnp.float32)
     size = min(batch_size, len(x))
     steps = len(x) // size
@@ -45,7 +45,7 @@ def fit(x, labels, classes, rates, *, epochs, batch_size, seed):
         batches = rng.permutation(len(x))[: steps * size].reshape(steps, size)
         state = _epoch(state, z, labels, rates, batches, factors)
     weights, intercept = map(np.asarray, state[0])
-    return Affine(mean, deviation, weights, intercept)
+    return Affine(mean, std, weights, intercept)
 
 
 def probe(train, test, classes, rates=RATES, *, epochs=90, batch_size=1024, seed=0):

@@ -36,16 +36,16 @@ def fit(x, labels, classes, penalties):
     """
     if not all(0 < penalty < np.inf for penalty in penalties):
         raise UserError(f"the penalties are {', '.join(map(str, penalties))}: give numbers above 0")
-    mean, deviation = moments(x)
+    mean, std = moments(x)
     covariance, cross = np.zeros((x.shape[1], x.shape[1])), np.zeros((x.shape[1], classes))
     for rows in chunks(len(x)):
-        z = standardise(x[rows], mean, deviation)
+        z = standardise(x[rows], mean, std)
         covariance += z.T @ z / len(x)
         cross += z.T @ np.eye(classes)[labels[rows]] / len(x)
     # Nine of these cost about as much as one eigendecomposition for all, and the last fit is of one.
     ridges = (covariance + penalty * np.eye(len(covariance)) for penalty in penalties)
     weights = np.stack([np.linalg.solve(ridge, cross) for ridge in ridges])
-    return Affine(mean, deviation, weights, np.bincount(labels, minlength=classes) / len(x))
+    return Affine(mean, std, weights, np.bincount(labels, minlength=classes) / len(x))
 
 
 def probe(train, test, classes, penalties=PENALTIES, seed=0):

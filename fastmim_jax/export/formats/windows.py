@@ -15,7 +15,7 @@ def fitted_windows(encoder, image_size):
     """
     windows = []
     for stage in range(STAGES):
-        told = encoder.windowing(stage)
+        told = encoder.window_options(stage)
         grid = tuple(side // (encoder.embed_stride * 2**stage) for side in image_size)
         window = told["window"] or tuple(told["choose"](side) for side in grid)
         window = (window, window) if isinstance(window, int) else window

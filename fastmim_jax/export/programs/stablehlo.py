@@ -12,9 +12,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from fastmim_jax.build import create_backbone
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.array_files import atomically
-from fastmim_jax.mim import create_encoder
 from fastmim_jax.train.stage import data_statistics, prepare
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -152,7 +152,7 @@ def _classifying(model):
 
 
 def _describing(model):
-    encoder = create_encoder(model.section)
+    encoder = create_backbone(model.section)
     variables = {name: tree["encoder"] for name, tree in model.variables.items() if "encoder" in tree}
     if "norm" not in variables["params"]:
         raise UserError(

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fastmim_jax.config import base
+from fastmim_jax.config import pretrain_config
 from fastmim_jax.plan import at_stage
 from fastmim_jax.tools.bench import open_stages
 from fastmim_jax.tools.draw.pages import (
@@ -71,7 +71,7 @@ def _for_looking(config):
     config.schedule.update(batch_size=count, accumulation=1, steps=1)
     config.run.mesh_fsdp = 1
     if "method" in config:
-        config.stages = base().stages
+        config.stages = pretrain_config().stages
         config.method.update(groups=1, kernel="xla")
         return config
     config.model.kernel = "xla"
@@ -93,11 +93,11 @@ def _first_batch(run, source):
     size, config = run.plan.batch_size, run.config
     with run.loader(source, batch_size=size, seed=config.seed) as loader:
         batch = run.to_devices(next(iter(loader)), size)
-    if isinstance(run, train_stage.Run):
+    if isinstance(run, train_stage.PretrainStage):
         return np.asarray(train_stage.prepare(config.data)(batch["image"], batch["flip"])), [""] * size
     key = jax.random.fold_in(train_stage.run_key(config.seed), 0)  # of the first step
     images, targets = jax.device_get(jax.jit(run.prepare)(key, batch))
-    shares = unsmoothed(targets, config.augment.smoothing)
+    shares = unsmoothed(targets, config.augment.label_smoothing)
     return images, [mixture(row, run.classes) for row in shares]
 
 
@@ -147,7 +147,8 @@ def _footer(config, shown, batch_size):
     if "augment" in config:
         augment = config.augment
         parts += [
-            f"RandAugment {augment.magnitude:g}, erasing {augment.erase:g}, mixup {augment.mixup:g}, "
-            f"cutmix {augment.cutmix:g}, mixed here in groups of {shown // augment.mix_groups}"
+            f"RandAugment {augment.magnitude:g}, random erasing {augment.random_erasing:g}, "
+            f"mixup {augment.mixup:g}, cutmix {augment.cutmix:g}, "
+            f"mixed here in groups of {shown // augment.mix_groups}"
         ]
     return "  |  ".join(part for part in [*parts, channels_shown(data.channels)] if part)

@@ -3,13 +3,13 @@
 import jax
 import numpy as np
 import pytest
-import small
 from flax.traverse_util import flatten_dict
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train.loop import pretrain
-from fastmim_jax.train.runs import read_saved
+from fastmim_jax.train.runs import load_run
+from helpers import small
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def images(tmp_path_factory):
 def begun(images, tmp_path_factory):
     """The work directory of three steps of FastMIM."""
     workdir = tmp_path_factory.mktemp("runs") / "before"
-    pretrain(small.config(images, steps=3), workdir, announce=lambda text: None)
+    pretrain(small.config(images, steps=3), workdir, log=lambda text: None)
     return workdir
 
 
@@ -40,7 +40,7 @@ def parameters(variables):
 
 @pytest.mark.parametrize("target", ["hog", "pixel"])
 def test_all_that_fits_is_taken_over_and_the_rest_starts_fresh(images, begun, target):
-    config, saved = after(images, begun, target=target), read_saved(begun)
+    config, saved = after(images, begun, target=target), load_run(begun)
     state = train_stage.build(config, 20, saved=saved).create()
     fresh = train_stage.build(config, 20).create()
     found, theirs = parameters({"params": state.params}), parameters(saved.variables)
@@ -55,16 +55,16 @@ def test_all_that_fits_is_taken_over_and_the_rest_starts_fresh(images, begun, ta
 def test_a_run_tells_its_start_and_goes_on_without_it(images, begun, tmp_path):
     told, config = [], after(images, begun, target="pixel")
     config.schedule.steps = 4
-    assert pretrain(config, tmp_path / "run", announce=told.append) == 4
+    assert pretrain(config, tmp_path / "run", log=told.append) == 4
     text = "\n".join(told)
     assert f"start  {begun}" in text and "start fresh  decoder" in text
     told.clear()
-    assert pretrain(config, tmp_path / "run", announce=told.append) == 4
+    assert pretrain(config, tmp_path / "run", log=told.append) == 4
     assert "going on" in "\n".join(told) and "start  " not in "\n".join(told)
 
 
 def test_a_start_of_another_backbone_is_refused(images, begun, tmp_path):
     config = small.over("swin", after(images, begun))
     with pytest.raises(UserError, match="give a checkpoint of the same backbone"):
-        pretrain(config, tmp_path / "run", announce=lambda text: None)
+        pretrain(config, tmp_path / "run", log=lambda text: None)
     assert not (tmp_path / "run").exists()

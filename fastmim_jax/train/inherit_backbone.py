@@ -10,7 +10,7 @@ OF_A_SIZE = ("window", "windows")  # chosen for the size of the images
 OWN = ("drop_path", "position_grid")  # of training, not of the parameters
 
 
-def inherit(config, saved):
+def inherit_backbone(config, saved):
     """A copy of `config` whose backbone is complete.
 
     Unset keys of `config.model.backbone` become those of the saved config, where it has the same backbone;

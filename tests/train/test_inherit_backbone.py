@@ -6,31 +6,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small
 
 from fastmim_jax import create_method
-from fastmim_jax.config import base, finetuning, from_saved
+from fastmim_jax.build import create_classifier
+from fastmim_jax.config import config_from_dict, finetune_config, pretrain_config
 from fastmim_jax.errors import UserError
-from fastmim_jax.mim import create_classifier
 from fastmim_jax.models.layers import sincos_positions
 from fastmim_jax.models.resample import resample
-from fastmim_jax.train.inherit import inherit
+from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.transfer import transfer
+from helpers import small
 
 
 def pretraining(size=128, **backbone):
     """A config of pre-training as it comes back from its work directory."""
-    config = base()
+    config = pretrain_config()
     config.data.image_size = (size, size)
     config.method.backbone.update(**backbone)
-    return from_saved(json.loads(config.to_json()))
+    return config_from_dict(json.loads(config.to_json()))
 
 
 def tuned(saved, size=224, **backbone):
-    config = finetuning()
+    config = finetune_config()
     config.data.image_size = (size, size)
     config.model.backbone.update(**backbone)
-    return inherit(config, saved)
+    return inherit_backbone(config, saved)
 
 
 def backbone_of(*args, **options):
@@ -53,9 +53,9 @@ def test_sizes_come_from_the_checkpoint_unless_they_are_given():
 
 
 def test_the_given_config_is_left_as_it_is():
-    config = finetuning()
+    config = finetune_config()
     before = config.to_json()
-    inherit(config, pretraining())
+    inherit_backbone(config, pretraining())
     assert config.to_json() == before
 
 
@@ -81,7 +81,7 @@ def test_position_grids_are_those_of_pretraining():
     mixed = pretraining(size=224, name="mixmim_b")
     ours = backbone_of(mixed, size=384)
     assert ours.position_grid == (56, 56) and ours.positions is None  # MixMIM's stay fixed
-    again = from_saved(json.loads(tuned(mixed, size=384).to_json()))
+    again = config_from_dict(json.loads(tuned(mixed, size=384).to_json()))
     assert backbone_of(again, size=448).position_grid == (56, 56)  # by way of a fine-tuned run
     assert backbone_of(pretraining(name="swin_t")).position_grid is None
     assert backbone_of(pretraining(name="vit_b16", positions="none")).position_grid is None
@@ -128,7 +128,7 @@ def test_simmims_shared_table_is_copied_into_every_block():
     source["params"]["encoder"]["relative_position"]["relative_position_bias_table"] = jnp.arange(
         given.size, dtype=jnp.float32
     ).reshape(given.shape)
-    saved = from_saved(json.loads(config.to_json()))
+    saved = config_from_dict(json.loads(config.to_json()))
     for size in (32, 48):
         tuning = tuned(saved, size=size, relative_positions="own")
         tuning.model.dtype = "float32"
@@ -148,11 +148,11 @@ def test_simmims_shared_table_is_copied_into_every_block():
 
 
 def test_without_a_start_the_backbone_must_be_named():
-    config = finetuning()
+    config = finetune_config()
     with pytest.raises(UserError, match="type --config.init=WORKDIR of a pre-training run, or --config="):
-        inherit(config, None)
+        inherit_backbone(config, None)
     config.model.backbone.name = "vit_b16"
-    assert inherit(config, None).model.backbone.to_dict() == config.model.backbone.to_dict()
+    assert inherit_backbone(config, None).model.backbone.to_dict() == config.model.backbone.to_dict()
 
 
 def test_two_different_backbones_are_refused():

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastmim_jax.data.augment import center_crop
 from fastmim_jax.data.decode import decode
-from fastmim_jax.data.eval_batches import make_pass
+from fastmim_jax.data.eval_batches import make_eval_batches
 from fastmim_jax.data.sources import FolderSource
 from fastmim_jax.errors import UserError
 
@@ -47,7 +47,7 @@ def source(tmp_path_factory):
 def run(source, batch_size, **options):
     """-> the batches of a pass, checked to be as many as it says and of equal size."""
     options = {"image_size": SIZE, "channels": 3, "threads": 2} | options
-    with make_pass(source, batch_size=batch_size, **options) as batches:
+    with make_eval_batches(source, batch_size=batch_size, **options) as batches:
         result = list(batches)
         assert len(result) == len(batches)
         assert next(batches, "the end") == "the end"
@@ -173,7 +173,7 @@ def test_refused(source):
 def test_no_thread_is_left(source):
     before = set(threading.enumerate())
     for taken in (0, 1, 4):  # of 4 batches
-        batches = make_pass(source, image_size=SIZE, channels=3, batch_size=4)
+        batches = make_eval_batches(source, image_size=SIZE, channels=3, batch_size=4)
         for _ in range(taken):
             next(batches)
         assert set(threading.enumerate()) - before

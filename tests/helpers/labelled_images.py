@@ -1,13 +1,13 @@
 """Labelled folders of tiny images whose classes are told by colour, and runs on them."""
 
 import numpy as np
-import small
 from PIL import Image
 
-from fastmim_jax.config import finetuning
+from fastmim_jax.config import finetune_config
 from fastmim_jax.evaluate import tuning
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.loop import prepare_workdir, pretrain
+from helpers import small
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
 
@@ -33,20 +33,20 @@ def write_splits(root, train, test):
 
 def pretrained(data, workdir, **schedule):
     """Pre-trains a tiny ViT on a folder -> its work directory."""
-    pretrain(small.config(data, **schedule), workdir, announce=lambda line: None)
+    pretrain(small.config(data, **schedule), workdir, log=lambda line: None)
     return workdir
 
 
 def tuning_config(data, init=""):
     """Fine-tuning of the same ViT that trains in seconds, without augmentation but crops and flips."""
-    config = finetuning()
+    config = finetune_config()
     config.init = str(init)
     if not init:
         config.model.backbone.update(name="vit_ti8", width=32, depth=2, heads=2)
     config.data.update(path=str(data), image_size=(32, 32), crop_scale=(0.5, 1.0))
     config.model.dtype = "float32"
     config.optimizer.base_lr = 3e-2
-    config.augment.update(magnitude=0.0, mixup=0.0, cutmix=0.0, erase=0.0)
+    config.augment.update(magnitude=0.0, mixup=0.0, cutmix=0.0, random_erasing=0.0)
     config.schedule.update(batch_size=16, steps=12, warmup_epochs=0.1)
     config.run.update(log_every=1, checkpoint_every=0, workers=0, threads=2)
     return config

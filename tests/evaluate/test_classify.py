@@ -3,15 +3,15 @@
 import jax
 import numpy as np
 import pytest
-import small
 
 from fastmim_jax.data.augment import center_crop
 from fastmim_jax.data.decode import BadImage, read
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.evaluate import tuning
-from fastmim_jax.evaluate.classify import Judged, judge
+from fastmim_jax.evaluate.classify import Predictions, classify
 from fastmim_jax.evaluate.report import per_class
 from fastmim_jax.train import stage as train_stage
+from helpers import small
 
 CLASSES = 7
 BAD = (2, 9, 16)  # of 17 records
@@ -52,12 +52,12 @@ def runs(source):
     for count in (1, 8):
         run = tuning.build(config, 64, source.classes, devices=jax.devices()[:count])
         if variables is None:
-            variables = jax.device_get(run.create().judged())
+            variables = jax.device_get(run.create().eval_variables())
             head = variables["params"]["head"]
             kernel = np.random.default_rng(0).normal(size=head["kernel"].shape).astype(np.float32)
             kernel[:, 2] = kernel[:, 1]
             variables["params"]["head"] = {"kernel": kernel, "bias": np.zeros(CLASSES, np.float32)}
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, run.abstract.judged())
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, run.abstract.eval_variables())
         found[count] = run, jax.device_put(variables, shardings)
     return found
 
@@ -79,25 +79,25 @@ def reference(runs, source):
     return found
 
 
-def assert_judged(judged, source, reference):
+def assert_judged(eval_variables, source, reference):
     """As NumPy defines it: a stable sort, so that the first of equally likely classes comes first."""
     kept = [index for index in range(len(source)) if index in reference]
     logits = np.stack([reference[index] for index in kept])
     labels = np.array([source.label(index) for index in kept])
     order = np.argsort(-logits, axis=1, kind="stable")
-    np.testing.assert_array_equal(judged.index, kept)
-    np.testing.assert_array_equal(judged.label, labels)
-    np.testing.assert_array_equal(judged.best, order[:, :5])
-    np.testing.assert_array_equal(judged.rank, np.argmax(order == labels[:, None], axis=1))
+    np.testing.assert_array_equal(eval_variables.index, kept)
+    np.testing.assert_array_equal(eval_variables.label, labels)
+    np.testing.assert_array_equal(eval_variables.best, order[:, :5])
+    np.testing.assert_array_equal(eval_variables.rank, np.argmax(order == labels[:, None], axis=1))
     exps = np.exp(logits - logits.max(1, keepdims=True))
     probability = exps / exps.sum(1, keepdims=True)
     rows = np.arange(len(kept))[:, None]
     # Batches of another size are summed in another order: a few roundings of float32.
-    np.testing.assert_allclose(judged.probability, probability[rows, order[:, :5]], atol=1e-5)
-    np.testing.assert_allclose(judged.loss, -np.log(probability[rows[:, 0], labels]), atol=1e-4)
-    assert judged.bad == len(source) - len(kept)
-    assert judged.top1 == np.mean(order[:, 0] == labels)
-    assert judged.top5 == np.mean((order[:, :5] == labels[:, None]).any(1))
+    np.testing.assert_allclose(eval_variables.probability, probability[rows, order[:, :5]], atol=1e-5)
+    np.testing.assert_allclose(eval_variables.loss, -np.log(probability[rows[:, 0], labels]), atol=1e-4)
+    assert eval_variables.bad == len(source) - len(kept)
+    assert eval_variables.top1 == np.mean(order[:, 0] == labels)
+    assert eval_variables.top5 == np.mean((order[:, :5] == labels[:, None]).any(1))
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -105,42 +105,44 @@ def test_data_sets_of_every_size_are_judged_exactly(devices, runs, source, refer
     run, variables = runs[devices]
     for count in range(1, 18):
         part, told = First(source, count), []
-        judged = judge(run, variables, part, progress=told.append)
-        assert_judged(judged, part, reference)
+        eval_variables = classify(run, variables, part, progress=told.append)
+        assert_judged(eval_variables, part, reference)
         assert told[-1] == count and told == sorted(told)
 
 
 def test_chosen_records_are_judged_in_their_order(runs, source, reference):
     run, variables = runs[8]
     chosen = np.array([16, 4, 0, 9, 4])
-    judged = judge(run, variables, source, records=chosen)
-    np.testing.assert_array_equal(judged.index, [4, 0, 4])
-    assert judged.bad == 2
-    np.testing.assert_array_equal(judged.best[0], judged.best[2])
+    eval_variables = classify(run, variables, source, records=chosen)
+    np.testing.assert_array_equal(eval_variables.index, [4, 0, 4])
+    assert eval_variables.bad == 2
+    np.testing.assert_array_equal(eval_variables.best[0], eval_variables.best[2])
 
 
 def of(labels, best):
     """Judged of images whose likeliest classes these are."""
     best, labels = np.array(best), np.array(labels)
     rank = np.array([list(row).index(label) for row, label in zip(best, labels, strict=True)])
-    return Judged(np.arange(len(labels)), labels, best, np.ones(best.shape), rank, np.zeros(len(labels)), 0)
+    return Predictions(
+        np.arange(len(labels)), labels, best, np.ones(best.shape), rank, np.zeros(len(labels)), 0
+    )
 
 
 def test_the_confusion_counts_true_classes_in_rows():
-    judged = of([0, 0, 1, 1, 1], [[0, 1, 2], [2, 0, 1], [1, 0, 2], [0, 1, 2], [1, 2, 0]])
-    confusion = judged.confusion(3)
+    eval_variables = of([0, 0, 1, 1, 1], [[0, 1, 2], [2, 0, 1], [1, 0, 2], [0, 1, 2], [1, 2, 0]])
+    confusion = eval_variables.confusion(3)
     np.testing.assert_array_equal(confusion, [[1, 0, 1], [1, 2, 0], [0, 0, 0]])
     np.testing.assert_array_equal(per_class(confusion), [1 / 2, 2 / 3, np.nan])
-    assert judged.top1 == 3 / 5 and judged.top5 == 1
+    assert eval_variables.top1 == 3 / 5 and eval_variables.top5 == 1
 
 
 def test_ties_count_for_the_class_that_comes_first(runs, source, reference):
     """An image of class2, which is as likely as class1 everywhere, is never right."""
     run, variables = runs[8]
-    judged = judge(run, variables, source)
-    rows = judged.label == 2
-    assert rows.sum() and (judged.rank[rows] > 0).all() and (judged.best[:, 0] != 2).all()
-    first, second = judged.rank[judged.label == 1], judged.rank[rows]
+    eval_variables = classify(run, variables, source)
+    rows = eval_variables.label == 2
+    assert rows.sum() and (eval_variables.rank[rows] > 0).all() and (eval_variables.best[:, 0] != 2).all()
+    first, second = eval_variables.rank[eval_variables.label == 1], eval_variables.rank[rows]
     assert (first < CLASSES - 1).all() and (second > 0).all()
 
 
@@ -148,5 +150,5 @@ def test_judging_is_of_the_averages(source):
     run = tuning.build(small.tuning(batch_size=8), 64, source.classes, devices=jax.devices()[:1])
     state = run.create()
     moved = state.replace(params=jax.tree.map(lambda x: x + 1, state.params))
-    still = judge(run, moved.judged(), source)
-    np.testing.assert_array_equal(still.loss, judge(run, state.judged(), source).loss)
+    still = classify(run, moved.eval_variables(), source)
+    np.testing.assert_array_equal(still.loss, classify(run, state.eval_variables(), source).loss)

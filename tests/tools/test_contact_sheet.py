@@ -5,17 +5,17 @@ import re
 import jax
 import numpy as np
 import pytest
-import small
-from coloured import tuning_config, write_images
 from PIL import Image
 
 from fastmim_jax.__main__ import main
-from fastmim_jax.config import finetuning
+from fastmim_jax.config import finetune_config
 from fastmim_jax.data.mixing import soft_targets
 from fastmim_jax.errors import UserError
 from fastmim_jax.tools.draw import contact_sheet
 from fastmim_jax.tools.draw.contact_sheet import mixture, show_batch, unsmoothed
 from fastmim_jax.train import stage as train_stage
+from helpers import small
+from helpers.labelled_images import tuning_config, write_images
 
 PURE = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
@@ -68,7 +68,7 @@ def test_without_mixing_there_is_one_class_below_each_picture(monkeypatch, pure)
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_shares_below_are_those_of_the_colours(monkeypatch, pure, kind):
     config = tuning_config(pure)
-    config.augment.update({kind: 1.0, "mix_groups": 4, "smoothing": 0.2})
+    config.augment.update({kind: 1.0, "mix_groups": 4, "label_smoothing": 0.2})
     config.schedule.batch_size = 24
     images, captions, footer = sheet(monkeypatch, config)
     assert "groups of 6" in footer and len({caption for caption in captions}) > 4
@@ -106,9 +106,9 @@ def test_groups_are_as_many_as_fit_and_even(wanted, count, found):
 
 
 def test_published_recipes_need_no_backbone_and_no_device_but_one(tmp_path, monkeypatch, pure):
-    config = finetuning()
+    config = finetune_config()
     config.data.update(path=str(pure), image_size=(40, 24), channels=1)
-    config.augment.update(mix_groups=8, repeats=3)
+    config.augment.update(mix_groups=8, repeated_augmentation=3)
     config.schedule.update(batch_size=1024, accumulation=8)
     config.run.mesh_fsdp = 8
     before = config.to_json()

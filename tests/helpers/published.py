@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-FOLDER = Path(__file__).parent / "data" / "published"
+FOLDER = Path(__file__).parents[1] / "data" / "published"
 
 
 def load(name):

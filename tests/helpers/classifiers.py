@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import small
 
-from fastmim_jax.config import finetuning
+from fastmim_jax.config import finetune_config
 from fastmim_jax.export.bundle import Model
+from helpers import small
 
 SIDE = 64  # of the images
 CLASSES = ("ant", "bee", "cat")
@@ -20,7 +20,7 @@ FAMILIES = {
 
 def classifier(family):
     """A Model of three classes, computed in float32; its arrays are their beginnings and positive noise."""
-    config = finetuning()
+    config = finetune_config()
     config.model.backbone.update(FAMILIES[family])
     config.model.dtype = "float32"
     config.data.update(image_size=(SIDE, SIDE), mean=MEAN, std=STD)

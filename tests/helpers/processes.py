@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 FILE = """
 import sys
 sys.path.insert(0, {tests!r})
-import small
+from helpers import small
 
 def get_config():
     config = small.{make}({data!r}, **{options!r})

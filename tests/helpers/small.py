@@ -5,7 +5,7 @@ import numpy as np
 from PIL import Image
 
 from fastmim_jax import create_method
-from fastmim_jax.config import base, finetuning
+from fastmim_jax.config import finetune_config, pretrain_config
 
 
 def _vit(config):
@@ -55,7 +55,7 @@ BACKBONES = {"vit": _vit, "swin": _swin, "cmt": _cmt, "pvtv2": _pvtv2}
 
 def published_method(family, case):
     """FastMIM from the constructor arguments of a published class, as a case of test data has them."""
-    config, method = case["config"], base().method
+    config, method = case["config"], pretrain_config().method
     method.backbone.update(BACKBONES[family](config))
     method.update(
         target="hog" if config["mim_loss"] == "HOG" else "pixel",
@@ -102,7 +102,7 @@ def published_mixmim(case):
 
 def _of_pixels(name, case, backbone, block_size, decoder):
     """A method that predicts pixels, from what the constructors of MAE and MixMIM call alike."""
-    config, method = case["config"], base().method
+    config, method = case["config"], pretrain_config().method
     method.backbone.update(backbone)
     method.update(
         name=name,
@@ -123,7 +123,7 @@ def _of_pixels(name, case, backbone, block_size, decoder):
 
 def published_simmim(family, case):
     """SimMIM over "vit" or "swin" from a case of test data."""
-    config, method = case["config"], base().method
+    config, method = case["config"], pretrain_config().method
     method.backbone.update(BACKBONES[family](config))
     if family == "vit":
         relative = "shared" if config["use_shared_rel_pos_bias"] else "own"
@@ -167,7 +167,7 @@ def mixmim(config, name="mixmim_b"):
 
 def config(data="sample", **schedule):
     """A config that trains in seconds: 32-px images, a ViT 32 wide, batches of 16."""
-    config = base()
+    config = pretrain_config()
     config.data.update(path=str(data), image_size=(32, 32), eval_records=16)
     config.method.backbone.update(name="vit_ti8", width=32, depth=2, heads=2)
     config.method.decoder.update(width=32, depth=1)
@@ -184,12 +184,12 @@ def tuning(data="sample", init="", **schedule):
 
     init: what to start from, which then says the backbone.
     """
-    config = finetuning()
+    config = finetune_config()
     config.data.update(path=str(data), image_size=(32, 32), eval_resize=36)
     config.init = str(init)
     if not init:
         config.model.backbone.update(name="vit_ti8", width=32, depth=2, heads=2, positions="learned")
-    config.optimizer.average = 0.9
+    config.optimizer.ema_decay = 0.9
     config.model.dtype = "float32"
     config.schedule.update(batch_size=16, steps=8, warmup_epochs=0.1)
     config.schedule.update(**schedule)

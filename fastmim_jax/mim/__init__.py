@@ -1,0 +1,1 @@
+"""Pre-training methods: masking, targets, losses, and one module per method."""

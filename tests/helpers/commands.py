@@ -1,0 +1,15 @@
+"""Commands of the command line, run in this process."""
+
+import pytest
+
+from fastmim_jax.__main__ import main
+
+
+def refused(capsys, *words):
+    """-> the one sentence of a refused command."""
+    with pytest.raises(SystemExit) as exit:
+        main(list(words))
+    assert exit.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("fastmim: ") and told.count("\n") == 1 and "Traceback" not in told
+    return told
