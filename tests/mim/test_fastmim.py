@@ -106,7 +106,7 @@ def test_encoder_sees_nothing_of_what_is_hidden():
     apply = jax.jit(module.apply)
     out, again = (apply(variables, x, noise=noise) for x in (images, changed))
     np.testing.assert_array_equal(out.prediction, again.prediction)
-    np.testing.assert_array_equal(out.encoder_input, again.seen)
+    np.testing.assert_array_equal(out.encoder_input, again.encoder_input)
     token = variables["params"]["mask_token"]
     np.testing.assert_array_equal(
         np.asarray(out.encoder_input)[hidden[..., 0]], np.broadcast_to(token, (2 * 12 * 256, 3))
