@@ -22,7 +22,7 @@ TOLERANCE = 1e-5  # between sine-cosine tables that were rounded to float32 in o
 OF_CLS = "pos_embed_cls"
 
 
-class Model(NamedTuple):
+class ModelBundle(NamedTuple):
     """config: of pre-training, or of fine-tuning for a classifier or a bare backbone, of one stage.
 
     variables: {"params": nested, ...}, NumPy arrays. classes: names; () where there is no head.
@@ -73,7 +73,7 @@ class Model(NamedTuple):
             return create_method(self.config.method)
         if self.classes:
             return create_classifier(self.config.model, len(self.classes))
-        return Bare(self.encoder)
+        return BareBackbone(self.encoder)
 
     def shapes(self):
         """The variables as ShapeDtypeStructs, from the network; nothing is computed.
@@ -92,7 +92,7 @@ class Model(NamedTuple):
             ) from error
 
 
-class Bare(NamedTuple):
+class BareBackbone(NamedTuple):
     """A backbone whose variables are named as inside a classifier."""
 
     encoder: Any
@@ -103,7 +103,7 @@ class Bare(NamedTuple):
         return {name: {"encoder": tree} for name, tree in variables.items()}
 
 
-def open_model(path, step=None):
+def open_bundle(path, step=None):
     """The Model of a run: a work directory, or one of its checkpoints.
 
     Raises:
@@ -114,7 +114,7 @@ def open_model(path, step=None):
     listed = saved.workdir / "classes.json"
     classes = tuple(json.loads(listed.read_text())) if listed.exists() else ()
     origin = f"{saved.path}, step {saved.step:,}"
-    return Model(config, jax.device_get(saved.variables), classes, origin, saved.workdir)
+    return ModelBundle(config, jax.device_get(saved.variables), classes, origin, saved.workdir)
 
 
 def write_workdir(model, folder, told):

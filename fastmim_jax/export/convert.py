@@ -12,16 +12,16 @@ from fastmim_jax.config import finetune_config
 from fastmim_jax.errors import UserError
 from fastmim_jax.export import model_folder as layouts
 from fastmim_jax.export.array_files import atomically, read_tensors, write_pth, write_safetensors
-from fastmim_jax.export.bundle import open_model, write_workdir
+from fastmim_jax.export.bundle import open_bundle, write_workdir
 from fastmim_jax.export.formats.names import flat
 from fastmim_jax.export.formats.openmmlab import describe as mmconfig
 from fastmim_jax.export.formats.timm import keys as timm
 from fastmim_jax.export.formats.torchvision import keys as torchvision
-from fastmim_jax.export.from_torch import read_model, with_last_norm
+from fastmim_jax.export.from_torch import from_torch, with_last_norm
 from fastmim_jax.export.infer_config import override
 from fastmim_jax.export.programs.onnx import write_onnx
 from fastmim_jax.export.programs.stablehlo import write_function
-from fastmim_jax.export.to_torch import note_of, settings_of, write_arrays
+from fastmim_jax.export.to_torch import note_of, settings_of, to_torch
 from fastmim_jax.train.transfer import modules, transfer
 
 FOLDERS = ("timm", "hf")  # libraries that open a folder
@@ -53,10 +53,10 @@ class Options(NamedTuple):
     overwrite: bool = False
 
 
-PLAIN = Options()
+DEFAULT_OPTIONS = Options()
 
 
-def convert(source, destination, options=PLAIN, log=print):
+def convert(source, destination, options=DEFAULT_OPTIONS, log=print):
     """Converts a checkpoint.
 
     Args:
@@ -106,16 +106,16 @@ def is_ours(path):
     return isinstance(keys, dict) and ("method" in keys or "model" in keys) and "data" in keys
 
 
-def open_source(source, options=PLAIN):
+def open_source(source, options=DEFAULT_OPTIONS):
     """-> (Model, [(label, text)] of what was found, loaded and left)."""
     source = Path(source).expanduser()
     if is_ours(source):
-        model = open_model(source, options.step)
+        model = open_bundle(source, options.step)
         override(model.config, options.settings)
         return model, [("read", model.origin)]
     tensors = read_tensors(source, options.key or None)
     settings = layouts.settings_of(source) if source.is_dir() else settings_of(tensors.note)
-    model, account = read_model(
+    model, account = from_torch(
         tensors.arrays,
         format_name=options.format or None,
         settings=settings,
@@ -201,7 +201,7 @@ def _write(model, path, destination, options, lines):
     if not options.to and destination.suffix not in FILES:
         write_workdir(model, path, _conversion(model, lines))
         return [("next", f"fastmim finetune --config=configs/finetune.py --config.init={destination} ...")]
-    written = write_arrays(model, options.to or "official")
+    written = to_torch(model, options.to or "official")
     told = [("as", f"{written.format.name}, {len(written.state):,} arrays")]
     if written.dropped:
         left = ", ".join(modules([f"params/{x}" for x in written.dropped]))

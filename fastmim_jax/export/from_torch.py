@@ -9,15 +9,15 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.bundle import OF_CLS, Model, is_sincos
+from fastmim_jax.export.bundle import OF_CLS, ModelBundle, is_sincos
 from fastmim_jax.export.formats.detect import candidates, find_format
 from fastmim_jax.export.formats.names import flat, in_collections, published, to_ours, unknown, unread
-from fastmim_jax.export.infer_config import configure, override
+from fastmim_jax.export.infer_config import infer_config, override
 
 NO_BIAS = re.compile(r"/attn/(qkv|q|kv)/bias$")
 
 
-class Account(NamedTuple):
+class LoadReport(NamedTuple):
     """What became of the arrays of a file.
 
     format: rules.Format. loaded, fixed, missing: our paths; fixed tables are made anew, not loaded.
@@ -35,7 +35,7 @@ class Account(NamedTuple):
     notes: list
 
 
-def read_model(arrays, *, format_name=None, settings=None, overrides=(), partial=False):
+def from_torch(arrays, *, format_name=None, settings=None, overrides=(), partial=False):
     """A Model from a state dict.
 
     Args:
@@ -43,7 +43,7 @@ def read_model(arrays, *, format_name=None, settings=None, overrides=(), partial
       format_name: a key of `names.FORMATS`; None to have it told by the names.
       settings: {"backbone": {...}, "image_size", "classes", "mask_ratio", "normalize_target"}, what a
         library's own config file tells; any of these.
-      overrides: "key=value" of the config, the last word; see `configure.override`.
+      overrides: "key=value" of the config, the last word; see `infer_config.override`.
       partial: whether missing arrays start fresh and unknown ones are left out, instead of an error.
 
     Returns:
@@ -81,14 +81,14 @@ def _read_as(known, arrays, settings, overrides, partial):
     variables = to_ours({name: np.asarray(x, np.float32) for name, x in wanted.items()}, known.name)
     variables, fixed = _without_fixed(with_last_norm(variables), known, partial)
     shapes = {path: x.shape for path, x in flat(variables).items()}
-    config, classes, notes = configure(known, shapes, fixed, settings)
+    config, classes, notes = infer_config(known, shapes, fixed, settings)
     override(config, overrides)
     notes = [note for note in notes if not any(f"{x.partition('=')[0]}=" in note for x in overrides)]
-    model = Model(config, variables, classes, format=known.name)
+    model = ModelBundle(config, variables, classes, format=known.name)
     variables, missing, surplus, more = _completed(model, known, partial)
     loaded = [path for path in flat(variables) if path not in missing]
     strange = [*strange, *(published(path, known.name) for path in surplus)]
-    account = Account(known, loaded, fixed, missing, strange, skipped, cast, notes + more)
+    account = LoadReport(known, loaded, fixed, missing, strange, skipped, cast, notes + more)
     return model._replace(variables=variables), account
 
 

@@ -24,7 +24,7 @@ def family_of(encoder):
     return next(family for family, name in USUAL.items() if ZOO[name][0] is type(encoder))
 
 
-def read_backbone(family, shapes):
+def infer_backbone(family, shapes):
     """What a section `config.model.backbone` says of a backbone.
 
     Args:
@@ -179,7 +179,7 @@ READERS = {
 def image_side(family, shapes):
     """Side in pixels of the images that size-dependent arrays were made for, or None if nothing tells.
 
-    shapes: as of `read_backbone`.
+    shapes: as of `infer_backbone`.
     """
     if family == "vit":
         patch, table = shapes["patch_embed/kernel"][0], shapes.get("position/pos_embed")

@@ -4,7 +4,7 @@ import ast
 
 from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.infer_backbone import image_side, read_backbone
+from fastmim_jax.export.infer_backbone import image_side, infer_backbone
 from fastmim_jax.models.zoo import create_model
 
 SIDES = {"fastmim": 128, "simmim": 192}  # of images, where no array tells; else USUAL_SIDE
@@ -24,14 +24,14 @@ SMALLEST_BLOCK = {"fastmim": 16, "simmim": 32}  # pixels; a block is no smaller 
 HOG_BINS, HOG_CELL = 9, 8
 
 
-def configure(known, shapes, fixed, settings=None):
+def infer_config(known, shapes, fixed, settings=None):
     """The config of a model whose arrays have these shapes.
 
     Args:
       known: rules.Format that they came in.
       shapes: {our path: shape}.
       fixed: {path: shape} of tables that are sine-cosine ones and no longer among the shapes.
-      settings: as of `inward.read_model`.
+      settings: as of `inward.from_torch`.
 
     Returns:
       config, names of the classes (() without a head), and sentences on what was assumed.
@@ -92,7 +92,7 @@ def override(config, settings):
 
 def _backbone(known, inside, fixed, told):
     """-> the section of the backbone, and what was assumed in it."""
-    backbone, guessed = read_backbone(known.family, inside)
+    backbone, guessed = infer_backbone(known.family, inside)
     usual = known.family in FIXED.get(known.kind, ()) and POSITIONS not in inside
     if f"encoder/{POSITIONS}" in fixed or usual:
         backbone["positions"] = "fixed"

@@ -115,7 +115,7 @@ def _preprocessor(model):
 
 
 def settings_of(folder):
-    """What the config.json of a foreign folder tells of its arrays, as `inward.read_model` takes it.
+    """What the config.json of a foreign folder tells of its arrays, as `inward.from_torch` takes it.
 
     Raises:
       UserError: it cannot be read, or is of a model that ours cannot be like.

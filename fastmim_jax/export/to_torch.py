@@ -17,7 +17,7 @@ PRETRAINING = ("decoder/", "mask_token", "pred/", "reconstruct/")
 OWN_NORM = "pooling/norm/scale"
 
 
-class Written(NamedTuple):
+class TorchArrays(NamedTuple):
     """format: rules.Format. state: {published name: array}. dropped: our paths without a place in it."""
 
     format: object
@@ -34,7 +34,7 @@ def formats_for(model, library):
     return same + [known for known in found if known.kind == "classifier" and known not in same]
 
 
-def write_arrays(model, library, format_name=None):
+def to_torch(model, library, format_name=None):
     """A Written of a Model.
 
     Args:
@@ -60,11 +60,11 @@ def write_arrays(model, library, format_name=None):
     state = to_theirs(in_collections(kept), known.name)
     for buffers in known.buffers:
         state |= buffers(state, model.image_shape[:2])
-    return Written(known, {name: np.asarray(x, order="C") for name, x in state.items()}, lacking)
+    return TorchArrays(known, {name: np.asarray(x, order="C") for name, x in state.items()}, lacking)
 
 
 def note_of(model):
-    """What arrays do not tell of a Model, as JSON: `settings` of `inward.read_model`."""
+    """What arrays do not tell of a Model, as JSON: `settings` of `inward.from_torch`."""
     section, data = model.section, model.config.data
     told = {"image_size": list(data.image_size), "backbone": {}}
     heads = getattr(model.encoder, "heads", None)

@@ -8,12 +8,12 @@ import numpy as np
 from fastmim_jax.build import create_backbone
 from fastmim_jax.errors import UserError
 from fastmim_jax.export import model_folder as layouts
-from fastmim_jax.export.convert import PLAIN, describe, open_source
+from fastmim_jax.export.convert import DEFAULT_OPTIONS, describe, open_source
 from fastmim_jax.export.formats.huggingface import describe as huggingface_peer
 from fastmim_jax.export.formats.names import flat
 from fastmim_jax.export.formats.timm import keys as timm
 from fastmim_jax.export.formats.torchvision import keys as torchvision
-from fastmim_jax.export.to_torch import formats_for, write_arrays
+from fastmim_jax.export.to_torch import formats_for, to_torch
 from fastmim_jax.models.base import layer_names, with_identity_norm
 
 TOLERANCE = 1e-4  # largest difference, of the largest value of a layer: some 50 times float32's rounding
@@ -35,7 +35,7 @@ class Line(NamedTuple):
         return bool(self.error <= TOLERANCE * max(self.largest, 1e-6))
 
 
-def verify(first, second, options=PLAIN, log=print):
+def verify(first, second, options=DEFAULT_OPTIONS, log=print):
     """Compares two checkpoints of the same model in whatever formats.
 
     The second runs in PyTorch, where a library there has its architecture; the first always here.
@@ -147,7 +147,7 @@ def _open_peer(model, log):
     )
     for library in order:
         try:
-            written = write_arrays(model, library)
+            written = to_torch(model, library)
             description = layouts.describe(model, written.format)
             module = PEERS[library].build(description, written.state)
         except UserError as error:

@@ -12,12 +12,12 @@ from fastmim_jax.__main__ import main
 from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.array_files import read_tensors
-from fastmim_jax.export.bundle import Model, open_model
+from fastmim_jax.export.bundle import ModelBundle, open_bundle
 from fastmim_jax.export.convert import Options, convert, open_source
 from fastmim_jax.export.formats.names import FORMATS, flat
-from fastmim_jax.export.from_torch import read_model
-from fastmim_jax.export.infer_config import configure
-from fastmim_jax.export.to_torch import write_arrays
+from fastmim_jax.export.from_torch import from_torch
+from fastmim_jax.export.infer_config import infer_config
+from fastmim_jax.export.to_torch import to_torch
 from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.loop import pretrain
 from fastmim_jax.train.runs import load_run
@@ -91,7 +91,7 @@ def test_a_published_file_is_recognised_and_goes_out_as_it_came_in(family, name,
         assert loss(model, case, noise) == pytest.approx(case["loss"], rel=1e-5)  # float32
     else:  # the very module whose numbers are the published ones, as the tests of its method show
         assert in_words(model.network()) == in_words(expected_network(family, case))
-    back = write_arrays(model, "official").state
+    back = to_torch(model, "official").state
     assert set(weights) <= set(back)
     for key, value in weights.items():
         assert back[key].dtype == value.dtype
@@ -131,7 +131,7 @@ def test_a_published_classifier_is_recognised_and_goes_out_as_it_came_in(name, t
         found = jax.jit(model.network().apply)(model.variables, images)
         # 1e-4 as agreed; observed: below 1e-5.
         np.testing.assert_allclose(found, published.load("classifiers")[1][f"{name}/logits"], atol=1e-4)
-    written = write_arrays(model, "official")
+    written = to_torch(model, "official")
     assert written.format.name == known
     back = written.state
     for key, value in weights.items():
@@ -146,7 +146,7 @@ def mae(tmp_path_factory):
     model, _ = open_source(
         save(tmp_path_factory.mktemp("mae"), weights), Options(settings=settings("mae_vit", case))
     )
-    return save(tmp_path_factory.mktemp("whole"), write_arrays(model, "official").state)
+    return save(tmp_path_factory.mktemp("whole"), to_torch(model, "official").state)
 
 
 HEADS = ("method.backbone.heads=3", "method.decoder.heads=2")
@@ -167,17 +167,17 @@ def test_a_file_of_ours_tells_what_arrays_do_not(mae, converted, ending, tmp_pat
     path = tmp_path / f"again.{ending}"
     convert(converted[0], path, log=lambda text: None)
     model, lines = open_source(path)
-    assert in_words(model.network()) == in_words(open_model(converted[0]).network())
+    assert in_words(model.network()) == in_words(open_bundle(converted[0]).network())
     assert "assumed" not in dict(lines) and "not read" not in dict(lines)
 
 
 def test_the_published_vit_b_has_six_heads():
     config = pretrain_config()
-    shapes = {path: x.shape for path, x in flat(Model(config, {}).shapes()).items()}
-    found, _, notes = configure(FORMATS["fastmim_vit"], shapes, {})
+    shapes = {path: x.shape for path, x in flat(ModelBundle(config, {}).shapes()).items()}
+    found, _, notes = infer_config(FORMATS["fastmim_vit"], shapes, {})
     assert found.method.backbone.heads == 6 and "6 assumed, as published" in notes[0]
     for told in ({"backbone": {"heads": 12}}, {"image_size": (128, 128)}):
-        found, _, notes = configure(FORMATS["fastmim_vit"], shapes, {}, told)
+        found, _, notes = infer_config(FORMATS["fastmim_vit"], shapes, {}, told)
         assert found.method.backbone.heads == told.get("backbone", {}).get("heads", 6)
     assert not [note for note in notes if "size" in note]
 
@@ -216,8 +216,8 @@ def test_other_commands_take_a_converted_checkpoint(converted, tmp_path):
     again.data.image_size = (64, 64)
     again.init = str(folder)
     again.method.update(name="mae", target="pixel", block_size=16)
-    again.method.backbone.update(open_model(folder).section.backbone)
-    again.method.decoder.update(open_model(folder).section.decoder)
+    again.method.backbone.update(open_bundle(folder).section.backbone)
+    again.method.decoder.update(open_bundle(folder).section.decoder)
     told = []
     assert pretrain(again, tmp_path / "run", log=told.append) == 1
     assert "loaded  48 arrays" in "\n".join(told)
@@ -232,7 +232,7 @@ def small_images(folder):
 def test_the_encoder_alone(mae, tmp_path):
     silent = Options(settings=HEADS, encoder_only=True)
     convert(mae, tmp_path / "encoder", silent, lambda text: None)
-    model = open_model(tmp_path / "encoder")
+    model = open_bundle(tmp_path / "encoder")
     assert (
         model.kind == "classifier" and not model.classes and set(model.variables["params"]) == {"encoder"}
     )
@@ -254,7 +254,7 @@ def test_another_size_is_resampled_as_fine_tuning_does_it(tmp_path):
         said.append,
     )
     assert "resampled  for 96 x 128 pixels: 1 x pos_embed" in "\n".join(said)
-    model = open_model(tmp_path / "larger")
+    model = open_bundle(tmp_path / "larger")
     assert model.variables["params"]["encoder"]["position"]["pos_embed"].shape == (6, 8, 48)
     assert tuple(model.config.data.image_size) == (96, 128)
     jax.eval_shape(model.network().apply, model.variables, np.zeros((1, 96, 128, 3), np.float32))
@@ -311,7 +311,7 @@ def test_any_damage_is_a_sentence(mae, seed):
     if seed == 0:
         arrays = {name: x for name, x in arrays.items() if not name.startswith("decoder_pred")}
     try:
-        read_model(arrays, overrides=HEADS)
+        from_torch(arrays, overrides=HEADS)
     except UserError as error:
         assert "\n" not in str(error)
 
@@ -380,7 +380,7 @@ def test_mixmim_has_no_place_in_timm(tmp_path):
     )
     again, lines = open_source(tmp_path / "mm.safetensors")
     assert dict(lines)["format"].startswith("mmpretrain_mixmim")
-    for name, value in write_arrays(again, "official").state.items():
+    for name, value in to_torch(again, "official").state.items():
         if name in weights:
             np.testing.assert_array_equal(value, weights[name], err_msg=name)
 

@@ -12,7 +12,7 @@ import pytest
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.inference import open_inference
 from fastmim_jax.evaluate.tuning import open_finetuned
-from fastmim_jax.export.bundle import Model, open_model, write_workdir
+from fastmim_jax.export.bundle import ModelBundle, open_bundle, write_workdir
 from fastmim_jax.export.programs import stablehlo
 from fastmim_jax.export.programs.stablehlo import write_function
 from helpers import classifiers, small
@@ -90,7 +90,7 @@ def test_other_families(family, tmp_path):
 
 def test_of_fine_tuned_run_as_it_is_evaluated(vit, tmp_path):
     write_workdir(vit, tmp_path / "run", {})
-    write_function(open_model(tmp_path / "run"), tmp_path / "f", platforms=("cpu",))
+    write_function(open_bundle(tmp_path / "run"), tmp_path / "f", platforms=("cpu",))
     pixels, rows = classifiers.images(8), np.zeros(8, np.int32)
     _, run, variables = open_finetuned(tmp_path / "run")
     told = run.classify(
@@ -103,11 +103,11 @@ def test_of_fine_tuned_run_as_it_is_evaluated(vit, tmp_path):
 
 
 def test_of_pretrained_run_the_features(tmp_path):
-    model = Model(small.config(), {})
+    model = ModelBundle(small.config(), {})
     random, (width, height, _) = np.random.default_rng(0), model.image_shape
     drawn = jax.tree.map(lambda x: random.normal(0, 0.2, x.shape).astype(x.dtype), model.shapes())
     write_workdir(model._replace(variables=drawn), tmp_path / "run", {})
-    write_function(open_model(tmp_path / "run"), tmp_path / "f", platforms=("cpu",))
+    write_function(open_bundle(tmp_path / "run"), tmp_path / "f", platforms=("cpu",))
     told = json.loads((tmp_path / "f.json").read_text())
     assert told["classes"] is None and list(told["outputs"]) == ["mean", "cls"]
     _, frozen = open_inference(tmp_path / "run")
@@ -120,7 +120,7 @@ def test_of_pretrained_run_the_features(tmp_path):
 
 def test_refusals_leave_nothing(vit, written, tmp_path, monkeypatch):
     params = {name: x for name, x in vit.variables["params"]["encoder"].items() if name != "norm"}
-    bare = Model(vit.config, {"params": {"encoder": params}}, (), "some file")
+    bare = ModelBundle(vit.config, {"params": {"encoder": params}}, (), "some file")
 
     def refused(match, model=vit, path=tmp_path / "f", **options):
         with pytest.raises(UserError, match=match):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.bundle import Model
+from fastmim_jax.export.bundle import ModelBundle
 from fastmim_jax.export.programs import onnx as ours
 from helpers import classifiers
 
@@ -44,7 +44,7 @@ def test_logits_of_any_number_of_images(family, tmp_path):
 def test_bare_backbone_gives_features(vit, tmp_path):
     params = dict(vit.variables["params"]["encoder"])
     params["norm"] = dict(scale=np.ones(32, np.float32), bias=np.zeros(32, np.float32))
-    bare = Model(vit.config, {"params": {"encoder": params}})
+    bare = ModelBundle(vit.config, {"params": {"encoder": params}})
     ours.write_onnx(bare, tmp_path / "f.onnx")
     session = opened(tmp_path / "f.onnx")
     mean, cls = session.run(["mean", "cls"], {"images": classifiers.images(2)})

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.torch_file.allowlist import Inert
+from fastmim_jax.export.torch_file.allowlist import OpaqueObject
 from fastmim_jax.export.torch_file.reader import read_pth
 from helpers.torch_files import (
     NUMBERS,
@@ -125,8 +125,8 @@ def test_settings_become_inert(tmp_path, protocol):
     }
     found = read_pth(write_zip(tmp_path / "x.pth", pickle.dumps(values, protocol)))
     args = found["args"]
-    assert type(args) is Inert and args.name == "argparse.Namespace" and args.state["lr"] == 0.1
-    assert type(args.state["path"]) is Inert and type(found["when"]) is Inert
+    assert type(args) is OpaqueObject and args.name == "argparse.Namespace" and args.state["lr"] == 0.1
+    assert type(args.state["path"]) is OpaqueObject and type(found["when"]) is OpaqueObject
     assert repr(args) == "<argparse.Namespace, not loaded>"
 
 

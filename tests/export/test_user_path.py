@@ -5,10 +5,10 @@ import pytest
 
 from fastmim_jax.__main__ import main
 from fastmim_jax.config import pretrain_config
-from fastmim_jax.export.bundle import Model, open_model
+from fastmim_jax.export.bundle import ModelBundle, open_bundle
 from fastmim_jax.export.extras import import_timm, import_transformers
 from fastmim_jax.export.formats.names import in_collections, to_ours
-from fastmim_jax.export.to_torch import write_arrays
+from fastmim_jax.export.to_torch import to_torch
 from fastmim_jax.export.verify import ours_look, seen_images
 from helpers import published, small
 
@@ -53,12 +53,12 @@ def published_mae():
     config.method.backbone.update(name="vit_b16", width=48, depth=2, heads=3, mlp_ratio=2.0)
     config.method.decoder.update(width=network.decoder["width"], depth=1, heads=2, mlp_ratio=2.0)
     variables = to_ours(published.weights(cases, "norm1"), "mae_vit")
-    state = write_arrays(Model(config, in_collections({}) | variables), "official").state
+    state = to_torch(ModelBundle(config, in_collections({}) | variables), "official").state
     return {name: torch.from_numpy(np.array(x)) for name, x in state.items()}
 
 
 def test_the_fine_tuned_classifier_opens_in_timm(places):
-    timm, model = import_timm(), open_model(places["tuned"])
+    timm, model = import_timm(), open_bundle(places["tuned"])
     opened = timm.create_model(f"local-dir:{places['timm']}", pretrained=True).eval()
     images = seen_images(model.image_shape)
     with torch.inference_mode():
@@ -87,7 +87,7 @@ def test_the_backbone_alone_opens_in_both(places, name, tmp_path):
     assert alone.num_classes == 0
     opened = import_transformers().AutoModel.from_pretrained(tmp_path / "hf", add_pooling_layer=False)
     assert type(opened).__name__ == "ViTModel"
-    weight = open_model(places[name]).variables["params"]["encoder"]["patch_embed"]["bias"]
+    weight = open_bundle(places[name]).variables["params"]["encoder"]["patch_embed"]["bias"]
     for found in (alone.patch_embed.proj.bias, opened.embeddings.patch_embeddings.projection.bias):
         np.testing.assert_array_equal(found.detach().numpy(), weight)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastmim_jax.config import finetune_config
-from fastmim_jax.export.bundle import Model
+from fastmim_jax.export.bundle import ModelBundle
 from helpers import small
 
 SIDE = 64  # of the images
@@ -24,7 +24,7 @@ def classifier(family):
     config.model.backbone.update(FAMILIES[family])
     config.model.dtype = "float32"
     config.data.update(image_size=(SIDE, SIDE), mean=MEAN, std=STD)
-    model, random = Model(config, {}, CLASSES, "a tiny model"), np.random.default_rng(0)
+    model, random = ModelBundle(config, {}, CLASSES, "a tiny model"), np.random.default_rng(0)
     began = jax.jit(model.network().init)(jax.random.key(0), jnp.zeros((1, *model.image_shape)))
 
     def settled(x):

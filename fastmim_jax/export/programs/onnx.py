@@ -12,7 +12,7 @@ from jax.extend.core import jaxpr_as_fun
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.array_files import atomically
 from fastmim_jax.export.extras import require
-from fastmim_jax.export.programs.stablehlo import check_size, of_image, outputs
+from fastmim_jax.export.programs.stablehlo import check_size, image_function, outputs
 
 TOLERANCE = 1e-4  # of the largest value of an output
 COUNTS = (1, 3)  # images at once, in the check
@@ -26,7 +26,7 @@ def write_onnx(model, path, overwrite=False):
     file's metadata has the names of classes under "classes", one a line.
 
     Args:
-      model: `model.Model`. path: of the file. overwrite: what is there.
+      model: `model.ModelBundle`. path: of the file. overwrite: what is there.
 
     Returns:
       What was written, a sentence, with the difference that onnxruntime has from JAX here.
@@ -64,7 +64,7 @@ def traced(model):
 
     with mock.patch.object(jax.lax, "platform_dependent", anywhere):
         image = jax.ShapeDtypeStruct(model.image_shape, jnp.uint8)
-        of_one = jaxpr_as_fun(jax.make_jaxpr(lambda x: _in_order(of_image(model)(x), model))(image))
+        of_one = jaxpr_as_fun(jax.make_jaxpr(lambda x: _in_order(image_function(model)(x), model))(image))
     return jax.vmap(lambda image: tuple(of_one(image)))
 
 
@@ -98,7 +98,7 @@ def _check(runtime, model, file):
     session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (max(COUNTS), *model.image_shape), dtype=np.uint8)
-    wanted = _in_order(jax.jit(jax.vmap(of_image(model)))(pixels), model)
+    wanted = _in_order(jax.jit(jax.vmap(image_function(model)))(pixels), model)
     worst = 0.0
     for count in COUNTS:
         found = session.run(list(outputs(model)), {"images": pixels[:count]})

@@ -18,7 +18,7 @@ from fastmim_jax.export.array_files import atomically
 from fastmim_jax.train.stage import data_statistics, prepare
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-KNOWN = (*PLATFORMS, "rocm")
+ALL_PLATFORMS = (*PLATFORMS, "rocm")
 LARGEST = 1.9  # GiB of parameters; FlatBuffers and ONNX files end at 2
 # Whatever the run was trained with: what every platform has, and names no kernel of one of them.
 PORTABLE = dict(dtype="float32", kernel="xla", remat="none", layers="unrolled")
@@ -38,7 +38,7 @@ def write_function(model, path, platforms=PLATFORMS, overwrite=False):
     six months after the version that wrote it (its export guarantee).
 
     Args:
-      model: `model.Model`. A classifier gives logits and probabilities; another model, and a backbone
+      model: `model.ModelBundle`. A classifier gives logits and probabilities; another model, and a backbone
         without a head, the features of its last layer, as `fastmim features` does.
       path: of the file.
       platforms: of KNOWN, those that it is to run on.
@@ -76,11 +76,11 @@ def lower(model, platforms):
     """A `jax.export.Exported` of a model: (B, H, W, C) uint8, any B -> {name: (B, ...) float32}."""
     (batch,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, *model.image_shape), jnp.uint8)
-    function = jax.jit(jax.vmap(of_image(model)))  # models ask for the length of a batch as a number
+    function = jax.jit(jax.vmap(image_function(model)))  # models ask for the length of a batch as a number
     return jax.export.export(function, platforms=platforms)(images)
 
 
-def of_image(model):
+def image_function(model):
     """The function of one image, (H, W, C) uint8 -> {name: float32}, its parameters NumPy constants.
 
     Raises:
@@ -106,7 +106,7 @@ def outputs(model):
 
 def describe(model):
     """What goes into and comes out of the function of a model, as JSON has it."""
-    shapes = jax.eval_shape(of_image(model), jax.ShapeDtypeStruct(model.image_shape, jnp.uint8))
+    shapes = jax.eval_shape(image_function(model), jax.ShapeDtypeStruct(model.image_shape, jnp.uint8))
     mean, std = data_statistics(model.config.data)
     images = dict(shape=["b", *model.image_shape], dtype="uint8", meaning="pixels, 0 to 255, b any number")
     return dict(
@@ -169,7 +169,7 @@ def _describing(model):
 
 
 def _check_platforms(platforms):
-    unknown = [name for name in platforms if name not in KNOWN]
+    unknown = [name for name in platforms if name not in ALL_PLATFORMS]
     if unknown or not platforms:
         seen = f"unknown platform '{unknown[0]}'" if unknown else "no platform is given"
-        raise UserError(f"{seen}: there is {', '.join(KNOWN)}")
+        raise UserError(f"{seen}: there is {', '.join(ALL_PLATFORMS)}")

@@ -1,7 +1,7 @@
 """All that a checkpoint's pickle may name, and what is made of it: this table, and nothing outside it.
 
 No name is imported or looked up in a module. What can be called is a function of this file, which
-checks what it is given; classes that are of no use here become `Inert`.
+checks what it is given; classes that are of no use here become `OpaqueObject`.
 """
 
 import re
@@ -16,11 +16,11 @@ SCALARS = (int, float, complex, bool, str, bytes, type(None))
 NEEDLESS = "which no checkpoint of arrays needs: it was refused and nothing of it was run"
 
 
-class Refused(Exception):
+class UnsupportedFile(Exception):
     """What is told of a file that is not read, to be put after its name."""
 
 
-class Inert:
+class OpaqueObject:
     """Stands for an object of a class that is of no use here; nothing of that class is imported or run.
 
     name: of the class, "module.class". args: given to its constructor. state: what was to be restored,
@@ -37,10 +37,10 @@ class Inert:
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class AllowedGlobal:
     """What a file may name.
 
-    make: (memory, *args) -> value, memory as `unpickle.Memory`; None where it cannot be called.
+    make: (memory, *args) -> value, memory as `unpickle.StorageReader`; None where it cannot be called.
     dtype: of a torch.dtype, or of a class of storages.
     """
 
@@ -67,28 +67,28 @@ def find(name):
     """
     module, _, last = name.partition(" ")
     if last in _ARRAYLESS and module in ("torch", "torch._utils"):
-        raise Refused(
+        raise UnsupportedFile(
             f"holds a {_ARRAYLESS[last]} tensor ({module}.{last}): expected dense ones of numbers"
         )
-    if name not in KNOWN:
-        raise Refused(f"asks for {f'{module}.{last}'!r}, {NEEDLESS}")
-    return KNOWN[name]
+    if name not in ALLOWED:
+        raise UnsupportedFile(f"asks for {f'{module}.{last}'!r}, {NEEDLESS}")
+    return ALLOWED[name]
 
 
 def call(known, memory, args):
     """What a known thing makes of a tuple of arguments; an exception of any kind where it cannot."""
-    if type(known) is not Known or known.make is None or type(args) is not tuple:
+    if type(known) is not AllowedGlobal or known.make is None or type(args) is not tuple:
         raise ValueError(f"{known!r:.60} is called")
     return known.make(memory, *args)
 
 
 def restore(target, state, memory):
     """Gives an object what its class would restore."""
-    if type(target) is Inert:
+    if type(target) is OpaqueObject:
         target.state = state
     elif type(target) is DType:
         if any(part is not None for part in state[2:5]):
-            raise Refused("holds a numpy array of records: expected plain numbers")
+            raise UnsupportedFile("holds a numpy array of records: expected plain numbers")
         target.dtype = target.dtype.newbyteorder(state[1])
     elif id(target) in memory.blank:
         _fill(memory.blank.pop(id(target)), *state)
@@ -99,7 +99,10 @@ def restore(target, state, memory):
 def hashable(key):
     """The key of a dict. Only flat ones: to hash a tuple of twice a tuple of twice ... takes for ever."""
     parts = key if type(key) is tuple else (key,)
-    if not all(type(part) in SCALARS or isinstance(part, (np.generic, Known, Inert)) for part in parts):
+    if not all(
+        type(part) in SCALARS or isinstance(part, (np.generic, AllowedGlobal, OpaqueObject))
+        for part in parts
+    ):
         raise ValueError(f"a {type(key).__name__} is the key of a dict")
     return key
 
@@ -123,7 +126,7 @@ def _latin(raw):
 
 def _numpy_dtype(memory, code, *_):
     if type(code) is not str or not re.fullmatch(r"\?|[biufc]\d{1,2}|[SU][1-9]\d{0,4}", code):
-        raise Refused(f"holds a numpy array of dtype {str(code)[:40]!r}: expected numbers or text")
+        raise UnsupportedFile(f"holds a numpy array of dtype {str(code)[:40]!r}: expected numbers or text")
     return DType(np.dtype(code))
 
 
@@ -197,20 +200,20 @@ def _device(memory, kind, index=None):
 def _reconstruct(memory, known, base=None, held=None):
     """Objects of pickle's older protocols."""
     made = call(known, memory, ())
-    if type(made) is Inert and type(held) is dict:
+    if type(made) is OpaqueObject and type(held) is dict:
         made.entries.update(held)
     return made
 
 
 def _attribute(memory, known, name):
     """A method of a class that is not loaded, as the logs of OpenMMLab have; nothing is looked up."""
-    if type(known) is not Known or known.name not in _INERT_NAMES or type(name) is not str:
-        raise Refused(f"asks for 'builtins.getattr', {NEEDLESS}")
-    return Inert(f"{known.name}.{name}")
+    if type(known) is not AllowedGlobal or known.name not in _INERT_NAMES or type(name) is not str:
+        raise UnsupportedFile(f"asks for 'builtins.getattr', {NEEDLESS}")
+    return OpaqueObject(f"{known.name}.{name}")
 
 
 def _inert(name):
-    return lambda memory, *args: Inert(name, args)
+    return lambda memory, *args: OpaqueObject(name, args)
 
 
 _STORAGES = {
@@ -309,8 +312,10 @@ def _table():
     made.update(dict.fromkeys(_NAMED))
     dtypes = {f"{place} {name}": dtype for name, dtype in _STORAGES.items() for place in _PLACES}
     dtypes.update({f"torch {name}": getattr(ml_dtypes, name, name) for name in _DTYPES})
-    known = {name: Known(name.replace(" ", "."), make) for name, make in made.items()}
-    known.update({name: Known(name.replace(" ", "."), None, np.dtype(x)) for name, x in dtypes.items()})
+    known = {name: AllowedGlobal(name.replace(" ", "."), make) for name, make in made.items()}
+    known.update(
+        {name: AllowedGlobal(name.replace(" ", "."), None, np.dtype(x)) for name, x in dtypes.items()}
+    )
     for ours, theirs in (("builtins ", "__builtin__ "), ("copyreg ", "copy_reg ")):  # names of Python 2
         same = [name for name in known if name.startswith(ours)]
         known.update({name.replace(ours, theirs): known[name] for name in same})
@@ -318,4 +323,4 @@ def _table():
     return known
 
 
-KNOWN = _table()
+ALLOWED = _table()

@@ -8,9 +8,9 @@ import pickletools
 
 from fastmim_jax.export.torch_file.allowlist import (
     NEEDLESS,
-    Inert,
-    Known,
-    Refused,
+    AllowedGlobal,
+    OpaqueObject,
+    UnsupportedFile,
     call,
     find,
     hashable,
@@ -23,24 +23,24 @@ def run(file, memory):
 
     Args:
       file: with read, readline and tell, at the pickle's start; it is left at its end.
-      memory: what tensors look into, an `unpickle.Memory`.
+      memory: what tensors look into, an `unpickle.StorageReader`.
 
     Raises:
       Refused: the pickle asks for what is not known.
       Exception: of any kind, where it is damaged.
     """
-    machine = Machine(memory)
+    machine = PickleMachine(memory)
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name in _LITERALS:
             machine.stack.append(argument)
         elif opcode.name in _STEPS:
             _STEPS[opcode.name](machine, argument)
         elif opcode.name not in _FRAMING:
-            raise Refused(f"holds the pickle instruction {opcode.name}, {NEEDLESS}")
+            raise UnsupportedFile(f"holds the pickle instruction {opcode.name}, {NEEDLESS}")
     return machine.stack.pop()
 
 
-class Machine:
+class PickleMachine:
     """stack: of values. marks: heights of it. memo: {number: value}, for values that occur again."""
 
     def __init__(self, memory):
@@ -76,7 +76,7 @@ def _into(change, count=None):
 
 
 def _set_items(target, flat):
-    entries = target.entries if type(target) is Inert else target
+    entries = target.entries if type(target) is OpaqueObject else target
     if type(entries) is not dict:
         raise ValueError("entries without a dict")
     for key, value in zip(flat[::2], flat[1::2], strict=True):
@@ -90,7 +90,7 @@ def _new_dict(flat):
 
 
 def _append(target, values):
-    items = target.items if type(target) is Inert else target
+    items = target.items if type(target) is OpaqueObject else target
     if type(items) is not list:
         raise ValueError("items without a list")
     items.extend(values)
@@ -146,9 +146,11 @@ def _build(machine, _):
 def _persistent(machine, _):
     kind, *rest = machine.stack.pop()
     if kind != "storage":
-        raise Refused("holds a whole model: expected its arrays, torch.save(model.state_dict(), path)")
+        raise UnsupportedFile(
+            "holds a whole model: expected its arrays, torch.save(model.state_dict(), path)"
+        )
     known, key, _, count, *view = rest
-    if type(known) is not Known or known.dtype is None or type(key) not in (str, int):
+    if type(known) is not AllowedGlobal or known.dtype is None or type(key) not in (str, int):
         raise ValueError("a storage of no known kind")
     machine.stack.append(machine.memory.storage(key, known.dtype, count, *view))
 

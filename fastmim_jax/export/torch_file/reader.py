@@ -17,7 +17,7 @@ import numpy as np
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.torch_file import machine as pickled
-from fastmim_jax.export.torch_file.allowlist import Refused
+from fastmim_jax.export.torch_file.allowlist import UnsupportedFile
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of files without an archive
 LFS = b"version https://git-lfs"
@@ -32,7 +32,7 @@ def read_pth(path):
       The object: plain containers (an OrderedDict as a dict), scalars, and a numpy array for every
       tensor, bfloat16 and float8 as of ml_dtypes. Arrays are C-contiguous; they look into the file,
       which is read as they are used and never written to; tensors that were one are one array.
-      Settings and logs of known classes are `known.Inert`.
+      Settings and logs of known classes are `known.OpaqueObject`.
 
     Raises:
       UserError: no such file, damaged, of another kind, or it asks for what is not known.
@@ -43,7 +43,7 @@ def read_pth(path):
         _refuse_others(whole[:512])
         read = _read_zip if whole[:4] == b"PK\x03\x04" else _read_stream
         return read(path, whole)
-    except Refused as error:
+    except UnsupportedFile as error:
         raise UserError(f"{path} {error}") from error
     except Exception as error:  # a damaged file may break anything
         problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -60,7 +60,7 @@ class Storage(NamedTuple):
     data: np.ndarray | None
 
 
-class Memory:
+class StorageReader:
     """The storages of a file, and the arrays that look into them.
 
     Args:
@@ -116,7 +116,9 @@ class Memory:
             return array
         self._limit -= array.nbytes  # strides may be 0, so that a small file would fill any memory
         if self._limit < 0:
-            raise Refused("holds tensors that are many times larger than the file: they were not unfolded")
+            raise UnsupportedFile(
+                "holds tensors that are many times larger than the file: they were not unfolded"
+            )
         array = np.array(array, order="C")
         if self._swap:
             unit = dtype.itemsize // (2 if dtype.kind == "c" else 1)
@@ -133,17 +135,19 @@ def _check_counts(numbers):
 
 def _map(path):
     if path.is_dir():
-        raise Refused("is a folder: expected a file that torch.save has written")
+        raise UnsupportedFile("is a folder: expected a file that torch.save has written")
     try:
         if not path.stat().st_size:
-            raise Refused("is empty: expected a checkpoint of torch.save, fetch it again")
+            raise UnsupportedFile("is empty: expected a checkpoint of torch.save, fetch it again")
         with path.open("rb") as file:
             # Private: arrays can be written to, the file is not.
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     except FileNotFoundError:
-        raise Refused("does not exist: expected a file that torch.save has written") from None
+        raise UnsupportedFile("does not exist: expected a file that torch.save has written") from None
     except OSError as error:
-        raise Refused(f"cannot be read ({error.strerror}): expected a checkpoint of torch.save") from error
+        raise UnsupportedFile(
+            f"cannot be read ({error.strerror}): expected a checkpoint of torch.save"
+        ) from error
 
 
 def _refuse_others(head):
@@ -151,16 +155,20 @@ def _refuse_others(head):
     if head[:4] == b"PK\x03\x04":
         return
     if head.startswith(LFS):
-        raise Refused("is the pointer of git-lfs, not the file that it stands for: type git lfs pull")
+        raise UnsupportedFile(
+            "is the pointer of git-lfs, not the file that it stands for: type git lfs pull"
+        )
     if head[257:262] == b"ustar":
-        raise Refused("is a tar archive, the format of PyTorch before 0.1.10: save it anew with torch.save")
+        raise UnsupportedFile(
+            "is a tar archive, the format of PyTorch before 0.1.10: save it anew with torch.save"
+        )
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**27:
-        raise Refused("is a safetensors file: expected a checkpoint of torch.save")
+        raise UnsupportedFile("is a safetensors file: expected a checkpoint of torch.save")
     if head.lstrip()[:1] == b"<":
-        raise Refused("is a web page, such as a failed download leaves: fetch the checkpoint again")
+        raise UnsupportedFile("is a web page, such as a failed download leaves: fetch the checkpoint again")
     if not head.startswith(b"\x80") and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
         start = head.split(b"\n")[0][:40].decode()
-        raise Refused(f"is text that starts with {start!r}: expected a checkpoint of torch.save")
+        raise UnsupportedFile(f"is text that starts with {start!r}: expected a checkpoint of torch.save")
 
 
 def _read_zip(path, whole):
@@ -168,7 +176,9 @@ def _read_zip(path, whole):
         with zipfile.ZipFile(path) as archive:
             records = {info.filename: info for info in archive.infolist()}
     except zipfile.BadZipFile as error:
-        raise Refused("is cut short: the end of its zip archive is missing, fetch it again") from error
+        raise UnsupportedFile(
+            "is cut short: the end of its zip archive is missing, fetch it again"
+        ) from error
     folder = _folder(records)
     bytes_of = np.frombuffer(whole, np.uint8)
     found = {}
@@ -187,7 +197,7 @@ def _read_zip(path, whole):
     order = bytes(record("byteorder")).decode() if folder + "byteorder" in records else "little"
     if order not in ("little", "big"):
         raise ValueError(f"byte order {order[:20]!r}")
-    memory = Memory(fetch, COPIES * len(whole) + SPARE, order != sys.byteorder)
+    memory = StorageReader(fetch, COPIES * len(whole) + SPARE, order != sys.byteorder)
     return pickled.run(io.BytesIO(record("data.pkl")), memory)
 
 
@@ -196,17 +206,19 @@ def _folder(records):
     folders = [name.removesuffix("data.pkl") for name in records if f"/{name}".endswith("/data.pkl")]
     if not folders:
         names = ", ".join(sorted(records)[:3]) or "nothing"
-        raise Refused(f"is a zip of {names}, without data.pkl: expected a checkpoint of torch.save")
+        raise UnsupportedFile(f"is a zip of {names}, without data.pkl: expected a checkpoint of torch.save")
     folder = min(folders, key=len)
     if folder + "constants.pkl" in records or any(name.startswith(folder + "code/") for name in records):
-        raise Refused("is a TorchScript program: expected torch.save(model.state_dict(), path)")
+        raise UnsupportedFile("is a TorchScript program: expected torch.save(model.state_dict(), path)")
     return folder
 
 
 def _record(whole, info):
     """Bytes (N,) of a record of an archive, in their place in the file."""
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-        raise Refused("is a compressed zip archive, as torch.save writes none: pack it anew with zip -0")
+        raise UnsupportedFile(
+            "is a compressed zip archive, as torch.save writes none: pack it anew with zip -0"
+        )
     start = info.header_offset
     local = bytes(whole[start : start + 30])
     start += 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
@@ -219,11 +231,13 @@ def _record(whole, info):
 
 
 def _read_stream(path, whole):
-    if pickled.run(whole, Memory()) != MAGIC:
-        raise Refused("is a pickle, but not of torch.save: expected torch.save(model.state_dict(), path)")
-    if pickled.run(whole, Memory()) != PROTOCOL:
+    if pickled.run(whole, StorageReader()) != MAGIC:
+        raise UnsupportedFile(
+            "is a pickle, but not of torch.save: expected torch.save(model.state_dict(), path)"
+        )
+    if pickled.run(whole, StorageReader()) != PROTOCOL:
         raise ValueError("another protocol")
-    pickled.run(whole, Memory())  # on the machine that has written it
+    pickled.run(whole, StorageReader())  # on the machine that has written it
     start = whole.tell()
 
     # Where storages lie is only known when the size of each is: the pickle is run twice.
@@ -233,11 +247,11 @@ def _read_stream(path, whole):
         if sizes.setdefault(key, (dtype.itemsize, count)) != (dtype.itemsize, count):
             raise ValueError(f"storage {key} has two sizes")
 
-    pickled.run(whole, Memory(note))
-    keys = pickled.run(whole, Memory())
+    pickled.run(whole, StorageReader(note))
+    keys = pickled.run(whole, StorageReader())
     found = _places(np.frombuffer(whole, np.uint8), whole.tell(), keys, sizes)
     whole.seek(start)
-    return pickled.run(whole, Memory(lambda key, *_: found[key], COPIES * len(whole) + SPARE))
+    return pickled.run(whole, StorageReader(lambda key, *_: found[key], COPIES * len(whole) + SPARE))
 
 
 def _places(whole, position, keys, sizes):

@@ -241,7 +241,7 @@ FAMILIES = {ViT: VIT, Swin: SWIN, PVTv2: PVT_V2, ConvNeXt: CONVNEXT}
 
 
 def settings(config):
-    """What a timm folder's config.json tells that the arrays do not, as `inward.read_model` takes it.
+    """What a timm folder's config.json tells that the arrays do not, as `inward.from_torch` takes it.
 
     Returns:
       Any of {"backbone": {"heads"}, "image_size", "pooling", "classes"}; of an architecture that is not in
