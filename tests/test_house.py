@@ -53,6 +53,6 @@ def test_no_file_is_much_over_350_lines():
 
 
 def test_workers_load_no_jax_of_ours():
-    modules = "sources, decode, augment, randaugment, bad_records, workers"
+    modules = "sources, decode, augment, randaugment, undecodable, workers"
     code = f"from fastmim_jax.data import {modules}; import sys; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)

@@ -27,8 +27,7 @@ import numpy as np
 
 from fastmim_jax.build import create_method
 from fastmim_jax.config import CHOICES
-from fastmim_jax.data.device import normalize
-from fastmim_jax.data.device import statistics as pixel_statistics
+from fastmim_jax.data.device import channel_statistics, normalize
 from fastmim_jax.errors import UserError
 from fastmim_jax.models.vit import ViT
 from fastmim_jax.tools.flops import matrix_flops
@@ -75,7 +74,7 @@ class Training:
         method, side = contestant.method, contestant.pixels
         init = initializer(method, partial(make_optimizer, **optimizer), (side, side, CHANNELS))
         abstract = jax.eval_shape(init, jax.random.key(0))
-        mean, std = pixel_statistics(CHANNELS)
+        mean, std = channel_statistics(CHANNELS)
         step = partial(
             pretrain_step,
             method=method,

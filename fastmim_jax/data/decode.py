@@ -34,7 +34,7 @@ MAX_PIXELS = 178_956_970  # above it Pillow speaks of a decompression bomb and r
 ORIENTATION = 0x0112
 
 
-class BadImage(Exception):
+class DecodeError(Exception):
     """The bytes are not an image that can be used; `reason` says why in a few words."""
 
     def __init__(self, reason):
@@ -66,21 +66,21 @@ def decode(data, channels=3):
     """
     try:
         image = _decode(data, channels)
-    except BadImage:
+    except DecodeError:
         raise
     except Exception as error:  # decoders raise a dozen types on broken files, from zlib to struct
-        raise BadImage(_reason(error, data)) from error
+        raise DecodeError(_reason(error, data)) from error
     if 0 in image.shape:
-        raise BadImage(f"has size {image.shape[1]}x{image.shape[0]}")
+        raise DecodeError(f"has size {image.shape[1]}x{image.shape[0]}")
     return np.ascontiguousarray(image)
 
 
-def read(source, index, channels=3):
+def read_image(source, index, channels=3):
     """decode(source[index]); a record that cannot even be read is a BadImage too."""
     try:
         data = source[index]
     except Exception as error:  # OSError, or whatever the storage behind the source raises
-        raise BadImage(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise DecodeError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return decode(data, channels)
 
 
@@ -88,7 +88,7 @@ def _decode(data, channels):
     if isinstance(data, np.ndarray):
         return _from_array(data, channels)
     if not data:
-        raise BadImage("empty file")
+        raise DecodeError("empty file")
     if data[:6] == b"\x93NUMPY":
         return _from_array(np.load(io.BytesIO(data), allow_pickle=False), channels)
     if data[:2] == b"\xff\xd8" and simplejpeg is not None and channels in (1, 3):
@@ -123,7 +123,7 @@ def _pillow(data, channels):
             pixels = np.asarray(_rgb_or_gray(image).convert("RGB"))
         else:
             if len(image.getbands()) != channels:
-                raise BadImage(f"has {len(image.getbands())} channels, {channels} asked")
+                raise DecodeError(f"has {len(image.getbands())} channels, {channels} asked")
             pixels = np.asarray(image).reshape(image.height, image.width, channels)
     return _upright(pixels, orientation)
 
@@ -153,7 +153,7 @@ def _wide_to_8_bits(pixels, mode):
         return np.rint(pixels * 255).astype(np.uint8)
     bits = next(bits for bits in (8, 16, 32, 1100) if top < 2.0**bits or bits == 1100)
     if bits == 1100:
-        raise BadImage(f"pixel values up to {top:.3g}")
+        raise DecodeError(f"pixel values up to {top:.3g}")
     return np.floor(pixels / 2.0 ** (bits - 8)).astype(np.uint8)
 
 
@@ -179,9 +179,9 @@ def _from_array(array, channels):
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3:
-        raise BadImage(f"array of shape {array.shape}, expected (height, width, channels)")
+        raise DecodeError(f"array of shape {array.shape}, expected (height, width, channels)")
     if 0 in array.shape:
-        raise BadImage(f"array of shape {array.shape}")
+        raise DecodeError(f"array of shape {array.shape}")
     pixels = _array_to_8_bits(array)
     if pixels.shape[2] == channels:
         return pixels
@@ -189,7 +189,7 @@ def _from_array(array, channels):
         return np.repeat(pixels, 3, axis=2)
     if channels == 1 and pixels.shape[2] == 3:
         return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
-    raise BadImage(f"has {pixels.shape[2]} channels, {channels} asked")
+    raise DecodeError(f"has {pixels.shape[2]} channels, {channels} asked")
 
 
 def _array_to_8_bits(array):
@@ -200,9 +200,9 @@ def _array_to_8_bits(array):
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
         if not (low >= 0 and high <= 1):  # NaN fails both
-            raise BadImage(f"float array from {low:.3g} to {high:.3g}, expected [0, 1]")
+            raise DecodeError(f"float array from {low:.3g} to {high:.3g}, expected [0, 1]")
         return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
-    raise BadImage(f"array of {array.dtype}, expected uint8, uint16 or float in [0, 1]")
+    raise DecodeError(f"array of {array.dtype}, expected uint8, uint16 or float in [0, 1]")
 
 
 def _reason(error, data):

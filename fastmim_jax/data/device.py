@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
-def statistics(channels):
+def channel_statistics(channels):
     """-> (mean, std), one number per channel for pixels in [0, 1]: ImageNet's for 3 and 1."""
     if channels == 3:
         return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

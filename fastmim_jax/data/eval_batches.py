@@ -7,7 +7,7 @@ import grain
 import numpy as np
 
 from fastmim_jax.data.augment import center_crop
-from fastmim_jax.data.decode import BadImage, read
+from fastmim_jax.data.decode import DecodeError, read_image
 from fastmim_jax.data.loader import Loader, check, in_chunks
 from fastmim_jax.errors import UserError
 
@@ -106,13 +106,13 @@ class _CenterCrop:
             "label": np.int32(label),
             "index": np.int64(index),
             "valid": np.bool_(image is not None),
-            "bad": np.bool_(image is None and index >= 0),
+            "undecodable": np.bool_(image is None and index >= 0),
         }
 
     def _decoded(self, index):
         try:
-            return read(self.source, index, self.channels)
-        except BadImage:
+            return read_image(self.source, index, self.channels)
+        except DecodeError:
             return None
 
 

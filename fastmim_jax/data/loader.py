@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 
 from fastmim_jax.data.augment import random_crop_box, resize_crop
-from fastmim_jax.data.decode import BadImage, read
+from fastmim_jax.data.decode import DecodeError, read_image
 from fastmim_jax.data.workers import init_worker, start_shielded
 from fastmim_jax.errors import UserError
 
@@ -203,7 +203,7 @@ class _Crop:
             "image": crop,
             "flip": np.bool_(flip),
             "index": np.int64(index),
-            "bad": np.int32(bad),
+            "num_undecodable": np.int32(bad),
             "label": np.int32(label),
         }
 
@@ -213,8 +213,8 @@ class _Crop:
         tries = min(count, TRIES)
         for bad in range(tries):
             try:
-                return read(self.source, (index + bad) % count, self.channels), bad
-            except BadImage:
+                return read_image(self.source, (index + bad) % count, self.channels), bad
+            except DecodeError:
                 continue
         return None, tries
 

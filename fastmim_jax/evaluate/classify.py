@@ -10,7 +10,7 @@ from fastmim_jax.data.eval_batches import make_eval_batches
 from fastmim_jax.errors import UserError
 from fastmim_jax.train import stage as train_stage
 
-ROWS = ("image", "label", "index", "valid", "bad")  # of a pass, that go to the devices
+ROWS = ("image", "label", "index", "valid", "undecodable")  # of a pass, that go to the devices
 MOST = 5  # for top-5
 
 
@@ -74,7 +74,7 @@ def map_images(run, look, source, records=None, progress=None):
 
     Args:
       run: `train.train_stage.TrainStage`, which says how images are read and where they go.
-      look: batch of arrays, see ROWS -> {name: (B, ...)} with "valid" and "bad" of the batch in it.
+      look: batch of arrays, see ROWS -> {name: (B, ...)} with "valid" and "undecodable" of the batch in it.
       source, records, progress: as of `classify`.
 
     Returns:
@@ -86,11 +86,11 @@ def map_images(run, look, source, records=None, progress=None):
         for batch in batches:
             rows = look(run.to_devices(_narrow(batch), size, ROWS))
             found.append(jax.device_get(rows))
-            done += int(found[-1]["valid"].sum() + found[-1]["bad"].sum())
+            done += int(found[-1]["valid"].sum() + found[-1]["undecodable"].sum())
             if progress:
                 progress(done)
     columns = {name: np.concatenate([rows[name] for rows in found]) for name in found[0]}
-    valid, bad = columns.pop("valid"), columns.pop("bad")
+    valid, bad = columns.pop("valid"), columns.pop("undecodable")
     return {name: column[valid] for name, column in columns.items()}, int(bad.sum())
 
 

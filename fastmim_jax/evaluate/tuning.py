@@ -170,7 +170,7 @@ def _classify(variables, batch, *, model, normalize):
 
     Args:
       variables: of the model, {"params": ..., ...}.
-      batch: {"image", "label", "index", "valid", "bad"} of `data.passes`.
+      batch: {"image", "label", "index", "valid", "undecodable"} of `data.passes`.
 
     Returns:
       {"best" (B, 5): likeliest classes first, "probability" (B, 5), "rank" (B,): classes that are likelier

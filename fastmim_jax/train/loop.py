@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 
 from fastmim_jax.config import differences, flatten
-from fastmim_jax.data.bad_records import BadRecords
+from fastmim_jax.data.undecodable import UndecodableRecords
 from fastmim_jax.errors import UserError
 from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train.checkpoint import Checkpoints
@@ -98,7 +98,7 @@ def train(runs, config, source, workdir, looks_of, log):
         state, step, stage = restore_or_create(runs, checkpoints, log)
         metrics = Metrics(workdir, step, runs[0].plan.total_steps) if first else NullMetrics()
         listed = workdir / ("bad_files.txt" if first else f"bad_files-{jax.process_index()}.txt")
-        bad = BadRecords(source, data.max_bad_share, listed, data.channels)
+        bad = UndecodableRecords(source, data.max_bad_share, listed, data.channels)
         loop = Loop(flatten(config), checkpoints, metrics, bad, stop)
         try:
             for run in runs[stage:]:

@@ -9,7 +9,7 @@ import jax
 
 from fastmim_jax import plan as plans
 from fastmim_jax.build import create_method
-from fastmim_jax.data.device import normalize, statistics
+from fastmim_jax.data.device import channel_statistics, normalize
 from fastmim_jax.data.loader import make_loader, pick_workers
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.errors import UserError
@@ -192,7 +192,7 @@ def worker_count(run_config):
 
 def data_statistics(data):
     """(mean, std) of `config.data`, one value per channel."""
-    mean, std = statistics(data.channels)
+    mean, std = channel_statistics(data.channels)
     return tuple(data.mean) or mean, tuple(data.std) or std
 
 

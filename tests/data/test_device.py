@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from fastmim_jax.data.device import normalize, statistics
+from fastmim_jax.data.device import channel_statistics, normalize
 
 
 @pytest.mark.parametrize("channels", [1, 3, 13])
@@ -12,7 +12,7 @@ def test_normalize(channels):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 6, 8, channels), np.uint8)
     flip = np.array([True, False, True, False])
-    mean, std = statistics(channels)
+    mean, std = channel_statistics(channels)
     assert len(mean) == len(std) == channels
     expected = images.astype(np.float64)
     expected[[0, 2]] = expected[[0, 2], :, ::-1]
@@ -24,11 +24,11 @@ def test_normalize(channels):
 
 def test_normalize_inside_jit_stays_float32():
     images = np.zeros((2, 4, 4, 3), np.uint8)
-    step = jax.jit(lambda x, f: normalize(x, f, *statistics(3)).sum())
+    step = jax.jit(lambda x, f: normalize(x, f, *channel_statistics(3)).sum())
     assert step(images, np.zeros(2, bool)).dtype == np.float32
 
 
 def test_statistics():
-    assert statistics(3) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert statistics(1) == ((0.449,), (0.226,))
-    assert statistics(2) == ((0.5, 0.5), (0.25, 0.25))
+    assert channel_statistics(3) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert channel_statistics(1) == ((0.449,), (0.226,))
+    assert channel_statistics(2) == ((0.5, 0.5), (0.25, 0.25))

@@ -16,7 +16,7 @@ from fastmim_jax.data.sources import FolderSource
 from fastmim_jax.errors import UserError
 
 SIZE = (6, 9)
-KEYS = {"image", "label", "index", "valid", "bad"}
+KEYS = {"image", "label", "index", "valid", "undecodable"}
 BAD = {3, 4, 10}
 
 
@@ -77,7 +77,7 @@ def test_what_a_batch_holds(source):
         "label": ((13,), "int32"),
         "index": ((13,), "int64"),
         "valid": ((13,), "bool"),
-        "bad": ((13,), "bool"),
+        "undecodable": ((13,), "bool"),
     }
 
 
@@ -106,7 +106,7 @@ def test_every_record_once(tmp_path, batch_size, processes):
         assert whole["index"].tolist() == [*range(n), *[-1] * padding]
         assert whole["valid"].tolist() == [True] * n + [False] * padding
         assert whole["label"].tolist() == [*map(whole_source.label, range(n)), *[-1] * padding]
-        assert not whole["bad"].any() and not whole["image"][n:].any()
+        assert not whole["undecodable"].any() and not whole["image"][n:].any()
         for i in range(n):
             assert (whole["image"][i] == center_crop(photo(i), SIZE)).all()
 
@@ -120,7 +120,7 @@ def test_a_batch_in_many_pieces(source):
 
 def test_bad_records_are_told_and_not_replaced(source):
     rows = joined(run(source, 8))
-    assert set(rows["index"][rows["bad"]]) == BAD and rows["bad"].sum() == len(BAD)
+    assert set(rows["index"][rows["undecodable"]]) == BAD and rows["undecodable"].sum() == len(BAD)
     assert rows["valid"].tolist() == [i not in BAD and i < 13 for i in range(16)]
     assert (rows["label"][~rows["valid"]] == -1).all() and not rows["image"][~rows["valid"]].any()
     assert rows["label"][rows["valid"]].tolist() == [source.label(i) for i in range(13) if i not in BAD]
@@ -130,12 +130,12 @@ def test_a_file_that_vanished_is_bad(tmp_path):
     source = photos(tmp_path, 4)
     (tmp_path / "class0" / "01.png").unlink()
     batch = run(source, 4)[0]
-    assert batch["bad"].tolist() == [False, True, False, False]
+    assert batch["undecodable"].tolist() == [False, True, False, False]
 
 
 def test_all_bad(tmp_path):
     (batch,) = run(photos(tmp_path, 3, range(3)), 4)
-    assert batch["bad"].tolist() == [True, True, True, False] and not batch["valid"].any()
+    assert batch["undecodable"].tolist() == [True, True, True, False] and not batch["valid"].any()
 
 
 def test_workers_do_not_change_the_pass(source):

@@ -11,7 +11,7 @@ from fastmim_jax.data.sources import FolderSource
 from fastmim_jax.errors import UserError
 
 N, BATCH = 23, 8  # an epoch that no batch divides
-KEYS = {"image", "flip", "index", "bad", "label"}
+KEYS = {"image", "flip", "index", "num_undecodable", "label"}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_batches(photos):
         "image": ((4, 12, 16, 1), "uint8"),
         "flip": ((4,), "bool"),
         "index": ((4,), "int64"),
-        "bad": ((4,), "int32"),
+        "num_undecodable": ((4,), "int32"),
         "label": ((4,), "int32"),
     }
     assert all(type(array) is np.ndarray and array.flags.writeable for array in batch.values())
@@ -98,7 +98,7 @@ def test_flips_and_labels(stream, photos):
     flips = np.mean([row["flip"] for row in stream])
     assert 0.3 < flips < 0.7
     for row in stream:
-        assert row["label"] == photos.label((row["index"] + row["bad"]) % N)
+        assert row["label"] == photos.label((row["index"] + row["num_undecodable"]) % N)
 
 
 def test_another_seed_is_another_stream(photos, stream):
@@ -227,8 +227,8 @@ def test_bad_records_are_replaced_by_the_next_good_one(tmp_path):
         rows = take(source, 3, workers=workers)
         assert {int(r["index"]) for r in rows} == set(range(10))
         for row in rows:
-            assert row["bad"] == expected[int(row["index"])]
-            assert colour_of(row) == (row["index"] + row["bad"]) % 10 + 1
+            assert row["num_undecodable"] == expected[int(row["index"])]
+            assert colour_of(row) == (row["index"] + row["num_undecodable"]) % 10 + 1
 
 
 def test_neighbours_of_a_bad_record_stay_as_they_were(tmp_path):
@@ -237,25 +237,25 @@ def test_neighbours_of_a_bad_record_stay_as_they_were(tmp_path):
     changed = take(FolderSource(tmp_path), 2)
     for before, after in zip(rows, changed, strict=True):
         assert before["index"] == after["index"] and before["flip"] == after["flip"]
-        assert (before["index"] == 4) == (after["bad"] == 1) == (not same([before], [after]))
+        assert (before["index"] == 4) == (after["num_undecodable"] == 1) == (not same([before], [after]))
 
 
 def test_all_records_bad(tmp_path):
     for row in take(colours(tmp_path, 3, bad={0, 1, 2}), 1):
-        assert row["bad"] == 3 and row["label"] == -1 and not row["image"].any()
+        assert row["num_undecodable"] == 3 and row["label"] == -1 and not row["image"].any()
 
 
 def test_only_so_many_successors_are_tried(tmp_path):
     source = colours(tmp_path, TRIES + 6, bad=range(TRIES + 5))
     rows = take(source, 1, shuffle=False)
-    assert [int(row["bad"]) for row in rows] == [64] * 6 + [63, 62][: BATCH - 6]
+    assert [int(row["num_undecodable"]) for row in rows] == [64] * 6 + [63, 62][: BATCH - 6]
     assert not rows[5]["image"].any() and colour_of(rows[6]) == TRIES + 6
 
 
 def test_a_file_that_vanishes_while_training(tmp_path):
     source = colours(tmp_path, 6)
     (tmp_path / "003.png").unlink()
-    assert {int(r["index"]) for r in take(source, 1) if r["bad"]} == {3}
+    assert {int(r["index"]) for r in take(source, 1) if r["num_undecodable"]} == {3}
 
 
 # Input that makes no stream

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fastmim_jax.data.augment import center_crop
-from fastmim_jax.data.decode import BadImage, read
+from fastmim_jax.data.decode import DecodeError, read_image
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.evaluate import tuning
 from fastmim_jax.evaluate.classify import Predictions, classify
@@ -71,8 +71,8 @@ def reference(runs, source):
     found = {}
     for index in range(len(source)):
         try:
-            image = read(source, index, 3)
-        except BadImage:
+            image = read_image(source, index, 3)
+        except DecodeError:
             continue
         found[index] = np.asarray(apply(center_crop(image, (32, 32), 36)))
     assert set(range(17)) - set(found) == set(BAD)

@@ -94,7 +94,7 @@ def test_of_fine_tuned_run_as_it_is_evaluated(vit, tmp_path):
     pixels, rows = classifiers.images(8), np.zeros(8, np.int32)
     _, run, variables = open_finetuned(tmp_path / "run")
     told = run.classify(
-        variables, dict(image=pixels, label=rows, index=rows, valid=rows == 0, bad=rows == 1)
+        variables, dict(image=pixels, label=rows, index=rows, valid=rows == 0, undecodable=rows == 1)
     )
     found = np.asarray(opened(tmp_path / "f").call(pixels)["probabilities"])
     np.testing.assert_allclose(

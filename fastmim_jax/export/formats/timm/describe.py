@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fastmim_jax.data.device import statistics
+from fastmim_jax.data.device import channel_statistics
 from fastmim_jax.errors import UserError
 from fastmim_jax.models.convnext import ConvNeXt
 from fastmim_jax.models.pvt_v2 import PVTv2
@@ -308,7 +308,7 @@ def describe(encoder, image_size, channels=3, pooling=None, classes=0, mean=None
     wanted = {**family.arguments(encoder, image_size), **pooled, "in_chans": channels}
     architecture, differing = _nearest(wanted, usual, family.architectures)
     size = [channels, *image_size]
-    defaults = statistics(channels)
+    defaults = channel_statistics(channels)
     description = {
         "architecture": architecture,
         "num_classes": classes,

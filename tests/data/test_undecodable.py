@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim_jax.data.bad_records import BadRecords
 from fastmim_jax.data.loader import make_loader
 from fastmim_jax.data.sources import FolderSource
+from fastmim_jax.data.undecodable import UndecodableRecords
 from fastmim_jax.errors import UserError
 
 
@@ -26,11 +26,11 @@ def source(tmp_path):
 
 def batch(*pairs):
     index, bad = np.array(pairs or np.zeros((0, 2)), int).T
-    return {"index": index, "bad": bad.astype(np.int32)}
+    return {"index": index, "num_undecodable": bad.astype(np.int32)}
 
 
 def test_each_is_told_once(source):
-    records = BadRecords(source, max_share=0.5)
+    records = UndecodableRecords(source, max_share=0.5)
     assert records.summary() == "every record was decoded"
     assert records.update(batch((0, 0), (5, 0))) == []
     first = records.update(batch((0, 0), (2, 2), (3, 1)))
@@ -44,7 +44,7 @@ def test_each_is_told_once(source):
 
 
 def test_a_chain_wraps_around(source):
-    records = BadRecords(source, max_share=1)
+    records = UndecodableRecords(source, max_share=1)
     lines = records.update(batch((9, 5)))  # 9, 0, 1, 2, 3
     assert [line.partition(".png")[0][-1] for line in lines] == list("90123")
     assert lines[1].endswith("0.png: failed in a worker, but decodes now")
@@ -52,21 +52,21 @@ def test_a_chain_wraps_around(source):
 
 def test_the_file_survives_a_restart(source, tmp_path):
     path = tmp_path / "bad_files.txt"
-    records = BadRecords(source, 0.5, path)
+    records = UndecodableRecords(source, 0.5, path)
     assert not path.exists()  # nothing bad, no file
     records.update(batch((2, 2)))
     assert path.read_text().splitlines()[0] == f"{source.name(2)}\tempty file"
-    again = BadRecords(source, 0.5, path)
+    again = UndecodableRecords(source, 0.5, path)
     assert again.count == 2 and again.summary() == records.summary()
     assert again.update(batch((2, 2))) == []  # told in the first run
     assert len(again.update(batch((9, 1)))) == 1
     assert len(path.read_text().splitlines()) == 3
-    assert BadRecords(source, 0.5, path).count == 3
+    assert UndecodableRecords(source, 0.5, path).count == 3
 
 
 def test_the_limit(source, tmp_path):
     path = tmp_path / "bad_files.txt"
-    records = BadRecords(source, 0.2, path)
+    records = UndecodableRecords(source, 0.2, path)
     records.update(batch((2, 2)))  # 2 of 10: as many as allowed
     with pytest.raises(UserError) as caught:
         records.update(batch((9, 1)))
@@ -76,13 +76,13 @@ def test_the_limit(source, tmp_path):
     assert str(path) in sentence and "\n" not in sentence
     assert len(path.read_text().splitlines()) == 3  # written before the end
     with pytest.raises(UserError):  # a restart does not forget
-        BadRecords(source, 0.2, path).update(batch((0, 0)))
+        UndecodableRecords(source, 0.2, path).update(batch((0, 0)))
     with pytest.raises(UserError):
-        BadRecords(source, 0.0).update(batch((2, 1)))
+        UndecodableRecords(source, 0.0).update(batch((2, 1)))
 
 
 def test_the_reason_knows_the_channels(source):
-    line = BadRecords(source, 1, channels=13).update(batch((0, 1)))[0]
+    line = UndecodableRecords(source, 1, channels=13).update(batch((0, 1)))[0]
     assert line.endswith("has 3 channels, 13 asked")
 
 
@@ -92,15 +92,15 @@ def test_strange_names_keep_to_one_line(tmp_path):
     (folder / "tab\there\nand there.png").write_bytes(b"")
     (folder / b"\xff.png".decode("utf-8", "surrogateescape")).write_bytes(b"")
     path = tmp_path / "bad.txt"
-    records = BadRecords(FolderSource(folder), 1, path)
+    records = UndecodableRecords(FolderSource(folder), 1, path)
     lines = records.update(batch((0, 2)))
     assert len(lines) == 2 and all(line.encode() and "\n" not in line for line in lines)
     assert [line.count("\t") for line in path.read_text().splitlines()] == [1, 1]
-    assert BadRecords(FolderSource(folder), 1, path).update(batch((0, 2))) == []
+    assert UndecodableRecords(FolderSource(folder), 1, path).update(batch((0, 2))) == []
 
 
 def test_with_the_loader(source):
-    records = BadRecords(source, 0.5)
+    records = UndecodableRecords(source, 0.5)
     options = {"image_size": (8, 8), "channels": 3, "batch_size": 5, "seed": 0}
     with make_loader(source, **options) as loader:
         for _ in range(2):

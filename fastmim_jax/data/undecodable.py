@@ -4,11 +4,11 @@ import os
 
 import numpy as np
 
-from fastmim_jax.data.decode import BadImage, read
+from fastmim_jax.data.decode import DecodeError, read_image
 from fastmim_jax.errors import UserError
 
 
-class BadRecords:
+class UndecodableRecords:
     """The distinct records that were replaced so far, from the batches of this host.
 
     Attributes:
@@ -42,8 +42,8 @@ class BadRecords:
           UserError: more than max_share of the records are bad.
         """
         fresh = {}
-        for row in np.flatnonzero(batch["bad"]):
-            for step in range(int(batch["bad"][row])):
+        for row in np.flatnonzero(batch["num_undecodable"]):
+            for step in range(int(batch["num_undecodable"][row])):
                 index = (int(batch["index"][row]) + step) % len(self._source)
                 if index in self._seen:
                     continue
@@ -69,8 +69,8 @@ class BadRecords:
 
     def _reason(self, index):
         try:
-            read(self._source, index, self._channels)
-        except BadImage as error:
+            read_image(self._source, index, self._channels)
+        except DecodeError as error:
             return " ".join(error.reason.split())
         return "failed in a worker, but decodes now"
 
