@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "fastmim_jax"
 # Each may import itself and what stands to its left; data and models do not know each other.
 FLOORS = [
     "errors",
+    "io",
     ("data", "models"),
     "mim",
     ("config",),

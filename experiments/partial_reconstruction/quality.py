@@ -15,8 +15,8 @@ from pathlib import Path
 
 from fastmim_jax.config import pretrain_config
 from fastmim_jax.evaluate.probe import probe
+from fastmim_jax.io import append_json_line, read_json_lines
 from fastmim_jax.train.loop import pretrain
-from fastmim_jax.train.metrics import read_metrics
 
 CONTESTANTS = {
     "mae": {},
@@ -53,7 +53,11 @@ def run_one(name, seed, args):
     began = time.time()
     pretrain(config_of(name, seed, args.data, args.steps), workdir, log=lambda text: None)
     seconds = time.time() - began
-    losses = [line["eval_loss"] for line in read_metrics(workdir / "metrics.jsonl") if "eval_loss" in line]
+    losses = [
+        line["eval_loss"]
+        for line in read_json_lines(workdir / "metrics.jsonl").records
+        if "eval_loss" in line
+    ]
     lines = probe(workdir, args.data, kinds=("ridge",), count=FITTED, log=lambda text: None)
     last = next(line for line in lines if line.layer == LAYER)
     return {
@@ -78,7 +82,7 @@ def main():
     args = parser.parse_args()
     results = args.out / "results.jsonl"
     args.out.mkdir(parents=True, exist_ok=True)
-    done = read_metrics(results) if results.exists() else []
+    done = read_json_lines(results).records
     for seed in map(int, args.seeds.split(",")):
         for name in args.only.split(","):
             if any(
@@ -87,8 +91,7 @@ def main():
                 continue
             line = run_one(name, seed, args)
             print(json.dumps(line), flush=True)
-            with results.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            append_json_line(results, line)
 
 
 if __name__ == "__main__":

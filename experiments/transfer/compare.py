@@ -20,8 +20,8 @@ import numpy as np
 from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.evaluate.finetune import finetune
 from fastmim_jax.evaluate.probe import probe
+from fastmim_jax.io import append_json_line, read_json_lines
 from fastmim_jax.train.loop import pretrain
-from fastmim_jax.train.metrics import read_metrics
 
 VIT = {
     "method.backbone.name": "vit_ti8",
@@ -117,7 +117,9 @@ def run_one(name, seed, args):
     if name not in FROM_SCRATCH:
         config = pretraining(name, seed, args.data, args.steps)
         pretrain(config, before, log=lambda text: None)
-        speeds = [x["images_per_second"] for x in read_metrics(before / "metrics.jsonl") if "loss" in x]
+        speeds = [
+            x["images_per_second"] for x in read_json_lines(before / "metrics.jsonl").records if "loss" in x
+        ]
         line.update(steps=args.steps, images_per_second=float(np.median(speeds)))
         # As one that is interrupted takes longer by the clock.
         images = args.steps * config.schedule.batch_size
@@ -129,7 +131,7 @@ def run_one(name, seed, args):
     began = time.time()
     labelled = labelled_part(args.data, args.out / "labelled")
     finetune(tuning(name, seed, labelled, args.data, before), after, log=lambda text: None)
-    found = [x for x in read_metrics(after / "metrics.jsonl") if "top1" in x]
+    found = [x for x in read_json_lines(after / "metrics.jsonl").records if "top1" in x]
     line["tuned"] = found[-1]["top1"]
     line["tuning_seconds"] = round(time.time() - began)
     return line
@@ -145,14 +147,13 @@ def main():
     args = parser.parse_args()
     results = args.out / "results.jsonl"
     args.out.mkdir(parents=True, exist_ok=True)
-    done = {(line["name"], line["seed"]) for line in read_metrics(results)}
+    done = {(line["name"], line["seed"]) for line in read_json_lines(results).records}
     for seed in map(int, args.seeds.split(",")):
         for name in args.only.split(","):
             if (name, seed) not in done:
                 line = run_one(name, seed, args)
                 print(json.dumps(line), flush=True)
-                with results.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+                append_json_line(results, line)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 from matplotlib.figure import Figure
 
-from fastmim_jax.train.metrics import read_metrics
+from fastmim_jax.io import read_json_lines
 
 NAMES = {
     "none": "no pre-training",
@@ -24,7 +24,7 @@ FIGURES = {"tuned": "fine-tuned with 5,000 labels", "probe": "ridge probe of fro
 
 
 def main(results, path):
-    lines = read_metrics(results)
+    lines = read_json_lines(results).records
     names = [name for name in NAMES if any(line["name"] == name for line in lines)]
     figure = Figure((9.5, 4.6), layout="constrained")
     axes = figure.add_subplot()

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.inference import open_inference
+from fastmim_jax.io import atomic_write
 
 FORMATS = (".npz", ".parquet")
 
@@ -34,10 +35,8 @@ def write_features(path, source, out, *, layers=(), step=None, batch_size=128, l
     found = frozen.features(source, names, progress=progress)
     if jax.process_index() == 0:
         files = np.array([source.name(int(index)) for index in found.index])
-        partial = out.with_name(f".{out.name}.partial")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        writer(partial, files, found.label, source.classes, found.of)
-        partial.replace(out)
+        with atomic_write(out) as temporary:
+            writer(temporary, files, found.label, source.classes, found.of)
     shapes = ", ".join(f"{name} {x.shape[1]} wide" for name, x in found.of.items())
     bad = f"; {found.bad:,} could not be decoded and are left out" if found.bad else ""
     log(f"{out}: {len(found.index):,} images, {shapes}{bad}")

@@ -1,6 +1,5 @@
 """`fastmim finetune`: a classifier from a pre-trained backbone."""
 
-import json
 from pathlib import Path
 
 import jax
@@ -12,11 +11,11 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate import tuning
 from fastmim_jax.evaluate.classify import classify
 from fastmim_jax.evaluate.report import write_report
+from fastmim_jax.io import write_json
 from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train import warm_start
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.loop import Hook, prepare_workdir, train
-from fastmim_jax.train.metrics import write_atomically
 from fastmim_jax.train.runs import BEST
 from fastmim_jax.train.state import count_parameters
 
@@ -46,9 +45,9 @@ def finetune(config, workdir, log=print):
     )
     workdir = prepare_workdir(workdir, config)
     if jax.process_index() == 0:
-        write_atomically(workdir / "classes.json", json.dumps(run.classes, indent=0) + "\n")
+        write_json(workdir / "classes.json", run.classes, indent=0)
         if report:
-            write_atomically(workdir / "transfer.json", json.dumps(report._asdict(), indent=1) + "\n")
+            write_json(workdir / "transfer.json", report._asdict())
     for label, text in _describe(run, source, held_out, saved, report):
         log(f"{label:>14}  {text}")
     with Best(run, held_out, workdir) as best:

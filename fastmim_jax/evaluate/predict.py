@@ -2,7 +2,6 @@
 
 import csv
 import io
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,7 +11,7 @@ from fastmim_jax.data.sources import evaluation_split, labelled, open_source
 from fastmim_jax.evaluate.classify import classify
 from fastmim_jax.evaluate.report import describe, summarize
 from fastmim_jax.evaluate.tuning import open_finetuned
-from fastmim_jax.train.metrics import write_atomically
+from fastmim_jax.io import write_text
 
 
 def evaluate(path, images=None, *, step=None, out=None, log=print, progress=None):
@@ -44,7 +43,7 @@ def evaluate(path, images=None, *, step=None, out=None, log=print, progress=None
     for name, share in found["per_class"].items():
         log(f"{name:>24}  " + ("no image" if share is None else f"{share:.1%}"))
     if out and jax.process_index() == 0:
-        _write(out, predictions_csv(predictions, source, run.classes))
+        write_text(out, predictions_csv(predictions, source, run.classes))
         log(f"predictions: {out}")
     return found
 
@@ -60,7 +59,7 @@ def predict(path, images, *, step=None, out=None, log=print, progress=None):
     predictions = classify(run, variables, source, progress=progress)
     if out:
         if jax.process_index() == 0:
-            _write(out, predictions_csv(predictions, source, run.classes))
+            write_text(out, predictions_csv(predictions, source, run.classes))
             log(f"predictions of {len(predictions.index):,} images by {saved.path}: {out}")
     else:
         for row, index in enumerate(predictions.index):
@@ -70,11 +69,6 @@ def predict(path, images, *, step=None, out=None, log=print, progress=None):
     if predictions.bad:
         log(f"{predictions.bad:,} images could not be decoded")
     return predictions
-
-
-def _write(out, text):
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, text)
 
 
 def predictions_csv(predictions, source, classes):

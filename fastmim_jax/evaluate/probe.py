@@ -4,9 +4,7 @@ Masked-image-modeling features score low for nearest neighbours and mostly best 
 (so do the published ones); the ridge probe over all layers is the number to compare checkpoints by.
 """
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -18,7 +16,7 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.inference import open_inference
 from fastmim_jax.evaluate.probes import attentive, knn, linear, ridge
 from fastmim_jax.evaluate.probes.folds import folds as split_folds
-from fastmim_jax.train.metrics import write_atomically
+from fastmim_jax.io import write_json
 
 ON_FEATURES = {"ridge": ridge.probe, "knn": knn.probe, "linear": linear.probe}
 KINDS = (*ON_FEATURES, "attentive")
@@ -99,8 +97,7 @@ def probe(path, images=None, *, kinds=("ridge", "knn"), test=None, folds=0, coun
         log(line)
     if out and jax.process_index() == 0:
         found = {"checkpoint": str(saved.path), "best_layer": best, "lines": [x._asdict() for x in lines]}
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(out), json.dumps(found, indent=1) + "\n")
+        write_json(out, found)
     return lines
 
 

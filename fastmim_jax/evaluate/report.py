@@ -2,13 +2,12 @@
 
 import csv
 import io
-import json
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from fastmim_jax.train.metrics import write_atomically
+from fastmim_jax.io import write_json, write_text
 
 LISTED = 5  # classes that are named at the end of a run
 NAMED = 40  # classes up to which a picture names them
@@ -67,8 +66,8 @@ def write_report(best, source, classes, workdir):
     lines = [f"best checkpoint: step {step:,}, {workdir / 'best'}", *describe(found)]
     if jax.process_index() == 0:
         confusion = predictions.confusion(len(classes))
-        write_atomically(workdir / "evaluation.json", json.dumps(found, indent=1) + "\n")
-        write_atomically(workdir / "confusion.csv", confusion_csv(confusion, classes))
+        write_json(workdir / "evaluation.json", found)
+        write_text(workdir / "confusion.csv", confusion_csv(confusion, classes))
         picture = draw_confusion(workdir / "pictures" / "confusion.png", confusion, classes)
         lines.append(f"per class: {workdir / 'evaluation.json'}, {workdir / 'confusion.csv'}, {picture}")
     return lines

@@ -1,11 +1,7 @@
 """Files of named arrays: checkpoints of torch.save and safetensors, found, unwrapped and written."""
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +13,7 @@ import safetensors.numpy
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.extras import import_torch
 from fastmim_jax.export.torch_file.reader import read_pth
+from fastmim_jax.io import atomic_write
 
 # Under which of its entries a checkpoint has the arrays of the model; the first that there is.
 WRAPPERS = (
@@ -95,7 +92,7 @@ def write_safetensors(path, arrays, note="", overwrite=False):
     """
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     metadata = {"format": "pt", **({NOTE: note} if note else {})}
-    with atomically(path, overwrite) as temporary:
+    with atomic_write(path, overwrite) as temporary:
         try:
             safetensors.numpy.save_file(arrays, temporary, metadata)
         except safetensors.SafetensorError as error:
@@ -115,63 +112,9 @@ def write_pth(path, arrays, note="", wrapper="model", overwrite=False):
     """
     torch = import_torch()
     tensors = {name: _tensor(torch, array) for name, array in arrays.items()}
-    with atomically(path, overwrite) as temporary:
+    with atomic_write(path, overwrite) as temporary:
         beside = {NOTE: note} if note else {}
         torch.save({wrapper: tensors, **beside} if wrapper else tensors, temporary)
-
-
-@contextmanager
-def atomically(path, overwrite=False):
-    """Gives a path to write a file or a folder at; it becomes `path` when the block ends without an error.
-
-    A reader sees what was there before or the whole of what is new. After an error nothing has changed.
-
-    Raises:
-      UserError: it exists and is not to be overwritten, or no file can be made there.
-    """
-    path = Path(path).expanduser()
-    if os.path.lexists(path) and not overwrite:
-        raise UserError(f"{path} exists already: give another destination, or overwrite=True to replace it")
-    missing = [folder for folder in path.parents if not folder.exists()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A folder of its own keeps the name as it is: torch.save writes it into the file.
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        _remove_empty(missing)
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}): expected a folder to write in"
-        ) from error
-    try:
-        yield aside / path.name
-        _move(aside / path.name, path, aside / f"{path.name}.old")
-        missing = []
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        _remove_empty(missing)
-
-
-def _move(new, path, old):
-    """Puts new in the place of path; what was there ends at old where a rename cannot replace it."""
-    if not path.is_dir() and not new.is_dir():
-        os.replace(new, path)
-        return
-    if os.path.lexists(path):
-        os.rename(path, old)
-    try:
-        os.rename(new, path)
-    except BaseException:
-        if os.path.lexists(old):
-            os.rename(old, path)
-        raise
-
-
-def _remove_empty(folders):
-    for folder in folders:
-        try:
-            folder.rmdir()
-        except OSError:
-            return  # not made, or somebody else has put something there
 
 
 def _tensor(torch, array):

@@ -11,10 +11,10 @@ import numpy as np
 from fastmim_jax.build import create_backbone, create_classifier, create_method
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.infer_backbone import family_of
+from fastmim_jax.io import write_json, write_text
 from fastmim_jax.models.layers import resampled_positions
 from fastmim_jax.plan import at_stage, stage_count
 from fastmim_jax.train.checkpoint import Checkpoints
-from fastmim_jax.train.metrics import write_atomically
 from fastmim_jax.train.runs import load_run
 from fastmim_jax.train.state import TrainState
 
@@ -129,10 +129,10 @@ def write_workdir(model, folder, told):
     state = jax.tree.map(jnp.asarray, TrainState(zero, params, rest, {}, zero, zero))
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(0, state, {"records": 0, "stage": 0, "config": {}}, items=("params",))
-    write_atomically(folder / "config.json", model.config.to_json(indent=2) + "\n")
+    write_text(folder / "config.json", model.config.to_json(indent=2) + "\n")
     if model.classes:
-        write_atomically(folder / "classes.json", json.dumps(list(model.classes), indent=0) + "\n")
-    write_atomically(folder / "conversion.json", json.dumps(told, indent=1) + "\n")
+        write_json(folder / "classes.json", list(model.classes), indent=0)
+    write_json(folder / "conversion.json", told)
 
 
 def position_tables(model):

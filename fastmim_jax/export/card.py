@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fastmim_jax import __version__
 from fastmim_jax.config import flatten
-from fastmim_jax.train.metrics import read_metrics
+from fastmim_jax.io import read_json_lines
 
 # Of the weights that were published in these formats, as the repositories state it.
 LICENCES = {
@@ -104,7 +104,7 @@ def _facts(model):
 
 def _results(model):
     """The last of every figure that was logged."""
-    lines = read_metrics(Path(model.workdir) / "metrics.jsonl") if model.workdir else []
+    lines = read_json_lines(Path(model.workdir) / "metrics.jsonl").records if model.workdir else []
     last = {}
     for line in lines:
         last |= {key: (line[key], line["step"]) for key in SHOWN if key in line}

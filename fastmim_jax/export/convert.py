@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from fastmim_jax.config import finetune_config
 from fastmim_jax.errors import UserError
 from fastmim_jax.export import model_folder as layouts
-from fastmim_jax.export.array_files import atomically, read_tensors, write_pth, write_safetensors
+from fastmim_jax.export.array_files import read_tensors, write_pth, write_safetensors
 from fastmim_jax.export.bundle import open_bundle, write_workdir
 from fastmim_jax.export.formats.names import flat
 from fastmim_jax.export.formats.openmmlab import describe as mmconfig
@@ -22,6 +22,7 @@ from fastmim_jax.export.infer_config import override
 from fastmim_jax.export.programs.onnx import write_onnx
 from fastmim_jax.export.programs.stablehlo import write_function
 from fastmim_jax.export.to_torch import note_of, settings_of, to_torch
+from fastmim_jax.io import atomic_write
 from fastmim_jax.train.transfer import modules, transfer
 
 FOLDERS = ("timm", "hf")  # libraries that open a folder
@@ -80,7 +81,7 @@ def convert(source, destination, options=DEFAULT_OPTIONS, log=print):
     if options.to in PROGRAMS:
         tell([("written", PROGRAMS[options.to](model, destination, overwrite=options.overwrite))], log)
         return
-    with atomically(destination, overwrite=options.overwrite) as path:
+    with atomic_write(destination, overwrite=options.overwrite) as path:
         told = _write(model, path, destination, options, lines)
     tell([*told, ("written", str(destination))], log)
 

@@ -1,6 +1,5 @@
 """What a config costs here: the step, HOG within it, and reading, and which of them binds."""
 
-import json
 import statistics
 import time
 from pathlib import Path
@@ -10,11 +9,11 @@ import numpy as np
 
 from fastmim_jax.data.sources import labelled
 from fastmim_jax.evaluate import tuning
+from fastmim_jax.io import write_json
 from fastmim_jax.mim.targets import HOG
 from fastmim_jax.tools.flops import matrix_flops, peak_flops
 from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train.inherit_backbone import inherit_backbone
-from fastmim_jax.train.metrics import write_atomically
 from fastmim_jax.train.runs import load_run
 
 REPEATS = 5
@@ -36,8 +35,7 @@ def bench(config, workdir=None):
     source, runs = open_stages(config)
     stages = [_bench_stage(run, source) for run in runs]
     if workdir:
-        Path(workdir).mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(workdir) / "bench.json", json.dumps(stages, indent=2) + "\n")
+        write_json(Path(workdir) / "bench.json", stages, indent=2)
     return stages
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastmim_jax.config import pretrain_config
 from fastmim_jax.errors import UserError
+from fastmim_jax.io import read_json_lines
 from fastmim_jax.mim.mixmim import MixMIM, partner
 from fastmim_jax.mim.targets import HOG, patch_statistics
 from fastmim_jax.models.layers import patchify, unpatchify
@@ -33,7 +34,6 @@ from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.held_out import fixed_batches
 from fastmim_jax.train.loop import Hook
-from fastmim_jax.train.metrics import read_metrics
 from fastmim_jax.train.report import summary
 
 SHOWN = 6  # images in a picture
@@ -56,7 +56,7 @@ def picture_hook(run, workdir):
 
 def draw_loss_curve(workdir):
     """Writes pictures/curve.png from metrics.jsonl -> its path, or None before the first line."""
-    lines = read_metrics(Path(workdir) / "metrics.jsonl")
+    lines = read_json_lines(Path(workdir) / "metrics.jsonl").records
     trained = [line for line in lines if "loss" in line]
     held_out = [line for line in lines if "eval_loss" in line]
     if not trained:

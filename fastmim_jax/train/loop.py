@@ -12,10 +12,11 @@ import jax
 from fastmim_jax.config import differences, flatten
 from fastmim_jax.data.undecodable import UndecodableRecords
 from fastmim_jax.errors import UserError
+from fastmim_jax.io import write_json, write_text
 from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.held_out import HeldOutLoss, fixed_batches, trivial_losses
-from fastmim_jax.train.metrics import Metrics, NullMetrics, write_atomically
+from fastmim_jax.train.metrics import Metrics, NullMetrics
 from fastmim_jax.train.report import describe, describe_warm_start, read_baselines
 from fastmim_jax.train.resize_state import resize_state
 from fastmim_jax.train.runs import load_run
@@ -231,7 +232,7 @@ def prepare_workdir(workdir, config):
         if before is not None:
             _check_same(workdir, before, config)
         if jax.process_index() == 0:
-            write_atomically(saved, config.to_json(indent=2) + "\n")
+            write_text(saved, config.to_json(indent=2) + "\n")
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(
             f"cannot use the work directory {workdir} ({error}): type --workdir=DIR with a folder that "
@@ -299,7 +300,7 @@ def _scale(run, state, source, held_out, workdir, log):
             baselines[name] = trivial_losses(run, state, size, batches)
     stages[run.plan.stage :] = [baselines]
     if jax.process_index() == 0:
-        write_atomically(workdir / "baselines.json", json.dumps(stages, indent=2) + "\n")
+        write_json(workdir / "baselines.json", stages, indent=2)
     for name, losses in baselines.items():
         text = ", ".join(f"always {what} {loss:.4f}" for what, loss in losses.items())
         log(f"{'trivial loss':>14}  {text} ({name} images)")

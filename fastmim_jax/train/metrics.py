@@ -1,7 +1,5 @@
 """What a run tells: a progress line, one JSON line per logged step, TensorBoard."""
 
-import json
-import os
 import time
 from pathlib import Path
 
@@ -9,25 +7,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-
-def write_atomically(path, text):
-    """Writes a text file so that a reader sees the old or the new one, never a part."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
-def read_metrics(path):
-    """[dict] of the complete lines of a metrics.jsonl; a line cut off by a crash is left out."""
-    lines = []
-    if Path(path).exists():
-        for line in Path(path).read_text().splitlines():
-            try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-    return lines
+from fastmim_jax.io import append_json_line, read_json_lines, write_json_lines
 
 
 class Metrics:
@@ -43,17 +23,15 @@ class Metrics:
         from tensorboardX import SummaryWriter  # slow to import, and needed nowhere else
 
         self.path = Path(workdir) / "metrics.jsonl"
-        kept = [line for line in read_metrics(self.path) if line["step"] <= start]
-        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = self.path.open("a")
+        lines = read_json_lines(self.path).records
+        write_json_lines(self.path, [line for line in lines if line["step"] <= start])
         board = Path(workdir) / "tensorboard"
         self._board = SummaryWriter(str(board), purge_step=start + 1 if start else None)
         self._progress = ProgressLine(start, total)
 
     def write(self, step, values):
         """Adds one line {"step": step, **values}; floats keep every bit."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        append_json_line(self.path, {"step": step, **values})
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
@@ -68,7 +46,6 @@ class Metrics:
     def close(self):
         """Ends the progress line and flushes the writers."""
         self._progress.close()
-        self._file.close()
         self._board.close()
 
 

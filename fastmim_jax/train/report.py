@@ -7,9 +7,9 @@ import jax
 
 from fastmim_jax.data.augment import resizer_name
 from fastmim_jax.data.decode import decoder_name
+from fastmim_jax.io import read_json_lines
 from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train import warm_start
-from fastmim_jax.train.metrics import read_metrics
 from fastmim_jax.train.state import count_parameters
 
 
@@ -67,7 +67,7 @@ def summary(workdir, last=20):
 
     Baselines are those of the last stage that was begun: {"training": {what: loss}, ...}.
     """
-    lines = read_metrics(Path(workdir) / "metrics.jsonl")
+    lines = read_json_lines(Path(workdir) / "metrics.jsonl").records
     losses = [line["loss"] for line in lines if "loss" in line]
     evals = [line["eval_loss"] for line in lines if "eval_loss" in line]
     tail = losses[-last:]

@@ -1,7 +1,6 @@
 """Files of arrays: the arrays are found and come back to the bit; a file is written whole or not at all."""
 
 import json
-import os
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.array_files import atomically, read_tensors, write_pth, write_safetensors
+from fastmim_jax.export.array_files import read_tensors, write_pth, write_safetensors
 from helpers.torch_files import entries, program, tensor, write_zip
 
 ARRAYS = {
@@ -223,63 +222,6 @@ def test_dtypes_that_safetensors_does_not_have(tmp_path):
     with pytest.raises(UserError, match="expected arrays of plain numbers"):
         write_safetensors(tmp_path / "x", {"a": np.ones(2, np.complex128)})
     assert not list(tmp_path.iterdir())
-
-
-class Interrupted(BaseException):
-    pass
-
-
-def tree(path):
-    return {str(file.relative_to(path)): file.read_text() for file in path.rglob("*") if file.is_file()}
-
-
-@pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
-@pytest.mark.parametrize("old", ["nothing", "a file", "a folder"])
-def test_atomically(tmp_path, folder, old):
-    path = tmp_path / "made" / "here" / "new" if old == "nothing" else tmp_path / "new"
-    if old == "a file":
-        path.write_text("old")
-    elif old == "a folder":
-        path.mkdir()
-        (path / "x").write_text("old")
-    before = tree(tmp_path)
-
-    def write(temporary):
-        assert temporary.name == "new" and temporary.parent.parent == path.parent
-        if folder:
-            temporary.mkdir()
-        (temporary / "y" if folder else temporary).write_text("new")
-
-    for error in (ValueError, Interrupted):
-        with pytest.raises(error), atomically(path, overwrite=True) as temporary:
-            write(temporary)
-            raise error
-        assert tree(tmp_path) == before
-        assert [entry.name for entry in tmp_path.iterdir()] == ([] if old == "nothing" else ["new"])
-    if old != "nothing":
-        with pytest.raises(UserError, match="exists already"), atomically(path) as temporary:
-            raise AssertionError
-        assert tree(tmp_path) == before
-    with atomically(path, overwrite=True) as temporary:
-        write(temporary)
-    name = str(path.relative_to(tmp_path))
-    assert tree(tmp_path) == {f"{name}/y" if folder else name: "new"}
-    assert [entry.name for entry in path.parent.iterdir()] == ["new"]
-    assert os.stat(path / "y" if folder else path).st_mode & 0o077 == 0o066 & ~_umask()
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def test_a_move_that_fails_brings_the_old_folder_back(tmp_path):
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "y").write_text("old")
-    with pytest.raises(FileNotFoundError), atomically(tmp_path / "x", overwrite=True):
-        pass  # nothing is written
-    assert tree(tmp_path) == {"x/y": "old"}
 
 
 def test_nowhere_to_write(tmp_path):

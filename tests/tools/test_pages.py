@@ -295,17 +295,3 @@ def test_baseline_labels_never_overlap():
     moved = pages.spread([0.5, 0.1, 0.5, 0.52], 0.1)
     assert np.diff(np.sort(moved)).min() > 0.0999
     assert moved[1] == 0.1
-
-
-def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypatch):
-    path = tmp_path / "a.png"
-    path.write_bytes(b"old")
-
-    def refuse(*_):
-        raise OSError("disk")
-
-    monkeypatch.setattr(pages.os, "replace", refuse)
-    with pytest.raises(OSError):
-        pages.save_png(Image.new("RGB", (4, 4)), path)
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.io import read_json_lines
 from fastmim_jax.tools.reconstruct import draw_loss_curve, picture_hook, reconstruct
 from fastmim_jax.train.loop import pretrain
-from fastmim_jax.train.metrics import read_metrics
 from fastmim_jax.train.report import summary
 from helpers import small
 
@@ -83,7 +83,7 @@ def test_a_mixing_run_goes_on_to_the_bit(tmp_path):
     told = []
     assert pretrain(config, tmp_path / "killed", log=told.append) == 6
     assert any("after step 3 of 6" in line for line in told)
-    logs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed")]
+    logs = [read_json_lines(tmp_path / name / "metrics.jsonl").records for name in ("whole", "killed")]
     names = ("step", "loss", "grad_norm", "lr")
     whole, killed = ([[line[name] for name in names] for line in log] for log in logs)
     assert whole == killed and len(whole) == 6

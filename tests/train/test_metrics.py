@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from fastmim_jax.train.metrics import Metrics, ProgressLine, format_seconds, read_metrics
+from fastmim_jax.io import read_json_lines
+from fastmim_jax.train.metrics import Metrics, ProgressLine, format_seconds
 
 
 def test_what_lies_beyond_the_checkpoint_is_taken_back(tmp_path):
@@ -12,8 +13,8 @@ def test_what_lies_beyond_the_checkpoint_is_taken_back(tmp_path):
     metrics = Metrics(tmp_path, start=2, total=9)
     metrics.write(3, {"loss": 0.1 + 0.2})
     metrics.close()
-    assert [line["step"] for line in read_metrics(path)] == [1, 2, 3]
-    assert read_metrics(path)[-1]["loss"] == 0.1 + 0.2  # every bit
+    assert [line["step"] for line in read_json_lines(path).records] == [1, 2, 3]
+    assert read_json_lines(path).records[-1]["loss"] == 0.1 + 0.2  # every bit
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 

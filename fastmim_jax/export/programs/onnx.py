@@ -10,9 +10,9 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.array_files import atomically
 from fastmim_jax.export.extras import require
 from fastmim_jax.export.programs.stablehlo import check_size, image_function, outputs
+from fastmim_jax.io import atomic_write
 
 TOLERANCE = 1e-4  # of the largest value of an output
 COUNTS = (1, 3)  # images at once, in the check
@@ -38,7 +38,7 @@ def write_onnx(model, path, overwrite=False):
     check_size(model)
     jax2onnx, onnx, runtime = (require(name, "onnx") for name in PACKAGES)
     path = Path(path).expanduser()
-    with atomically(path, overwrite) as file:
+    with atomic_write(path, overwrite) as file:
         proto = _convert(jax2onnx, model)
         onnx.helper.set_model_props(proto, {"classes": "\n".join(model.classes)})
         onnx.save(proto, file)

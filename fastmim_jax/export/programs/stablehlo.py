@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fastmim_jax.build import create_backbone
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.array_files import atomically
+from fastmim_jax.io import atomic_write
 from fastmim_jax.train.stage import data_statistics, prepare
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -59,8 +59,8 @@ def write_function(model, path, platforms=PLATFORMS, overwrite=False):
     names |= dict(opens_with=f"jax.export.deserialize(open({path.name!r}, 'rb').read()).call(images)")
     told = json.dumps({**names, **describe(model)}, indent=1) + "\n"
     with (
-        atomically(path, overwrite) as file,
-        atomically(path.with_name(f"{path.name}.json"), overwrite) as beside,
+        atomic_write(path, overwrite) as file,
+        atomic_write(path.with_name(f"{path.name}.json"), overwrite) as beside,
     ):
         file.write_bytes(function.serialize())
         beside.write_text(told)

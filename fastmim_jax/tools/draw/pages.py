@@ -3,9 +3,6 @@
 Pure numpy and Pillow (matplotlib for the curve only), so that drawing never touches a device.
 """
 
-import io
-import os
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.io import atomic_write
 from fastmim_jax.tools.draw import glyphs
 from fastmim_jax.tools.draw.glyphs import ABSENT, VISIBLE, told
 
@@ -129,20 +127,10 @@ def compose(rows, headers, footer):
 
 
 def save_png(image, path):
-    """Writes a PIL image; a reader sees the old file or the whole new one, never a part."""
+    """Write a PIL image atomically as a PNG file and return its path."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = io.BytesIO()
-    image.save(data, format="PNG")
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data.getbuffer())
-        os.chmod(temporary, 0o644)  # mkstemp hides the file from everyone else
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with atomic_write(path) as temporary:
+        image.save(temporary, format="PNG")
     return path
 
 
