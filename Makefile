@@ -1,15 +1,20 @@
-# Two commands: `make demo` and `make test`. Both make .venv and install what they need. `make torch` adds
-# PyTorch, timm, transformers and ONNX, with which `make test` compares conversions.
+# `make demo`, `make lint`, `make quick` and `make test` each make .venv and install what they need, in any order.
+# `make torch` adds PyTorch, timm, transformers and ONNX, with which `make test` compares conversions.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test torch lint format clean
+.PHONY: demo quick test torch lint format clean
 
 demo: $(VENV)/installed
 	$(BIN)/fastmim pretrain --config=configs/quickstart.py --workdir=runs/quickstart
 
+# Units and one case of every family and method: under a minute once compiled programs are cached.
+quick: $(VENV)/installed
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not torch and not multiprocess"
+
+# Everything: under ten minutes on two idle cores.
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -q -rs -n 2 --dist loadfile
 
