@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Imported by another package that does not declare it; pyproject.toml says which.
 IMPLICIT = {"flatbuffers", "importlib-resources"}
+OWN = ("fastmim_jax", "helpers", "conftest")
 # The bundled photos are found inside scikit-image without importing it.
 DEMO = {"scikit-image"}
 
@@ -23,7 +24,7 @@ def normalized(requirement):
 
 
 def distributions(folder):
-    """Return {distribution: files} of everything outside the standard library that a folder's files import."""
+    """Return {distribution: files} of all third-party imports in the files of a folder."""
     names = packages_distributions()
     found = {}
     for path in (ROOT / folder).rglob("*.py"):
@@ -32,11 +33,7 @@ def distributions(folder):
             if isinstance(node, ast.ImportFrom) and not node.level:
                 modules = [node.module]
             for module in {name.split(".")[0] for name in modules}:
-                if module not in sys.stdlib_module_names and module not in (
-                    "fastmim_jax",
-                    "helpers",
-                    "conftest",
-                ):
+                if module not in sys.stdlib_module_names and module not in OWN:
                     (distribution, *_) = names.get(module, [module])
                     found.setdefault(normalized(distribution), set()).add(str(path.relative_to(ROOT)))
     return found

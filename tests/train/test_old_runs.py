@@ -1,4 +1,4 @@
-"""Runs that were written before names changed still open and resume: same config, same arrays, same losses."""
+"""Runs written before names changed still open and resume: same config, same arrays, same losses."""
 
 import hashlib
 import json
