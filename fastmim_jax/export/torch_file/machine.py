@@ -1,13 +1,14 @@
-"""The instructions of a pickle, carried out without Python's unpickler.
+"""A pickle virtual machine that runs plain data only, without Python's unpickler.
 
-pickletools cuts the program into instructions and decodes their arguments. Those that build plain
-containers are carried out here, names are those of `known`, and all other instructions are refused.
+pickletools splits the program into instructions and decodes their arguments. Instructions that build
+containers are carried out here, globals come from `allowlist`, all other instructions are refused.
 """
 
 import pickletools
+from typing import BinaryIO
 
 from fastmim_jax.export.torch_file.allowlist import (
-    NEEDLESS,
+    NOT_ALLOWED,
     AllowedGlobal,
     OpaqueObject,
     UnsupportedFile,
@@ -17,40 +18,66 @@ from fastmim_jax.export.torch_file.allowlist import (
     restore,
 )
 
+# Errors that the instructions of a damaged pickle lead to.
+DECODING_ERRORS = (
+    ValueError,  # of pickletools and of the checks here; undecodable text
+    LookupError,  # an empty stack, a number without a memo, a storage without a record
+    TypeError,  # a function of the allow-list with values of other types than it takes
+    AttributeError,
+    OverflowError,  # a number beyond 64 bits
+    RecursionError,  # the text of a deeply nested value
+    MemoryError,
+)
 
-def run(file, memory):
-    """The object that a pickle builds.
+
+class DamagedFile(Exception):
+    """A file that does not decode. The message says what was found."""
+
+
+def run(file: BinaryIO, reader) -> object:
+    """Return the object that a pickle builds.
 
     Args:
-      file: with read, readline and tell, at the pickle's start; it is left at its end.
-      memory: what tensors look into, an `unpickle.StorageReader`.
+      file: with read, readline and tell, at the pickle's start; left at its end.
+      reader: the `StorageReader` behind its tensors.
 
     Raises:
-      Refused: the pickle asks for what is not known.
-      Exception: of any kind, where it is damaged.
+      UnsupportedFile: the pickle asks for something that is not allowed.
+      DamagedFile: it does not decode.
     """
-    machine = PickleMachine(memory)
+    try:
+        return _run(PickleMachine(reader), file)
+    except DECODING_ERRORS as error:
+        raise DamagedFile(f"{type(error).__name__}: {error}") from error
+
+
+def _run(machine, file):
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name in _LITERALS:
             machine.stack.append(argument)
         elif opcode.name in _STEPS:
             _STEPS[opcode.name](machine, argument)
         elif opcode.name not in _FRAMING:
-            raise UnsupportedFile(f"holds the pickle instruction {opcode.name}, {NEEDLESS}")
+            raise UnsupportedFile(f"holds the pickle instruction {opcode.name}, {NOT_ALLOWED}")
     return machine.stack.pop()
 
 
 class PickleMachine:
-    """stack: of values. marks: heights of it. memo: {number: value}, for values that occur again."""
+    """State of a running pickle.
 
-    def __init__(self, memory):
-        self.memory, self.stack, self.marks, self.memo = memory, [], [], {}
+    Attributes:
+      reader: the `StorageReader` behind its tensors.
+      stack: values. marks: heights of the stack. memo: {number: value}.
+    """
 
-    def take(self, count=None):
-        """The topmost values, off the stack; those above the last mark for None."""
+    def __init__(self, reader):
+        self.reader, self.stack, self.marks, self.memo = reader, [], [], {}
+
+    def take(self, count: int | None = None) -> list:
+        """Pop `count` values off the stack; for None, all above the last mark."""
         start = self.marks.pop() if count is None else len(self.stack) - count
         if not 0 <= start <= len(self.stack):
-            raise ValueError("more is taken than there is")
+            raise ValueError("more values popped than pushed")
         items = self.stack[start:]
         del self.stack[start:]
         return items
@@ -61,12 +88,12 @@ def _push(make):
 
 
 def _gather(make, count=None):
-    """One value made of several."""
+    """A step that replaces several values by one."""
     return lambda machine, _: machine.stack.append(make(machine.take(count)))
 
 
 def _into(change, count=None):
-    """Several values put into what lies below them."""
+    """A step that adds several values to the container below them."""
 
     def step(machine, _):
         items = machine.take(count)
@@ -120,39 +147,43 @@ def _global(machine, name):
 def _stack_global(machine, _):
     module, name = machine.take(2)
     if type(module) is not str or type(name) is not str:
-        raise ValueError("a name that is no text")
+        raise ValueError("a global whose name is not text")
     _global(machine, f"{module} {name}")
 
 
 def _reduce(machine, _):
-    known, args = machine.take(2)
-    machine.stack.append(call(known, machine.memory, args))
+    target, args = machine.take(2)
+    machine.stack.append(call(target, machine.reader, args))
 
 
 def _instance(machine, name):
-    machine.stack.append(call(find(name), machine.memory, tuple(machine.take())))
+    machine.stack.append(call(find(name), machine.reader, tuple(machine.take())))
 
 
 def _object(machine, _):
-    known, *args = machine.take()
-    machine.stack.append(call(known, machine.memory, tuple(args)))
+    target, *args = machine.take()
+    machine.stack.append(call(target, machine.reader, tuple(args)))
 
 
 def _build(machine, _):
     state = machine.stack.pop()
-    restore(machine.stack[-1], state, machine.memory)
+    restore(machine.stack[-1], state, machine.reader)
 
 
 def _persistent(machine, _):
     kind, *rest = machine.stack.pop()
     if kind != "storage":
         raise UnsupportedFile(
-            "holds a whole model: expected its arrays, torch.save(model.state_dict(), path)"
+            "holds a pickled model: expected its arrays, torch.save(model.state_dict(), path)"
         )
-    known, key, _, count, *view = rest
-    if type(known) is not AllowedGlobal or known.dtype is None or type(key) not in (str, int):
-        raise ValueError("a storage of no known kind")
-    machine.stack.append(machine.memory.storage(key, known.dtype, count, *view))
+    storage_class, key, _, count, *view = rest
+    if (
+        type(storage_class) is not AllowedGlobal
+        or storage_class.dtype is None
+        or type(key) not in (str, int)
+    ):
+        raise ValueError("a storage without a class or key")
+    machine.stack.append(machine.reader.storage(key, storage_class.dtype, count, *view))
 
 
 _LITERALS = {

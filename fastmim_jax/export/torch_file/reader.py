@@ -1,61 +1,63 @@
-"""Checkpoints of torch.save, read without PyTorch and without running anything that a file asks for.
+"""Checkpoints of torch.save, read without PyTorch and without running the code that a file asks for.
 
-A checkpoint is a pickle, which is a program, and the memory of its tensors beside it: in a zip archive
-(PyTorch 1.6 and later), or one after the other behind the pickle. `pickled` carries out what is
-harmless of the program; here are the files, and the tensors' way into their memory.
+A checkpoint is a pickle, which is a program, and the storages of its tensors: in a zip archive
+(PyTorch 1.6 and later), or one after the other behind the pickle. `machine` runs the pickle; this module
+reads the files and looks into the storages.
 """
 
 import io
 import mmap
+import struct
 import sys
 import zipfile
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.torch_file import machine as pickled
+from fastmim_jax.export.torch_file import machine
 from fastmim_jax.export.torch_file.allowlist import UnsupportedFile
+from fastmim_jax.export.torch_file.machine import DamagedFile
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of files without an archive
 LFS = b"version https://git-lfs"
-# Copies of tensors may take this many times the file's size, and so many bytes on top of it.
+# Copies of tensors may take this many times the file's size, and this many bytes on top of it.
 COPIES, SPARE = 8, 2**26
 
 
-def read_pth(path):
-    """Reads a checkpoint that torch.save has written, in either of its formats.
+def read_pth(path: str | Path) -> object:
+    """Read a checkpoint that torch.save wrote, in either of its formats.
 
     Returns:
-      The object: plain containers (an OrderedDict as a dict), scalars, and a numpy array for every
-      tensor, bfloat16 and float8 as of ml_dtypes. Arrays are C-contiguous; they look into the file,
-      which is read as they are used and never written to; tensors that were one are one array.
-      Settings and logs of known classes are `known.OpaqueObject`.
+      The object: plain containers (an OrderedDict as a dict), scalars, and a numpy array for every tensor,
+      bfloat16 and float8 with the dtypes of ml_dtypes. Arrays are C-contiguous; they map the file
+      privately, so that writing to one leaves the file as it is; tied tensors are one array. Settings and
+      logs are `allowlist.OpaqueObject`.
 
     Raises:
-      UserError: no such file, damaged, of another kind, or it asks for what is not known.
+      UserError: the file is missing, damaged or of another kind, or it asks for something not allowed.
     """
     path = Path(path)
     try:
-        whole = _map(path)
-        _refuse_others(whole[:512])
-        read = _read_zip if whole[:4] == b"PK\x03\x04" else _read_stream
-        return read(path, whole)
+        data = _map(path)
+        _refuse_others(data[:512])
+        return _read_zip(path, data) if data[:4] == b"PK\x03\x04" else _read_stream(data)
     except UnsupportedFile as error:
         raise UserError(f"{path} {error}") from error
-    except Exception as error:  # a damaged file may break anything
-        problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    except DamagedFile as error:
+        problem = " ".join(str(error).split())[:200]
         raise UserError(
             f"{path} is cut short or damaged ({problem}): expected what torch.save wrote, fetch it again"
         ) from error
 
 
 class Storage(NamedTuple):
-    """Memory that tensors look into. data: bytes (N,) uint8; None while it is not known where they are."""
+    """Memory behind tensors. data: bytes (N,) uint8; None on a first pass that collects sizes only."""
 
-    key: object
+    key: str | int | tuple
     dtype: np.dtype
     data: np.ndarray | None
 
@@ -64,33 +66,44 @@ class StorageReader:
     """The storages of a file, and the arrays that look into them.
 
     Args:
-      fetch: (key, dtype, count) -> bytes (N,) uint8 of at least that many numbers, or None.
-      limit: bytes that copies of tensors may take, all together.
-      swap: the file's byte order is not this machine's.
+      fetch: (key, dtype, count) -> bytes (N,) uint8 of at least `count` numbers, or None.
+      limit: bytes that copies of tensors may take in total.
+      swap: whether the file's byte order differs from this machine's.
+
+    Attributes:
+      blank: {id: array}, numpy arrays that a BUILD instruction still has to fill.
     """
 
-    def __init__(self, fetch=None, limit=0, swap=False):
+    def __init__(self, fetch: Callable | None = None, limit: int = 0, swap: bool = False):
         self._fetch, self._limit, self._swap = fetch, limit, swap
         self._arrays = {}
-        self.blank = {}  # {id: array}, numpy's own that are still to be filled
+        self.blank = {}
 
-    def storage(self, key, dtype, count, view=None):
-        """The storage of a key; a part of it for a view (key, offset, count), as older files may have."""
+    def storage(self, key: str | int, dtype: np.dtype, count: int, view: Sequence | None = None) -> Storage:
+        """Return the storage of a key; for a view (key, offset, count), as in older files, a part of it."""
         _check_counts([count])
         data = self._fetch(key, dtype, count)
         if view is not None:
             _, offset, length = view
             _check_counts([offset, length])
             if offset + length > count:
-                raise ValueError(f"a view leaves storage {key}")
+                raise ValueError(f"a view exceeds storage {key}")
             start, key = offset * dtype.itemsize, (key, offset, length)
             data = None if data is None else data[start : start + length * dtype.itemsize]
         return Storage(key, dtype, data)
 
-    def tensor(self, storage, dtype, offset, size, stride, flags=None):
-        """Array (*size) of what lies at an offset and with strides, all counted in elements; None as yet.
+    def tensor(
+        self,
+        storage: Storage,
+        dtype: np.dtype,
+        offset: int,
+        size: Sequence[int],
+        stride: Sequence[int],
+        flags: dict | None = None,
+    ) -> np.ndarray | None:
+        """Return the array (*size) at an offset with strides, counted in elements; None without data.
 
-        flags: {"conj": bool, "neg": bool}, where the values are still to be conjugated or negated.
+        flags: {"conj": bool, "neg": bool}, lazy conjugation and negation to carry out.
         """
         size, stride = tuple(size), tuple(stride)
         _check_counts([offset, *size, *stride])
@@ -99,10 +112,10 @@ class StorageReader:
         if storage.data is None:
             return None
         flags = tuple(name for name in ("conj", "neg") if flags and flags.get(name))
-        place = (storage.key, dtype, offset, size, stride, flags)
-        if place not in self._arrays:
-            self._arrays[place] = self._array(storage.data, *place[1:])
-        return self._arrays[place]
+        view = (storage.key, dtype, offset, size, stride, flags)
+        if view not in self._arrays:
+            self._arrays[view] = self._array(storage.data, *view[1:])
+        return self._arrays[view]
 
     def _array(self, data, dtype, offset, size, stride, flags):
         if 0 in size:
@@ -114,7 +127,7 @@ class StorageReader:
         array = np.ndarray(size, dtype, data, offset * dtype.itemsize, strides)
         if array.flags.c_contiguous and array.flags.aligned and not self._swap and not flags:
             return array
-        self._limit -= array.nbytes  # strides may be 0, so that a small file would fill any memory
+        self._limit -= array.nbytes  # strides may be 0: a small file could fill the memory
         if self._limit < 0:
             raise UnsupportedFile(
                 "holds tensors that are many times larger than the file: they were not unfolded"
@@ -130,7 +143,7 @@ class StorageReader:
 
 def _check_counts(numbers):
     if any(type(number) is not int or number < 0 for number in numbers):
-        raise ValueError("a size, stride or offset that is no count")
+        raise ValueError("a size, stride or offset that is not a count")
 
 
 def _map(path):
@@ -151,7 +164,7 @@ def _map(path):
 
 
 def _refuse_others(head):
-    """Tells what a file is that is no checkpoint, by its first 512 bytes."""
+    """Raise UnsupportedFile for another kind of file, recognised by its first 512 bytes."""
     if head[:4] == b"PK\x03\x04":
         return
     if head.startswith(LFS):
@@ -171,7 +184,7 @@ def _refuse_others(head):
         raise UnsupportedFile(f"is text that starts with {start!r}: expected a checkpoint of torch.save")
 
 
-def _read_zip(path, whole):
+def _read_zip(path, data):
     try:
         with zipfile.ZipFile(path) as archive:
             records = {info.filename: info for info in archive.infolist()}
@@ -179,30 +192,34 @@ def _read_zip(path, whole):
         raise UnsupportedFile(
             "is cut short: the end of its zip archive is missing, fetch it again"
         ) from error
+    except (ValueError, NotImplementedError, OSError, struct.error) as error:
+        raise DamagedFile(f"zip archive: {error}") from error
     folder = _folder(records)
-    bytes_of = np.frombuffer(whole, np.uint8)
-    found = {}
+    file_bytes = np.frombuffer(data, np.uint8)
+    loaded = {}
 
     def record(name):
-        if name not in found:
-            found[name] = _record(bytes_of, records[folder + name])
-        return found[name]
+        if name not in loaded:
+            loaded[name] = _record(file_bytes, records[folder + name])
+        return loaded[name]
 
     def fetch(key, dtype, count):
-        data = record(f"data/{key}")
-        if count * dtype.itemsize > len(data):
+        storage = record(f"data/{key}")
+        if count * dtype.itemsize > len(storage):
             raise ValueError(f"storage {key} has fewer bytes than it needs")
-        return data[: count * dtype.itemsize]
+        return storage[: count * dtype.itemsize]
 
-    order = bytes(record("byteorder")).decode() if folder + "byteorder" in records else "little"
-    if order not in ("little", "big"):
-        raise ValueError(f"byte order {order[:20]!r}")
-    memory = StorageReader(fetch, COPIES * len(whole) + SPARE, order != sys.byteorder)
-    return pickled.run(io.BytesIO(record("data.pkl")), memory)
+    byte_order = bytes(record("byteorder")) if folder + "byteorder" in records else b"little"
+    if byte_order not in (b"little", b"big"):
+        raise DamagedFile(f"byte order {byte_order[:20]!r}")
+    swap = byte_order.decode() != sys.byteorder
+    return machine.run(
+        io.BytesIO(record("data.pkl")), StorageReader(fetch, COPIES * len(data) + SPARE, swap)
+    )
 
 
 def _folder(records):
-    """What all names of a checkpoint's records start with."""
+    """Return the prefix of all names of a checkpoint's records, "" or "NAME/"."""
     folders = [name.removesuffix("data.pkl") for name in records if f"/{name}".endswith("/data.pkl")]
     if not folders:
         names = ", ".join(sorted(records)[:3]) or "nothing"
@@ -213,56 +230,58 @@ def _folder(records):
     return folder
 
 
-def _record(whole, info):
-    """Bytes (N,) of a record of an archive, in their place in the file."""
+def _record(file_bytes, info):
+    """Return the bytes (N,) of a record of an archive, a view of the file's."""
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
         raise UnsupportedFile(
-            "is a compressed zip archive, as torch.save writes none: pack it anew with zip -0"
+            "is a compressed zip archive, which torch.save never writes: pack it again with zip -0"
         )
     start = info.header_offset
-    local = bytes(whole[start : start + 30])
-    start += 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
-    data = whole[start : start + info.file_size]
-    if local[:4] != b"PK\x03\x04" or len(data) != info.file_size:
-        raise ValueError(f"{info.filename} lies outside of the file")
-    if info.CRC and zlib.crc32(data) != info.CRC:  # 0 where PyTorch was told to write no checksums
-        raise ValueError(f"{info.filename} does not match its checksum")
+    header = bytes(file_bytes[start : start + 30])
+    start += 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    data = file_bytes[start : start + info.file_size]
+    if header[:4] != b"PK\x03\x04" or len(data) != info.file_size:
+        raise DamagedFile(f"{info.filename} lies outside of the file")
+    if info.CRC and zlib.crc32(data) != info.CRC:  # PyTorch writes 0 where checksums are off
+        raise DamagedFile(f"{info.filename} does not match its checksum")
     return data
 
 
-def _read_stream(path, whole):
-    if pickled.run(whole, StorageReader()) != MAGIC:
+def _read_stream(data):
+    if machine.run(data, StorageReader()) != MAGIC:
         raise UnsupportedFile(
             "is a pickle, but not of torch.save: expected torch.save(model.state_dict(), path)"
         )
-    if pickled.run(whole, StorageReader()) != PROTOCOL:
-        raise ValueError("another protocol")
-    pickled.run(whole, StorageReader())  # on the machine that has written it
-    start = whole.tell()
+    if machine.run(data, StorageReader()) != PROTOCOL:
+        raise DamagedFile("another protocol")
+    machine.run(data, StorageReader())  # facts about the machine that wrote it
+    start = data.tell()
 
-    # Where storages lie is only known when the size of each is: the pickle is run twice.
+    # The storages follow the pickle, and their offsets depend on their sizes: a first pass collects those.
     sizes = {}
 
-    def note(key, dtype, count):
+    def collect(key, dtype, count):
         if sizes.setdefault(key, (dtype.itemsize, count)) != (dtype.itemsize, count):
             raise ValueError(f"storage {key} has two sizes")
 
-    pickled.run(whole, StorageReader(note))
-    keys = pickled.run(whole, StorageReader())
-    found = _places(np.frombuffer(whole, np.uint8), whole.tell(), keys, sizes)
-    whole.seek(start)
-    return pickled.run(whole, StorageReader(lambda key, *_: found[key], COPIES * len(whole) + SPARE))
+    machine.run(data, StorageReader(collect))
+    keys = machine.run(data, StorageReader())
+    storages = _storages(np.frombuffer(data, np.uint8), data.tell(), keys, sizes)
+    data.seek(start)
+    return machine.run(data, StorageReader(lambda key, *_: storages[key], COPIES * len(data) + SPARE))
 
 
-def _places(whole, position, keys, sizes):
-    """{key: bytes}: a count of 8 bytes and that many numbers for each key, in turn."""
-    found = {}
+def _storages(file_bytes, position, keys, sizes):
+    """Return {key: bytes (N,)} from, per key in turn, a count of 8 bytes and `count` numbers."""
+    if type(keys) is not list or any(type(key) not in (str, int) or key not in sizes for key in keys):
+        raise DamagedFile("the list of its storages does not match its tensors")
+    storages = {}
     for key in keys:
         itemsize, count = sizes[key]
-        if int.from_bytes(bytes(whole[position : position + 8]), "little") != count:
-            raise ValueError(f"storage {key} is of another size")
-        found[key] = whole[position + 8 : position + 8 + count * itemsize]
-        if len(found[key]) != count * itemsize:
-            raise ValueError(f"storage {key} leaves the file")
+        if int.from_bytes(bytes(file_bytes[position : position + 8]), "little") != count:
+            raise DamagedFile(f"storage {key} has another size than its tensors expect")
+        storages[key] = file_bytes[position + 8 : position + 8 + count * itemsize]
+        if len(storages[key]) != count * itemsize:
+            raise DamagedFile(f"storage {key} exceeds the file")
         position += 8 + count * itemsize
-    return found
+    return storages
