@@ -4,22 +4,14 @@ A run has one stage, or several (FastMIM-P) that differ in their images, batches
 Positions in a run are counted in records: epochs and learning rates follow from them in every stage.
 """
 
-import copy
 import dataclasses
 import itertools
 
 from fastmim_jax.config import CHOICES
 from fastmim_jax.errors import UserError
+from fastmim_jax.stages import at_stage, stage_count, stage_lengths
 
 LR_BATCH = 256  # base learning rates are given for this many images (linear rule)
-# What a stage may have of its own: key of `config.stages` -> key of the config, how an entry is read.
-STAGE_KEYS = {
-    "image_sizes": ("data.image_size", lambda size: (size, size) if isinstance(size, int) else tuple(size)),
-    "batch_sizes": ("schedule.batch_size", int),
-    "accumulations": ("schedule.accumulation", int),
-    "block_sizes": ("method.block_size", int),
-    "windows": ("method.backbone.window", lambda window: window or None),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +73,7 @@ class PretrainPlan(StagePlan):
 
     grid: tuple[int, int]  # tokens (h, w)
     blocks: tuple[int, int]  # cells that are hidden or shown as a whole
-    hidden: int  # of them, hidden in every image
+    num_masked: int  # masked blocks of every image
 
     def describe(self):
         """[(label, text)] for the start of a run."""
@@ -89,42 +81,11 @@ class PretrainPlan(StagePlan):
         return [
             *super().describe(),
             ("tokens", f"{self.grid[0]} x {self.grid[1]}"),
-            ("hidden blocks", f"{self.hidden} of {self.blocks[0]} x {self.blocks[1]} = {count}"),
+            ("hidden blocks", f"{self.num_masked} of {self.blocks[0]} x {self.blocks[1]} = {count}"),
         ]
 
 
-def stage_count(config):
-    """Number of stages of a run.
-
-    Raises:
-      UserError: tuples of `config.stages` that differ in length.
-    """
-    if "stages" not in config:
-        return 1
-    lengths = {
-        key: len(config.stages[key]) for key in (*STAGE_KEYS, "start_epochs") if len(config.stages[key])
-    }
-    if len(set(lengths.values())) > 1:
-        told = ", ".join(f"config.stages.{key} has {length}" for key, length in lengths.items())
-        raise UserError(f"{told} entries: give every tuple of config.stages one entry per stage, or ()")
-    return next(iter(lengths.values()), 1)
-
-
-def at_stage(config, stage):
-    """A copy of a config with the values of one stage in their usual places."""
-    count = stage_count(config)
-    config = copy.deepcopy(config)
-    for key, (place, read) in STAGE_KEYS.items() if "stages" in config else ():
-        if len(config.stages[key]) == count and config.stages[key]:
-            *sections, name = place.split(".")
-            section = config
-            for part in sections:
-                section = section[part]
-            section[name] = read(config.stages[key][stage])
-    return config
-
-
-def make_pretrain_plan(config, *, records, stride, unit, devices, stage=0, hidden=None, groups=1):
+def make_pretrain_plan(config, *, records, stride, unit, devices, stage=0, num_masked=None, groups=1):
     """Validates a config against its data, backbone and devices, and computes the Plan of a stage.
 
     Args:
@@ -133,18 +94,19 @@ def make_pretrain_plan(config, *, records, stride, unit, devices, stage=0, hidde
       unit: pixels per value of the target (8 for a HOG cell, 1 for pixels).
       devices: over all processes.
       stage: counted from 0.
-      hidden: cells -> how many of them are hidden; None for what is left of the visible ones.
+      num_masked: cells -> how many of them are masked; None: all but the visible ones of random masking.
       groups: parts that a batch must divide into, evenly and as pairs, where there are more than one.
 
     Raises:
       UserError: a choice that cannot work, in one sentence that says what to type.
     """
+    _check_lengths(config)
     own = at_stage(config, stage)
     course = make_stage_plan(config, records=records, devices=devices, stage=stage)
     grid, blocks = _check_geometry(own.method, course.image_size, stride, unit)
-    hidden_blocks = _check_ratio(own.method.mask_ratio, blocks[0] * blocks[1], hidden)
+    masked = _check_ratio(own.method.mask_ratio, blocks[0] * blocks[1], num_masked)
     _check_groups(own.schedule, groups)
-    return PretrainPlan(**vars(course), grid=grid, blocks=blocks, hidden=hidden_blocks)
+    return PretrainPlan(**vars(course), grid=grid, blocks=blocks, num_masked=masked)
 
 
 def make_stage_plan(config, *, records, devices, stage=0):
@@ -152,6 +114,7 @@ def make_stage_plan(config, *, records, devices, stage=0):
 
     Arguments and errors are those of `make_pretrain_plan`.
     """
+    _check_lengths(config)
     stages = [at_stage(config, index) for index in range(stage_count(config))]
     own = stages[stage]
     _check_choices(own)
@@ -221,6 +184,13 @@ def _stage_ends(config, records, batches):
             f"--config.stages.start_epochs='{tuple(epochs * stage // count for stage in range(count))}'"
         )
     return [*starts[1:], epochs]
+
+
+def _check_lengths(config):
+    lengths = stage_lengths(config)
+    if len(set(lengths.values())) > 1:
+        seen = ", ".join(f"config.stages.{key} has {length}" for key, length in lengths.items())
+        raise UserError(f"{seen} entries: give every tuple of config.stages one entry per stage, or ()")
 
 
 def _check_choices(config):

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fastmim_jax.config import config_from_dict, differences, pretrain_config
+from fastmim_jax.config import pretrain_config
+from fastmim_jax.saved_config import config_from_dict, differences
 from fastmim_jax.train import stage as train_stage
 
 CONFIGS = Path(__file__).parents[1] / "configs"

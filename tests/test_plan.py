@@ -4,7 +4,8 @@ import pytest
 
 from fastmim_jax.config import pretrain_config
 from fastmim_jax.errors import UserError
-from fastmim_jax.plan import at_stage, make_pretrain_plan, stage_count
+from fastmim_jax.plan import make_pretrain_plan
+from fastmim_jax.stages import at_stage, stage_count
 
 IMAGENET = 1_281_167
 GRID = dict(stride=16, unit=8, devices=8)
@@ -12,7 +13,7 @@ GRID = dict(stride=16, unit=8, devices=8)
 
 def plans(config, records=IMAGENET):
     return [
-        make_pretrain_plan(at_stage(config, 0), records=records, stage=stage, **GRID)
+        make_pretrain_plan(config, records=records, stage=stage, **GRID)
         for stage in range(stage_count(config))
     ]
 
@@ -20,7 +21,7 @@ def plans(config, records=IMAGENET):
 def test_the_published_recipe_in_numbers():
     plan = make_pretrain_plan(pretrain_config(), records=IMAGENET, **GRID)
     assert plan.peak_lr == pytest.approx(2.4e-3)  # 1.5e-4 x 4096 / 256
-    assert plan.grid == plan.blocks == (8, 8) and plan.hidden == 48
+    assert plan.grid == plan.blocks == (8, 8) and plan.num_masked == 48
     assert plan.total_steps == plan.last_step == 800 * IMAGENET // 4096
     assert plan.epoch(plan.total_steps) == pytest.approx(800, abs=0.01)
     told = dict(plan.describe())

@@ -89,7 +89,7 @@ def cpu_figures(ratio):
 def _decoded_hidden(run, ratio):
     """Hidden tokens of an image that are decoded: furthest-point sampling picks them one by one."""
     rows, columns = run.plan.grid
-    return run.plan.hidden - int(rows * columns * ratio)
+    return run.plan.num_masked - int(rows * columns * ratio)
 
 
 def tpu_figures(ratio, fsdp, effort):

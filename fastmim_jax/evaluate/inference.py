@@ -12,6 +12,7 @@ from fastmim_jax import plan as plans
 from fastmim_jax.build import create_backbone
 from fastmim_jax.evaluate.classify import ROWS, map_images
 from fastmim_jax.models.base import layer_names, with_identity_norm
+from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.train import sharding
 from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train.runs import load_run
@@ -99,7 +100,7 @@ def open_inference(path, step=None, batch_size=128, devices=None):
       UserError: no checkpoint there.
     """
     saved = load_run(path, step)
-    config = plans.at_stage(saved.config, plans.stage_count(saved.config) - 1)
+    config = at_stage(saved.config, stage_count(saved.config) - 1)
     return saved, make_inference(config, backbone_variables(saved.variables), batch_size, devices)
 
 

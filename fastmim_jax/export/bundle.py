@@ -13,7 +13,7 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.export.infer_backbone import family_of
 from fastmim_jax.io import write_json, write_text
 from fastmim_jax.models.layers import resampled_positions
-from fastmim_jax.plan import at_stage, stage_count
+from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.runs import load_run
 from fastmim_jax.train.state import TrainState

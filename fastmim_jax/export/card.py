@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from fastmim_jax import __version__
-from fastmim_jax.config import flatten
 from fastmim_jax.io import read_json_lines
+from fastmim_jax.saved_config import flatten
 
 # Of the weights that were published in these formats, as the repositories state it.
 LICENCES = {

@@ -13,7 +13,7 @@ from fastmim_jax.io import read_json_lines
 from fastmim_jax.mim.mixmim import MixMIM, partner
 from fastmim_jax.mim.targets import HOG, patch_statistics
 from fastmim_jax.models.layers import patchify, unpatchify
-from fastmim_jax.plan import at_stage
+from fastmim_jax.stages import at_stage
 from fastmim_jax.tools.draw.glyphs import (
     ABSENT,
     DECODED,

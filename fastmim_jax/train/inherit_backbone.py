@@ -4,7 +4,7 @@ import copy
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.models.zoo import ZOO, attributes
-from fastmim_jax.plan import at_stage, stage_count
+from fastmim_jax.stages import at_stage, stage_count
 
 OF_A_SIZE = ("window", "windows")  # chosen for the size of the images
 OWN = ("drop_path", "position_grid")  # of training, not of the parameters

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import jax
 
-from fastmim_jax.config import differences, flatten
 from fastmim_jax.data.undecodable import UndecodableRecords
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import write_json, write_text
+from fastmim_jax.saved_config import differences, flatten
 from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.held_out import HeldOutLoss, fixed_batches, trivial_losses

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fastmim_jax.config import config_from_dict
 from fastmim_jax.errors import UserError
+from fastmim_jax.saved_config import config_from_dict
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.sharding import make_mesh, replicated
 

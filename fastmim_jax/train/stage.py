@@ -13,6 +13,7 @@ from fastmim_jax.data.device import channel_statistics, normalize
 from fastmim_jax.data.loader import make_loader, pick_workers
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.errors import UserError
+from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.train import sharding, state, steps
 from fastmim_jax.train.optimizer import learning_rate, make_optimizer
 from fastmim_jax.train.warm_start import warm_start
@@ -83,7 +84,7 @@ class PretrainStage(TrainStage):
 
 def build_stages(config, records, devices=None, saved=None):
     """[Run] of all stages of a config, one if it names none; see `build`."""
-    return [build(config, records, devices, stage, saved) for stage in range(plans.stage_count(config))]
+    return [build(config, records, devices, stage, saved) for stage in range(stage_count(config))]
 
 
 def build(config, records, devices=None, stage=0, saved=None):
@@ -95,7 +96,7 @@ def build(config, records, devices=None, stage=0, saved=None):
       UserError: the config cannot work, in one sentence.
     """
     devices = devices or jax.devices()
-    whole, config = config, plans.at_stage(config, stage)
+    whole, config = config, at_stage(config, stage)
     check_kernel("method", config.method, devices[0].platform)
     method = create_method(config.method)
     plan = plans.make_pretrain_plan(
@@ -105,7 +106,7 @@ def build(config, records, devices=None, stage=0, saved=None):
         unit=method.target.unit,
         devices=len(devices),
         stage=stage,
-        hidden=method.num_masked,
+        num_masked=method.num_masked,
         groups=method.groups,
     )
     mesh = sharding.make_mesh(config.run.mesh_fsdp, devices)

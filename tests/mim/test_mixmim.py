@@ -176,5 +176,5 @@ def test_the_published_model_has_the_published_number_of_parameters():
     run = train_stage.build(config, 1_281_167, jax.devices()[:1])
     fixed = 56 * 56 * 128 + 7 * 7 * 512  # positions of the encoder and the decoder, which ours computes
     assert count_parameters(run.abstract.params) + fixed == 114_665_784
-    assert run.plan.hidden == 24 and run.plan.peak_lr == pytest.approx(1.2e-3)
+    assert run.plan.num_masked == 24 and run.plan.peak_lr == pytest.approx(1.2e-3)
     assert run.method.noise_shape((2048, 224, 224, 3)) == (16, 49)

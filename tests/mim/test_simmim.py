@@ -148,5 +148,5 @@ def test_the_published_models_have_the_published_number_of_parameters(variant):
     run = train_stage.build(config, 1_281_167, jax.devices()[:1])
     count, hidden = PUBLISHED[variant]
     assert count_parameters(run.abstract.params) == count
-    assert run.plan.hidden == hidden and run.plan.total_epochs == pytest.approx(800, abs=0.01)
+    assert run.plan.num_masked == hidden and run.plan.total_epochs == pytest.approx(800, abs=0.01)
     assert (run.plan.peak_lr, run.plan.warmup_lr) == pytest.approx((4e-4, 2e-6))

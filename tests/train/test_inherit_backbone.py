@@ -9,10 +9,11 @@ import pytest
 
 from fastmim_jax import create_method
 from fastmim_jax.build import create_classifier
-from fastmim_jax.config import config_from_dict, finetune_config, pretrain_config
+from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.errors import UserError
 from fastmim_jax.models.layers import sincos_positions
 from fastmim_jax.models.resample import resample
+from fastmim_jax.saved_config import config_from_dict
 from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.transfer import transfer
 from helpers import small

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fastmim_jax.config import pretrain_config
-from fastmim_jax.plan import at_stage
+from fastmim_jax.stages import at_stage
 from fastmim_jax.tools.bench import open_stages
 from fastmim_jax.tools.draw.pages import (
     GAP,

@@ -1,0 +1,77 @@
+"""Saved configs (config.json): opened with the current keys, and compared to a new config."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fastmim_jax.config import finetune_config, pretrain_config
+
+RESUMABLE = ("run.", "monitor.")  # sections that may differ when a run is resumed
+
+# Old name -> current name of a key "section.key". Saved configs may have either.
+RENAMED_KEYS = {
+    "optimizer.spared": "optimizer.no_decay",
+    "optimizer.average": "optimizer.ema_decay",
+    "augment.deviation": "augment.magnitude_std",
+    "augment.erase": "augment.random_erasing",
+    "augment.repeats": "augment.repeated_augmentation",
+    "augment.smoothing": "augment.label_smoothing",
+}
+
+
+def default_config(config: Mapping) -> ConfigDict:
+    """Return the default config of the same kind as `config`: pre-training or fine-tuning."""
+    return finetune_config() if "model" in config else pretrain_config()
+
+
+def rename_keys(saved: Mapping) -> dict:
+    """Return a copy of a saved config (nested dict) with RENAMED_KEYS under their current names.
+
+    Where a section has both names, the current one counts.
+    """
+    renamed = {key: dict(x) if isinstance(x, Mapping) else x for key, x in saved.items()}
+    for old, new in RENAMED_KEYS.items():
+        (section, old_key), new_key = old.split("."), new.split(".")[1]
+        values = renamed.get(section)
+        if isinstance(values, dict) and old_key in values:
+            values.setdefault(new_key, values[old_key])
+            del values[old_key]
+    return renamed
+
+
+def config_from_dict(saved: Mapping) -> ConfigDict:
+    """Return the config that was saved as a nested dict; missing keys get their defaults."""
+    saved = rename_keys(saved)
+    return ConfigDict(_with_defaults(saved, default_config(saved).to_dict()))
+
+
+def _with_defaults(values, defaults):
+    nested = {key: x for key, x in values.items() if isinstance(x, dict) and key in defaults}
+    return {**defaults, **values, **{key: _with_defaults(x, defaults[key]) for key, x in nested.items()}}
+
+
+def flatten(config: Mapping | ConfigDict) -> dict[str, Any]:
+    """Return {"section.key": value} of a config or nested dict, with plain JSON values."""
+    flat = {}
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            flat.update({f"{key}.{inner}": x for inner, x in flatten(value).items()})
+        else:
+            flat[key] = _to_json(value)
+    return flat
+
+
+def _to_json(value):
+    return [_to_json(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def differences(before: Mapping, now: Mapping | ConfigDict) -> list[tuple[str, Any, Any]]:
+    """Return [(key, value before, value now)] of the keys that differ and change the training.
+
+    Sections of RESUMABLE are left out. A key that the older config lacks counts as its default.
+    """
+    before = rename_keys(before)
+    before, now = {**flatten(default_config(before)), **flatten(before)}, flatten(now)
+    keys = [key for key in sorted({*before, *now}) if not key.startswith(RESUMABLE)]
+    return [(key, before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)]
