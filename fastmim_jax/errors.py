@@ -1,8 +1,16 @@
-"""The one exception that users are meant to read."""
+"""Exceptions for bad input, whose messages users read."""
 
 
 class UserError(Exception):
-    """Bad input, told in one sentence: what was seen, what was expected, what to type.
+    """Bad input, described in one sentence: what was seen, what was expected, what to type.
 
     The command line prints the sentence and exits with status 2, without a traceback.
+    """
+
+
+class FormatMismatch(UserError):
+    """The arrays of a file do not fit a format: unknown or missing names, or wrong shapes.
+
+    `export.from_torch` catches no other exception while it tries formats, so that a mistake in a key table
+    surfaces as itself.
     """

@@ -9,14 +9,6 @@ import numpy as np
 from fastmim_jax.errors import UserError
 
 
-class FormatMismatch(UserError):
-    """Names, shapes or settings that do not fit a format; the next likely format may fit.
-
-    `from_torch` catches no other exception while it tries formats, so that a mistake in a key table or a
-    transform surfaces as itself.
-    """
-
-
 class Transform(NamedTuple):
     """How the values of one array change: to ours, and back to theirs.
 
