@@ -99,9 +99,7 @@ def finetune_config() -> ConfigDict:
     config.data = _data(image_size=(224, 224), crop_scale=(0.08, 1.0))
     config.data.eval_path = ""  # data set to evaluate on; "": data.path
     config.data.eval_split = ""  # "": its val (valid, validation) or test split
-    config.data.eval_resize = placeholder(
-        int
-    )  # short side in pixels before the centre crop; unset: 256 for 224
+    config.data.eval_resize = placeholder(int)  # short side before the centre crop; unset: 256 for 224
 
     config.model = ConfigDict()
     config.model.backbone = _backbone(name="")  # "": name and unset sizes are those of config.init
@@ -128,9 +126,7 @@ def finetune_config() -> ConfigDict:
 
     config.optimizer = _optimizer(base_lr=5e-4, min_base_lr=2.5e-7, betas=(0.9, 0.999))
     config.optimizer.layer_decay = 0.65  # learning rate of a block divided by that of the next block
-    config.optimizer.official = (
-        False  # parameter groups exactly as in the published code, oddities included
-    )
+    config.optimizer.official = False  # parameter groups as in the published code, oddities included
     config.optimizer.ema_decay = 0.0  # decay of the parameters' moving average, which is evaluated; 0: none
     config.schedule = _schedule(batch_size=1024, epochs=100.0, warmup_epochs=5.0)
     config.run = _run()

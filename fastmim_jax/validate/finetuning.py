@@ -1,0 +1,88 @@
+"""Checks of a fine-tuning config: the classifier, its start and its augmentation."""
+
+import math
+
+from ml_collections import ConfigDict
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.validate.backbone import check_backbone, check_image_size, check_kernel, check_windows
+from fastmim_jax.validate.names import count, stage_of
+from fastmim_jax.validate.training import check_batch, check_data
+from fastmim_jax.validate.values import check_values
+
+
+def check_finetuning(config: ConfigDict, *, platform: str, devices: int) -> None:
+    """Check a config of fine-tuning whose backbone is complete; nothing is compiled.
+
+    Args:
+      config: see `train.inherit_backbone`.
+      platform: of the devices, such as "gpu".
+      devices: over all processes.
+
+    Raises:
+      UserError: a key that cannot work, with what to type.
+    """
+    stage = stage_of(config)
+    check_values(config)
+    check_data(config.data)
+    check_kernel("model", config.model, platform)
+    check_batch(stage, devices)
+    encoder = check_backbone(stage, "model")
+    check_image_size(stage, encoder)
+    check_windows(stage, "model", encoder)
+    _check_pooling(config.model, encoder)
+    _check_mix_groups(config)
+    _check_resize(config.data)
+
+
+def _check_pooling(model, encoder):
+    if (model.pooling or encoder.pooling) == "cls" and "cls_token" not in encoder.official_no_decay:
+        raise UserError(
+            f"config.model.pooling is 'cls', but '{model.backbone.name}' has no cls token: type "
+            f"--config.model.pooling={encoder.pooling}"
+        )
+
+
+def _check_mix_groups(config):
+    groups, batch = config.augment.mix_groups, config.schedule.batch_size
+    if batch % groups:
+        raise UserError(
+            f"config.augment.mix_groups is {groups}, which does not divide a batch of {batch}: type "
+            f"--config.augment.mix_groups={math.gcd(batch, groups)}"
+        )
+
+
+def _check_resize(data):
+    side = min(data.image_size)
+    if data.eval_resize is not None and data.eval_resize < side:
+        raise UserError(
+            f"config.data.eval_resize is {data.eval_resize}, expected at least the {side} pixels that are "
+            f"cropped: type --config.data.eval_resize={side}"
+        )
+
+
+def check_classes(config: ConfigDict, classes: int, source: object) -> None:
+    """Raise UserError if `config.model.classes` is set and differs from the classes of the data."""
+    if config.model.classes not in (None, classes):
+        raise UserError(
+            f"config.model.classes is {config.model.classes}, but {source!r} has "
+            f"{count(classes, 'class', 'classes')}: leave it unset or type --config.model.classes={classes}"
+        )
+
+
+def check_start(config: ConfigDict, init_name: str | None) -> None:
+    """Raise UserError if there is no backbone, or another one than in the checkpoint of `config.init`.
+
+    init_name: of the checkpoint's backbone; None without a checkpoint.
+    """
+    name = config.model.backbone.name
+    if not name and init_name is None:
+        raise UserError(
+            "config.model.backbone.name is unset, and so is config.init, which would name it: type "
+            "--config.init=WORKDIR of a pre-training run, or --config.model.backbone.name=vit_b16"
+        )
+    if name and init_name not in (None, name):
+        raise UserError(
+            f"config.model.backbone.name is '{name}', but the checkpoint of config.init has '{init_name}': "
+            f"type --config.model.backbone.name={init_name}, or another --config.init"
+        )

@@ -1,0 +1,101 @@
+"""Checks that pre-training and fine-tuning share: data, batch, devices and the length of a run."""
+
+from collections.abc import Iterable, Sequence
+
+from ml_collections import ConfigDict
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.validate.names import Stage, count, flag
+
+
+def check_data(data: ConfigDict) -> None:
+    """Raise UserError if the statistics do not have one value per channel."""
+    for key in ("mean", "std"):
+        values = len(data[key])
+        if values not in (0, data.channels):
+            raise UserError(
+                f"config.data.{key} has {count(values, 'value')} for {count(data.channels, 'channel')}: "
+                f"give one per channel, or {flag(f'data.{key}', ())} for ImageNet's"
+            )
+
+
+def check_batch(stage: Stage, devices: int) -> None:
+    """Raise UserError if the mesh does not fit the devices, or the batch not the mesh and accumulation."""
+    schedule, fsdp = stage.config.schedule, stage.config.run.mesh_fsdp
+    if devices % fsdp:
+        raise UserError(
+            f"config.run.mesh_fsdp is {fsdp}, which does not divide {count(devices, 'device')}: type "
+            "--config.run.mesh_fsdp=1"
+        )
+    parts = devices * schedule.accumulation
+    if schedule.batch_size % parts:
+        raise UserError(
+            f"{stage.name('schedule.batch_size')} is {schedule.batch_size}, which cannot be split over "
+            f"{count(devices, 'device')} x {count(schedule.accumulation, 'micro-batch')}: "
+            + stage.typed("schedule.batch_size", _nearest_multiple(schedule.batch_size, parts))
+        )
+
+
+def check_mixing_groups(stage: Stage, groups: int) -> None:
+    """Raise UserError if MixMIM's groups do not split every micro-batch into pairs."""
+    schedule = stage.config.schedule
+    parts = 2 * groups * schedule.accumulation
+    if groups > 1 and schedule.batch_size % parts:
+        each = f" in each of {schedule.accumulation} micro-batches" if schedule.accumulation > 1 else ""
+        raise UserError(
+            f"{stage.name('schedule.batch_size')} is {schedule.batch_size}, which cannot be split into "
+            f"{groups} groups of pairs{each}: "
+            + stage.typed("schedule.batch_size", _nearest_multiple(schedule.batch_size, parts))
+            + " or another --config.method.groups"
+        )
+
+
+def _nearest_multiple(number, factor):
+    return max(1, round(number / factor)) * factor
+
+
+def check_start_epochs(starts: Sequence[float], epochs: float, stages: int) -> None:
+    """Raise UserError if the start epochs of the stages do not ascend from 0."""
+    if starts and (starts[0] or list(starts) != sorted(set(starts))):
+        example = tuple(epochs * stage // stages for stage in range(stages))
+        raise UserError(
+            f"config.stages.start_epochs is {tuple(starts)}, expected ascending epochs from 0: type "
+            + flag("stages.start_epochs", example)
+        )
+
+
+def check_steps(steps: Sequence[int], epochs: float, records: int, batch_size: int) -> None:
+    """Raise UserError if a stage has no update.
+
+    Args:
+      steps: updates of each stage.
+      epochs: of the run.
+      records: images in the training data.
+      batch_size: of the first stage.
+    """
+    shortest = min(range(len(steps)), key=steps.__getitem__)
+    if steps[shortest] >= 1:
+        return
+    if len(steps) > 1:
+        raise UserError(
+            f"stage {shortest + 1} of {len(steps)} would have {count(steps[shortest], 'update')}: raise "
+            "--config.schedule.epochs, or set --config.stages.start_epochs with room between them"
+        )
+    raise UserError(
+        f"{epochs:g} epochs of {count(records, 'record')} are less than one batch of {batch_size:,}: lower "
+        "--config.schedule.batch_size or set --config.schedule.steps"
+    )
+
+
+def check_no_decay(no_decay: Iterable[str], names: Iterable[str]) -> None:
+    """Raise UserError if `config.optimizer.no_decay` has a name that no parameter ends in.
+
+    names: last parts of the parameters' paths.
+    """
+    names = sorted(set(names))
+    missing = sorted(set(no_decay).difference(names))
+    if missing:
+        raise UserError(
+            f"config.optimizer.no_decay has {', '.join(missing)}, but no parameter has that name; choose "
+            f"from: {', '.join(names)} (type {flag('optimizer.no_decay', (names[0],))})"
+        )

@@ -1,0 +1,312 @@
+"""What each key of a config accepts, by itself: types, ranges and names."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from fastmim_jax.build import METHODS
+from fastmim_jax.errors import UserError
+from fastmim_jax.mim.partial import FILLS, SOURCES
+from fastmim_jax.mim.sampling import SAMPLERS
+from fastmim_jax.mim.targets import TARGETS
+from fastmim_jax.models.attention import KERNELS
+from fastmim_jax.models.heads import POOLINGS
+from fastmim_jax.models.layers import POSITIONS
+from fastmim_jax.models.stack import REMAT_POLICIES
+from fastmim_jax.models.vit import RELATIVE
+from fastmim_jax.saved_config import default_config, flatten
+from fastmim_jax.validate.names import flag
+
+DTYPES = ("bfloat16", "float32")
+LAYERS = ("unrolled", "scanned")
+SHAPES = ("cosine", "step")  # of the learning rate, see `train.optimizer.learning_rate`
+
+
+class Rule(NamedTuple):
+    """What a key accepts.
+
+    expected: in words, after "expected". example: what to type; None: the default of the key.
+    """
+
+    accepts: Callable[[Any], bool]
+    expected: str
+    example: Any = None
+
+
+def integer(least: int, example: Any = None) -> Rule:
+    return Rule(lambda x: _is_integer(x) and x >= least, f"an integer of at least {least}", example)
+
+
+def number(
+    least: float | None = None,
+    most: float = math.inf,
+    *,
+    above: float | None = None,
+    below: float = math.inf,
+    example: Any = None,
+) -> Rule:
+    """Return the rule of a finite number; `above` and `below` are exclusive bounds."""
+    bounds = [f"at least {least}"] if least is not None else []
+    bounds += [f"above {above}"] if above is not None else []
+    bounds += [f"at most {most}"] if most < math.inf else []
+    bounds += [f"below {below}"] if below < math.inf else []
+    low = -math.inf if least is None else least
+    lower = -math.inf if above is None else above
+    return Rule(
+        lambda x: _is_number(x) and low <= x <= most and lower < x < below,
+        "a number " + " and ".join(bounds) if bounds else "a number",
+        example,
+    )
+
+
+def text(example: Any = None, empty: bool = True) -> Rule:
+    return Rule(lambda x: isinstance(x, str) and (empty or bool(x)), "a name", example)
+
+
+def boolean() -> Rule:
+    return Rule(lambda x: isinstance(x, bool), "True or False")
+
+
+def choice(names: Iterable[str]) -> Rule:
+    names = tuple(names)
+    return Rule(lambda x: isinstance(x, str) and x in names, f"choose from: {', '.join(names)}", names[0])
+
+
+def several(item: Rule, expected: str, example: Any = None, lengths: tuple[int, ...] = ()) -> Rule:
+    """Return the rule of a tuple of items, of one of `lengths` if any are given."""
+
+    def accepts(x):
+        return (
+            isinstance(x, (tuple, list))
+            and (not lengths or len(x) in lengths)
+            and all(map(item.accepts, x))
+        )
+
+    return Rule(accepts, expected, example)
+
+
+def ascending(item: Rule, expected: str) -> Rule:
+    pair = several(item, expected, lengths=(2,))
+    return Rule(lambda x: pair.accepts(x) and x[0] <= x[1], expected)
+
+
+def either(first: Rule, second: Rule, expected: str, example: Any = None) -> Rule:
+    return Rule(lambda x: first.accepts(x) or second.accepts(x), expected, example)
+
+
+def optional(rule: Rule) -> Rule:
+    return rule._replace(accepts=lambda x: x is None or rule.accepts(x))
+
+
+def _is_integer(x):
+    return isinstance(x, int) and not isinstance(x, bool)
+
+
+def _is_number(x):
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+
+
+SHARE = number(0, 1)
+POSITIVE = number(above=0)
+FROM_ZERO = number(0)
+SIZE = several(integer(1), "(height, width) in pixels such as (128, 128)", lengths=(2,))
+PER_CHANNEL = "a number per channel, or () for ImageNet's"
+OF_STAGES = "a tuple with one entry per stage, or ()"
+
+DATA = {
+    "path": text(empty=False),
+    "split": text(empty=False),
+    "image_size": SIZE,
+    "channels": integer(1),
+    "mean": several(number(), PER_CHANNEL),
+    "std": several(POSITIVE, f"{PER_CHANNEL}, all above 0"),
+    "crop_scale": ascending(number(above=0, most=1), "two shares of the area in ascending order"),
+    "crop_ratio": ascending(POSITIVE, "two ratios width / height in ascending order"),
+    "max_bad_share": SHARE,
+    "eval_path": text(),
+    "eval_split": text(),
+}
+BACKBONE = {
+    "name": text("vit_b16"),
+    **{key: optional(integer(1, 16)) for key in ("patch_size", "window")},
+    **{key: optional(integer(1, 12)) for key in ("depth",)},
+    "width": optional(integer(1, 768)),
+    "norm_groups": optional(integer(1, 1)),
+    **{
+        key: optional(several(integer(1), "integers of at least 1, one per stage", example))
+        for key, example in (
+            ("depths", (2, 2, 6, 2)),
+            ("widths", (64, 128, 256, 512)),
+            ("windows", (14, 14, 14, 7)),
+        )
+    },
+    "mlp_ratios": optional(several(POSITIVE, "numbers above 0, one per stage", (8, 8, 4, 4))),
+    "heads": optional(
+        either(
+            integer(1),
+            several(integer(1), ""),
+            "an integer of at least 1, or a tuple of one per stage",
+            12,
+        )
+    ),
+    "mlp_ratio": optional(number(above=0, example=4.0)),
+    "positions": optional(choice(POSITIONS)),
+    "relative_positions": optional(choice(RELATIVE)),
+    "layer_scale": optional(number(0, example=0.1)),
+    "drop_path": optional(number(0, below=1, example=0.1)),
+}
+COMPUTE = {
+    "dtype": choice(DTYPES),
+    "kernel": choice(KERNELS),
+    "remat": choice(REMAT_POLICIES),
+    "layers": choice(LAYERS),
+}
+OPTIMIZER = {
+    **{key: FROM_ZERO for key in ("base_lr", "min_base_lr", "warmup_base_lr", "weight_decay", "clip_norm")},
+    "betas": several(number(0, below=1), "two numbers of at least 0 and below 1", lengths=(2,)),
+    "epsilon": POSITIVE,
+}
+SCHEDULE = {
+    "batch_size": integer(1),
+    "accumulation": integer(1),
+    "epochs": POSITIVE,
+    "steps": integer(0),
+    "warmup_epochs": FROM_ZERO,
+    "shape": choice(SHAPES),
+    "decay_epochs": POSITIVE,
+}
+RUN = {
+    "log_every": integer(0),
+    "checkpoint_every": integer(0),
+    "keep": integer(1),
+    "keep_every": integer(0),
+    "max_skipped": integer(1),
+    "workers": integer(-1),
+    "threads": integer(1),
+    "mesh_fsdp": integer(1),
+}
+METHOD = {
+    "name": choice(METHODS),
+    "block_size": integer(1),
+    "mask_ratio": number(above=0, most=1),
+    "groups": integer(1),
+    "target": choice(TARGETS),
+    "normalize_target": boolean(),
+}
+DECODER = {
+    "width": integer(1),
+    "depth": integer(0),
+    "mlp_ratio": POSITIVE,
+    "heads": optional(integer(1, 8)),
+    "epsilon": POSITIVE,
+}
+PARTIAL = {
+    "throw_ratio": number(0, below=1, example=0.5),
+    "sampler": choice(SAMPLERS),
+    "fill": choice(FILLS),
+    "aggregate": choice(SOURCES),
+    "stages": integer(1),
+    "thrown_weight": FROM_ZERO,
+}
+STAGES = {
+    "image_sizes": several(
+        either(integer(1), several(integer(1), "", lengths=(2,)), ""),
+        "a side, or (height, width), in pixels for each stage",
+        (128, 160, 192),
+    ),
+    "start_epochs": several(FROM_ZERO, OF_STAGES),
+    "batch_sizes": several(integer(1), OF_STAGES),
+    "accumulations": several(integer(1), OF_STAGES),
+    "block_sizes": several(integer(1), OF_STAGES),
+    "windows": several(integer(0), f"{OF_STAGES}, of integers of at least 0"),
+}
+MODEL = {
+    "pooling": optional(choice(POOLINGS)),
+    "pooling_width": optional(integer(1, 1280)),
+    "classes": optional(integer(1, 1000)),
+}
+AUGMENT = {
+    "magnitude": number(0, 10),
+    "magnitude_std": FROM_ZERO,
+    "mixup": FROM_ZERO,
+    "cutmix": FROM_ZERO,
+    **{key: SHARE for key in ("random_erasing", "mix_probability", "mix_switch", "label_smoothing")},
+    "mix_groups": integer(1),
+    "repeated_augmentation": integer(1),
+}
+POSITION_GRID = several(integer(1), "(rows, columns) of cells", (14, 14), lengths=(2,))
+
+
+def _rules(**sections):
+    return {f"{section}.{key}": rule for section, rules in sections.items() for key, rule in rules.items()}
+
+
+def _compute_section(section):
+    return {
+        **{f"{section}.backbone.{key}": rule for key, rule in BACKBONE.items()},
+        **{f"{section}.{key}": rule for key, rule in COMPUTE.items()},
+    }
+
+
+COMMON = {
+    "seed": integer(0),
+    "init": text(),
+    **_rules(data=DATA, optimizer=OPTIMIZER, schedule=SCHEDULE, run=RUN),
+}
+PRETRAIN_RULES = {
+    **COMMON,
+    "data.eval_records": integer(1),
+    **_rules(method=METHOD, stages=STAGES),
+    **_compute_section("method"),
+    **{f"method.decoder.{key}": rule for key, rule in DECODER.items()},
+    **{f"method.partial.{key}": rule for key, rule in PARTIAL.items()},
+    "optimizer.no_decay": several(text(empty=False), "a tuple of parameter names", ("mask_token",)),
+    "monitor.path": text(),
+    "monitor.epochs": POSITIVE,
+    "monitor.images": integer(1),
+    "run.eval_every": integer(0),
+    "run.picture_every": integer(0),
+}
+FINETUNE_RULES = {
+    **COMMON,
+    "data.eval_resize": optional(integer(1, 256)),
+    **_rules(model=MODEL, augment=AUGMENT),
+    **_compute_section("model"),
+    "model.backbone.name": text("vit_b16"),
+    "model.backbone.position_grid": optional(POSITION_GRID),
+    "optimizer.layer_decay": number(above=0, most=1),
+    "optimizer.official": boolean(),
+    "optimizer.ema_decay": number(0, below=1),
+    "run.eval_epochs": FROM_ZERO,
+}
+
+
+def check_values(config: ConfigDict) -> None:
+    """Check every key by itself, without building anything.
+
+    Raises:
+      UserError: a value of another type, out of range, or an unknown name.
+    """
+    values = _leaves(config)
+    defaults = flatten(default_config(config))
+    for key, rule in (FINETUNE_RULES if "model" in config else PRETRAIN_RULES).items():
+        if key in values and not rule.accepts(values[key]):
+            raise UserError(_sentence(key, values[key], rule, defaults[key]))
+
+
+def _sentence(key, value, rule, default):
+    example = flag(key, rule.example if rule.example is not None else default)
+    if rule.expected.startswith("choose from"):
+        return f"config.{key} is {value!r}; {rule.expected} (type {example})"
+    return f"config.{key} is {value!r}, expected {rule.expected}: type {example}"
+
+
+def _leaves(config, prefix=""):
+    """Return {"section.key": value as it is} of a config."""
+    leaves = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        leaves.update(_leaves(value, f"{name}.") if isinstance(value, ConfigDict) else {name: value})
+    return leaves
