@@ -1,4 +1,4 @@
-"""Crops on the host, as published: torchvision's RandomResizedCrop and the usual centre crop."""
+"""Crops on the host: torchvision's RandomResizedCrop for training, the centre crop for evaluation."""
 
 import math
 import threading
@@ -8,30 +8,36 @@ from PIL import Image
 
 try:
     import cykooz_resizer as cykooz
-except ImportError:  # an optional accelerator, to within 2 of 255 where nothing is clipped
+except ImportError:  # optional: faster than Pillow, equal to within 2 of 255 where nothing is clipped
     cykooz = None
 
 _thread = threading.local()
 
 
-def resizer_name():
-    """What resizes here, for the start-up print."""
+def resizer_name() -> str:
+    """Return the library that resizes, for the start-up print."""
     if cykooz is None:
         return "Pillow (`pip install cykooz-resizer` resizes faster)"
     return f"cykooz-resizer ({_resizer()[0].cpu_extensions.name})"
 
 
-def random_crop_box(rng, height, width, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3)):
+def random_crop_box(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    scale: tuple[float, float] = (0.2, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[int, int, int, int]:
     """Draw a crop as torchvision's RandomResizedCrop does.
 
     Args:
       rng: numpy Generator.
-      height, width: of the image, in pixels.
+      height, width: size of the image in pixels.
       scale: range of the crop's area as a share of the image's.
       ratio: range of the crop's width / height, drawn log-uniformly.
 
     Returns:
-      (left, top, width, height), whole pixels inside the image.
+      (left, top, width, height), integer pixels inside the image.
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(10):
@@ -41,18 +47,18 @@ def random_crop_box(rng, height, width, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3)):
         if 0 < w <= width and 0 < h <= height:
             top = int(rng.integers(height - h + 1))
             return int(rng.integers(width - w + 1)), top, w, h
-    # No luck, the image is long or tall: the largest central crop inside the range of ratios.
+    # No draw fitted, the image is very wide or tall: the largest central crop in the range of ratios.
     w = min(width, max(1, round(height * max(ratio))))
     h = min(height, max(1, round(width / min(ratio))))
     return (width - w) // 2, (height - h) // 2, w, h
 
 
-def resize_crop(image, box, size):
-    """Cut a box out, then resize it: bicubic, antialiased, no pixel outside the box is looked at.
+def resize_crop(image: np.ndarray, box: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarray:
+    """Crop a box, then resize it: bicubic, antialiased, without influence of pixels outside the box.
 
     Args:
       image: (H, W, C) uint8, any C.
-      box: (left, top, width, height) in whole pixels inside the image.
+      box: (left, top, width, height) in integer pixels inside the image.
       size: (height, width) of the result.
 
     Returns:
@@ -62,71 +68,74 @@ def resize_crop(image, box, size):
     return _resample(image[top : top + height, left : left + width], (0, 0, width, height), size)
 
 
-def center_crop(image, size, resize=None):
-    """Resize the short side, then cut out the centre; what evaluation looks at.
+def center_crop(image: np.ndarray, size: tuple[int, int], resize: int | None = None) -> np.ndarray:
+    """Resize the short side, then crop the centre, as evaluation does.
 
     Args:
       image: (H, W, C) uint8.
       size: (height, width) of the result.
-      resize: what the short side becomes before the cut, in pixels, at least min(size). None: the
-        published proportion, 256 for 224. For a non-square size, the image is resized until it
-        covers `size` with the same margin.
+      resize: short side before the crop, in pixels, at least min(size). None: the published
+        proportion, 256 for 224. For a non-square size, the image is resized until it covers `size`
+        with the same margin.
 
     Returns:
       (height, width, C) uint8, contiguous and writable.
+
+    Raises:
+      ValueError: `resize` is smaller than the crop.
     """
     height, width = image.shape[:2]
     short = min(size)
     resize = round(short * 256 / 224) if resize is None else resize
     if resize < short:
-        raise ValueError(f"resize={resize} is smaller than the crop {size}")
+        raise ValueError(f"resize={resize} is smaller than the crop {size}, expected at least {short}")
     need_h, need_w = size[0] * resize / short, size[1] * resize / short
-    if height * need_w <= width * need_h:  # the height is what is scarce
+    if height * need_w <= width * need_h:  # the height is the tighter side
         full_h, full_w = round(need_h), max(size[1], int(need_h * width / height))
     else:
         full_h, full_w = max(size[0], int(need_w * height / width)), round(need_w)
-    # The same pixels as resizing all of it and cutting, without making a long image huge.
+    # Equal to resizing the image and cropping, without the memory of a resized long image.
     step_h, step_w = height / full_h, width / full_w
     top, left = round((full_h - size[0]) / 2.0), round((full_w - size[1]) / 2.0)
     return _resample(image, (left * step_w, top * step_h, size[1] * step_w, size[0] * step_h), size)
 
 
 def _resample(image, box, size):
-    """box: (left, top, width, height), fractions allowed; the filter may reach outside of it."""
+    """box: (left, top, width, height), fractions allowed; the filter may read pixels around it."""
     height, width, channels = image.shape
-    left, top = box[:2]  # rounding may push the far corner a hair outside
+    left, top = box[:2]  # rounding may push the far corner slightly outside
     box = left, top, min(box[2], width - left), min(box[3], height - top)
     if cykooz is None:
-        parts = [3] if channels == 3 else [1] * channels
+        counts = [3] if channels == 3 else [1] * channels  # channels resized at a time
         resample = _pillow
     else:
-        parts = [4] * (channels // 4) + [channels % 4] * (channels % 4 > 0)
+        counts = [4] * (channels // 4) + [channels % 4] * (channels % 4 > 0)
         resample = _cykooz
-    if len(parts) == 1:
-        return resample(image, box, size).copy()  # owned: the resizers hand out read-only buffers
-    first = np.cumsum([0, *parts])
+    if len(counts) == 1:
+        return resample(image, box, size).copy()  # the resizers return read-only buffers
+    first = np.cumsum([0, *counts])
     return np.concatenate(
-        [resample(image[..., a : a + n], box, size) for a, n in zip(first, parts, strict=False)], -1
+        [resample(image[..., a : a + n], box, size) for a, n in zip(first, counts, strict=False)], -1
     )
 
 
 def _resizer():
-    if not hasattr(_thread, "resizer"):  # not to be shared between threads
-        kinds = cykooz.PixelType
-        kinds = {1: kinds.U8, 2: kinds.U8x2, 3: kinds.U8x3, 4: kinds.U8x4}
-        _thread.resizer = cykooz.Resizer(), kinds
+    if not hasattr(_thread, "resizer"):  # a Resizer is not thread-safe
+        pixel = cykooz.PixelType
+        pixel_types = {1: pixel.U8, 2: pixel.U8x2, 3: pixel.U8x3, 4: pixel.U8x4}
+        _thread.resizer = cykooz.Resizer(), pixel_types
     return _thread.resizer
 
 
 def _cykooz(image, box, size):
     (height, width, channels), (out_h, out_w) = image.shape, size
-    resizer, kinds = _resizer()
-    source = cykooz.ImageData(width, height, kinds[channels], image.tobytes())
-    target = cykooz.ImageData(out_w, out_h, kinds[channels])
+    resizer, pixel_types = _resizer()
+    source = cykooz.ImageData(width, height, pixel_types[channels], image.tobytes())
+    target = cykooz.ImageData(out_w, out_h, pixel_types[channels])
     options = cykooz.ResizeOptions(
         resize_alg=cykooz.ResizeAlg.convolution(cykooz.FilterType.catmull_rom),
         crop_box=cykooz.CropBox(*box),
-        use_alpha=False,  # the second of 2 and the fourth of 4 channels need not be an alpha
+        use_alpha=False,  # no channel is an alpha
     )
     resizer.resize(source, target, options)
     return np.frombuffer(target.get_buffer(), np.uint8).reshape(out_h, out_w, channels)

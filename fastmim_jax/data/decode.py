@@ -1,10 +1,10 @@
-"""Encoded file or array -> (H, W, C) uint8, as an image viewer would show it, or BadImage."""
+"""Decoding of image files and arrays to (H, W, C) uint8, as an image viewer shows them."""
 
 import io
 
 import numpy as np
 import PIL
-from PIL import (  # named plugins: Pillow loads the rarer ones late, or not at all for FORMATS
+from PIL import (  # plugins are imported here: Pillow itself registers the rarer ones late or never
     BmpImagePlugin,
     GifImagePlugin,
     Image,
@@ -15,9 +15,11 @@ from PIL import (  # named plugins: Pillow loads the rarer ones late, or not at 
     WebPImagePlugin,
 )
 
+from fastmim_jax.data.sources import Source
+
 try:
     import simplejpeg
-except ImportError:  # an optional accelerator: Pillow reads the same files
+except ImportError:  # optional: Pillow reads the same files, slower
     simplejpeg = None
 
 _PLUGINS = (
@@ -30,56 +32,60 @@ _PLUGINS = (
     PpmImagePlugin.PpmImageFile,
 )
 FORMATS = tuple(plugin.format for plugin in _PLUGINS)
-MAX_PIXELS = 178_956_970  # above it Pillow speaks of a decompression bomb and refuses
+MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs
 ORIENTATION = 0x0112
 
 
 class DecodeError(Exception):
-    """The bytes are not an image that can be used; `reason` says why in a few words."""
+    """A record that is not a usable image; `reason` says why in a few words."""
 
-    def __init__(self, reason):
+    def __init__(self, reason: str):
         super().__init__(reason)
         self.reason = reason
 
 
-def decoder_name():
-    """What decodes here, for the start-up print: 'simplejpeg 1.9.0, Pillow 13.0.0'."""
+def decoder_name() -> str:
+    """Return the libraries that decode, for the start-up print: 'simplejpeg 1.9.0, Pillow 13.0.0'."""
     if simplejpeg is None:
         return f"Pillow {PIL.__version__} (`pip install simplejpeg` reads JPEG faster)"
     return f"simplejpeg {simplejpeg.__version__}, Pillow {PIL.__version__}"
 
 
-def decode(data, channels=3):
+def decode(data: bytes | np.ndarray, channels: int = 3) -> np.ndarray:
     """Decode one record.
 
     Args:
       data: bytes of a JPEG, PNG, WebP, BMP, TIFF, GIF, PPM or .npy file, or an array (H, W) or
-        (H, W, C) of uint8, uint16 (the high byte counts) or float in [0, 1].
+        (H, W, C) of uint8, uint16 (the high byte is taken) or float in [0, 1].
       channels: 3 gives RGB and 1 luma, whatever the file holds (transparency over white, EXIF
         orientation applied); any other number must be the file's own number of channels.
 
     Returns:
-      (H, W, channels) uint8, contiguous; it may be read-only.
+      (H, W, channels) uint8, contiguous, possibly read-only.
 
     Raises:
-      BadImage: the record cannot be decoded, or has another number of channels.
+      DecodeError: the record cannot be decoded, or has another number of channels.
     """
     try:
         image = _decode(data, channels)
     except DecodeError:
         raise
-    except Exception as error:  # decoders raise a dozen types on broken files, from zlib to struct
+    except Exception as error:  # broken files raise a dozen types, from zlib's to struct's
         raise DecodeError(_reason(error, data)) from error
     if 0 in image.shape:
         raise DecodeError(f"has size {image.shape[1]}x{image.shape[0]}")
     return np.ascontiguousarray(image)
 
 
-def read_image(source, index, channels=3):
-    """decode(source[index]); a record that cannot even be read is a BadImage too."""
+def read_image(source: Source, index: int, channels: int = 3) -> np.ndarray:
+    """Read and decode record `index` of a source; see `decode`.
+
+    Raises:
+      DecodeError: the record cannot be read or decoded.
+    """
     try:
         data = source[index]
-    except Exception as error:  # OSError, or whatever the storage behind the source raises
+    except Exception as error:  # OSError, or an error of the storage behind the source
         raise DecodeError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return decode(data, channels)
 
@@ -99,15 +105,15 @@ def _decode(data, channels):
 
 
 def _fast_jpeg(data, colorspace):
-    """(H, W, 1 or 3) uint8, or None where Pillow should have a look."""
+    """-> (H, W, 1 or 3) uint8, or None if Pillow has to decode the file."""
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         if height * width > MAX_PIXELS or space in ("CMYK", "YCCK"):
             return None
         image = simplejpeg.decode_jpeg(data, colorspace)
-    except ValueError:  # strict: damaged, or merely unusual; Pillow tells the two apart
+    except ValueError:  # simplejpeg is strict: damaged, or only unusual and fine for Pillow
         return None
-    if b"Exif\0\0" not in data:  # microseconds; parsing EXIF costs more than a small decode
+    if b"Exif\0\0" not in data:  # a fast check: parsing EXIF costs more than a small decode
         return image
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as header:
         return _upright(image, _orientation(header))
@@ -123,13 +129,13 @@ def _pillow(data, channels):
             pixels = np.asarray(_rgb_or_gray(image).convert("RGB"))
         else:
             if len(image.getbands()) != channels:
-                raise DecodeError(f"has {len(image.getbands())} channels, {channels} asked")
+                raise DecodeError(f"has {len(image.getbands())} channels, expected {channels}")
             pixels = np.asarray(image).reshape(image.height, image.width, channels)
     return _upright(pixels, orientation)
 
 
 def _rgb_or_gray(image):
-    """Any Pillow image -> mode RGB or L."""
+    """Convert any Pillow image to mode RGB or L."""
     if image.mode in ("RGB", "L") and "transparency" not in image.info:
         return image
     if image.mode == "1":
@@ -144,7 +150,7 @@ def _rgb_or_gray(image):
 
 
 def _wide_to_8_bits(pixels, mode):
-    """16-bit: the high byte. I and F name no range: the smallest usual one that holds the data."""
+    """Take the high byte of 16 bits; for I and F, which have no range, assume the smallest usual one."""
     if mode.startswith("I;16"):
         return (pixels >> 8).astype(np.uint8)
     pixels = np.nan_to_num(pixels.astype(np.float64), posinf=0.0).clip(0)
@@ -165,7 +171,7 @@ def _orientation(image):
 
 
 def _upright(pixels, orientation):
-    """Undo EXIF orientation 1-8 of an (H, W, C) array; other values are as good as 1."""
+    """Undo EXIF orientation 1-8 of an (H, W, C) array; other values count as 1."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -189,7 +195,7 @@ def _from_array(array, channels):
         return np.repeat(pixels, 3, axis=2)
     if channels == 1 and pixels.shape[2] == 3:
         return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
-    raise DecodeError(f"has {pixels.shape[2]} channels, {channels} asked")
+    raise DecodeError(f"has {pixels.shape[2]} channels, expected {channels}")
 
 
 def _array_to_8_bits(array):
@@ -212,7 +218,7 @@ def _reason(error, data):
     if isinstance(error, PIL.UnidentifiedImageError):
         start = bytes(data[:12])
         shown = start.decode("ascii") if start.isascii() else start.hex(" ", 1)
-        return f"not an image that Pillow knows, starts with {' '.join(shown.split())!r}"
+        return f"no image format that Pillow reads, starts with {' '.join(shown.split())!r}"
     if "truncated" in text.lower() or isinstance(error, EOFError):
         return "truncated"
     return f"{type(error).__name__}: {text}"[:120] if text else type(error).__name__

@@ -1,11 +1,13 @@
-"""What the accelerator does to a uint8 batch before the model sees it."""
+"""Flip and normalisation of a uint8 batch on the device."""
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 
-def channel_statistics(channels):
-    """-> (mean, std), one number per channel for pixels in [0, 1]: ImageNet's for 3 and 1."""
+def channel_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the default (mean, std) per channel of pixels in [0, 1]: ImageNet's for 3 and 1 channels."""
     if channels == 3:
         return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     if channels == 1:
@@ -14,12 +16,12 @@ def channel_statistics(channels):
 
 
 @jax.jit
-def normalize(images, flip, mean, std):
-    """Flip where asked, scale, normalise.
+def normalize(images: jax.Array, flip: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """Flip, scale to [0, 1] and normalise.
 
     Args:
       images: (B, H, W, C) uint8.
-      flip: (B,) bool, True mirrors left and right.
+      flip: (B,) bool, True mirrors an image left to right.
       mean, std: (C,) for pixels in [0, 1].
 
     Returns:

@@ -1,75 +1,75 @@
-"""One exact pass over a source, for evaluation: every record once, in order, nothing replaced.
+"""One exact pass over a source for evaluation: every record once, in order, none replaced.
 
-It runs on the machinery of loader.py; only what is made of a position of the stream differs.
+Reading, batching and workers are those of loader.py; only the mapping of records to crops differs.
 """
+
+from collections.abc import Sequence
 
 import grain
 import numpy as np
 
 from fastmim_jax.data.augment import center_crop
 from fastmim_jax.data.decode import DecodeError, read_image
-from fastmim_jax.data.loader import Loader, check, in_chunks
+from fastmim_jax.data.loader import Loader, check_stream, read_in_chunks
+from fastmim_jax.data.sources import Source
 from fastmim_jax.errors import UserError
 
 
 def make_eval_batches(
-    source,
+    source: Source,
     *,
-    image_size,
-    channels,
-    batch_size,
-    resize=None,
-    rows=None,
-    workers=0,
-    threads=4,
-    records=None,
-    count=None,
-):
-    """Centre crops of each record once, in ceil(n / batch_size) batches, the last one padded.
+    image_size: tuple[int, int],
+    channels: int,
+    batch_size: int,
+    resize: int | None = None,
+    rows: Sequence[int] | None = None,
+    workers: int = 0,
+    threads: int = 4,
+    records: Sequence[int] | None = None,
+    count: int | None = None,
+) -> "EvalBatches":
+    """Iterate over centre crops of each record once, in ceil(n / batch_size) batches, the last one padded.
 
     Args:
-      source: see sources.py.
+      source: see `fastmim_jax.data.sources.Source`.
       image_size: (H, W) of a crop.
-      channels: C, see decode.decode.
-      batch_size: of the global batch, over all processes.
-      resize: short side before the cut, pixels; see augment.center_crop.
+      channels: C, see `decode`.
+      batch_size: size of the global batch, over all processes.
+      resize: short side before the crop in pixels, see `center_crop`.
       rows: ascending positions inside the global batch that this process feeds; None for all.
-      workers, threads: see loader.make_loader.
-      records: (n,) integers, which records to pass over and in which order; None for all.
-      count: ends the pass after this many of them; None for all.
+      workers, threads: see `make_loader`.
+      records: (n,) indices of the records to read, in this order; None for all.
+      count: read only the first `count` of them; None for all.
 
     Returns:
-      Pass, an iterator over dicts of numpy arrays, with b = len(rows):
+      EvalBatches, an iterator over dicts of numpy arrays, with b = len(rows):
         image (b, H, W, C) uint8, 0 where not valid;
-        label (b,) int32, -1 where there is none or not valid;
-        index (b,) int64, the record's number in the source, -1 on padding;
+        label (b,) int32, -1 where not valid or unlabelled;
+        index (b,) int64, index of the record in the source, -1 on padding;
         valid (b,) bool, False on padding and on records that cannot be decoded;
-        bad (b,) bool, True for records that cannot be decoded.
+        undecodable (b,) bool, True for records that cannot be decoded.
 
     Raises:
-      UserError: no records, a `resize` below the short side of a crop, or numbers that make no
-        batches.
-      ValueError: `records` that are no numbers of records.
+      UserError: no records.
+      ValueError: an argument out of range.
     """
     records = range(len(source)) if records is None else _checked_records(records, len(source))
     records = records[:count]
     rows = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
-    check(source, batch_size, rows)
+    check_stream(source, batch_size, rows)
     if not len(records) or (count is not None and count < 1):
-        raise UserError(f"No record of {source!r} is left to pass over; expected at least one.")
+        raise UserError(f"No record of {source!r} is chosen for evaluation; expected at least one.")
     if resize is not None and resize < min(image_size):
-        raise UserError(
-            f"resize={resize}: expected the short side before the centre crop to be at least that "
-            f"of the crop, {min(image_size)}."
-        )
+        raise ValueError(f"resize={resize} is smaller than the crop, expected at least {min(image_size)}")
     batches = -(-len(records) // batch_size)
     crop = _CenterCrop(source, records, tuple(image_size), channels, resize)
     stream = grain.MapDataset.range(batches * batch_size).map(crop)
-    return EvalBatches(*in_chunks(stream, batch_size, rows, workers=workers, threads=threads), batches)
+    chunks = read_in_chunks(stream, batch_size, rows, workers=workers, threads=threads)
+    return EvalBatches(*chunks, batches)
 
 
 class EvalBatches(Loader):
-    """A Loader that ends; len() is the number of batches of the whole pass."""
+    """A Loader that ends after one pass; len() is its number of batches."""
 
     def __init__(self, stream, chunks, batches):
         super().__init__(stream, chunks)
@@ -88,7 +88,7 @@ class EvalBatches(Loader):
 
 
 class _CenterCrop:
-    """position in the pass -> one record, or padding. Pickled into the workers, source included."""
+    """Map a position of the pass to one record, or to padding; pickled to the workers with the source."""
 
     def __init__(self, source, records, size, channels, resize):
         self.source, self.records = source, records
@@ -96,7 +96,7 @@ class _CenterCrop:
 
     def __call__(self, position):
         index = int(self.records[position]) if position < len(self.records) else -1
-        image = None if index < 0 else self._decoded(index)
+        image = None if index < 0 else self._decode(index)
         if image is None:
             crop, label = np.zeros((*self.size, self.channels), np.uint8), -1
         else:
@@ -109,7 +109,7 @@ class _CenterCrop:
             "undecodable": np.bool_(image is None and index >= 0),
         }
 
-    def _decoded(self, index):
+    def _decode(self, index):
         try:
             return read_image(self.source, index, self.channels)
         except DecodeError:

@@ -1,47 +1,46 @@
-"""RandAugment on the host, as timm's policy `rand-m9-mstd0.5-inc1` has it (`timm/data/auto_augment.py`)."""
+"""RandAugment on the host, timm's policy `rand-m9-mstd0.5-inc1` (`timm/data/auto_augment.py`)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from fastmim_jax.errors import UserError
-
 MAX_LEVEL = 10
 IMAGENET_FILL = (124, 116, 104)  # the mean pixel
-GRAY_FILL = 128  # of every channel where there are not three
+GRAY_FILL = 128  # of every channel of images that are not RGB
 _BICUBIC = Image.Resampling.BICUBIC
 _VALUES = np.arange(256)
 
 
-def _look_up(image, table):
+def _map_values(image, table):
     return image.point(table.tolist() * len(image.getbands()))
 
 
-def _posterize(image, dropped):
-    return _look_up(image, _VALUES >> dropped << dropped)
+def _posterize(image, dropped_bits):
+    return _map_values(image, _VALUES >> dropped_bits << dropped_bits)
 
 
 def _solarize(image, threshold):
-    return _look_up(image, np.where(_VALUES < threshold, _VALUES, 255 - _VALUES))
+    return _map_values(image, np.where(_VALUES < threshold, _VALUES, 255 - _VALUES))
 
 
-def _solarize_add(image, added):
-    return _look_up(image, np.where(_VALUES < 128, np.minimum(_VALUES + added, 255), _VALUES))
+def _solarize_add(image, increment):
+    return _map_values(image, np.where(_VALUES < 128, np.minimum(_VALUES + increment, 255), _VALUES))
 
 
-def _enhance(kind, image, change):
-    return kind(image).enhance(1 + 0.9 * change)
+def _enhance(enhancer, image, change):
+    return enhancer(image).enhance(1 + 0.9 * change)
 
 
 def _affine(image, fill, *, shear=(0, 0), shift=(0, 0)):
-    """Shears about the top left corner; `shift` is a share of (width, height)."""
+    """Shear about the top left corner; `shift` is a share of (width, height)."""
     matrix = (1, shear[0], shift[0] * image.width, shear[1], 1, shift[1] * image.height)
     return image.transform(image.size, Image.Transform.AFFINE, matrix, _BICUBIC, fillcolor=fill)
 
 
-# name -> function(image, m, s, fill): a Pillow image of mode RGB or L to the same; m is the level / 10, in
-# [0, 1]; s is m or -m; fill is the value (one per band) of what comes from outside.
+# name -> function(image, m, s, fill) of a Pillow image of mode RGB or L. m is the level / 10, in [0, 1];
+# s is m or -m; fill is the value, one per band, of pixels from outside the image.
 OPERATIONS = {
     "AutoContrast": lambda image, m, s, fill: ImageOps.autocontrast(image),
     "Equalize": lambda image, m, s, fill: ImageOps.equalize(image),
@@ -62,8 +61,8 @@ OPERATIONS = {
 _NAMES = tuple(OPERATIONS)
 
 
-class Draw(NamedTuple):
-    """One operation: a key of OPERATIONS, a level in [0, 10], a sign of -1 or 1."""
+class Operation(NamedTuple):
+    """One drawn operation: a key of OPERATIONS, a level in [0, 10], a sign of -1 or 1."""
 
     name: str
     level: float
@@ -71,33 +70,42 @@ class Draw(NamedTuple):
 
 
 class RandAugment:
-    """A few random operations per image; may be pickled.
+    """A few random operations per image; picklable.
 
-    Source: RandAugment (arXiv 1909.13719) with timm's "increasing" set, each operation harsher at a higher
-    level, and with timm's noise on the level; what MAE, SimMIM, MixMIM and FastMIM fine-tune with.
-
-    Args:
-      magnitude, deviation: of the normal distribution of levels, which are then clipped to [0, 10].
-      count: operations drawn per image, uniformly and with replacement.
-      probability: that a drawn operation is applied.
-      fill: 0 to 255, of pixels from outside: a number, one per channel, or None for ImageNet's mean pixel
-        where there are 3 channels and 128 elsewhere.
+    Source: RandAugment (arXiv 1909.13719) with timm's "increasing" set, in which every operation is
+    stronger at a higher level, and timm's noise on the level; MAE, SimMIM, MixMIM and FastMIM fine-tune
+    with it.
     """
 
-    def __init__(self, magnitude=9.0, magnitude_std=0.5, count=2, probability=0.5, fill=None):
+    def __init__(
+        self,
+        magnitude: float = 9.0,
+        magnitude_std: float = 0.5,
+        num_ops: int = 2,
+        probability: float = 0.5,
+        fill: float | Sequence[float] | None = None,
+    ):
+        """Args:
+        magnitude, magnitude_std: of the normal distribution of levels, which are clipped to [0, 10].
+        num_ops: number of operations drawn per image, uniformly and with replacement.
+        probability: probability that a drawn operation is applied.
+        fill: value of pixels from outside the image, 0 to 255: a number, one per channel, or None for
+          ImageNet's mean pixel with 3 channels and 128 otherwise.
+        """
         self.magnitude, self.magnitude_std = magnitude, magnitude_std
-        self.count, self.probability, self.fill = count, probability, fill
+        self.num_ops, self.probability, self.fill = num_ops, probability, fill
 
-    def draw(self, rng):
-        """The operations for one image, a list of Draw; takes the same numbers from rng for every image."""
-        names = rng.integers(len(_NAMES), size=self.count)
-        applied = rng.random(self.count) < self.probability
-        levels = rng.normal(self.magnitude, self.magnitude_std, self.count).clip(0, MAX_LEVEL)
-        signs = 2 * rng.integers(2, size=self.count) - 1
-        return [Draw(_NAMES[names[i]], float(levels[i]), int(signs[i])) for i in np.flatnonzero(applied)]
+    def draw(self, rng: np.random.Generator) -> list[Operation]:
+        """Draw the operations for one image; every image advances `rng` by as much."""
+        names = rng.integers(len(_NAMES), size=self.num_ops)
+        applied = rng.random(self.num_ops) < self.probability
+        levels = rng.normal(self.magnitude, self.magnitude_std, self.num_ops).clip(0, MAX_LEVEL)
+        signs = 2 * rng.integers(2, size=self.num_ops) - 1
+        chosen = np.flatnonzero(applied)
+        return [Operation(_NAMES[names[i]], float(levels[i]), int(signs[i])) for i in chosen]
 
-    def __call__(self, image, rng):
-        """Augments one image.
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Augment one image.
 
         Args:
           image: (H, W, C) uint8, any C.
@@ -107,53 +115,52 @@ class RandAugment:
           (H, W, C) uint8; the image itself where nothing is applied.
 
         Raises:
-          UserError: `fill` has neither one value nor C.
+          ValueError: `fill` has neither one value nor C.
         """
-        return apply(image, self.draw(rng), self.fill)
+        return apply_operations(image, self.draw(rng), self.fill)
 
 
-def apply(image, draws, fill=None):
-    """Carries drawn operations out, one after the other.
+def apply_operations(
+    image: np.ndarray, operations: Sequence[Operation], fill: float | Sequence[float] | None = None
+) -> np.ndarray:
+    """Apply operations one after the other.
 
-    Three channels are an RGB picture. With any other number each channel is a gray picture of its own, all
-    with the same parameters; "ColorIncreasing" then does nothing.
+    With three channels, the image is RGB. With any other number, each channel is a gray image, all with
+    the same parameters; "ColorIncreasing" then does nothing.
 
     Args:
       image: (H, W, C) uint8.
-      draws: list of Draw.
-      fill: as for RandAugment.
+      operations: see `RandAugment.draw`.
+      fill: see `RandAugment`.
 
     Returns:
-      (H, W, C) uint8.
+      (H, W, C) uint8; the image itself without operations.
 
     Raises:
-      UserError: `fill` has neither one value nor C.
+      ValueError: `fill` has neither one value nor C.
     """
     channels = image.shape[2]
-    fills = _fill(fill, channels)
-    if not draws:
+    fills = _fill_values(fill, channels)
+    if not operations:
         return image
     if channels == 3:
-        return np.array(_chain(image, draws, fills))
-    return np.stack([_chain(image[..., c], draws, fills[c]) for c in range(channels)], axis=-1)
+        return np.array(_apply_all(image, operations, fills))
+    return np.stack([_apply_all(image[..., c], operations, fills[c]) for c in range(channels)], axis=-1)
 
 
-def _chain(pixels, draws, fill):
+def _apply_all(pixels, operations, fill):
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    for name, level, sign in draws:
+    for name, level, sign in operations:
         m = level / MAX_LEVEL
         image = OPERATIONS[name](image, m, sign * m, fill)
     return image
 
 
-def _fill(fill, channels):
-    """-> one whole number per channel."""
+def _fill_values(fill, channels):
+    """-> one integer per channel."""
     if fill is None:
         fill = IMAGENET_FILL if channels == 3 else GRAY_FILL
     values = tuple(int(round(value)) for value in np.atleast_1d(fill))
     if len(values) not in (1, channels):
-        raise UserError(
-            f"RandAugment fills with {len(values)} values but images have {channels} channels: give 1"
-            f" value, or {channels}"
-        )
+        raise ValueError(f"fill has {len(values)} values, expected 1 or one per channel ({channels})")
     return values if len(values) == channels else values * channels

@@ -1,4 +1,4 @@
-"""How worker processes start and end: quietly, and never outliving the process they feed."""
+"""Start and end of worker processes: no tracebacks on Ctrl-C, and none outlives its parent."""
 
 import contextlib
 import multiprocessing
@@ -6,23 +6,24 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing import resource_tracker
 
-# A terminal and a batch scheduler send these to the whole process group; the main process decides.
+# Terminals and batch schedulers send these to the process group; only the main process acts on them.
 _GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
-def start_shielded(function):
-    """Run function() in a thread whose children, threads and processes, do not see group signals.
+def start_shielded(function: Callable) -> Future:
+    """Run function() in a thread that blocks group signals, for itself and for the processes it starts.
 
-    A signal mask is inherited at birth, so that Ctrl-C during a worker's slow imports, before any
-    code of ours runs in it, makes no traceback. The main thread's own mask stays as it is.
+    The signal mask is inherited when a process starts, so that Ctrl-C during the slow imports of a
+    worker, before `init_worker` runs, prints no traceback. The main thread's mask does not change.
 
     Returns:
-      a Future of the result.
+      Future of the result.
     """
-    resource_tracker.ensure_running()  # it would lift the mask of the thread that starts it
+    resource_tracker.ensure_running()  # started first: it would unblock the signals of this thread
     future = Future()
 
     def run():
@@ -36,16 +37,16 @@ def start_shielded(function):
     return future
 
 
-def init_worker(index, count):
-    """Runs first in each worker (Grain passes its index and the number of workers)."""
+def init_worker(index: int, count: int) -> None:
+    """Initialise a worker process; Grain passes its index and the number of workers."""
     del index, count
     signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
-    parent = multiprocessing.parent_process().pid  # not getppid(): it may have died already
+    parent = multiprocessing.parent_process().pid  # getppid() is wrong once the parent has died
     threading.Thread(target=_follow_parent, args=(parent,), daemon=True).start()
 
 
 def _follow_parent(parent):
-    """End with the parent, however it ended, or when the parent itself says SIGTERM."""
+    """Exit when the parent has ended, in whatever way, or when the parent itself sends SIGTERM."""
     while os.getppid() == parent:
         if not hasattr(signal, "sigtimedwait"):  # macOS
             time.sleep(1)

@@ -17,7 +17,7 @@ def resizer(request, monkeypatch):
 
 
 def picture(height, width, channels=3, low=40, high=215):
-    """Squares with hard edges and some noise, between low and high."""
+    """Squares with sharp edges and some noise, between low and high."""
     rng = np.random.default_rng(0)
     small = rng.integers(low, high, (height // 8 + 2, width // 8 + 2, channels), endpoint=True)
     big = small.repeat(8, 0).repeat(8, 1)[:height, :width]
@@ -29,7 +29,7 @@ def boxes(count, height, width, **options):
     return np.array([random_crop_box(rng, height, width, **options) for _ in range(count)])
 
 
-def test_boxes_keep_area_ratio_and_borders():
+def test_boxes_respect_area_ratio_and_borders():
     height, width = 375, 500
     left, top, w, h = boxes(3000, height, width).T
     assert (left >= 0).all() and (top >= 0).all() and (w > 0).all() and (h > 0).all()
@@ -41,7 +41,7 @@ def test_boxes_keep_area_ratio_and_borders():
 
 
 def test_boxes_are_spread_as_defined():
-    """Area uniform, log-ratio uniform, place uniform: means and quartiles of 4,000 draws."""
+    """Area, log-ratio and position are uniform: quartiles of 4,000 draws."""
     left, top, w, h = boxes(4000, 1000, 1000, scale=(0.1, 0.5)).T  # nothing is rejected here
     share, log_ratio = w * h / 1e6, np.log(w / h) / np.log(4 / 3)
     for values, low, high in [
@@ -66,7 +66,7 @@ def test_fallback_is_the_central_crop(height, width, expected):
     assert {tuple(box) for box in boxes(20, height, width).tolist()} == {expected}
 
 
-def test_full_scale_keeps_a_square_whole():
+def test_full_scale_of_a_square_is_the_image():
     assert (boxes(5, 64, 64, scale=(1, 1), ratio=(1, 1)) == (0, 0, 64, 64)).all()
 
 
@@ -115,7 +115,7 @@ def test_each_channel_is_resized_alone(channels):
 
 
 @pytest.mark.usefixtures("resizer")
-def test_nothing_outside_the_box_is_seen():
+def test_pixels_outside_the_box_have_no_influence():
     image = picture(100, 100)
     inside = resize_crop(image, (30, 20, 40, 50), (16, 16))
     other = np.full_like(image, 255)
@@ -129,9 +129,9 @@ def test_center_crop_equals_resize_then_cut(shape):
     image = picture(*shape)
     height, width = shape
     new_h, new_w = (256, int(256 * width / height)) if height <= width else (int(256 * height / width), 256)
-    whole = np.asarray(Image.fromarray(image).resize((new_w, new_h), Image.Resampling.BICUBIC))
+    resized = np.asarray(Image.fromarray(image).resize((new_w, new_h), Image.Resampling.BICUBIC))
     top, left = round((new_h - 224) / 2), round((new_w - 224) / 2)
-    expected = whole[top : top + 224, left : left + 224].astype(int)
+    expected = resized[top : top + 224, left : left + 224].astype(int)
     assert np.abs(center_crop(image, (224, 224)) - expected).max() <= 2
     assert np.abs(center_crop(image, (224, 224), resize=256) - expected).max() <= 2
 

@@ -1,4 +1,4 @@
-"""A pass shows every record once, whatever the batch, the processes, the workers and bad files."""
+"""A pass reads every record once, for any batch size, processes, workers and undecodable files."""
 
 import functools
 import multiprocessing
@@ -17,22 +17,22 @@ from fastmim_jax.errors import UserError
 
 SIZE = (6, 9)
 KEYS = {"image", "label", "index", "valid", "undecodable"}
-BAD = {3, 4, 10}
+BROKEN = {3, 4, 10}
 
 
 @functools.cache
 def photo(number):
-    """(H, W, 3) uint8 of noise, wide or high."""
+    """(H, W, 3) uint8 of noise, wide or tall."""
     rng = np.random.default_rng(number)
     return rng.integers(0, 256, (10 + number, 22 - number, 3), np.uint8)
 
 
-def photos(root, count, bad=()):
-    """PNGs in three classes; their numbers are their places in the source."""
+def photos(root, count, broken=()):
+    """PNGs in three classes, numbered by their index in the source."""
     for i in range(count):
         path = root / f"class{i * 3 // count}" / f"{i:02}.png"
         path.parent.mkdir(exist_ok=True)
-        if i in bad:
+        if i in broken:
             path.write_text("<html>")
         else:
             Image.fromarray(photo(i)).save(path)
@@ -41,11 +41,11 @@ def photos(root, count, bad=()):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return photos(tmp_path_factory.mktemp("photos"), 13, BAD)
+    return photos(tmp_path_factory.mktemp("photos"), 13, BROKEN)
 
 
-def run(source, batch_size, **options):
-    """-> the batches of a pass, checked to be as many as it says and of equal size."""
+def read_pass(source, batch_size, **options):
+    """Return the batches of a pass, after checks of their number and size."""
     options = {"image_size": SIZE, "channels": 3, "threads": 2} | options
     with make_eval_batches(source, batch_size=batch_size, **options) as batches:
         result = list(batches)
@@ -69,8 +69,8 @@ def same(batches, others):
     )
 
 
-def test_what_a_batch_holds(source):
-    batch = run(source, 13, channels=1)[0]
+def test_shapes_and_dtypes_of_a_batch(source):
+    batch = read_pass(source, 13, channels=1)[0]
     kinds = {key: (array.shape, array.dtype.name) for key, array in batch.items()}
     assert kinds == {
         "image": ((13, 6, 9, 1), "uint8"),
@@ -83,9 +83,9 @@ def test_what_a_batch_holds(source):
 
 @pytest.mark.parametrize("resize", [None, 6, 8])
 def test_images_are_centre_crops(source, resize):
-    rows = joined(run(source, 5, resize=resize))
+    rows = joined(read_pass(source, 5, resize=resize))
     for image, index in zip(rows["image"][:13], rows["index"][:13], strict=True):
-        if index in BAD:
+        if index in BROKEN:
             assert not image.any()
         else:
             assert (image == center_crop(decode(source[index]), SIZE, resize)).all()
@@ -95,79 +95,83 @@ def test_images_are_centre_crops(source, resize):
 @pytest.mark.parametrize("batch_size", [5, 7])
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_every_record_once(tmp_path, batch_size, processes):
-    """For each number of records up to two batches and one; what the processes see adds up."""
-    whole_source = photos(tmp_path, 2 * batch_size + 1)
+    """For each number of records up to 2 batches + 1, the rows of all processes add up to the records."""
+    source = photos(tmp_path, 2 * batch_size + 1)
     owned = np.array_split(np.arange(batch_size), processes)
     for n in range(1, 2 * batch_size + 2):
-        parts = [run(whole_source, batch_size, rows=rows, count=n) for rows in owned]
+        parts = [read_pass(source, batch_size, rows=own, count=n) for own in owned]
         assert {len(part) for part in parts} == {-(-n // batch_size)}
-        whole = joined([joined(step) for step in zip(*parts, strict=True)])
+        rows = joined([joined(step) for step in zip(*parts, strict=True)])
         padding = -n % batch_size
-        assert whole["index"].tolist() == [*range(n), *[-1] * padding]
-        assert whole["valid"].tolist() == [True] * n + [False] * padding
-        assert whole["label"].tolist() == [*map(whole_source.label, range(n)), *[-1] * padding]
-        assert not whole["undecodable"].any() and not whole["image"][n:].any()
+        assert rows["index"].tolist() == [*range(n), *[-1] * padding]
+        assert rows["valid"].tolist() == [True] * n + [False] * padding
+        assert rows["label"].tolist() == [*map(source.label, range(n)), *[-1] * padding]
+        assert not rows["undecodable"].any() and not rows["image"][n:].any()
         for i in range(n):
-            assert (whole["image"][i] == center_crop(photo(i), SIZE)).all()
+            assert (rows["image"][i] == center_crop(photo(i), SIZE)).all()
 
 
-def test_a_batch_in_many_pieces(source):
-    """136 rows are read as four pieces of 34."""
+def test_a_batch_of_several_chunks(source):
+    """136 rows are read as four chunks of 34."""
     records = np.arange(200) % 13
-    rows = joined(run(source, 136, records=records))
+    rows = joined(read_pass(source, 136, records=records))
     assert rows["index"].tolist() == [*records, *[-1] * 72]
 
 
-def test_bad_records_are_told_and_not_replaced(source):
-    rows = joined(run(source, 8))
-    assert set(rows["index"][rows["undecodable"]]) == BAD and rows["undecodable"].sum() == len(BAD)
-    assert rows["valid"].tolist() == [i not in BAD and i < 13 for i in range(16)]
+def test_undecodable_records_are_reported_and_not_replaced(source):
+    rows = joined(read_pass(source, 8))
+    assert set(rows["index"][rows["undecodable"]]) == BROKEN and rows["undecodable"].sum() == len(BROKEN)
+    assert rows["valid"].tolist() == [i not in BROKEN and i < 13 for i in range(16)]
     assert (rows["label"][~rows["valid"]] == -1).all() and not rows["image"][~rows["valid"]].any()
-    assert rows["label"][rows["valid"]].tolist() == [source.label(i) for i in range(13) if i not in BAD]
+    assert rows["label"][rows["valid"]].tolist() == [source.label(i) for i in range(13) if i not in BROKEN]
 
 
-def test_a_file_that_vanished_is_bad(tmp_path):
+def test_a_deleted_file_is_undecodable(tmp_path):
     source = photos(tmp_path, 4)
     (tmp_path / "class0" / "01.png").unlink()
-    batch = run(source, 4)[0]
+    batch = read_pass(source, 4)[0]
     assert batch["undecodable"].tolist() == [False, True, False, False]
 
 
-def test_all_bad(tmp_path):
-    (batch,) = run(photos(tmp_path, 3, range(3)), 4)
+def test_all_undecodable(tmp_path):
+    (batch,) = read_pass(photos(tmp_path, 3, range(3)), 4)
     assert batch["undecodable"].tolist() == [True, True, True, False] and not batch["valid"].any()
 
 
 def test_workers_do_not_change_the_pass(source):
-    """Two pieces to read, so that a third worker would have nothing to do."""
-    assert same(run(source, 8, rows=[0, 1, 6], workers=3), run(source, 8, rows=[0, 1, 6]))
+    """Two chunks to read, fewer than the three workers."""
+    assert same(read_pass(source, 8, rows=[0, 1, 6], workers=3), read_pass(source, 8, rows=[0, 1, 6]))
     assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("records", [[12, 0, 5, 5], np.array([7], np.uint8), range(4, 9)])
 def test_chosen_records_in_their_order(source, records):
-    rows = joined(run(source, 3, records=records))
+    rows = joined(read_pass(source, 3, records=records))
     n = len(records)
-    everything = joined(run(source, 13))
+    everything = joined(read_pass(source, 13))
     assert rows["index"][:n].tolist() == list(records) and (rows["index"][n:] == -1).all()
     for key in KEYS:
         assert (rows[key][:n] == everything[key][list(records)]).all()
 
 
-def test_refused(source):
+def test_arguments_out_of_range(source):
     for options, message in [
         ({"records": []}, "No record"),
         ({"count": 0}, "No record"),
         ({"count": -1}, "No record"),
-        ({"rows": [2, 1]}, "ascending"),
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"resize": 5}, "resize=5: expected .* at least that of the crop, 6"),
     ]:
         with pytest.raises(UserError, match=message):
-            run(source, **{"batch_size": 4} | options)
+            read_pass(source, **{"batch_size": 4} | options)
+    for options, message in [
+        ({"rows": [2, 1]}, "ascending"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"resize": 5}, "resize=5 is smaller than the crop, expected at least 6"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            read_pass(source, **{"batch_size": 4} | options)
     for records in ([-1], [0, 13], [0.5], [[1]]):
         with pytest.raises(ValueError, match="records"):
-            run(source, 4, records=records)
+            read_pass(source, 4, records=records)
 
 
 def test_no_thread_is_left(source):
@@ -179,7 +183,7 @@ def test_no_thread_is_left(source):
         assert set(threading.enumerate()) - before
         batches.close()
         batches.close()
-        deadline = time.time() + 10  # they end on their own time
+        deadline = time.time() + 10  # threads end asynchronously
         while set(threading.enumerate()) - before and time.time() < deadline:
             time.sleep(0.02)
         assert not set(threading.enumerate()) - before

@@ -1,4 +1,4 @@
-"""The stream is fixed by the seed: not by workers, processes, restarts or bad files."""
+"""The seed alone determines the stream: not workers, processes, restarts or undecodable files."""
 
 import multiprocessing
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim_jax.data.loader import TRIES, make_loader, pick_workers
+from fastmim_jax.data.loader import MAX_TRIES, make_loader, pick_workers
 from fastmim_jax.data.sources import FolderSource
 from fastmim_jax.errors import UserError
 
@@ -16,7 +16,7 @@ KEYS = {"image", "flip", "index", "num_undecodable", "label"}
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """23 JPEGs of noise in two classes, some wide, some high, one broken."""
+    """23 JPEGs of noise in two classes, some wide, some tall, one broken."""
     root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for i in range(N):
@@ -28,11 +28,11 @@ def photos(tmp_path_factory):
     return FolderSource(root)
 
 
-def colours(root, count, bad=()):
-    """One-colour PNGs: the colour of a crop tells which record it was cut from."""
+def colours(root, count, broken=()):
+    """One-colour PNGs: the colour of a crop identifies its record."""
     for i in range(count):
         path = root / f"{i:03}.png"
-        if i in bad:
+        if i in broken:
             path.write_bytes(b"")
         else:
             Image.new("RGB", (9, 7), (i + 1, 0, 0)).save(path)
@@ -40,7 +40,7 @@ def colours(root, count, bad=()):
 
 
 def take(source, batches, **options):
-    """-> the rows of the first batches, one dict per row."""
+    """Return the rows of the first batches, one dict per row."""
     options = {"image_size": (12, 16), "channels": 3, "batch_size": BATCH, "seed": 5} | options
     rows = len(options["rows"]) if "rows" in options else options["batch_size"]
     result = []
@@ -133,7 +133,7 @@ def test_processes_do_not_change_the_stream(photos, stream, owned, start):
         assert same(take(photos, 5, rows=rows, start=start), expected)
 
 
-def test_workers_and_processes_and_restart_at_once(photos, stream):
+def test_workers_and_processes_and_restart_together(photos, stream):
     rows, start = [1, 2, 6], 27
     expected = [stream[start + step * BATCH + row] for step in range(4) for row in rows]
     assert same(take(photos, 4, rows=rows, start=start, workers=2), expected)
@@ -151,7 +151,7 @@ def test_batch_size_does_not_change_the_stream(photos, stream, batch_size):
     assert same(take(photos, 1, batch_size=batch_size), stream[:batch_size])
 
 
-def test_a_start_far_away(photos):
+def test_a_distant_start(photos):
     start = 10**12 + 7
     near, far = take(photos, 2, start=start), take(photos, 1, start=start + BATCH)
     assert same(near[BATCH:], far)
@@ -161,7 +161,7 @@ def test_a_start_far_away(photos):
 
 
 class Shade:
-    """Adds one drawn value to a darkened crop, or only draws it."""
+    """Draw one value; with `amount`, add it to a darkened crop."""
 
     def __init__(self, amount):
         self.amount = amount
@@ -171,11 +171,11 @@ class Shade:
         return crop // 2 + value if self.amount else crop
 
 
-def test_augmentation_draws_after_all_else(photos, stream):
+def test_augmentation_draws_last(photos, stream):
     assert same(take(photos, 3, augment=Shade(0)), stream[:24])
 
 
-def test_augmentation_is_the_records_own(photos, stream):
+def test_each_record_has_its_own_augmentation(photos, stream):
     rows = take(photos, 6, augment=Shade(1))
     added = [
         np.unique(row["image"] - plain["image"] // 2) for row, plain in zip(rows, stream[:48], strict=True)
@@ -186,17 +186,17 @@ def test_augmentation_is_the_records_own(photos, stream):
     assert same(take(photos, 2, augment=Shade(1), workers=1), rows[:16])
 
 
-def test_nothing_is_made_of_no_image(tmp_path):
-    rows = take(colours(tmp_path, 2, bad={0, 1}), 1, augment=Shade(1))
+def test_empty_images_are_not_augmented(tmp_path):
+    rows = take(colours(tmp_path, 2, broken={0, 1}), 1, augment=Shade(1))
     assert not any(row["image"].any() for row in rows)
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_repeats_stand_in_a_row(photos, stream, shuffle):
-    """Position p holds the record that is at p // 3 without repeats, cut by the numbers of p."""
+def test_repeats_follow_each_other(photos, stream, shuffle):
+    """Position p has the record of position p // 3 without repeats, and its own crop."""
     rows = take(photos, 9, repeats=3, shuffle=shuffle)
-    due = [int(row["index"]) for row in stream] if shuffle else list(range(N)) * 2
-    assert [row["index"] for row in rows] == [due[p // 3] for p in range(72)]
+    order = [int(row["index"]) for row in stream] if shuffle else list(range(N)) * 2
+    assert [row["index"] for row in rows] == [order[p // 3] for p in range(72)]
     assert [row["flip"] for row in rows] == [row["flip"] for row in stream[:72]]
     for p in range(0, 72, 3):
         assert len({row["image"].tobytes() for row in rows[p : p + 3]}) == 3
@@ -205,9 +205,9 @@ def test_repeats_stand_in_a_row(photos, stream, shuffle):
 
 
 def test_repeats_with_processes_and_restart(photos):
-    whole = take(photos, 5, repeats=3)
+    reference = take(photos, 5, repeats=3)
     for rows in ([0, 1, 4], [2, 3, 5, 6, 7]):
-        expected = [whole[7 + step * BATCH + row] for step in range(4) for row in rows]
+        expected = [reference[7 + step * BATCH + row] for step in range(4) for row in rows]
         assert same(take(photos, 4, repeats=3, rows=rows, start=7), expected)
 
 
@@ -220,8 +220,8 @@ def colour_of(row):
     return int(values[0])
 
 
-def test_bad_records_are_replaced_by_the_next_good_one(tmp_path):
-    source = colours(tmp_path, 10, bad={2, 5, 6, 7, 9})
+def test_undecodable_records_are_replaced_by_the_next_decodable_one(tmp_path):
+    source = colours(tmp_path, 10, broken={2, 5, 6, 7, 9})
     expected = {0: 0, 1: 0, 2: 1, 3: 0, 4: 0, 5: 3, 6: 2, 7: 1, 8: 0, 9: 1}  # 9 wraps to 0
     for workers in (0, 1):
         rows = take(source, 3, workers=workers)
@@ -231,7 +231,7 @@ def test_bad_records_are_replaced_by_the_next_good_one(tmp_path):
             assert colour_of(row) == (row["index"] + row["num_undecodable"]) % 10 + 1
 
 
-def test_neighbours_of_a_bad_record_stay_as_they_were(tmp_path):
+def test_an_undecodable_record_changes_no_other(tmp_path):
     rows = take(colours(tmp_path, 10), 2)
     (tmp_path / "004.png").write_bytes(b"")
     changed = take(FolderSource(tmp_path), 2)
@@ -240,16 +240,16 @@ def test_neighbours_of_a_bad_record_stay_as_they_were(tmp_path):
         assert (before["index"] == 4) == (after["num_undecodable"] == 1) == (not same([before], [after]))
 
 
-def test_all_records_bad(tmp_path):
-    for row in take(colours(tmp_path, 3, bad={0, 1, 2}), 1):
+def test_all_records_undecodable(tmp_path):
+    for row in take(colours(tmp_path, 3, broken={0, 1, 2}), 1):
         assert row["num_undecodable"] == 3 and row["label"] == -1 and not row["image"].any()
 
 
-def test_only_so_many_successors_are_tried(tmp_path):
-    source = colours(tmp_path, TRIES + 6, bad=range(TRIES + 5))
+def test_at_most_max_tries_records_are_tried(tmp_path):
+    source = colours(tmp_path, MAX_TRIES + 6, broken=range(MAX_TRIES + 5))
     rows = take(source, 1, shuffle=False)
     assert [int(row["num_undecodable"]) for row in rows] == [64] * 6 + [63, 62][: BATCH - 6]
-    assert not rows[5]["image"].any() and colour_of(rows[6]) == TRIES + 6
+    assert not rows[5]["image"].any() and colour_of(rows[6]) == MAX_TRIES + 6
 
 
 def test_a_file_that_vanishes_while_training(tmp_path):
@@ -258,7 +258,7 @@ def test_a_file_that_vanishes_while_training(tmp_path):
     assert {int(r["index"]) for r in take(source, 1) if r["num_undecodable"]} == {3}
 
 
-# Input that makes no stream
+# Arguments out of range
 
 
 @pytest.mark.parametrize(
@@ -270,12 +270,21 @@ def test_a_file_that_vanishes_while_training(tmp_path):
         ({"seed": -1}, "seed=-1"),
         ({"start": -1}, "start=-1"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"repeats": 0}, "repeats=0: .*config.augment.repeated_augmentation=1"),
+        ({"repeats": 0}, "repeats=0: expected"),
     ],
 )
-def test_refused_numbers(photos, options, message):
-    with pytest.raises(UserError, match=message):
+def test_arguments_out_of_range(photos, options, message):
+    with pytest.raises(ValueError, match=message):
         take(photos, 1, **options)
+
+
+def test_an_empty_source_is_refused(photos):
+    class Empty:
+        def __len__(self):
+            return 0
+
+    with pytest.raises(UserError, match="holds no records"):
+        take(Empty(), 1)
 
 
 def test_pick_workers():

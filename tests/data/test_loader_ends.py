@@ -1,4 +1,4 @@
-"""A loader ends when it is told to, with its parent, and with an exception when a worker dies."""
+"""A loader ends when closed and with its parent; next() raises when a worker has died."""
 
 import multiprocessing
 import os
@@ -25,7 +25,7 @@ def photos(tmp_path_factory):
     return FolderSource(root)
 
 
-def test_closed_means_closed(photos):
+def test_a_closed_loader_raises(photos):
     loader = make_loader(photos, image_size=(8, 8), channels=3, batch_size=4, seed=0)
     next(loader)
     loader.close()
@@ -34,7 +34,7 @@ def test_closed_means_closed(photos):
         next(loader)
 
 
-def test_a_killed_worker_is_an_exception(photos):
+def test_a_killed_worker_raises(photos):
     options = {"image_size": (8, 8), "channels": 3, "batch_size": 4, "seed": 0}
     with make_loader(photos, workers=2, **options) as loader:
         next(loader)
@@ -42,7 +42,7 @@ def test_a_killed_worker_is_an_exception(photos):
         with pytest.raises(RuntimeError, match="worker process died"):
             for _ in range(1000):
                 next(loader)
-        with pytest.raises(RuntimeError, match="closed"):  # and not a quiet StopIteration
+        with pytest.raises(RuntimeError, match="closed"):  # and not StopIteration
             next(loader)
     assert not multiprocessing.active_children()
 

@@ -1,4 +1,4 @@
-"""Each operation against its definition, and the draws against their law."""
+"""Each operation against its definition, and the draws against their distributions."""
 
 import pickle
 
@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim_jax.data.randaugment import GRAY_FILL, IMAGENET_FILL, OPERATIONS, Draw, RandAugment, apply
-from fastmim_jax.errors import UserError
+from fastmim_jax.data.randaugment import (
+    GRAY_FILL,
+    IMAGENET_FILL,
+    OPERATIONS,
+    Operation,
+    RandAugment,
+    apply_operations,
+)
 
 NAMES = sorted(OPERATIONS)
 ENHANCERS = [f"{kind}Increasing" for kind in ("Color", "Contrast", "Brightness", "Sharpness")]
@@ -15,7 +21,7 @@ GEOMETRIC = ["Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel"]
 
 
 def picture(height=40, width=60, channels=3, low=0, high=255):
-    """Smooth in places, sharp in others, every channel different."""
+    """Blocks with noise, every channel different."""
     rng = np.random.default_rng(channels)
     blocks = rng.integers(low, high + 1, (height // 4 + 1, width // 4 + 1, channels))
     big = blocks.repeat(4, 0).repeat(4, 1)[:height, :width]
@@ -23,7 +29,7 @@ def picture(height=40, width=60, channels=3, low=0, high=255):
 
 
 def run(name, image, level=9.0, sign=1, fill=None):
-    return apply(image, [Draw(name, level, sign)], fill)
+    return apply_operations(image, [Operation(name, level, sign)], fill)
 
 
 def channelwise(image, function):
@@ -32,12 +38,12 @@ def channelwise(image, function):
 
 def stretched(channel):
     low, high = int(channel.min()), int(channel.max())
-    # The hair above zero: products that ought to be whole may fall below by rounding.
+    # 1e-9: products that should be integers may fall below by rounding.
     return np.floor((channel - low) * (255 / (high - low)) + 1e-9)
 
 
 def equalized(channel):
-    """Pillow's: pixels below a value, over pixels per output level, which leave out the last value."""
+    """Pillow's definition: pixels below a value, over pixels per output level without the last value."""
     counts = np.bincount(channel.ravel(), minlength=256)
     step = (channel.size - counts[np.flatnonzero(counts)[-1]]) // 255
     return ((step // 2 + counts.cumsum() - counts) // step).clip(0, 255)[channel]
@@ -74,13 +80,13 @@ def test_operations_of_values(channels):
     image = picture(channels=channels, low=30, high=220)
     x = image.astype(int)
     assert (run("Invert", image) == 255 - x).all()
-    # One of 255: where a product is whole, floats may fall on either side of it.
+    # 1 of 255: where a product is an integer, floats may fall on either side of it.
     assert np.abs(run("AutoContrast", image) - channelwise(x, stretched)).max() <= 1
     assert run("AutoContrast", image).min() == 0 and run("AutoContrast", image).max() >= 254
     assert (run("Equalize", image) == channelwise(x, equalized)).all()
     for level, sign in [(0, 1), (2.6, -1), (9.0, 1), (10, -1)]:
         m = level / 10
-        bits = 4 - int(m * 4)  # kept
+        bits = 4 - int(m * 4)
         assert (
             run("PosterizeIncreasing", image, level, sign) == x // 2 ** (8 - bits) * 2 ** (8 - bits)
         ).all()
@@ -113,7 +119,7 @@ def blend(other, image, factor):
 
 @pytest.mark.parametrize("level, sign", [(9.0, 1), (9.0, -1), (4.0, 1)])
 def test_enhancers_blend(level, sign):
-    """Away from black, the mean gray, or the gray picture; up to rounding (2 of 255)."""
+    """Away from black, the mean gray, or the gray image; up to rounding (2 of 255)."""
     image = picture()
     x, factor = image.astype(float), 1 + sign * level / 10 * 0.9
     gray = np.asarray(Image.fromarray(image).convert("L"), float)[..., None]
@@ -149,20 +155,20 @@ def test_translation_moves_an_impulse_and_fills(channels, sign):
         outside = [slice(None)] * 2
         outside[axis] = slice(-move, None) if sign > 0 else slice(move)
         expected[tuple(outside)] = fill
-        # Bicubic at whole steps is exact, but the step is whole only up to float rounding.
+        # Bicubic at integer shifts is exact, but the shift is an integer only up to float rounding.
         assert np.abs(result.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("name, along", [("ShearX", 0), ("ShearY", 1)])
 def test_shear_moves_in_proportion_to_the_distance(name, along):
-    """A line across is moved by 0.3 of the distance from the corner; to half a pixel."""
+    """A line is moved by 0.3 of the distance from the corner, to half a pixel."""
     image = np.zeros((64, 64, 1), np.uint8)
     line = [slice(None), slice(None)]
     line[1 - along] = slice(40, 41)
     image[tuple(line)] = 255
     result = run(name, image, 10.0, 1, 0)[..., 0]
-    places = result.argmax(axis=1 - along)
-    assert np.abs(places - (40 - 0.3 * np.arange(64))).max() <= 1
+    positions = result.argmax(axis=1 - along)
+    assert np.abs(positions - (40 - 0.3 * np.arange(64))).max() <= 1
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -186,34 +192,34 @@ def test_default_fill(channels, fill):
 
 def test_fill_must_fit_the_channels():
     for count in (1, 2):
-        with pytest.raises(UserError, match="3 values .* channels: give 1"):
+        with pytest.raises(ValueError, match=f"fill has 3 values, expected 1 .*channel .{count}."):
             RandAugment(fill=IMAGENET_FILL)(picture(channels=count), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_channels_are_pictures_of_their_own(name):
+def test_channels_are_independent(name):
     image = picture(channels=5)
-    whole = run(name, image, 7.0, -1, (1, 2, 3, 4, 5))
+    result = run(name, image, 7.0, -1, (1, 2, 3, 4, 5))
     for c in range(5):
-        assert (run(name, image[..., c : c + 1], 7.0, -1, c + 1)[..., 0] == whole[..., c]).all()
+        assert (run(name, image[..., c : c + 1], 7.0, -1, c + 1)[..., 0] == result[..., c]).all()
 
 
 def test_operations_are_chained():
     image = picture()
-    chain = [Draw("Rotate", 9.0, 1), Draw("Invert", 9.0, 1)]
+    chain = [Operation("Rotate", 9.0, 1), Operation("Invert", 9.0, 1)]
     turned = run("Rotate", image)
-    assert (apply(image, chain) == 255 - turned).all()
-    assert (apply(image, chain[::-1]) != 255 - turned).any()  # the fill is not inverted
+    assert (apply_operations(image, chain) == 255 - turned).all()
+    assert (apply_operations(image, chain[::-1]) != 255 - turned).any()  # the fill is not inverted
 
 
-@pytest.mark.parametrize("count, probability", [(2, 0.5), (3, 0.2)])
-def test_draws_follow_their_law(count, probability):
+@pytest.mark.parametrize("num_ops, probability", [(2, 0.5), (3, 0.2)])
+def test_draws_follow_their_distribution(num_ops, probability):
     rng, images = np.random.default_rng(0), 15000
-    policy = RandAugment(count=count, probability=probability)
+    policy = RandAugment(num_ops=num_ops, probability=probability)
     lists = [policy.draw(rng) for _ in range(images)]
-    numbers = np.bincount([len(draws) for draws in lists], minlength=count + 1) / images
+    numbers = np.bincount([len(draws) for draws in lists], minlength=num_ops + 1) / images
     binomial = np.convolve([1 - probability, probability], [1 - probability, probability])
-    if count == 3:
+    if num_ops == 3:
         binomial = np.convolve(binomial, [1 - probability, probability])
     assert np.abs(numbers - binomial).max() < 0.015
     draws = [draw for draws in lists for draw in draws]
@@ -239,14 +245,14 @@ def test_levels_are_clipped(magnitude, ends):
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_same_generator_same_image_and_pickles(channels):
-    image, policy = picture(channels=channels), RandAugment(count=3, probability=0.9)
+    image, policy = picture(channels=channels), RandAugment(num_ops=3, probability=0.9)
     first = [policy(image, np.random.default_rng(seed)) for seed in range(10)]
     again = pickle.loads(pickle.dumps(policy))
     assert all((again(image, np.random.default_rng(seed)) == first[seed]).all() for seed in range(10))
     assert len({result.tobytes() for result in first}) > 5
 
 
-def test_the_generator_moves_on_whatever_the_image_and_the_draw():
+def test_every_image_and_draw_advances_the_generator_equally():
     states = set()
     for probability in (0.0, 1.0):
         for image in (picture(), np.zeros((7, 5, 1), np.uint8)):
@@ -256,6 +262,6 @@ def test_the_generator_moves_on_whatever_the_image_and_the_draw():
     assert len(states) == 1
 
 
-def test_nothing_applied_is_the_image():
+def test_without_operations_the_image_is_returned():
     image = picture()
     assert RandAugment(probability=0.0)(image, np.random.default_rng(0)) is image

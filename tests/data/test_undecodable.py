@@ -1,4 +1,4 @@
-"""Bad records are named once, written down, counted across restarts, and limited."""
+"""Undecodable records are reported once, listed in a file, counted across restarts, and limited."""
 
 import numpy as np
 import pytest
@@ -12,24 +12,24 @@ from fastmim_jax.errors import UserError
 
 @pytest.fixture
 def source(tmp_path):
-    """Ten records; 2, 3 and 9 are empty, text, and of the wrong size for 13 channels like all."""
+    """Ten records; 2 is empty, 3 is text, 9 is truncated."""
     folder = tmp_path / "images"
     folder.mkdir()
     for i in range(10):
         Image.new("RGB", (8, 8), (i, i, i)).save(folder / f"{i}.png")
     (folder / "2.png").write_bytes(b"")
     (folder / "3.png").write_text("<html>")
-    whole = (folder / "9.png").read_bytes()
-    (folder / "9.png").write_bytes(whole[:-30])
+    complete = (folder / "9.png").read_bytes()
+    (folder / "9.png").write_bytes(complete[:-30])
     return FolderSource(folder)
 
 
 def batch(*pairs):
-    index, bad = np.array(pairs or np.zeros((0, 2)), int).T
-    return {"index": index, "num_undecodable": bad.astype(np.int32)}
+    index, num_undecodable = np.array(pairs or np.zeros((0, 2)), int).T
+    return {"index": index, "num_undecodable": num_undecodable.astype(np.int32)}
 
 
-def test_each_is_told_once(source):
+def test_each_record_is_reported_once(source):
     records = UndecodableRecords(source, max_share=0.5)
     assert records.summary() == "every record was decoded"
     assert records.update(batch((0, 0), (5, 0))) == []
@@ -43,7 +43,7 @@ def test_each_is_told_once(source):
     assert "2.png (empty file)" in records.summary()
 
 
-def test_a_chain_wraps_around(source):
+def test_consecutive_records_wrap_around(source):
     records = UndecodableRecords(source, max_share=1)
     lines = records.update(batch((9, 5)))  # 9, 0, 1, 2, 3
     assert [line.partition(".png")[0][-1] for line in lines] == list("90123")
@@ -53,12 +53,12 @@ def test_a_chain_wraps_around(source):
 def test_the_file_survives_a_restart(source, tmp_path):
     path = tmp_path / "bad_files.txt"
     records = UndecodableRecords(source, 0.5, path)
-    assert not path.exists()  # nothing bad, no file
+    assert not path.exists()  # no record, no file
     records.update(batch((2, 2)))
     assert path.read_text().splitlines()[0] == f"{source.name(2)}\tempty file"
     again = UndecodableRecords(source, 0.5, path)
     assert again.count == 2 and again.summary() == records.summary()
-    assert again.update(batch((2, 2))) == []  # told in the first run
+    assert again.update(batch((2, 2))) == []  # reported in the first run
     assert len(again.update(batch((9, 1)))) == 1
     assert len(path.read_text().splitlines()) == 3
     assert UndecodableRecords(source, 0.5, path).count == 3
@@ -70,23 +70,23 @@ def test_the_limit(source, tmp_path):
     records.update(batch((2, 2)))  # 2 of 10: as many as allowed
     with pytest.raises(UserError) as caught:
         records.update(batch((9, 1)))
-    sentence = str(caught.value)
+    message = str(caught.value)
     for part in ("3 of 10", "30.00%", "20.00%", "2.png (empty file)", "config.data.max_bad_share"):
-        assert part in sentence
-    assert str(path) in sentence and "\n" not in sentence
+        assert part in message
+    assert str(path) in message and "\n" not in message
     assert len(path.read_text().splitlines()) == 3  # written before the end
-    with pytest.raises(UserError):  # a restart does not forget
+    with pytest.raises(UserError):  # the count survives a restart
         UndecodableRecords(source, 0.2, path).update(batch((0, 0)))
     with pytest.raises(UserError):
         UndecodableRecords(source, 0.0).update(batch((2, 1)))
 
 
-def test_the_reason_knows_the_channels(source):
+def test_the_reason_depends_on_the_channels(source):
     line = UndecodableRecords(source, 1, channels=13).update(batch((0, 1)))[0]
-    assert line.endswith("has 3 channels, 13 asked")
+    assert line.endswith("has 3 channels, expected 13")
 
 
-def test_strange_names_keep_to_one_line(tmp_path):
+def test_names_with_line_breaks_stay_on_one_line(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / "tab\there\nand there.png").write_bytes(b"")

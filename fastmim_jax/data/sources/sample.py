@@ -1,4 +1,4 @@
-"""The bundled sample: squares cut from twelve photos that ship inside scikit-image."""
+"""The bundled sample: squares cut from the twelve photos that ship with scikit-image."""
 
 import functools
 import importlib.util
@@ -15,8 +15,25 @@ PHOTOS = (
 ).split()
 COUNTS = {"train": 4096, "test": 512}
 SIZE = 160  # side of a record, pixels
-SQUARES = 96, 256  # smallest and largest side of what is cut out, pixels
+SQUARES = 96, 256  # smallest and largest side of a square that is cut out, pixels
 TRAIN_SHARE = 0.7  # of a photo's width, from the left; the rest is for the test split
+
+
+def matches(path: str) -> bool:
+    """Return whether `path` is the word 'sample'."""
+    return path == "sample"
+
+
+def split_names(path: str) -> tuple[str, ...]:
+    """Return the names of the splits."""
+    del path
+    return tuple(COUNTS)
+
+
+def open_split(path: str, split: str) -> "SampleSource":
+    """Open a split of the sample; see `SampleSource` for errors."""
+    del path
+    return SampleSource(split)
 
 
 class SampleSource:
@@ -28,8 +45,8 @@ class SampleSource:
 
     classes = tuple(name.partition(".")[0] for name in PHOTOS)
 
-    def __init__(self, split="train"):
-        """Raises UserError: unknown split, no scikit-image, or one without these photos."""
+    def __init__(self, split: str = "train"):
+        """Raises UserError: unknown split, or scikit-image or its photos are missing."""
         if split not in COUNTS:
             raise UserError(f"The sample has no split {split!r}; expected one of {', '.join(COUNTS)}.")
         self.split = split
@@ -44,8 +61,8 @@ class SampleSource:
         square = Image.fromarray(photo[top : top + side, left : left + side])
         return np.array(square.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
 
-    def square(self, index):
-        """(left, top, side) of record `index` in its photo, pixels."""
+    def square(self, index: int) -> tuple[int, int, int]:
+        """Return (left, top, side) of record `index` in its photo, pixels."""
         height, width = _photo(os.path.join(self._folder, PHOTOS[self.label(index)])).shape[:2]
         border = int(width * TRAIN_SHARE)
         start, stop = (0, border) if self.split == "train" else (border, width)
@@ -61,7 +78,6 @@ class SampleSource:
         return self._position(index) % len(PHOTOS)
 
     def label_problem(self):
-        """None: every record has a label."""
         return None
 
     def _position(self, index):
@@ -72,11 +88,10 @@ class SampleSource:
 
 
 def _photo_folder():
-    spec = importlib.util.find_spec("skimage")  # found, not imported: importing it takes a second
+    spec = importlib.util.find_spec("skimage")  # not imported: that takes a second
     if spec is None or spec.origin is None:
         raise UserError(
-            "The sample photos come with scikit-image, which is not installed; "
-            "expected it here: `pip install scikit-image`."
+            "The sample photos come with scikit-image, which is not installed: `pip install scikit-image`."
         )
     folder = os.path.join(os.path.dirname(spec.origin), "data")
     missing = [name for name in PHOTOS if not os.path.isfile(os.path.join(folder, name))]

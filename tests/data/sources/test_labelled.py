@@ -1,4 +1,4 @@
-"""What can be used with labels, and which split is evaluated on; no image is looked at for it."""
+"""Sources with usable labels, and the split for evaluation; no image is decoded for either."""
 
 import pytest
 
@@ -14,13 +14,13 @@ def put(path):
 
 
 def refused(source):
-    """The one sentence that `labelled` refuses a source with."""
+    """The message with which `labelled` refuses a source."""
     with pytest.raises(UserError) as caught:
         labelled(source)
     return str(caught.value)
 
 
-def test_labelled_folders_pass(tmp_path):
+def test_labelled_folders_are_accepted(tmp_path):
     for name in ("cat/1.png", "dog/x/2.png"):
         put(tmp_path / name)
     (tmp_path / "labels.txt").write_text("no image")
@@ -32,15 +32,15 @@ def test_folders_without_labels(tmp_path):
     for i in range(3):
         put(tmp_path / f"{i}.png")
     expected = f"expected one folder per class: {tmp_path}/CLASS/image.jpg"
-    said = refused(FolderSource(tmp_path))
-    assert said == f"{tmp_path} holds 3 images but no class folders; {expected}."
+    message = refused(FolderSource(tmp_path))
+    assert message == f"{tmp_path} holds 3 images but no class folders; {expected}."
     put(tmp_path / "cat" / "1.png")
     put(tmp_path / "dog" / "1.png")
-    said = refused(FolderSource(tmp_path))
-    assert said.startswith(
+    message = refused(FolderSource(tmp_path))
+    assert message.startswith(
         f"{tmp_path} holds images outside of its class folders (3 of 5, such as {tmp_path}/0.png)"
     )
-    assert "move them there or remove them" in said
+    assert "move them there or remove them" in message
     assert refused(FolderSource(tmp_path / "cat")).startswith(f"{tmp_path}/cat holds 1 image but no class")
     assert "one.png is a single image" in refused(open_source(put(tmp_path / "one.png")))
 
@@ -48,8 +48,10 @@ def test_folders_without_labels(tmp_path):
 def test_one_class_is_not_enough(tmp_path):
     put(tmp_path / "images" / "cat" / "1.png")
     put(tmp_path / "images" / "dog" / "1.png")
-    said = refused(FolderSource(tmp_path))
-    assert said.startswith(f"{tmp_path} holds a single class folder, images; expected one folder per class")
+    message = refused(FolderSource(tmp_path))
+    assert message.startswith(
+        f"{tmp_path} holds a single class folder, images; expected one folder per class"
+    )
     assert labelled(FolderSource(tmp_path / "images")).classes == ("cat", "dog")
 
 
@@ -74,7 +76,7 @@ def test_splits_of_folders(tmp_path):
         split_names(tmp_path / "gone")
 
 
-def test_only_train_is_nothing_to_evaluate_on(tmp_path):
+def test_a_train_split_alone_gives_no_evaluation_split(tmp_path):
     put(tmp_path / "train" / "cat" / "1.png")
     assert split_names(tmp_path) == ("train",) and evaluation_split(tmp_path) is None
 
