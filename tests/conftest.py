@@ -5,6 +5,8 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
+from helpers import typecheck
+
 CACHE = Path(__file__).parents[1] / ".cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
@@ -21,6 +23,9 @@ os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 gc.set_threshold(
     100_000, 50, 100
 )  # what JAX traces is much, and looking through it takes a tenth of the time
+
+
+typecheck.install()
 
 
 def pytest_configure():

@@ -1,6 +1,6 @@
 """FastMIM (arXiv 2212.06593): hide blocks of pixels, encode everything, predict HOG of what was hidden."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ class FastMIM(Method):
       reconstruct: how the decoder is used: `decode_all` or, where blocks cover tokens, a Partial.
     """
 
-    decoder: dict
+    decoder: Mapping
     reconstruct: Callable = decode_all
 
     @nn.compact

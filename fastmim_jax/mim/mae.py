@@ -3,7 +3,7 @@
 Source: the published `models_mae.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ class MAE(Method):
       reconstruct: how the decoder is used: `decode_all` or a Partial.
     """
 
-    decoder: dict
+    decoder: Mapping
     reconstruct: Callable = decode_all
 
     @nn.compact

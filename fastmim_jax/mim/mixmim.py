@@ -5,7 +5,7 @@ hold every cell of both images once. Source: the published `models_mixmim.py`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -55,7 +55,7 @@ class MixMIM(Method):
       reconstruct: how the decoder is used: `decode_all` or a Partial.
     """
 
-    decoder: dict
+    decoder: Mapping
     groups: int = 1
     reconstruct: Callable = decode_all
 

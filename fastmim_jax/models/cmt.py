@@ -4,6 +4,7 @@ Source: the published `mim_cmt_pretrain.py` of FastMIM and `cmt.py` of CMT (arXi
 Grids are (B, h, w, D), and not square where the images are not.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -155,7 +156,7 @@ class CMTStage(nn.Module):
     """
 
     depth: int
-    block: dict
+    block: Mapping
     remat: str = "none"
     layers: str = "unrolled"
     drop_path: tuple[float, ...] | None = None

@@ -1,5 +1,6 @@
 """ConvNeXt: depthwise 7 x 7 convolutions in place of attention (arXiv 2201.03545)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -57,7 +58,7 @@ class ConvNeXtStage(nn.Module):
     """Blocks on one grid (B, h, w, D)."""
 
     depth: int
-    block: dict
+    block: Mapping
     remat: str = "none"
     layers: str = "unrolled"
     drop_path: tuple[float, ...] | None = None

@@ -4,6 +4,7 @@ Source: FastMIM's `models_vit.py` and `mim_{swin,pvtv2,cmt}_finetune.py`, whose 
 where they normalise and pool.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -92,7 +93,7 @@ class Classifier(nn.Module):
     encoder: nn.Module
     classes: int
     pooling: str | None = None
-    options: dict | None = None
+    options: Mapping | None = None
 
     def setup(self):
         options = dict(self.options or {}, dtype=self.encoder.dtype)

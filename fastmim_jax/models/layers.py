@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Shaped
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.models.resample import bicubic
 
 BATCH_AXES = ("data", "fsdp")  # the mesh axes over which the batch is split
+
+AnyArray = Array | np.ndarray  # for functions of NumPy's arrays too
 
 token_init = nn.initializers.normal(0.02)  # cls and mask tokens
 
@@ -27,14 +30,14 @@ class EncoderOutput(NamedTuple):
     prefix: jax.Array
 
 
-def patchify(images, size):
+def patchify(images: Shaped[AnyArray, "B H W C"], size: int) -> Shaped[AnyArray, "B h w P"]:
     """(B, H, W, C) -> (B, H/size, W/size, size*size*C), pixels in (row, column, channel) order."""
     batch, height, width, channels = images.shape
     x = images.reshape(batch, height // size, size, width // size, size, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(*x.shape[:2], width // size, -1)
 
 
-def unpatchify(patches, size):
+def unpatchify(patches: Shaped[AnyArray, "B h w P"], size: int) -> Shaped[AnyArray, "B H W C"]:
     """The inverse of `patchify`: (B, h, w, size*size*C) -> (B, h*size, w*size, C)."""
     batch, rows, columns, values = patches.shape
     x = patches.reshape(batch, rows, columns, size, size, values // size**2)
@@ -199,7 +202,7 @@ class PatchEmbed(nn.Module):
     kernel_init: Any = flat_xavier_uniform
     bias_init: Any = None
 
-    def __call__(self, images):
+    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B h w {self.width}"]:
         return self.project(patchify(images, self.patch_size))
 
     @nn.compact

@@ -3,6 +3,7 @@
 Source: FastMIM's `mim_pvtv2_pretrain.py`, itself the code of PVT v2 (arXiv 2106.13797).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -123,7 +124,7 @@ class PVTStage(nn.Module):
     """Blocks on one grid, and a norm after them."""
 
     depth: int
-    block: dict
+    block: Mapping
     remat: str = "none"
     layers: str = "unrolled"
     drop_path: tuple[float, ...] | None = None

@@ -4,7 +4,7 @@ Source: the published `mim_swin_pretrain.py` of FastMIM, itself Microsoft's Swin
 Window sizes, grids and shifts are (rows, columns) pairs, so that images need not be square.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -230,7 +230,7 @@ class SwinStage(nn.Module):
     heads: int
     window: int | tuple[int, int] | None
     choose: Callable[[int], int]
-    block: dict
+    block: Mapping
     shifted: bool = True
     remat: str = "none"
     layers: str = "unrolled"

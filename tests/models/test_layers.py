@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.models.attention import TransformerBlock
@@ -36,6 +37,13 @@ def test_patch_embedding_is_the_convolution_of_its_kernel():
     dimensions = ("NHWC", "HWIO", "NHWC")
     expected = jax.lax.conv_general_dilated(images, kernel, (8, 8), "VALID", dimension_numbers=dimensions)
     np.testing.assert_allclose(module.apply(variables, images), expected + bias, atol=1e-5)
+
+
+def test_a_wrong_shape_or_dtype_fails_by_its_annotation():
+    module = PatchEmbed(8, 10)
+    for images in (jnp.zeros((16, 24, 3)), jnp.zeros((2, 16, 24, 3), jnp.int32)):
+        with pytest.raises(TypeCheckError, match="images"):
+            jax.eval_shape(module.init, jax.random.key(0), images)
 
 
 def stack(**options):

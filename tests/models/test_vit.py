@@ -113,7 +113,7 @@ def test_own_tables_that_are_equal_are_a_shared_one():
     @jax.jit
     def outcomes(params, spread):
         whole = plain.apply({"params": params}, images)
-        some = plain.apply({"params": params}, images, all_of_them, method="encode_some")
+        some = plain.apply({"params": params}, images, all_of_them, method="encode_visible")
         models = (shared, params), (own, spread)
         models += tuple((model.clone(layers="scanned", remat="full"), given) for model, given in models)
         return whole, some, [model.apply({"params": given}, images) for model, given in models]
