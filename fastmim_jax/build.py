@@ -1,7 +1,12 @@
-"""Pre-training methods, backbones and classifiers, each built from its section of a config."""
+"""Build methods, backbones, classifiers and image readers, each from its section of a config."""
+
+import os
 
 import jax.numpy as jnp
 
+from fastmim_jax.data.device import statistics
+from fastmim_jax.data.image_reader import ImageReader
+from fastmim_jax.data.loader import pick_workers
 from fastmim_jax.errors import UserError
 from fastmim_jax.mim.fastmim import FastMIM
 from fastmim_jax.mim.mae import MAE
@@ -61,6 +66,23 @@ def create_classifier(model, classes):
     wide = {"norm_groups": getattr(encoder, "norm_groups", None), "width": model.pooling_width}
     options = {key: x for key, x in wide.items() if x is not None} if pooling == "wide_pool" else None
     return Classifier(encoder, classes, pooling, options)
+
+
+def create_reader(config):
+    """Return the ImageReader of `config.data` and `config.run`."""
+    data, run = config.data, config.run
+    mean, std = statistics(data.channels)
+    return ImageReader(
+        image_size=tuple(data.image_size),
+        channels=data.channels,
+        mean=tuple(data.mean) or mean,
+        std=tuple(data.std) or std,
+        crop_scale=tuple(data.crop_scale),
+        crop_ratio=tuple(data.crop_ratio),
+        eval_resize=data.get("eval_resize"),
+        workers=pick_workers(os.cpu_count() or 1) if run.workers < 0 else run.workers,
+        threads=run.threads,
+    )
 
 
 def _compute(section):

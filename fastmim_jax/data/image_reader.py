@@ -1,0 +1,79 @@
+"""How images become the input of a model: their crops, their normalisation, and who decodes them."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from fastmim_jax.data import device
+from fastmim_jax.data.eval_batches import EvalBatches, make_eval_batches
+from fastmim_jax.data.loader import Loader, make_loader
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageReader:
+    """Read batches of uint8 crops from a source, and normalise them on the device.
+
+    Attributes:
+      image_size: (H, W) of a crop.
+      channels: C.
+      mean, std: (C,), of pixels in [0, 1].
+      crop_scale, crop_ratio: of random crops, see `augment.random_crop_box`.
+      eval_resize: short side before a centre crop, pixels; None for the usual one.
+      workers: processes that decode in an evaluation.
+      threads: threads that decode, per process.
+    """
+
+    image_size: tuple[int, int]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_scale: tuple[float, float]
+    crop_ratio: tuple[float, float]
+    eval_resize: int | None
+    workers: int
+    threads: int
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return (*self.image_size, self.channels)
+
+    def normalize(self, images: jax.Array, flip: jax.Array) -> jax.Array:
+        """Return (B, H, W, C) float32 of uint8 images; flip: (B,) bool, True mirrors left and right."""
+        return device.normalize(images, flip, mean=self.mean, std=self.std)
+
+    def denormalize(self, images: np.ndarray) -> np.ndarray:
+        """Return pixels in [0, 1] of normalised images."""
+        return images * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32)
+
+    def random_crops(self, source: Any, *, batch_size: int, seed: int, **options: Any) -> Loader:
+        """Stream batches of random crops for ever; options: those of `loader.make_loader`."""
+        return make_loader(
+            source,
+            image_size=self.image_size,
+            channels=self.channels,
+            batch_size=batch_size,
+            seed=seed,
+            threads=self.threads,
+            scale=self.crop_scale,
+            ratio=self.crop_ratio,
+            **options,
+        )
+
+    def center_crops(
+        self, source: Any, *, batch_size: int, rows: np.ndarray, records: np.ndarray | None = None
+    ) -> EvalBatches:
+        """Return one pass over a source with centre crops; arguments: see `make_eval_batches`."""
+        return make_eval_batches(
+            source,
+            image_size=self.image_size,
+            channels=self.channels,
+            batch_size=batch_size,
+            resize=self.eval_resize,
+            rows=rows,
+            workers=self.workers,
+            threads=self.threads,
+            records=records,
+        )

@@ -1,0 +1,280 @@
+"""Models on devices, without training: the part that every evaluation and every training stage shares."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from fastmim_jax.build import create_classifier, create_method, create_reader
+from fastmim_jax.data.eval_batches import EvalBatches
+from fastmim_jax.data.image_reader import ImageReader
+from fastmim_jax.errors import UserError
+from fastmim_jax.plan import at_stage
+from fastmim_jax.train import sharding, steps
+from fastmim_jax.train.runs import LoadedRun, load_run
+
+ROWS = ("image", "label", "index", "valid", "bad")  # arrays of an evaluation batch that go to the devices
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class InferenceStage:
+    """A model on a mesh of devices, and how images get there.
+
+    Attributes:
+      mesh: the devices.
+      model: a backbone, a method or a classifier, a Flax module.
+      variables: {"params": nested, ...}, arrays on the mesh. A training stage, whose values change, has
+        ShapeDtypeStructs with shardings.
+      reader: crops and normalisation of the images.
+      eval_batch_size: images at once in an evaluation, over all devices, a multiple of their number.
+    """
+
+    mesh: jax.sharding.Mesh
+    model: nn.Module
+    variables: dict[str, Any]
+    reader: ImageReader
+    eval_batch_size: int
+
+    inputs: ClassVar[tuple[str, ...]] = ("image", "flip")  # arrays of a loader's batch that go to the devices
+
+    @property
+    def device_count(self) -> int:
+        """Number of devices, over all processes."""
+        return self.mesh.devices.size
+
+    def rows(self, batch_size: int) -> np.ndarray:
+        """Return the rows of a batch that this process feeds, ascending."""
+        return sharding.owned_rows(sharding.batch_sharding(self.mesh), batch_size)
+
+    def to_devices(
+        self, batch: Mapping[str, np.ndarray], batch_size: int, names: tuple[str, ...] | None = None
+    ) -> dict[str, jax.Array]:
+        """Return this process's rows of a batch as global arrays; names: which, None for `inputs`."""
+        selected = {name: _narrow(batch[name]) for name in names or self.inputs}
+        return sharding.to_devices(selected, sharding.batch_sharding(self.mesh), batch_size)
+
+    def batch_size_for(self, records: int) -> int:
+        """Return the batch size for so few records: up to `eval_batch_size`, a multiple of the devices."""
+        devices = self.device_count
+        largest = min(self.eval_batch_size, -(-records // devices) * devices)
+        return max(1, largest // devices) * devices
+
+    def eval_batches(
+        self, source: Any, batch_size: int, records: np.ndarray | None = None
+    ) -> EvalBatches:
+        """Return one pass over a source with centre crops, this process's rows only."""
+        return self.reader.center_crops(
+            source, batch_size=batch_size, rows=self.rows(batch_size), records=records
+        )
+
+    def map_images(
+        self,
+        function: Callable[[dict[str, jax.Array]], dict[str, jax.Array]],
+        source: Any,
+        records: np.ndarray | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> tuple[dict[str, np.ndarray], int]:
+        """Apply a function to every image of a source, in the order of the source.
+
+        Args:
+          function: batch of arrays, see ROWS -> {name: (B, ...)}, with "valid" and "bad" of the batch.
+          source: see `fastmim_jax.data.sources`.
+          records: (m,) record numbers, None for all.
+          progress: called with the number of images done after each batch, or None.
+
+        Returns:
+          {name: (n, ...)} of the images that could be decoded, and the number of those that could not.
+        """
+        size = self.batch_size_for(len(source) if records is None else len(records))
+        outputs, done = [], 0
+        with self.eval_batches(source, size, records) as batches:
+            for batch in batches:
+                rows = jax.device_get(function(self.to_devices(batch, size, ROWS)))
+                outputs.append(rows)
+                done += int(rows["valid"].sum() + rows["bad"].sum())
+                if progress:
+                    progress(done)
+        columns = {name: np.concatenate([rows[name] for rows in outputs]) for name in outputs[0]}
+        valid, bad = columns.pop("valid"), columns.pop("bad")
+        return {name: column[valid] for name, column in columns.items()}, int(bad.sum())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class MethodStage(InferenceStage):
+    """A pre-training method: reconstructions and losses.
+
+    Attributes:
+      forward, loss: (variables, batch, index) -> see `steps.forward` and `steps.eval_step`.
+      constant: (variables, batch, index, guess) -> see `steps.constant_step`.
+    """
+
+    forward: Callable
+    loss: Callable
+    constant: Callable
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ClassifierStage(InferenceStage):
+    """A classifier.
+
+    Attributes:
+      classes: their names.
+      classify: (variables, batch of ROWS) -> see `steps.classify_step`.
+    """
+
+    classes: tuple[str, ...]
+    classify: Callable
+
+
+def open_method(
+    path: Any, step: int | None = None, *, batch_size: int, devices: list | None = None
+) -> tuple[LoadedRun, MethodStage]:
+    """Open a pre-trained checkpoint with its method.
+
+    A method that mixes images mixes each batch as one group, so that any batch size works.
+
+    Args:
+      path, step: see `runs.load_run`.
+      batch_size: images at once, over all devices; rounded up to a multiple of their number.
+      devices: None for all.
+
+    Raises:
+      UserError: no checkpoint there, or a fine-tuned one.
+    """
+    devices = devices or jax.devices()
+    loaded = load_run(path, step, devices)
+    if "method" not in loaded.config:
+        raise UserError(
+            f"{loaded.workdir} was fine-tuned: expected the --workdir of a `fastmim pretrain`"
+        )
+    config = at_stage(loaded.config, loaded.stage)
+    check_kernel("method", config.method, devices[0].platform)
+    method, reader = create_method(config.method), create_reader(config)
+    if method.groups > 1:
+        method = method.clone(groups=1)
+    mesh = sharding.make_mesh(devices=devices)
+    stage = MethodStage(
+        mesh=mesh,
+        model=method,
+        variables=loaded.variables,
+        reader=reader,
+        eval_batch_size=round_up(batch_size, len(devices)),
+        **method_programs(method, reader, run_key(config.seed), loaded.variables, mesh),
+    )
+    return loaded, stage
+
+
+def open_classifier(
+    path: Any, step: int | None = None, *, batch_size: int | None = None, devices: list | None = None
+) -> tuple[LoadedRun, ClassifierStage]:
+    """Open a fine-tuned checkpoint with its classifier.
+
+    Args:
+      path, step: see `runs.load_run`.
+      batch_size: images at once, over all devices; None for that of training. Rounded up to a multiple of
+        the devices.
+      devices: None for all.
+
+    Raises:
+      UserError: no checkpoint there, or one that was not fine-tuned.
+    """
+    devices = devices or jax.devices()
+    loaded = load_run(path, step, devices)
+    class_file, config = loaded.workdir / "classes.json", loaded.config
+    if "model" not in config or not class_file.exists():
+        raise UserError(
+            f"{loaded.workdir} was not fine-tuned: expected the --workdir of a `fastmim finetune` "
+            "(`fastmim probe` and `fastmim features` take pre-trained ones)"
+        )
+    check_kernel("model", config.model, devices[0].platform)
+    classes = tuple(json.loads(class_file.read_text()))
+    model, reader = create_classifier(config.model, len(classes)), create_reader(config)
+    mesh = sharding.make_mesh(devices=devices)
+    stage = ClassifierStage(
+        mesh=mesh,
+        model=model,
+        variables=loaded.variables,
+        reader=reader,
+        eval_batch_size=round_up(batch_size or config.schedule.batch_size, len(devices)),
+        classes=classes,
+        classify=classify_program(model, reader, loaded.variables, mesh),
+    )
+    return loaded, stage
+
+
+def method_programs(
+    method: nn.Module, reader: ImageReader, key: jax.Array, variables: dict, mesh: jax.sharding.Mesh
+) -> dict[str, Callable]:
+    """Return the compiled functions of a MethodStage by name; key: see `run_key`."""
+    shared = dict(method=method, prepare=reader.normalize, key=key)
+    batch, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+
+    def program(function, *more):
+        return compile_eval(partial(function, **shared), variables, mesh, batch, replicated, *more)
+
+    return dict(
+        forward=program(steps.forward),
+        loss=program(steps.eval_step),
+        constant=program(steps.constant_step, replicated),
+    )
+
+
+def classify_program(
+    model: nn.Module, reader: ImageReader, variables: dict, mesh: jax.sharding.Mesh
+) -> Callable:
+    """Return the compiled `classify` of a ClassifierStage."""
+    function = partial(steps.classify_step, model=model, prepare=reader.normalize)
+    return compile_eval(function, variables, mesh, sharding.batch_sharding(mesh))
+
+
+def compile_eval(
+    function: Callable, variables: Any, mesh: jax.sharding.Mesh, *shardings: jax.sharding.Sharding
+) -> Callable:
+    """Jit (variables, ...) -> outputs that all devices hold in full.
+
+    Args:
+      variables: a tree of arrays or ShapeDtypeStructs, for its shardings.
+      shardings: of the other arguments.
+    """
+    of_variables = jax.tree.map(lambda leaf: leaf.sharding, variables)
+    options = dict(in_shardings=(of_variables, *shardings), out_shardings=sharding.replicated(mesh))
+    return on_mesh(jax.jit(function, **options), mesh)
+
+
+def on_mesh(function: Callable, mesh: jax.sharding.Mesh) -> Callable:
+    """Return a jitted function that is traced and called where the models can see the mesh."""
+
+    def call(*args):
+        with jax.set_mesh(mesh):
+            return function(*args)
+
+    call.jitted = function
+    return call
+
+
+def run_key(seed: int) -> jax.Array:
+    """Return the random key of everything but the initial parameters, which have another one."""
+    return jax.random.fold_in(jax.random.key(seed), 1)
+
+
+def round_up(batch_size: int, devices: int) -> int:
+    """Return the smallest multiple of the number of devices that is no smaller than the batch."""
+    return -(-batch_size // devices) * devices
+
+
+def check_kernel(section: str, computing: Any, platform: str) -> None:
+    """Raise UserError if the kernel of `config.method` or `config.model` does not run here."""
+    if computing.kernel == "cudnn" and (platform != "gpu" or computing.dtype != "bfloat16"):
+        raise UserError(
+            f"config.{section}.kernel=cudnn needs an NVIDIA GPU and bfloat16, here are {platform} and "
+            f"{computing.dtype}: type --config.{section}.kernel=xla"
+        )
+
+
+def _narrow(array):
+    return array.astype(np.int32) if array.dtype == np.int64 else array
