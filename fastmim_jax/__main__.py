@@ -31,8 +31,8 @@ def pretrain(values):
 
     from fastmim_jax.evaluate.monitor import open_monitor
     from fastmim_jax.tools.reconstruct import draw_loss_curve, picture_hook
-    from fastmim_jax.train.loop import pretrain
-    from fastmim_jax.train.report import summary
+    from fastmim_jax.train.pretrain import pretrain
+    from fastmim_jax.train.report import summarize
 
     _start_jax(values)
     hooks = [picture_hook] if config.run.picture_every else []
@@ -41,7 +41,7 @@ def pretrain(values):
     if jax.process_index():
         return
     draw_loss_curve(workdir)
-    for line in _told(summary(workdir), Path(workdir)):
+    for line in _told(summarize(workdir), Path(workdir)):
         print(line)
 
 
@@ -49,22 +49,19 @@ def reconstruct(values):
     """Draws what a checkpoint fills in."""
     workdir = Path(_workdir(values))
     from fastmim_jax.tools.reconstruct import reconstruct
-    from fastmim_jax.train.runs import read_config
 
     _start_jax(values)
-    config = read_config(workdir)
-    if "method" not in config:
-        raise UserError(f"{workdir} was fine-tuned: expected the --workdir of a `fastmim pretrain`")
-    print(reconstruct(config, workdir, values.images, values.count or 6, values.step))
+    print(reconstruct(workdir, values.images, values.count or 6, values.step))
 
 
 def finetune(values):
     """Fine-tunes a classifier from config.init, or goes on fine-tuning, in --workdir."""
     config, workdir = _config(values, "model"), _workdir(values)
-    from fastmim_jax.evaluate.finetune import finetune
+    from fastmim_jax.evaluate.best_checkpoint import BestCheckpoint
+    from fastmim_jax.train.finetune import finetune
 
     _start_jax(values)
-    finetune(config, workdir)
+    finetune(config, workdir, BestCheckpoint)
 
 
 def probe(values):
@@ -200,8 +197,8 @@ def _progress():
 
 def _told(summary, workdir):
     """Lines for the end of a run: where it ended, against what, and where the pictures are."""
-    for name, loss in (("training", summary["train_loss"]), ("held-out", summary["eval_loss"])):
-        trivial = summary["baselines"].get(name)
+    for name, loss in (("training", summary.train_loss), ("held-out", summary.eval_loss)):
+        trivial = summary.baselines.get(name)
         if loss is not None and trivial:
             best = min(trivial, key=trivial.get)
             share = 1 - loss / trivial[best]

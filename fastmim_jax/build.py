@@ -4,7 +4,7 @@ import os
 
 import jax.numpy as jnp
 
-from fastmim_jax.data.device import statistics
+from fastmim_jax.data.device import channel_statistics
 from fastmim_jax.data.image_reader import ImageReader
 from fastmim_jax.data.loader import pick_workers
 from fastmim_jax.errors import UserError
@@ -71,7 +71,7 @@ def create_classifier(model, classes):
 def create_reader(config):
     """Return the ImageReader of `config.data` and `config.run`."""
     data, run = config.data, config.run
-    mean, std = statistics(data.channels)
+    mean, std = channel_statistics(data.channels)
     return ImageReader(
         image_size=tuple(data.image_size),
         channels=data.channels,

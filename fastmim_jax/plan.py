@@ -51,21 +51,6 @@ class StagePlan:
         """Records read after `step` updates of the run, in this stage."""
         return self.first_record + (step - self.first_step) * self.batch_size
 
-    def describe(self):
-        """[(label, text)] for the start of a run."""
-        per_device = self.batch_size // self.devices // self.accumulation
-        parts = f" in {self.accumulation} parts" if self.accumulation > 1 else ""
-        steps = f"{self.last_step - self.first_step:,}"
-        if self.stages > 1:
-            steps = f"{self.first_step + 1:,} to {self.last_step:,}"
-        first, last = self.epoch(self.first_step), self.epoch(self.last_step)
-        return [
-            ("images", f"{self.image_size[0]} x {self.image_size[1]} pixels"),
-            ("batch", f"{self.batch_size:,}{parts}, {per_device:,} per device at a time"),
-            ("steps", f"{steps} = {last - first:,.4g} epochs of {self.steps_per_epoch:,.4g}"),
-            ("learning rate", f"{self.peak_lr:.4g} after {self.warmup_epochs:.4g} epochs of warm-up"),
-        ]
-
 
 @dataclasses.dataclass(frozen=True)
 class PretrainPlan(StagePlan):
@@ -74,15 +59,6 @@ class PretrainPlan(StagePlan):
     grid: tuple[int, int]  # tokens (h, w)
     blocks: tuple[int, int]  # cells that are hidden or shown as a whole
     num_masked: int  # masked blocks of every image
-
-    def describe(self):
-        """[(label, text)] for the start of a run."""
-        count = self.blocks[0] * self.blocks[1]
-        return [
-            *super().describe(),
-            ("tokens", f"{self.grid[0]} x {self.grid[1]}"),
-            ("hidden blocks", f"{self.num_masked} of {self.blocks[0]} x {self.blocks[1]} = {count}"),
-        ]
 
 
 def make_pretrain_plan(config, *, records, stride, unit, devices, stage=0, num_masked=None, groups=1):

@@ -5,7 +5,7 @@
 CIFAR10 is a folder train/CLASS/*.png, test/CLASS/*.png. Images are enlarged to 64 px, so that a patch of 8
 is one of 4 pixels and HOG has its usual cells. Pre-training: 500 updates of 256 images, no labels.
 Fine-tuning: 5,000 labelled images (500 of each class, the same for all), 4 epochs. All goes through
-`fastmim_jax.train.loop.pretrain`, `evaluate.probe.probe` and `evaluate.finetune.finetune`. A line of
+`fastmim_jax.train.pretrain.pretrain`, `evaluate.probe.probe` and `train.finetune.finetune`. A line of
 DIR/results.jsonl is one contestant and seed; what is there already is not repeated.
 """
 
@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from fastmim_jax.config import finetune_config, pretrain_config
-from fastmim_jax.evaluate.finetune import finetune
+from fastmim_jax.evaluate.best_checkpoint import BestCheckpoint
 from fastmim_jax.evaluate.probe import probe
 from fastmim_jax.io import append_json_line, read_json_lines
-from fastmim_jax.train.loop import pretrain
+from fastmim_jax.train.finetune import finetune
+from fastmim_jax.train.pretrain import pretrain
 
 VIT = {
     "method.backbone.name": "vit_ti8",
@@ -130,7 +131,7 @@ def run_one(name, seed, args):
         line["probes"] = {x.layer: x.accuracies[0] for x in lines}
     began = time.time()
     labelled = labelled_part(args.data, args.out / "labelled")
-    finetune(tuning(name, seed, labelled, args.data, before), after, log=lambda text: None)
+    finetune(tuning(name, seed, labelled, args.data, before), after, BestCheckpoint, log=lambda text: None)
     found = [x for x in read_json_lines(after / "metrics.jsonl").records if "top1" in x]
     line["tuned"] = found[-1]["top1"]
     line["tuning_seconds"] = round(time.time() - began)

@@ -1,53 +1,68 @@
-"""`fastmim features`: frozen features of any folder, in a file."""
+"""`fastmim features`: write the features of a backbone for any folder to a file."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.evaluate.inference import open_inference
+from fastmim_jax.evaluate.backbone import BackboneStage, open_backbone
 from fastmim_jax.io import atomic_write
 
 FORMATS = (".npz", ".parquet")
 
 
-def write_features(path, source, out, *, layers=(), step=None, batch_size=128, log=print, progress=None):
-    """Writes features of every image of a source.
+def write_features(
+    path: str | Path,
+    source: Any,
+    out: str | Path,
+    *,
+    layers: Sequence[str] = (),
+    step: int | None = None,
+    batch_size: int = 128,
+    log: Callable[[str], None] = print,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write the features of every image of a source to a file.
 
     Args:
-      path, step: the checkpoint, as of `train.saved.load_run`.
+      path, step: the checkpoint, see `train.runs.load_run`.
       source: see `fastmim_jax.data.sources`.
       out: FILE.npz or FILE.parquet. Both hold `name` (n,) of the images, `label` (n,), -1 where there is
         none, `classes` (npz) or `class` (parquet), and of every chosen layer its features, (n, D) float32.
-      layers: such as "block 12 mean"; () for the last one, and cls of it where there is one.
-      say, progress: told a line, and the number of images done.
+      layers: such as "block 12 mean"; () for the last one, and its cls token where there is one.
+      batch_size: images at once, over all devices.
+      log: prints a line.
+      progress: called with the number of images done.
 
     Raises:
       UserError: another file format, no such layer, no checkpoint.
     """
     out = Path(out)
     writer = _writer(out)
-    saved, frozen = open_inference(path, step, batch_size)
-    names = _chosen(frozen, layers)
-    for line in (f"features of {len(source):,} images: {', '.join(names)} of {saved.path}", *frozen.notes):
+    loaded, stage = open_backbone(path, step, batch_size)
+    names = _select(stage, layers)
+    for line in (f"features of {len(source):,} images: {', '.join(names)} of {loaded.path}", *stage.notes):
         log(line)
-    found = frozen.features(source, names, progress=progress)
+    features = stage.features(source, names, progress=progress)
     if jax.process_index() == 0:
-        files = np.array([source.name(int(index)) for index in found.index])
+        files = np.array([source.name(int(index)) for index in features.index])
         with atomic_write(out) as temporary:
-            writer(temporary, files, found.label, source.classes, found.of)
-    shapes = ", ".join(f"{name} {x.shape[1]} wide" for name, x in found.of.items())
-    bad = f"; {found.bad:,} could not be decoded and are left out" if found.bad else ""
-    log(f"{out}: {len(found.index):,} images, {shapes}{bad}")
+            writer(temporary, files, features.label, source.classes, features.of)
+    shapes = ", ".join(f"{name} {x.shape[1]} wide" for name, x in features.of.items())
+    bad = f"; {features.bad:,} could not be decoded: left out" if features.bad else ""
+    log(f"{out}: {len(features.index):,} images, {shapes}{bad}")
 
 
-def _chosen(frozen, layers):
-    there = [f"{layer} {pooling}" for layer in frozen.layers for pooling in frozen.poolings]
-    unknown = [name for name in layers if name not in there]
+def _select(stage: BackboneStage, layers: Sequence[str]) -> list[str]:
+    """Return the names of the features to write."""
+    names = list(stage.layer_of)
+    unknown = [name for name in layers if name not in names]
     if unknown:
-        raise UserError(f"there is no layer '{unknown[0]}': there is {', '.join(there)}")
-    return list(layers) or there[-len(frozen.poolings) :]
+        raise UserError(f"no layer '{unknown[0]}'; choose from: {', '.join(names)}")
+    return list(layers) or names[-len(stage.poolings) :]
 
 
 def _writer(out):

@@ -1,51 +1,64 @@
-"""The ridge probe during pre-training: its curve tells which checkpoint is good."""
+"""The ridge probe during pre-training, whose curve shows which checkpoint is good."""
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import jax
 
-from fastmim_jax.evaluate.inference import backbone_variables, make_inference
+from fastmim_jax.evaluate.backbone import BackboneStage, backbone_variables, make_backbone_stage
 from fastmim_jax.evaluate.probe import open_parts, read, ridge_lines
 from fastmim_jax.train import sharding
 from fastmim_jax.train.loop import Hook
+from fastmim_jax.train.pretrain import PretrainStage
 
-BATCH = 128  # images at once
+BATCH_SIZE = 128
 
 
-def open_monitor(config):
-    """-> (run, workdir) -> Hook that probes all layers every `config.monitor.epochs`.
+def open_monitor(config: Any) -> Callable[[PretrainStage, Path], Hook]:
+    """Return a function (stage, workdir) -> Hook that probes all layers every `config.monitor.epochs`.
 
-    It logs "probe_top1", the accuracy of the layer that is best on held-out training images, "probe_layer",
-    its number, and "probe_last_top1" of the last layer.
+    The hook logs "probe_top1", the accuracy of the layer that is best on held-out training images,
+    "probe_layer", its number, and "probe_last_top1" of the last layer.
 
     Raises:
       UserError: `config.monitor.path` is no labelled data set.
     """
     monitor = config.monitor
     parts, _ = open_parts(config.data, monitor.path, None, 0, monitor.images)
-    return lambda run, workdir: _hook(run, parts, monitor.epochs)
+    return lambda stage, workdir: _hook(stage, parts, monitor.epochs)
 
 
-def _hook(run, parts, epochs):
-    every = max(1, round(epochs * run.plan.steps_per_epoch))
-    frozen = make_inference(run.config, {}, BATCH, list(run.mesh.devices.ravel()))
-    whole = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(frozen.mesh))
+def _hook(stage, parts, epochs):
+    every = max(1, round(epochs * stage.plan.steps_per_epoch))
+    devices = list(stage.mesh.devices.ravel())
+    replicate = jax.jit(
+        lambda tree: tree, out_shardings=sharding.replicated(sharding.make_mesh(devices=devices))
+    )
+    backbone: BackboneStage | None = None  # built at the first probe, compiled once
 
-    def look(step, state):
-        variables = backbone_variables({"params": state.params, **state.collections})
-        now = dataclasses.replace(frozen, variables=whole(variables))
-        lines = ridge_lines(read(now, parts))
+    def probe(step, state):
+        nonlocal backbone
+        variables = replicate(backbone_variables(state.eval_variables()))
+        if backbone is None:
+            encoder, reader = stage.model.encoder, stage.reader
+            backbone = make_backbone_stage(encoder, variables, reader, BATCH_SIZE, devices)
+        else:
+            backbone = dataclasses.replace(backbone, variables=variables)
+        lines = ridge_lines(read(backbone, parts))
         best = max(lines, key=lambda line: line.held_out)
-        last = [line for line in lines if line.layer.startswith(f"{now.layers[-1]} ")]
+        layers, layer_of = backbone.layers, backbone.layer_of
+        last = [line for line in lines if layer_of[line.layer] == layers[-1]]
         return {
             "probe_top1": mean(best.accuracies),
-            "probe_layer": 1 + now.layers.index(best.layer.rpartition(" ")[0]),
+            "probe_layer": 1 + layers.index(layer_of[best.layer]),
             "probe_last_top1": max(mean(line.accuracies) for line in last),
         }
 
-    return Hook(every, look)
+    return Hook(every, probe)
 
 
-def mean(numbers):
-    """Of a list."""
+def mean(numbers: list[float]) -> float:
+    """Return the mean of a list."""
     return sum(numbers) / len(numbers)

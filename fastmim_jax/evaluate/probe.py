@@ -13,7 +13,7 @@ import numpy as np
 from fastmim_jax.data.labels import check_classes
 from fastmim_jax.data.sources import evaluation_split, labelled, open_source
 from fastmim_jax.errors import UserError
-from fastmim_jax.evaluate.inference import open_inference
+from fastmim_jax.evaluate.backbone import open_backbone
 from fastmim_jax.evaluate.probes import attentive, knn, linear, ridge
 from fastmim_jax.evaluate.probes.folds import folds as split_folds
 from fastmim_jax.io import write_json
@@ -81,9 +81,9 @@ def probe(path, images=None, *, kinds=("ridge", "knn"), test=None, folds=0, coun
       UserError: no checkpoint, no labels, classes that disagree, an unknown kind.
     """
     _check_kinds(kinds)
-    saved, frozen = open_inference(path, step)
-    parts, told = open_parts(frozen.config.data, images, test, folds, count)
-    log(f"{saved.path}: {len(frozen.layers)} layers, {' and '.join(frozen.poolings)} of their tokens")
+    loaded, frozen = open_backbone(path, step)
+    parts, told = open_parts(loaded.config.data, images, test, folds, count)
+    log(f"{loaded.path}: {len(frozen.layers)} layers, {' and '.join(frozen.poolings)} of their tokens")
     for line in (told, *frozen.notes):
         log(line)
     material = read(frozen, parts, progress)
@@ -96,7 +96,7 @@ def probe(path, images=None, *, kinds=("ridge", "knn"), test=None, folds=0, coun
     for line in _table(lines, best):
         log(line)
     if out and jax.process_index() == 0:
-        found = {"checkpoint": str(saved.path), "best_layer": best, "lines": [x._asdict() for x in lines]}
+        found = {"checkpoint": str(loaded.path), "best_layer": best, "lines": [x._asdict() for x in lines]}
         write_json(out, found)
     return lines
 
@@ -147,14 +147,13 @@ def read(frozen, parts, progress=None):
 def ridge_lines(material):
     """[Line] of the ridge probe of every layer and pooling."""
     names = list(material.features(material.parts[0][0].source).of)
-    order = [f"{layer} {kind}" for layer in material.frozen.layers for kind in material.frozen.poolings]
-    return [probe_layer("ridge", name, material) for name in order if name in names]
+    return [probe_layer("ridge", name, material) for name in material.frozen.layer_of if name in names]
 
 
 def probe_layer(kind, layer, material):
     """One Line; layer: such as "block 12 mean"."""
     if kind == "attentive":
-        name = layer.rpartition(" ")[0]
+        name = material.frozen.layer_of[layer]
         found = [attentive.probe(material.frozen, name, *part, material.classes) for part in material.parts]
         layer = f"{name} tokens"
     else:

@@ -1,26 +1,30 @@
-"""What an evaluation comes to: accuracy in words, per class, and as a picture."""
+"""Report an evaluation: accuracy as lines, per class, and as a picture."""
 
 import csv
 import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
+from fastmim_jax.evaluate.classify import Predictions
 from fastmim_jax.io import write_json, write_text
+from fastmim_jax.train.runs import BEST
 
-LISTED = 5  # classes that are named at the end of a run
+LISTED = 5  # worst classes that the report names
 NAMED = 40  # classes up to which a picture names them
 
 
-def per_class(confusion):
-    """(K,) share of each class that was recognised; NaN where there is no image of it."""
+def per_class(confusion: np.ndarray) -> np.ndarray:
+    """Return the (K,) accuracy of each class; NaN where it has no image."""
     count = confusion.sum(1)
     return np.where(count, np.diag(confusion) / np.maximum(count, 1), np.nan)
 
 
-def summarize(predictions, source, classes):
-    """{"images", "top1", "top5", "loss", "undecodable", "per_class": {name: accuracy or None}}."""
+def summarize(predictions: Predictions, source: Any, classes: Sequence[str]) -> dict[str, Any]:
+    """Return {"images", "top1", "top5", "loss", "undecodable", "per_class": {name: accuracy or None}}."""
     accuracy = per_class(predictions.confusion(len(classes)))
     return {
         "data": repr(source),
@@ -35,46 +39,48 @@ def summarize(predictions, source, classes):
     }
 
 
-def describe(found):
-    """Lines that say it: of `summarize`."""
-    known = {name: x for name, x in found["per_class"].items() if x is not None}
-    ordered = sorted(known, key=known.get)
+def describe(summary: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of a summary, see `summarize`."""
+    accuracy = {name: x for name, x in summary["per_class"].items() if x is not None}
+    ascending = sorted(accuracy, key=accuracy.get)
     yield (
-        f"{found['top1']:.2%} top-1, {found['top5']:.2%} top-5 of {found['images']:,} images, "
-        f"cross-entropy {found['loss']:.4f}"
+        f"{summary['top1']:.2%} top-1, {summary['top5']:.2%} top-5 of {summary['images']:,} "
+        f"image{'s' * (summary['images'] != 1)}, cross-entropy {summary['loss']:.4f}"
     )
-    if found["undecodable"]:
-        yield f"{found['undecodable']:,} records could not be decoded and count nowhere"
-    shown = ", ".join(f"{name} {known[name]:.1%}" for name in ordered[:LISTED])
-    yield f"worst classes: {shown}; best: {ordered[-1]} {known[ordered[-1]]:.1%}"
+    bad = summary["undecodable"]
+    if bad:
+        yield f"{bad:,} image{'s' * (bad != 1)} could not be decoded: not counted"
+    worst = ", ".join(f"{name} {accuracy[name]:.1%}" for name in ascending[:LISTED])
+    yield f"worst classes: {worst}; best: {ascending[-1]} {accuracy[ascending[-1]]:.1%}"
 
 
-def write_report(best, source, classes, workdir):
-    """Writes evaluation.json, confusion.csv and pictures/confusion.png.
+def write_report(
+    step: int, predictions: Predictions, source: Any, classes: Sequence[str], workdir: str | Path
+) -> list[str]:
+    """Write evaluation.json, confusion.csv and pictures/confusion.png of the best checkpoint.
 
     Args:
-      best: (step of the checkpoint, Judged).
-      source: what was evaluated on.
-      classes: names.
-      workdir: where to.
+      step: of the checkpoint.
+      predictions: of the checkpoint for all images of `source`.
+      classes: their names.
 
     Returns:
-      Lines to print.
+      The report as lines.
     """
-    (step, predictions), workdir = best, Path(workdir)
-    found = {"step": step, **summarize(predictions, source, classes)}
-    lines = [f"best checkpoint: step {step:,}, {workdir / 'best'}", *describe(found)]
+    workdir = Path(workdir)
+    summary = {"step": step, **summarize(predictions, source, classes)}
+    lines = [f"best checkpoint: step {step:,}, {workdir / BEST}", *describe(summary)]
     if jax.process_index() == 0:
         confusion = predictions.confusion(len(classes))
-        write_json(workdir / "evaluation.json", found)
+        write_json(workdir / "evaluation.json", summary)
         write_text(workdir / "confusion.csv", confusion_csv(confusion, classes))
         picture = draw_confusion(workdir / "pictures" / "confusion.png", confusion, classes)
         lines.append(f"per class: {workdir / 'evaluation.json'}, {workdir / 'confusion.csv'}, {picture}")
     return lines
 
 
-def confusion_csv(confusion, classes):
-    """Rows are true classes, columns the likeliest ones."""
+def confusion_csv(confusion: np.ndarray, classes: Sequence[str]) -> str:
+    """Return the confusion matrix as CSV: rows are true classes, columns the likeliest ones."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["true", *classes])
@@ -82,12 +88,12 @@ def confusion_csv(confusion, classes):
     return text.getvalue()
 
 
-def draw_confusion(path, confusion, classes):
-    """Draws shares of each true class; with the numbers and names where there is room -> the path.
+def draw_confusion(path: str | Path, confusion: np.ndarray, classes: Sequence[str]) -> Path:
+    """Draw the share of each true class, with numbers and names where there is room; return the path.
 
     The row of a class without images is gray.
     """
-    from matplotlib.figure import Figure  # slow to import, and needed nowhere else
+    from matplotlib.figure import Figure  # slow import
 
     count = confusion.sum(1, keepdims=True)
     shares = np.where(count, confusion / np.maximum(count, 1), np.nan)

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+from fastmim_jax.build import create_reader
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.array_files import write_safetensors
 from fastmim_jax.export.card import model_card
@@ -11,7 +12,6 @@ from fastmim_jax.export.formats.huggingface import describe as huggingface_peer
 from fastmim_jax.export.formats.huggingface import keys as huggingface
 from fastmim_jax.export.formats.timm import describe as timm_peer
 from fastmim_jax.export.formats.torchvision import keys as torchvision
-from fastmim_jax.train.stage import data_statistics
 
 WEIGHTS = "model.safetensors"
 
@@ -100,7 +100,7 @@ def _copied_curve(model, folder):
 def _preprocessor(model):
     """What transformers' image processors need to know; images are resized to the model's own size."""
     height, width, _ = model.image_shape
-    mean, std = data_statistics(model.config.data)
+    reader = create_reader(model.config)
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
@@ -109,8 +109,8 @@ def _preprocessor(model):
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(map(float, mean)),
-        "image_std": list(map(float, std)),
+        "image_mean": list(map(float, reader.mean)),
+        "image_std": list(map(float, reader.std)),
     }
 
 

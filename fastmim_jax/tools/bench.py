@@ -8,13 +8,14 @@ import jax
 import numpy as np
 
 from fastmim_jax.data.sources import labelled
-from fastmim_jax.evaluate import tuning
 from fastmim_jax.io import write_json
 from fastmim_jax.mim.targets import HOG
 from fastmim_jax.tools.flops import matrix_flops, peak_flops
-from fastmim_jax.train import stage as train_stage
+from fastmim_jax.train.finetune import make_finetune_stage
 from fastmim_jax.train.inherit_backbone import inherit_backbone
+from fastmim_jax.train.pretrain import PretrainStage, make_pretrain_stages
 from fastmim_jax.train.runs import load_run
+from fastmim_jax.train.stage import open_training_data
 
 REPEATS = 5
 READ_AHEAD = 8  # batches that may lie ready
@@ -40,23 +41,23 @@ def bench(config, workdir=None):
 
 
 def open_stages(config, devices=None):
-    """-> (the training data, [`train_stage.TrainStage`]) of a config of pre-training or of fine-tuning.
+    """-> (the training data, [TrainStage]) of a config of pre-training or of fine-tuning.
 
     Of `config.init` only the config is taken: what the parameters are changes neither costs nor pictures.
 
     Raises:
       UserError: the config or its data cannot be used.
     """
-    source = train_stage.open_training_data(config)
+    source = open_training_data(config)
     if "method" in config:
-        return source, train_stage.build_stages(config, len(source), devices)
+        return source, make_pretrain_stages(config, len(source), devices)
     classes = labelled(source).classes
     config = inherit_backbone(config, load_run(config.init).config if config.init else None)
-    return source, [tuning.build(config, len(source), classes, devices)]
+    return source, [make_finetune_stage(config, len(source), classes, devices)]
 
 
 def _bench_stage(run, source):
-    plan, workers = run.plan, train_stage.worker_count(run.config.run)
+    plan, workers = run.plan, run.reader.workers
     with run.loader(source, batch_size=plan.batch_size, seed=0, workers=workers) as loader:
         batches = iter(loader)
         batch = run.to_devices(next(batches), plan.batch_size)
@@ -105,22 +106,22 @@ def _forward(run, shape):
     """A function that training differentiates, and its arguments for one image, all but their values."""
     variables = {"params": run.abstract.params, **run.abstract.collections}
     images = jax.ShapeDtypeStruct((1, *shape), np.float32)
-    if not isinstance(run, train_stage.PretrainStage):
+    if not isinstance(run, PretrainStage):
         return run.model.apply, variables, images
-    noise = jax.ShapeDtypeStruct(run.method.noise_shape(images.shape), np.float32)
+    noise = jax.ShapeDtypeStruct(run.model.noise_shape(images.shape), np.float32)
 
     def loss(variables, images, noise):
-        return run.method.apply(variables, images, noise=noise).loss
+        return run.model.apply(variables, images, noise=noise).loss
 
     return loss, variables, images, noise
 
 
 def _hog_figures(run, batch, step_seconds):
-    target = run.method.target if isinstance(run, train_stage.PretrainStage) else None
+    target = run.model.target if isinstance(run, PretrainStage) else None
     if not isinstance(target, HOG):
         return {}
-    stride = run.method.encoder.stride
-    images = jax.device_put(np.asarray(run.forward(run.create(), batch, np.int32(0))[1]))
+    stride = run.model.encoder.stride
+    images = jax.device_put(np.asarray(run.forward(run.create().eval_variables(), batch, np.int32(0))[1]))
     compiled = jax.jit(lambda x: target(x, stride)).lower(images).compile()
     seconds = _seconds(lambda: compiled(images))
     return {

@@ -1,5 +1,6 @@
 """Pictures of what a model fills in: while it trains, and from any checkpoint."""
 
+import dataclasses
 import math
 from functools import partial
 from pathlib import Path
@@ -7,13 +8,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from fastmim_jax.config import pretrain_config
-from fastmim_jax.errors import UserError
 from fastmim_jax.io import read_json_lines
 from fastmim_jax.mim.mixmim import MixMIM, partner
 from fastmim_jax.mim.targets import HOG, patch_statistics
 from fastmim_jax.models.layers import patchify, unpatchify
-from fastmim_jax.stages import at_stage
+from fastmim_jax.data.sources import open_source
 from fastmim_jax.tools.draw.glyphs import (
     ABSENT,
     DECODED,
@@ -30,28 +29,29 @@ from fastmim_jax.tools.draw.pages import (
     draw_pixel_reconstruction,
     marked,
 )
-from fastmim_jax.train import stage as train_stage
-from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.held_out import fixed_batches
+from fastmim_jax.train.inference import open_method
 from fastmim_jax.train.loop import Hook
-from fastmim_jax.train.report import summary
+from fastmim_jax.train.report import summarize
+from fastmim_jax.train.stage import open_held_out_data, open_training_data
 
 SHOWN = 6  # images in a picture
 
 
-def picture_hook(run, workdir):
+def picture_hook(stage, workdir):
     """A Hook that draws the same few images (held-out ones if there are any) and the curve so far."""
-    source = train_stage.open_held_out_data(run.config) or train_stage.open_training_data(run.config)
-    size, batches = fixed_batches(run, source, SHOWN)
+    source = open_held_out_data(stage.config) or open_training_data(stage.config)
+    size, batches = fixed_batches(stage, source, SHOWN)
     folder = Path(workdir) / "pictures"
 
-    def look(step, state):
-        seen = run.forward(state, run.to_devices(batches[0], size), np.int32(0))
+    def draw_step(step, state):
+        batch = stage.to_devices(batches[0], size)
+        output, images = stage.forward(state.eval_variables(), batch, np.int32(0))
         if jax.process_index() == 0:
-            draw(run, *seen, step, SHOWN, folder / f"step_{step:07d}.png")
+            draw(stage, output, images, step, SHOWN, folder / f"step_{step:07d}.png")
             draw_loss_curve(workdir)
 
-    return Hook(run.config.run.picture_every, look)
+    return Hook(stage.config.run.picture_every, draw_step)
 
 
 def draw_loss_curve(workdir):
@@ -61,7 +61,7 @@ def draw_loss_curve(workdir):
     held_out = [line for line in lines if "eval_loss" in line]
     if not trained:
         return None
-    baselines, stages = summary(workdir)["baselines"], {}
+    baselines, stages = summarize(workdir).baselines, {}
     for line in trained:
         if "stage" in line:
             stages.setdefault(f"stage {line['stage']}", line["step"])
@@ -76,54 +76,39 @@ def draw_loss_curve(workdir):
     )
 
 
-def reconstruct(config, workdir, images=None, count=SHOWN, step=None):
-    """Draws reconstructions from a checkpoint of a work directory.
+def reconstruct(workdir, images=None, count=SHOWN, step=None):
+    """Draw reconstructions from a checkpoint of a work directory.
 
     Args:
-      config: the run's resolved config.
-      workdir: of the run.
-      images: a folder or data set, shown from its first image on, whole (the largest central part of
-        the model's shape); None for the run's own held-out or training images.
-      count: how many.
-      step: which checkpoint, None for the newest.
+      workdir: of a pre-training run.
+      images: a folder or data set, shown from its first image on, as the largest central crops of the
+        model's shape; None for the run's own held-out or training images.
+      count: number of images.
+      step: of the checkpoint, None for the newest.
 
     Returns:
       The path of the picture.
 
     Raises:
-      UserError: no checkpoint there, or no images.
+      UserError: no pre-trained checkpoint there, or no images.
     """
-    with Checkpoints(Path(workdir) / "checkpoints") as checkpoints:
-        step = checkpoints.latest() if step is None else step
-        if step is None:
-            raise UserError(
-                f"{workdir} holds no checkpoint yet: train first with "
-                f"fastmim pretrain --config=... --workdir={workdir}"
-            )
-        config = _for_looking(config, checkpoints.position(step).get("stage", 0), images)
-        source = train_stage.open_held_out_data(config) or train_stage.open_training_data(config)
-        count = min(count, len(source))
-        config.schedule.batch_size = count
-        run = train_stage.build(config, len(source), jax.local_devices()[:1])  # a few images want no mesh
-        state = checkpoints.restore_params(step, run.abstract)
-    size, (batch,) = fixed_batches(run, source, count, shuffle=False)
-    batch["flip"][:] = False
-    seen = run.forward(state, run.to_devices(batch, size), np.int32(0))
-    return draw(run, *seen, step, count, Path(workdir) / "pictures" / f"reconstruct_{step:07d}.png")
-
-
-def _for_looking(config, stage, images):
-    """The config of one stage, for a few images on one device."""
-    config = at_stage(config, stage)
-    config.stages = pretrain_config().stages
-    config.schedule.update(accumulation=1, steps=1)
-    config.run.mesh_fsdp = 1
-    config.method.groups = 1
+    devices = jax.local_devices()[:1]  # enough for a few images
+    loaded, stage = open_method(workdir, step, batch_size=count, devices=devices)
+    config, reader = loaded.config, stage.reader
     if images:
-        height, width = config.data.image_size
-        config.data.update(path=images, eval_path="", eval_split="", crop_scale=(1.0, 1.0))
-        config.data.crop_ratio = (width / height,) * 2
-    return config
+        source = open_source(images, config.data.split)
+        height, width = reader.image_size
+        ratio = width / height
+        central = dataclasses.replace(reader, crop_scale=(1.0, 1.0), crop_ratio=(ratio, ratio))
+        stage = dataclasses.replace(stage, reader=central)
+    else:
+        source = open_held_out_data(config) or open_training_data(config)
+    count = min(count, len(source))
+    size, (batch,) = fixed_batches(stage, source, count, shuffle=False)
+    batch["flip"][:] = False
+    output, normalized = stage.forward(stage.variables, stage.to_devices(batch, size), np.int32(0))
+    path = Path(workdir) / "pictures" / f"reconstruct_{loaded.step:07d}.png"
+    return draw(stage, output, normalized, loaded.step, count, path)
 
 
 def draw(run, out, images, step, count, path):
@@ -131,16 +116,16 @@ def draw(run, out, images, step, count, path):
     out, images = jax.device_get((out, images))
     caption = f"step {step:,}, loss {float(out.loss):.4f} on these images"
     out = out._replace(mask=out.mask > 0)
-    mean, std = (np.asarray(x, np.float32) for x in train_stage.data_statistics(run.config.data))
+    mean, std = (np.asarray(x, np.float32) for x in (run.reader.mean, run.reader.std))
     shown = images * std + mean, out.encoder_input * std + mean
-    if isinstance(run.method.target, HOG):
+    if isinstance(run.model.target, HOG):
         out = jax.tree.map(lambda x: x[:count] if x.ndim else x, out)
         images, seen = (x[:count] for x in shown)
-        return _draw_hog(run.method.target, out, images, seen, path, caption=caption)
-    draw_columns = _mixture if isinstance(run.method, MixMIM) else _hidden
+        return _draw_hog(run.model.target, out, images, seen, path, caption=caption)
+    draw_columns = _mixture if isinstance(run.model, MixMIM) else _hidden
     columns = [
         x._replace(images=x.images[:count] * std + mean, roles=x.roles[:count])
-        for x in draw_columns(run.method, out, images)
+        for x in draw_columns(run.model, out, images)
     ]
     return draw_pixel_reconstruction(columns, path, caption=caption)
 

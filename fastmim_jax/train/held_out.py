@@ -1,16 +1,23 @@
-"""Losses with a meaning: those of trivial predictors, and that of images which are not trained on."""
+"""Losses to compare with: of trivial predictors, and of images that are not trained on."""
+
+from typing import Any
 
 import numpy as np
 
-HELD_OUT_SEED = 20221213  # fixed, so that every run of a data set is judged by the same crops
+from fastmim_jax.train.inference import MethodStage
+from fastmim_jax.train.state import TrainState
+
+HELD_OUT_SEED = 20221213  # one seed for all runs, so that their losses are of the same crops
 
 
-def fixed_batches(run, source, records, shuffle=True):
-    """About `records` records in a fixed order and with fixed crops: (batch size, [host batch])."""
-    devices = run.plan.devices
-    largest = min(run.plan.batch_size // run.plan.accumulation, max(records, devices))
-    size = largest // devices * devices
-    with run.loader(source, batch_size=size, seed=HELD_OUT_SEED, shuffle=shuffle) as loader:
+def fixed_batches(
+    stage: MethodStage, source: Any, records: int, shuffle: bool = True
+) -> tuple[int, list[dict[str, np.ndarray]]]:
+    """Return (batch size, [host batch]) of about `records` records in a fixed order, with fixed crops."""
+    devices = stage.device_count
+    size = min(stage.eval_batch_size, max(records, devices)) // devices * devices
+    options = dict(batch_size=size, seed=HELD_OUT_SEED, rows=stage.rows(size), shuffle=shuffle)
+    with stage.reader.random_crops(source, **options) as loader:
         batches = iter(loader)
         return size, [next(batches) for _ in range(max(1, records // size))]
 
@@ -18,34 +25,39 @@ def fixed_batches(run, source, records, shuffle=True):
 class HeldOutLoss:
     """Mean loss over fixed batches with fixed masks; called with (step, state)."""
 
-    def __init__(self, run, size, batches, name="eval_loss"):
-        self._run, self._size, self._batches, self.name = run, size, batches, name
+    def __init__(
+        self, stage: MethodStage, size: int, batches: list[dict[str, np.ndarray]], name: str = "eval_loss"
+    ):
+        self._stage, self._size, self._batches, self.name = stage, size, batches, name
 
-    def __call__(self, step, state):
-        """-> {name: loss}."""
+    def __call__(self, step: int, state: TrainState) -> dict[str, float]:
+        """Return {name: loss}."""
+        variables = state.eval_variables()
         losses = [
-            self._run.loss(state, self._run.to_devices(batch, self._size), np.int32(index))
+            self._stage.loss(variables, self._stage.to_devices(batch, self._size), np.int32(index))
             for index, batch in enumerate(self._batches)
         ]
         return {self.name: float(np.mean([float(loss) for loss in losses]))}
 
 
-def trivial_losses(run, state, size, batches):
-    """Loss of always predicting zero, and of predicting the mean target of these very batches.
+def trivial_losses(
+    stage: MethodStage, variables: dict, size: int, batches: list[dict[str, np.ndarray]]
+) -> dict[str, float]:
+    """Return the loss of always predicting zero, and of always predicting the mean target of the batches.
 
     Returns:
       {"zero": ..., "mean target": ...}
     """
-    method, channels = run.method, run.config.data.channels
+    method, channels = stage.model, stage.reader.channels
     zero = np.zeros(method.target.values(method.cell, channels), np.float32)
 
     def constant(guess):
-        """Mean loss of a guess, and the mean target; batches are alike in how much of them counts."""
-        found = [
-            run.constant(state, run.to_devices(batch, size), np.int32(index), guess)
+        """Return the mean loss of a guess and the mean target; each batch counts alike."""
+        outputs = [
+            stage.constant(variables, stage.to_devices(batch, size), np.int32(index), guess)
             for index, batch in enumerate(batches)
         ]
-        losses, means = zip(*found, strict=True)
+        losses, means = zip(*outputs, strict=True)
         return float(np.mean(np.asarray(losses, np.float64))), np.mean(np.asarray(means), axis=0)
 
     loss, mean = constant(zero)

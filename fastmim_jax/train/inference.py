@@ -14,11 +14,11 @@ from fastmim_jax.build import create_classifier, create_method, create_reader
 from fastmim_jax.data.eval_batches import EvalBatches
 from fastmim_jax.data.image_reader import ImageReader
 from fastmim_jax.errors import UserError
-from fastmim_jax.plan import at_stage
+from fastmim_jax.stages import at_stage
 from fastmim_jax.train import sharding, steps
 from fastmim_jax.train.runs import LoadedRun, load_run
 
-ROWS = ("image", "label", "index", "valid", "bad")  # arrays of an evaluation batch that go to the devices
+ROWS = ("image", "label", "index", "valid", "undecodable")  # arrays of an evaluation batch that go to the devices
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,7 +82,7 @@ class InferenceStage:
         """Apply a function to every image of a source, in the order of the source.
 
         Args:
-          function: batch of arrays, see ROWS -> {name: (B, ...)}, with "valid" and "bad" of the batch.
+          function: batch of arrays, see ROWS -> {name: (B, ...)}, with "valid" and "undecodable" of the batch.
           source: see `fastmim_jax.data.sources`.
           records: (m,) record numbers, None for all.
           progress: called with the number of images done after each batch, or None.
@@ -96,12 +96,12 @@ class InferenceStage:
             for batch in batches:
                 rows = jax.device_get(function(self.to_devices(batch, size, ROWS)))
                 outputs.append(rows)
-                done += int(rows["valid"].sum() + rows["bad"].sum())
+                done += int(rows["valid"].sum() + rows["undecodable"].sum())
                 if progress:
                     progress(done)
         columns = {name: np.concatenate([rows[name] for rows in outputs]) for name in outputs[0]}
-        valid, bad = columns.pop("valid"), columns.pop("bad")
-        return {name: column[valid] for name, column in columns.items()}, int(bad.sum())
+        valid, undecodable = columns.pop("valid"), columns.pop("undecodable")
+        return {name: column[valid] for name, column in columns.items()}, int(undecodable.sum())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

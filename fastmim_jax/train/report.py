@@ -1,86 +1,199 @@
-"""What is said before the first step, and after the last."""
+"""Describe a run before its first step, and summarize it after its last."""
 
 import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 
 from fastmim_jax.data.augment import resizer_name
 from fastmim_jax.data.decode import decoder_name
 from fastmim_jax.io import read_json_lines
-from fastmim_jax.train import stage as train_stage
-from fastmim_jax.train import warm_start
+from fastmim_jax.plan import PretrainPlan, StagePlan
+from fastmim_jax.train.runs import LoadedRun
+from fastmim_jax.train.stage import TrainStage
 from fastmim_jax.train.state import count_parameters
+from fastmim_jax.train.transfer import Report
 
 
-def describe(runs, source, held_out):
-    """[(label, text)]: what is about to happen, for the stages of a run."""
-    run = runs[0]
-    config, devices = run.config, run.mesh.devices.ravel()
-    mesh = " x ".join(f"{size} {axis}" for axis, size in run.mesh.shape.items())
-    readers = f"{train_stage.worker_count(config.run)} worker processes, {config.run.threads} threads each"
-    hosts = f"{jax.process_count()} process" + "es" * (jax.process_count() > 1)
-    ignored = getattr(source, "ignored", 0)
-    parameters = f"{count_parameters(run.abstract.params):,}"
+class Note(NamedTuple):
+    """One labelled line of a description."""
+
+    label: str
+    text: str
+
+
+def log_notes(notes: Iterable[tuple[str, str]], log: Callable[[str], None]) -> None:
+    """Log (label, text) pairs as a table."""
+    for label, text in notes:
+        log(f"{label:>14}  {text}")
+
+
+def describe_pretraining(stages: Sequence[TrainStage], source: Any, held_out: Any) -> list[Note]:
+    """Return the description of a pre-training run."""
+    first = stages[0]
+    config, ignored = first.config, getattr(source, "ignored", 0)
+    data = f"{source!r}" + (f", {_count(ignored, 'other file')} ignored" if ignored else "")
     common = [
-        ("data", f"{source!r}" + (f", {ignored:,} other files left alone" if ignored else "")),
-        ("held out", repr(held_out) if held_out else "none (--config.data.eval_path or eval_split)"),
-        ("reading", f"{readers}; {decoder_name()}; {resizer_name()}"),
-        ("devices", f"{len(devices)} {devices[0].device_kind} ({mesh}), {hosts}"),
-        ("method", f"{config.method.name} over {config.method.backbone.name} -> {config.method.target}"),
-        *_partial(config.method),
-        ("parameters", f"{parameters}, computing in {config.method.dtype}"),
-        ("records", f"{run.plan.records:,}, {config.data.channels} channels"),
+        Note("data", data),
+        Note("held out", repr(held_out) if held_out else "none (--config.data.eval_path or eval_split)"),
+        *_machine(first),
+        Note("method", f"{config.method.name} over {config.method.backbone.name} -> {config.method.target}"),
+        *_partial(config.method.partial),
+        _parameters(first, config.method.dtype),
+        Note("records", f"{first.plan.records:,}, {config.data.channels} channels"),
     ]
-    if len(runs) == 1:
-        return [*common, *run.plan.describe()]
-    stages = [(f"stage {run.plan.stage + 1}", _in_a_line(run.plan)) for run in runs]
-    return [*common, ("stages", f"{len(runs)}, {run.plan.total_steps:,} steps in all"), *stages]
+    if len(stages) == 1:
+        return [*common, *describe_plan(first.plan)]
+    stage_notes = [Note(f"stage {stage.plan.stage + 1}", _in_a_line(stage.plan)) for stage in stages]
+    total = Note("stages", f"{len(stages)}, {first.plan.total_steps:,} steps in all")
+    return [*common, total, *stage_notes]
 
 
-def describe_warm_start(run, saved, schemes=None):
-    """[(label, text)]: what a Stage takes over from a Saved, and what not.
+def describe_finetuning(
+    stage: TrainStage, source: Any, held_out: Any, start: Sequence[Note] = ()
+) -> list[Note]:
+    """Return the description of a fine-tuning run; start: see `describe_start`."""
+    config, augment = stage.config, stage.config.augment
+    return [
+        Note("data", repr(source)),
+        Note("evaluated on", f"{held_out!r}, every {config.run.eval_epochs:g} epochs"),
+        *_machine(stage),
+        Note("model", f"{config.model.backbone.name}, {stage.model.pooling}, {len(stage.classes)} classes"),
+        _parameters(stage, config.model.dtype),
+        *start,
+        *describe_plan(stage.plan),
+        Note(
+            "layer-wise",
+            f"learning rate x {config.optimizer.layer_decay:g} per block from the last to the first, "
+            f"drop path up to {config.model.backbone.drop_path or 0:g}",
+        ),
+        Note(
+            "augmented by",
+            f"RandAugment {augment.magnitude:g}, random erasing {augment.random_erasing:g}, "
+            f"mixup {augment.mixup:g}, cutmix {augment.cutmix:g}, "
+            f"label smoothing {augment.label_smoothing:g}",
+        ),
+    ]
 
-    schemes: as of `transfer.transfer`.
-    """
-    told = warm_start.report(saved.variables, run.abstract, schemes)
-    return [("start", f"{saved.path}, step {saved.step:,}"), *told.describe()]
+
+def describe_start(loaded: LoadedRun, report: Report) -> list[Note]:
+    """Return which parameters of a loaded run a new run starts from."""
+    return [Note("start", f"{loaded.path}, step {loaded.step:,}"), *report.describe()]
 
 
-def _partial(method):
-    """What is said of partial reconstruction, nothing where everything is decoded."""
-    partial, kind = method.partial, method.partial.fill
+def describe_plan(plan: StagePlan) -> list[Note]:
+    """Return the description of a run of one stage."""
+    steps = f"{plan.last_step - plan.first_step:,}"
+    notes = [
+        Note("images", _images(plan)),
+        Note("batch", _batch(plan)),
+        Note("steps", f"{steps} = {_epochs(plan)}"),
+        Note("learning rate", _learning_rate(plan)),
+    ]
+    if isinstance(plan, PretrainPlan):
+        rows, columns = plan.blocks
+        notes.append(Note("tokens", _tokens(plan)))
+        notes.append(
+            Note("hidden blocks", f"{plan.num_masked} of {rows} x {columns} = {rows * columns}")
+        )
+    return notes
+
+
+def _in_a_line(plan: PretrainPlan) -> str:
+    return (
+        f"steps {plan.first_step + 1:,} to {plan.last_step:,} = {_epochs(plan)}, images {_images(plan)}, "
+        f"tokens {_tokens(plan)}, batch {_batch(plan)}, learning rate {_learning_rate(plan)}"
+    )
+
+
+def _images(plan):
+    return f"{plan.image_size[0]} x {plan.image_size[1]} pixels"
+
+
+def _batch(plan):
+    per_device = plan.batch_size // plan.devices // plan.accumulation
+    parts = f" in {plan.accumulation} parts" if plan.accumulation > 1 else ""
+    return f"{plan.batch_size:,}{parts}, {per_device:,} per device at a time"
+
+
+def _epochs(plan):
+    epochs = plan.epoch(plan.last_step) - plan.epoch(plan.first_step)
+    return f"{epochs:,.4g} epochs of {plan.steps_per_epoch:,.4g}"
+
+
+def _learning_rate(plan):
+    return f"{plan.peak_lr:.4g} after {plan.warmup_epochs:.4g} epochs of warm-up"
+
+
+def _tokens(plan):
+    return f"{plan.grid[0]} x {plan.grid[1]}"
+
+
+def _machine(stage: TrainStage) -> list[Note]:
+    """Return who reads the images, and the devices."""
+    reader, devices = stage.reader, stage.mesh.devices.ravel()
+    mesh = " x ".join(f"{size} {axis}" for axis, size in stage.mesh.shape.items())
+    readers = f"{_count(reader.workers, 'worker process', 'es')}, {_count(reader.threads, 'thread')} each"
+    processes = _count(jax.process_count(), "process", "es")
+    return [
+        Note("reading", f"{readers}; {decoder_name()}; {resizer_name()}"),
+        Note("devices", f"{len(devices)} {devices[0].device_kind} ({mesh}), {processes}"),
+    ]
+
+
+def _parameters(stage: TrainStage, dtype: str) -> Note:
+    return Note("parameters", f"{count_parameters(stage.abstract.params):,}, computing in {dtype}")
+
+
+def _partial(partial: Any) -> list[Note]:
+    """Return the description of partial reconstruction; none where everything is decoded."""
     if not partial.throw_ratio:
         return []
-    left = "left out of the loss" if kind == "none" else f"filled in ({kind.replace('_', ' ')})"
-    return [("thrown", f"{partial.throw_ratio:.0%} of the tokens: not decoded ({partial.sampler}), {left}")]
+    rest = f"filled in ({partial.fill.replace('_', ' ')})"
+    if partial.fill == "none":
+        rest = "left out of the loss"
+    text = f"{partial.throw_ratio:.0%} of the tokens: not decoded ({partial.sampler}), {rest}"
+    return [Note("thrown", text)]
 
 
-def _in_a_line(plan):
-    told = dict(plan.describe())
-    wanted = ("images", "tokens", "batch", "learning rate")
-    return ", ".join([f"steps {told['steps']}", *(f"{label} {told[label]}" for label in wanted)])
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number:,} {noun}" + plural * (number != 1)
 
 
-def summary(workdir, last=20):
-    """{"steps", "train_loss" (mean of the last logged steps), "eval_loss" or None, "baselines"}.
+class Summary(NamedTuple):
+    """The end of a run.
 
-    Baselines are those of the last stage that was begun: {"training": {what: loss}, ...}.
+    Attributes:
+      steps: updates done.
+      train_loss: mean over the last logged steps, or None.
+      eval_loss: the last held-out loss, or None.
+      baselines: {"training": {guess: loss}, "held-out": ...}, losses of trivial predictors in the last stage.
     """
+
+    steps: int
+    train_loss: float | None
+    eval_loss: float | None
+    baselines: dict[str, dict[str, float]]
+
+
+def summarize(workdir: str | Path, last: int = 20) -> Summary:
+    """Return the Summary of a work directory; last: number of logged steps to average the loss over."""
     lines = read_json_lines(Path(workdir) / "metrics.jsonl").records
     losses = [line["loss"] for line in lines if "loss" in line]
-    evals = [line["eval_loss"] for line in lines if "eval_loss" in line]
+    eval_losses = [line["eval_loss"] for line in lines if "eval_loss" in line]
     tail = losses[-last:]
-    return {
-        "steps": max((line["step"] for line in lines), default=0),
-        "train_loss": sum(tail) / len(tail) if tail else None,
-        "eval_loss": evals[-1] if evals else None,
-        "baselines": read_baselines(workdir)[-1],
-    }
+    return Summary(
+        steps=max((line["step"] for line in lines), default=0),
+        train_loss=sum(tail) / len(tail) if tail else None,
+        eval_loss=eval_losses[-1] if eval_losses else None,
+        baselines=read_baselines(workdir)[-1],
+    )
 
 
-def read_baselines(workdir):
-    """[{"training": {what: loss}, "held-out": ...}] of the stages that were begun; [] before the first."""
+def read_baselines(workdir: str | Path) -> list[dict[str, dict[str, float]]]:
+    """Return {"training": {guess: loss}, "held-out": ...} of each stage that has started."""
     path = Path(workdir) / "baselines.json"
-    found = json.loads(path.read_text()) if path.exists() else []
-    return [found] if isinstance(found, dict) else found  # one stage, as written before there were several
+    content = json.loads(path.read_text()) if path.exists() else []
+    return [content] if isinstance(content, dict) else content  # a dict: written before there were stages

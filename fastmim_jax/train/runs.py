@@ -1,4 +1,4 @@
-"""What a run has left behind, for those who go on from it: its config and the parameters of a step."""
+"""Load the config and the parameters of a run."""
 
 import json
 from pathlib import Path
@@ -11,25 +11,34 @@ from fastmim_jax.saved_config import config_from_dict
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.sharding import make_mesh, replicated
 
-BEST = "best"  # beside "checkpoints", where a run has kept the best of its evaluations
+BEST = "best"  # folder beside "checkpoints" with the checkpoint of the best evaluation
 
 
 class LoadedRun(NamedTuple):
-    """path: of the checkpoint. config: with all keys. variables: {"params": nested, ...}, arrays that every
-    device holds whole; the moving averages, where there are any."""
+    """A checkpoint of a run.
+
+    Attributes:
+      workdir: of the run.
+      path: of the checkpoint.
+      config: of the run, with all keys.
+      step: of the checkpoint.
+      stage: of the run, in which the checkpoint was written, from 0.
+      variables: {"params": nested, ...}, replicated arrays; the moving averages, where there are any.
+    """
 
     workdir: Path
     path: Path
     config: Any
     step: int
+    stage: int
     variables: dict
 
 
-def read_config(workdir):
-    """The config of a work directory.
+def read_config(workdir: str | Path) -> Any:
+    """Return the config of a work directory.
 
     Raises:
-      UserError: it is none.
+      UserError: it has no config, or one that cannot be read.
     """
     path = Path(workdir) / "config.json"
     if not path.exists():
@@ -40,15 +49,16 @@ def read_config(workdir):
         raise UserError(f"{path} cannot be read ({error}): expected the config of a run") from error
 
 
-def load_run(path, step=None):
-    """Reads the parameters of a run.
+def load_run(path: str | Path, step: int | None = None, devices: list | None = None) -> LoadedRun:
+    """Read the config and the parameters of a run.
 
     Args:
       path: a work directory, or one checkpoint in it, such as DIR/checkpoints/800.
-      step: which checkpoint of a work directory; None for its best, or else its newest.
+      step: of a checkpoint in a work directory; None for its best one, or else its newest.
+      devices: to hold the parameters; None for all.
 
     Raises:
-      UserError: nothing of the kind there.
+      UserError: there is no such checkpoint.
     """
     path = Path(path).expanduser()
     if path.name.isdigit() and (path.parent.parent / "config.json").exists():
@@ -69,8 +79,9 @@ def load_run(path, step=None):
     with Checkpoints(folder) as checkpoints:
         step = checkpoints.latest() if step is None else step
         if step is None:
-            raise UserError(f"{workdir} holds no checkpoint yet: let the run go on until its first one")
-        found = checkpoints.read_params(step, replicated(make_mesh(devices=jax.devices())))
-    chosen = found.get("average") or found
-    variables = {"params": chosen["params"], **chosen["collections"]}
-    return LoadedRun(workdir, folder / str(step), read_config(workdir), step, variables)
+            raise UserError(f"{workdir} holds no checkpoint yet: wait until the run has written its first")
+        arrays = checkpoints.read_params(step, replicated(make_mesh(devices=devices or jax.devices())))
+        stage = checkpoints.position(step).get("stage", 0)
+    evaluated = arrays.get("average") or arrays
+    variables = {"params": evaluated["params"], **evaluated["collections"]}
+    return LoadedRun(workdir, folder / str(step), read_config(workdir), step, stage, variables)

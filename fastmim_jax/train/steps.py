@@ -6,6 +6,8 @@ import optax
 
 from fastmim_jax.mim.losses import mean_target
 
+TOP = 5  # likeliest classes of an image that are returned
+
 
 def mask_noise(key, step, shape):
     """The uniform noise that decides what is hidden: a function of the seed and the step alone."""
@@ -127,25 +129,53 @@ def _generators(key):
     return {name: jax.random.fold_in(key, index) for index, name in enumerate(("drop_path", "dropout"))}
 
 
-def forward(state, batch, index, *, method, prepare, key):
-    """-> (the method's Output, the normalised images) of one batch, with the mask of batch `index`."""
+def forward(variables, batch, index, *, method, prepare, key):
+    """Return (the method's Output, the normalised images) of one batch, with the mask of batch `index`."""
     noise = mask_noise(key, index, method.noise_shape(batch["image"].shape))
-    variables = {"params": state.params, **state.collections}
     images = prepare(batch["image"], batch["flip"])
     return method.apply(variables, images, noise=noise), images
 
 
-def eval_step(state, batch, index, **parts):
-    """The loss of one batch; arguments as `forward`."""
-    return forward(state, batch, index, **parts)[0].loss
+def eval_step(variables, batch, index, **options):
+    """Return the loss of one batch; arguments: see `forward`."""
+    return forward(variables, batch, index, **options)[0].loss
 
 
-def constant_step(state, batch, index, guess, **parts):
-    """The loss of predicting `guess` (P,) for every token of one batch, and the mean target (P,) of it.
+def constant_step(variables, batch, index, guess, **options):
+    """Return the loss of predicting `guess` (P,) for every token of one batch, and its mean target (P,).
 
     The compiler drops the network itself.
     """
-    out, _ = forward(state, batch, index, **parts)
+    out, _ = forward(variables, batch, index, **options)
     prediction = jnp.broadcast_to(guess, out.target.shape)
-    loss = parts["method"].error(prediction, out.target, out.loss_weight)
+    loss = options["method"].error(prediction, out.target, out.loss_weight)
     return loss, mean_target(out.target, out.loss_weight)
+
+
+def classify_step(variables, batch, *, model, prepare):
+    """Classify one batch of centre crops, row by row.
+
+    Args:
+      variables: of the model, {"params": ..., ...}.
+      batch: {"image", "label", "index", "valid", "undecodable"} of `data.eval_batches`.
+      model: from images to logits (B, K), a Flax module.
+      prepare: (image, flip) -> normalised float32 images.
+
+    Returns:
+      {"best" (B, 5): likeliest classes first, "probability" (B, 5), "rank" (B,): number of classes likelier
+      than the true one, "loss" (B,): cross-entropy}, and the batch without its images.
+    """
+    flip = jnp.zeros(len(batch["image"]), bool)
+    logits = model.apply(variables, prepare(batch["image"], flip))
+    label = jnp.maximum(batch["label"], 0)[:, None]
+    own = jnp.take_along_axis(logits, label, axis=1)
+    # Of equal logits the first counts as likelier, as in top_k.
+    tied_before = (logits == own) & (jnp.arange(logits.shape[1]) < label)
+    probability, best = jax.lax.top_k(jax.nn.softmax(logits), min(TOP, logits.shape[1]))
+    return {
+        "best": best,
+        "probability": probability,
+        "rank": ((logits > own) | tied_before).sum(1),
+        "loss": optax.softmax_cross_entropy_with_integer_labels(logits, label[:, 0]),
+        **{name: x for name, x in batch.items() if name != "image"},
+    }

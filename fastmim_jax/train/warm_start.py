@@ -1,51 +1,66 @@
-"""How a run begins from what another has learned: `config.init`."""
+"""Start a run from the parameters of another one: `config.init`."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from fastmim_jax.train import state
-from fastmim_jax.train.transfer import transfer
+from fastmim_jax.train.state import TrainState
+from fastmim_jax.train.transfer import Report, transfer
 
 
-def has_checkpoint(workdir):
-    """Whether a work directory has one to go on from, so that the start is of no concern any more."""
+def has_checkpoint(workdir: str | Path) -> bool:
+    """Return whether a work directory has a checkpoint to resume from, so that `config.init` is not read."""
     checkpoints = Path(workdir) / "checkpoints"
-    # Until a checkpoint is complete, there is only a folder, and the start has still to be read.
+    # An incomplete checkpoint is a folder with another name.
     return checkpoints.exists() and any(path.name.isdigit() for path in checkpoints.iterdir())
 
 
-def warm_start(variables, begun, optimizer_of, abstract, schemes=None):
-    """The initial state with what fits of other variables in the place of its own.
+def warm_start(
+    variables: Mapping[str, Any],
+    initial: TrainState,
+    optimizer_of: Callable,
+    abstract: TrainState,
+    schemes: Mapping[str, Any] | None = None,
+) -> TrainState:
+    """Return the initial state with the parameters of another model, where they fit.
 
     Args:
-      variables: {"params": nested, ...}, of a method or classifier.
-      begun: the initial TrainState.
-      optimizer_of: as of `state.initializer`.
+      variables: {"params": nested, ...} of a method or classifier.
+      initial: the state with its own initial parameters.
+      optimizer_of: see `state.initializer`.
       abstract: the same state as ShapeDtypeStructs with shardings.
-      schemes: as of `transfer`.
+      schemes: see `transfer`.
     """
 
-    def run(variables, begun):
-        found, _ = _take(variables, begun, schemes)
-        return state.begin(found, optimizer_of, bool(begun.ema))
+    def start(variables, initial):
+        merged, _ = _merge(variables, initial, schemes)
+        return state.begin(merged, optimizer_of, bool(initial.ema))
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return jax.jit(run, out_shardings=shardings)(variables, begun)
+    return jax.jit(start, out_shardings=shardings)(variables, initial)
 
 
-def report(variables, abstract, schemes=None):
-    """What `warm_start` would load, a `transfer.Report`; nothing is computed."""
+def transfer_report(
+    variables: Mapping[str, Any], abstract: TrainState, schemes: Mapping[str, Any] | None = None
+) -> Report:
+    """Return which parameters `warm_start` would load; nothing is computed.
+
+    Raises:
+      UserError: see `transfer`.
+    """
     reports = []
 
-    def shapes(variables, begun):
-        found, told = _take(variables, begun, schemes)
-        reports.append(told)
-        return found
+    def trace(variables, initial):
+        merged, report = _merge(variables, initial, schemes)
+        reports.append(report)
+        return merged
 
-    jax.eval_shape(shapes, variables, abstract)
+    jax.eval_shape(trace, variables, abstract)
     return reports[0]
 
 
-def _take(variables, begun, schemes):
-    return transfer(variables, {"params": begun.params, **begun.collections}, schemes)
+def _merge(variables, initial, schemes):
+    return transfer(variables, {"params": initial.params, **initial.collections}, schemes)

@@ -5,12 +5,11 @@ from functools import partial
 import jax
 import numpy as np
 
-from fastmim_jax.evaluate.classify import batch_size, open_eval_batches
 from fastmim_jax.evaluate.probes.attentive_head import Attentive
 from fastmim_jax.evaluate.probes.folds import held_out
 from fastmim_jax.evaluate.probes.result import Result, choose
 from fastmim_jax.train import sharding
-from fastmim_jax.train import stage as train_stage
+from fastmim_jax.train.inference import compile_eval
 
 EPOCHS = 10
 HELD_OUT = 0.2
@@ -21,7 +20,7 @@ def probe(frozen, layer, train, test, classes, epochs=EPOCHS, seed=0):
     """Trains heads at several learning rates at once on four fifths of the training images.
 
     Args:
-      frozen: `frozen.InferenceStage`. layer: one of its layers.
+      frozen: `backbone.BackboneStage`. layer: one of its layers.
       train, test: `probe.Images`.
       classes: number of them.
 
@@ -31,7 +30,7 @@ def probe(frozen, layer, train, test, classes, epochs=EPOCHS, seed=0):
     labels = np.array([train.source.label(int(record)) for record in train.records])
     out = held_out(labels, HELD_OUT, seed)
     fitted, chosen = train.records[~out], train.records[out]
-    size = batch_size(frozen, len(fitted))
+    size = frozen.batch_size_for(len(fitted))
     stream = _stream(frozen, layer, size)
     width = next(stream(train.source, fitted[:1]))[0].shape[-1]
     steps = epochs * -(-len(fitted) // size)
@@ -57,12 +56,13 @@ def probe(frozen, layer, train, test, classes, epochs=EPOCHS, seed=0):
 def _stream(frozen, layer, size):
     """-> (source, records) -> iterator over (tokens (B, N, D), label (B,), -1 where there is no image)."""
     whole = sharding.replicated(frozen.mesh)
-    places = dict(in_shardings=(whole, sharding.batch_sharding(frozen.mesh)), out_shardings=whole)
-    function = jax.jit(partial(frozen.tokens, layer=layer), **places)
-    program = train_stage.on_mesh(function, frozen.mesh)
+    function = partial(frozen.tokens, layer=layer)
+    program = compile_eval(
+        function, frozen.variables, frozen.mesh, sharding.batch_sharding(frozen.mesh)
+    )
 
     def stream(source, records):
-        with open_eval_batches(frozen, source, size, records) as batches:
+        with frozen.eval_batches(source, size, records) as batches:
             for batch in batches:
                 label = np.where(batch["valid"], batch["label"], -1).astype(np.int32)
                 there = frozen.to_devices(

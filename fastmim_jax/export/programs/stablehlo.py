@@ -12,10 +12,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from fastmim_jax.build import create_backbone
+from fastmim_jax.build import create_backbone, create_reader
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import atomic_write
-from fastmim_jax.train.stage import data_statistics, prepare
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 ALL_PLATFORMS = (*PLATFORMS, "rocm")
@@ -87,7 +86,7 @@ def image_function(model):
       UserError: a backbone without a final norm.
     """
     model = _portable(model)
-    normalize = prepare(model.config.data)
+    normalize = create_reader(model.config).normalize
     look = _classifying(model) if model.classes else _describing(model)
 
     def function(image):
@@ -107,7 +106,7 @@ def outputs(model):
 def describe(model):
     """What goes into and comes out of the function of a model, as JSON has it."""
     shapes = jax.eval_shape(image_function(model), jax.ShapeDtypeStruct(model.image_shape, jnp.uint8))
-    mean, std = data_statistics(model.config.data)
+    reader = create_reader(model.config)
     images = dict(shape=["b", *model.image_shape], dtype="uint8", meaning="pixels, 0 to 255, b any number")
     return dict(
         backbone=model.section.backbone.name,
@@ -116,7 +115,7 @@ def describe(model):
             name: dict(shape=["b", *shapes[name].shape], dtype="float32", meaning=MEANINGS[name])
             for name in outputs(model)
         },
-        normalized_inside=dict(mean=list(mean), std=list(std), of="pixels / 255"),
+        normalized_inside=dict(mean=list(reader.mean), std=list(reader.std), of="pixels / 255"),
         image_size=list(model.image_shape[:2]),
         resize=model.config.data.get("eval_resize"),  # short side before the centre crop; null: the usual
         classes=list(model.classes) or None,

@@ -1,14 +1,12 @@
 """A contact sheet of one training batch as the network sees it, to look at before a run is begun."""
 
-import math
-
 import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fastmim_jax.config import pretrain_config
+from fastmim_jax.build import create_reader
+from fastmim_jax.data.sources import labelled
 from fastmim_jax.stages import at_stage
-from fastmim_jax.tools.bench import open_stages
 from fastmim_jax.tools.draw.pages import (
     GAP,
     NARROWEST,
@@ -23,7 +21,9 @@ from fastmim_jax.tools.draw.pages import (
     wrap,
     write_lines,
 )
-from fastmim_jax.train import stage as train_stage
+from fastmim_jax.train.augmentation import device_augmentation, host_augmentation
+from fastmim_jax.train.inference import run_key
+from fastmim_jax.train.stage import open_training_data
 
 COLUMNS, SHOWN = 6, 24
 CAPTION = 14  # height of its letters, pixels
@@ -44,11 +44,12 @@ def show_batch(config, path):
     Raises:
       UserError: the config or its data cannot be used.
     """
-    batch_size, config = at_stage(config, 0).schedule.batch_size, _for_looking(config)
-    source, (run,) = open_stages(config, jax.local_devices()[:1])
-    images, captions = _first_batch(run, source)
-    mean, std = (np.asarray(x, np.float32) for x in train_stage.data_statistics(config.data))
-    return save_png(_sheet(images * std + mean, captions, _footer(config, len(images), batch_size)), path)
+    config = at_stage(config, 0)
+    batch_size, reader = config.schedule.batch_size, create_reader(config)
+    count = min(SHOWN, batch_size)
+    images, captions = _first_batch(config, reader, count)
+    sheet = _sheet(reader.denormalize(images), captions, _footer(config, count, batch_size))
+    return save_png(sheet, path)
 
 
 def mixture(shares, classes):
@@ -64,41 +65,31 @@ def unsmoothed(targets, smoothing):
     return targets if smoothing == 1 else (targets - smoothing / targets.shape[1]) / (1 - smoothing)
 
 
-def _for_looking(config):
-    """A copy of the config for a few images on one device."""
-    config = at_stage(config, 0)
-    count = min(SHOWN, config.schedule.batch_size)
-    config.schedule.update(batch_size=count, accumulation=1, steps=1)
-    config.run.mesh_fsdp = 1
-    if "method" in config:
-        config.stages = pretrain_config().stages
-        config.method.update(groups=1, kernel="xla")
-        return config
-    config.model.kernel = "xla"
-    config.augment.mix_groups = _groups(config.augment.mix_groups, count)
-    backbone = config.model.backbone
-    if not (backbone.name or config.init):
-        backbone.update(name="vit_ti16", patch_size=math.gcd(*config.data.image_size))
-    return config
-
-
 def _groups(wanted, count):
     """As many groups of so few images as leave an even number in each, no more than the config wants."""
     fitting = [groups for groups in range(1, wanted + 1) if count % (2 * groups) == 0]
     return max(fitting, default=1)
 
 
-def _first_batch(run, source):
-    """-> normalised images (B, H, W, C) and what to write under each."""
-    size, config = run.plan.batch_size, run.config
-    with run.loader(source, batch_size=size, seed=config.seed) as loader:
-        batch = run.to_devices(next(iter(loader)), size)
-    if isinstance(run, train_stage.PretrainStage):
-        return np.asarray(train_stage.prepare(config.data)(batch["image"], batch["flip"])), [""] * size
-    key = jax.random.fold_in(train_stage.run_key(config.seed), 0)  # of the first step
-    images, targets = jax.device_get(jax.jit(run.prepare)(key, batch))
-    shares = unsmoothed(targets, config.augment.label_smoothing)
-    return images, [mixture(row, run.classes) for row in shares]
+def _first_batch(config, reader, count):
+    """Return normalised images (B, H, W, C) of the first batch and the caption of each."""
+    source = open_training_data(config)
+    if "method" in config:
+        batch = _read(reader, source, config.seed, count)
+        return np.asarray(reader.normalize(batch["image"], batch["flip"])), [""] * count
+    classes, augment = labelled(source).classes, config.augment
+    batch = _read(reader, source, config.seed, count, **host_augmentation(augment))
+    groups = _groups(augment.mix_groups, count)
+    augmented = device_augmentation(augment, reader.normalize, len(classes), groups)
+    key = jax.random.fold_in(run_key(config.seed), 0)  # of the first step
+    images, targets = jax.device_get(jax.jit(augmented)(key, batch))
+    shares = unsmoothed(targets, augment.label_smoothing)
+    return images, [mixture(row, classes) for row in shares]
+
+
+def _read(reader, source, seed, count, **augmentation):
+    with reader.random_crops(source, batch_size=count, seed=seed, **augmentation) as loader:
+        return next(iter(loader))
 
 
 def _sheet(images, captions, footer):
@@ -149,6 +140,6 @@ def _footer(config, shown, batch_size):
         parts += [
             f"RandAugment {augment.magnitude:g}, random erasing {augment.random_erasing:g}, "
             f"mixup {augment.mixup:g}, cutmix {augment.cutmix:g}, "
-            f"mixed here in groups of {shown // augment.mix_groups}"
+            f"mixed here in groups of {shown // _groups(augment.mix_groups, shown)}"
         ]
     return "  |  ".join(part for part in [*parts, channels_shown(data.channels)] if part)

@@ -1,0 +1,70 @@
+"""Evaluate a fine-tuning run at intervals, and keep its best checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+from fastmim_jax.evaluate.classify import Predictions, classify
+from fastmim_jax.evaluate.report import write_report
+from fastmim_jax.train.checkpoint import Checkpoints
+from fastmim_jax.train.finetune import FinetuneStage
+from fastmim_jax.train.loop import Hook
+from fastmim_jax.train.runs import BEST
+from fastmim_jax.train.state import TrainState
+
+
+class BestCheckpoint:
+    """Evaluate a run at intervals and keep the checkpoint of the best evaluation in best/.
+
+    The history of best evaluations is stored with that checkpoint, so that it survives an interruption, even
+    if the run is resumed from an older checkpoint than the one in best/.
+    """
+
+    def __init__(self, stage: FinetuneStage, source: Any, workdir: str | Path):
+        self._stage, self._source, self._workdir = stage, source, Path(workdir)
+        self._checkpoints = Checkpoints(self._workdir / BEST, keep=1)
+
+    def hook(self) -> Hook:
+        """Return a Hook that evaluates every `config.run.eval_epochs`, and after the last step."""
+        plan, epochs = self._stage.plan, self._stage.config.run.eval_epochs
+        every = max(1, round(epochs * plan.steps_per_epoch)) if epochs else plan.total_steps
+        return Hook(every, self.evaluate)
+
+    def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
+        """Return {"top1", "top5", "eval_loss", "best_top1"}: shares, and the mean cross-entropy."""
+        predictions = classify(self._stage, state.eval_variables(), self._source)
+        history = self.history(step)
+        best = history[-1][1] if history else None
+        if best is None or predictions.top1 > best:
+            history = [*history, [step, predictions.top1]]
+            classes = list(self._stage.classes)
+            position = {"top1": predictions.top1, "history": history, "classes": classes}
+            self._checkpoints.save(step, state, position, items=("params",))
+        return {
+            "top1": predictions.top1,
+            "top5": predictions.top5,
+            "eval_loss": float(predictions.loss.mean(dtype="float64")),
+            "best_top1": max(predictions.top1, best or 0.0),
+        }
+
+    def history(self, step: int) -> list[list]:
+        """Return [[step, top-1]] of each evaluation before a step that was the best so far, in order."""
+        latest = self._checkpoints.latest()
+        history = [] if latest is None else self._checkpoints.position(latest)["history"]
+        return [[at, top1] for at, top1 in history if at < step]
+
+    def best(self) -> tuple[int, Predictions]:
+        """Return the step of the best checkpoint and its predictions."""
+        step = self._checkpoints.latest()
+        state = self._checkpoints.restore_params(step, self._stage.abstract)
+        return step, classify(self._stage, state.eval_variables(), self._source)
+
+    def report(self) -> list[str]:
+        """Evaluate the best checkpoint, write its report, and return it as lines; see `write_report`."""
+        step, predictions = self.best()
+        return write_report(step, predictions, self._source, self._stage.classes, self._workdir)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._checkpoints.close()

@@ -1,0 +1,226 @@
+"""Fine-tuning of a classifier: its stage, built from a config, and the whole run."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import jax
+
+from fastmim_jax.build import create_classifier, create_reader
+from fastmim_jax.data.labels import open_labelled
+from fastmim_jax.data.loader import Loader
+from fastmim_jax.errors import UserError
+from fastmim_jax.io import write_json
+from fastmim_jax.plan import make_stage_plan
+from fastmim_jax.train import sharding, state, steps
+from fastmim_jax.train.augmentation import device_augmentation, host_augmentation
+from fastmim_jax.train.inference import ClassifierStage, check_kernel, classify_program, run_key
+from fastmim_jax.train.inherit_backbone import inherit_backbone
+from fastmim_jax.train.loop import Hook, prepare_workdir, train
+from fastmim_jax.train.optimizer import layer_lr_scales, make_optimizer, no_decay_names
+from fastmim_jax.train.report import describe_finetuning, describe_start, log_notes
+from fastmim_jax.train.runs import LoadedRun, load_run
+from fastmim_jax.train.stage import TrainStage, abstract_state, compile_step, optimizer_options, schedule
+from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FinetuneStage(ClassifierStage, TrainStage):
+    """Fine-tuning of a classifier, a run of one stage."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("image", "flip", "label")
+
+    def loader(self, source: Any, *, batch_size: int, seed: int, **options: Any) -> Loader:
+        """Stream training batches with RandAugment and repeated augmentation; see `TrainStage.loader`."""
+        augmentation = host_augmentation(self.config.augment)
+        return super().loader(source, batch_size=batch_size, seed=seed, **augmentation, **options)
+
+
+class Evaluation(Protocol):
+    """Evaluates a run of fine-tuning, see `evaluate.best_checkpoint.BestCheckpoint`."""
+
+    def hook(self) -> Hook:
+        """Return the hook that evaluates during the run."""
+
+    def report(self) -> list[str]:
+        """Write the report of the finished run and return it as lines."""
+
+    def __enter__(self) -> "Evaluation": ...
+
+    def __exit__(self, *exception: Any) -> None: ...
+
+
+def make_finetune_stage(
+    config: Any,
+    records: int,
+    classes: tuple[str, ...],
+    devices: list | None = None,
+    loaded: LoadedRun | None = None,
+) -> FinetuneStage:
+    """Build the stage of a fine-tuning run; nothing is compiled yet.
+
+    Args:
+      config: complete, see `inherit_backbone`.
+      records: images in the training data.
+      classes: their names.
+      devices: None for all.
+      loaded: a run to start from, or None.
+
+    Raises:
+      UserError: the config cannot work.
+    """
+    devices = devices or jax.devices()
+    check_kernel("model", config.model, devices[0].platform)
+    _check_augment(config)
+    _check_resize(config.data)
+    plan = make_stage_plan(config, records=records, devices=len(devices))
+    model, reader = create_classifier(config.model, len(classes)), create_reader(config)
+    mesh = sharding.make_mesh(config.run.mesh_fsdp, devices)
+    optimizer_of = partial(_optimizer, config.optimizer, model.encoder)
+    init = state.initializer(model, optimizer_of, reader.image_shape, bool(config.optimizer.ema_decay))
+    abstract = abstract_state(init, mesh)
+    variables, augment = abstract.eval_variables(), config.augment
+    update = partial(
+        steps.finetune_step,
+        model=model,
+        prepare=device_augmentation(augment, reader.normalize, len(classes), augment.mix_groups),
+        key=run_key(config.seed),
+        optimizer=optimizer_of(abstract.params),
+        schedule=schedule(config, plan),
+        accumulation=plan.accumulation,
+        ema_decay=config.optimizer.ema_decay,
+    )
+
+    def create():
+        initial = state.create_state(init, abstract, config.seed)
+        if loaded is None:
+            return initial
+        return warm_start(loaded.variables, initial, optimizer_of, abstract, model.encoder.resampling)
+
+    return FinetuneStage(
+        config=config,
+        plan=plan,
+        mesh=mesh,
+        model=model,
+        variables=variables,
+        reader=reader,
+        eval_batch_size=plan.batch_size // plan.accumulation,
+        abstract=abstract,
+        create=create,
+        step=compile_step(update, abstract, mesh),
+        classes=tuple(classes),
+        classify=classify_program(model, reader, variables, mesh),
+    )
+
+
+def finetune(
+    config: Any,
+    workdir: str | Path,
+    open_evaluation: Callable[[FinetuneStage, Any, Path], Evaluation],
+    log: Callable[[str], None] = print,
+) -> int:
+    """Fine-tune in a work directory, or resume there.
+
+    Args:
+      config: see `fastmim_jax.config.finetune_config`.
+      workdir: made if missing; holds the files of pre-training, classes.json, transfer.json, and the files
+        of the evaluation.
+      open_evaluation: (stage, source of the evaluation images, workdir) -> Evaluation.
+      log: prints a line.
+
+    Returns:
+      The number of updates done; fewer than planned if a signal stopped the run.
+
+    Raises:
+      UserError: bad config, data, checkpoint or work directory.
+    """
+    log = log if jax.process_index() == 0 else lambda text: None
+    source, held_out = open_labelled(config)
+    _check_classes(config, source)
+    config, loaded = resolve_start(config, workdir)
+    stage = make_finetune_stage(config, len(source), source.classes, loaded=loaded)
+    start, report = [], None
+    if loaded:
+        report = transfer_report(loaded.variables, stage.abstract, stage.model.encoder.resampling)
+        start = describe_start(loaded, report)
+    workdir = prepare_workdir(workdir, config)
+    if jax.process_index() == 0:
+        write_json(workdir / "classes.json", stage.classes, indent=0)
+        if report:
+            write_json(workdir / "transfer.json", report._asdict())
+    log_notes(describe_finetuning(stage, source, held_out, start), log)
+    with open_evaluation(stage, held_out, workdir) as evaluation:
+        step = train([stage], config, source, workdir, lambda *_: [evaluation.hook()], log)
+        if step == stage.plan.total_steps:
+            for line in evaluation.report():
+                log(line)
+    return step
+
+
+def resolve_start(config: Any, workdir: str | Path) -> tuple[Any, LoadedRun | None]:
+    """Return the complete config and the run to start from, or None.
+
+    A work directory with a checkpoint has the complete config.
+
+    Raises:
+      UserError: `config.init` is no checkpoint, or one of another backbone.
+    """
+    config_file = Path(workdir) / "config.json"
+    if config_file.exists() and has_checkpoint(workdir):
+        return _complete(config, json.loads(config_file.read_text())), None
+    loaded = load_run(config.init) if config.init else None
+    return inherit_backbone(config, loaded.config if loaded else None), loaded
+
+
+def _complete(config, saved):
+    """Return the config with the unset keys of its backbone from a saved one."""
+    for key, value in saved["model"]["backbone"].items():
+        if config.model.backbone[key] in (None, ""):
+            config.model.backbone[key] = tuple(value) if isinstance(value, list) else value
+    return config
+
+
+def _optimizer(options, encoder, params):
+    return make_optimizer(
+        params,
+        no_decay=no_decay_names(params, encoder, options.official),
+        scales=layer_lr_scales(params, encoder, options.layer_decay, options.official),
+        **optimizer_options(options),
+    )
+
+
+def _check_augment(config):
+    augment, batch = config.augment, config.schedule.batch_size
+    if augment.mix_groups < 1 or batch % augment.mix_groups:
+        raise UserError(
+            f"config.augment.mix_groups is {augment.mix_groups}, which does not divide the batch of "
+            f"{batch}: type --config.augment.mix_groups={math.gcd(batch, max(augment.mix_groups, 1))}"
+        )
+    for key in ("random_erasing", "mix_probability", "mix_switch", "label_smoothing"):
+        if not 0 <= augment[key] <= 1:
+            raise UserError(
+                f"config.augment.{key} is {augment[key]}, expected a share from 0 to 1: type "
+                f"--config.augment.{key}=0.1"
+            )
+
+
+def _check_resize(data):
+    side = min(data.image_size)
+    if data.eval_resize is not None and data.eval_resize < side:
+        raise UserError(
+            f"config.data.eval_resize is {data.eval_resize}, expected a short side of at least the {side} "
+            f"pixels that are cropped from it: type --config.data.eval_resize={side}"
+        )
+
+
+def _check_classes(config, source):
+    expected, count = config.model.classes, len(source.classes)
+    if expected is not None and expected != count:
+        raise UserError(
+            f"config.model.classes is {expected}, but {source!r} has {count} classes: leave it unset, or "
+            f"type --config.model.classes={count}"
+        )

@@ -1,0 +1,181 @@
+"""Pre-training: its stages, built from a config, and the whole run."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fastmim_jax.build import create_method, create_reader
+from fastmim_jax.io import write_json
+from fastmim_jax.plan import PretrainPlan, make_pretrain_plan
+from fastmim_jax.stages import at_stage, stage_count
+from fastmim_jax.train import sharding, state, steps
+from fastmim_jax.train.held_out import HeldOutLoss, fixed_batches, trivial_losses
+from fastmim_jax.train.inference import MethodStage, check_kernel, method_programs, run_key
+from fastmim_jax.train.loop import Hook, prepare_workdir, train
+from fastmim_jax.train.optimizer import make_optimizer
+from fastmim_jax.train.report import Note, describe_pretraining, describe_start, log_notes, read_baselines
+from fastmim_jax.train.runs import LoadedRun, load_run
+from fastmim_jax.train.stage import (
+    TrainStage,
+    abstract_state,
+    compile_step,
+    open_held_out_data,
+    open_training_data,
+    optimizer_options,
+    schedule,
+)
+from fastmim_jax.train.state import TrainState
+from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class PretrainStage(MethodStage, TrainStage):
+    """One stage of pre-training."""
+
+    plan: PretrainPlan
+
+
+def make_pretrain_stages(
+    config: Any, records: int, devices: list | None = None, loaded: LoadedRun | None = None
+) -> list[PretrainStage]:
+    """Return all stages of a config, one if it names none; see `make_pretrain_stage`."""
+    return [make_pretrain_stage(config, records, devices, n, loaded) for n in range(stage_count(config))]
+
+
+def make_pretrain_stage(
+    config: Any,
+    records: int,
+    devices: list | None = None,
+    stage: int = 0,
+    loaded: LoadedRun | None = None,
+) -> PretrainStage:
+    """Build one stage of pre-training; nothing is compiled yet.
+
+    Args:
+      config: of the run.
+      records: images in the training data.
+      devices: None for all.
+      stage: counted from 0.
+      loaded: a run to start from, or None.
+
+    Raises:
+      UserError: the config cannot work.
+    """
+    devices, run_config = devices or jax.devices(), config
+    config = at_stage(run_config, stage)
+    check_kernel("method", config.method, devices[0].platform)
+    method, reader = create_method(config.method), create_reader(config)
+    plan = make_pretrain_plan(
+        run_config,
+        records=records,
+        stride=method.encoder.stride,
+        unit=method.target.unit,
+        devices=len(devices),
+        stage=stage,
+        num_masked=method.num_masked,
+        groups=method.groups,
+    )
+    mesh = sharding.make_mesh(config.run.mesh_fsdp, devices)
+    optimizer_of = partial(make_optimizer, **optimizer_options(config.optimizer))
+    optimizer_of = partial(optimizer_of, no_decay=tuple(config.optimizer.no_decay))
+    init = state.initializer(method, optimizer_of, reader.image_shape)
+    abstract = abstract_state(init, mesh)
+    variables, key = abstract.eval_variables(), run_key(config.seed)
+    update = partial(
+        steps.pretrain_step,
+        method=method,
+        prepare=reader.normalize,
+        key=key,
+        optimizer=optimizer_of(abstract.params),
+        schedule=schedule(config, plan),
+        accumulation=plan.accumulation,
+    )
+
+    def create():
+        initial = state.create_state(init, abstract, config.seed)
+        return initial if loaded is None else warm_start(loaded.variables, initial, optimizer_of, abstract)
+
+    return PretrainStage(
+        config=config,
+        plan=plan,
+        mesh=mesh,
+        model=method,
+        variables=variables,
+        reader=reader,
+        eval_batch_size=plan.batch_size // plan.accumulation,
+        abstract=abstract,
+        create=create,
+        step=compile_step(update, abstract, mesh),
+        **method_programs(method, reader, key, variables, mesh),
+    )
+
+
+def pretrain(
+    config: Any,
+    workdir: str | Path,
+    hooks: Sequence[Callable[[PretrainStage, Path], Hook]] = (),
+    log: Callable[[str], None] = print,
+) -> int:
+    """Pre-train in a work directory, or resume there.
+
+    Args:
+      config: resolved, see `fastmim_jax.config`.
+      workdir: made if missing; holds config.json, metrics.jsonl, tensorboard/, checkpoints/, ...
+      hooks: functions (stage, workdir) -> Hook, called at the start of every stage.
+      log: prints a line.
+
+    Returns:
+      The number of updates done; fewer than planned if a signal stopped the run.
+
+    Raises:
+      UserError: bad config, data or work directory; too many undecodable records or non-finite updates.
+    """
+    log = log if jax.process_index() == 0 else lambda text: None
+    source = open_training_data(config)
+    loaded = None if not config.init or has_checkpoint(workdir) else load_run(config.init)
+    stages = make_pretrain_stages(config, len(source), loaded=loaded)
+    start = []
+    if loaded:
+        start = describe_start(loaded, transfer_report(loaded.variables, stages[0].abstract))
+    workdir = prepare_workdir(workdir, config)
+    held_out = open_held_out_data(config, log)
+    log_notes([*start, *describe_pretraining(stages, source, held_out)], log)
+
+    def make_hooks(stage, state, log):
+        own = _held_out_hooks(stage, state, source, held_out, workdir, log)
+        return own + [make_hook(stage, workdir) for make_hook in hooks]
+
+    return train(stages, config, source, workdir, make_hooks, log)
+
+
+def _held_out_hooks(
+    stage: PretrainStage, state: TrainState, source: Any, held_out: Any, workdir: Path, log: Callable
+) -> list[Hook]:
+    """Return the hook of the held-out loss, if any; log the losses of trivial predictors.
+
+    They are computed once and stored in baselines.json.
+    """
+    baselines_of_stages, hooks = read_baselines(workdir), []
+    known = len(baselines_of_stages) > stage.plan.stage
+    baselines = baselines_of_stages[stage.plan.stage] if known else {}
+    for name, data in (("training", source), ("held-out", held_out)):
+        if data is None or (name == "training" and name in baselines):
+            continue
+        size, batches = fixed_batches(stage, data, stage.config.data.eval_records)
+        if name == "held-out":
+            hooks.append(Hook(stage.config.run.eval_every, HeldOutLoss(stage, size, batches)))
+        if name not in baselines:
+            baselines[name] = trivial_losses(stage, state.eval_variables(), size, batches)
+    baselines_of_stages[stage.plan.stage :] = [baselines]
+    if jax.process_index() == 0:
+        write_json(workdir / "baselines.json", baselines_of_stages, indent=2)
+    notes = []
+    for name, losses in baselines.items():
+        text = ", ".join(f"always {guess} {loss:.4f}" for guess, loss in losses.items())
+        notes.append(Note("trivial loss", f"{text} ({name} images)"))
+    log_notes(notes, log)
+    return hooks
