@@ -9,7 +9,7 @@ import pytest
 
 from fastmim_jax.config import pretrain_config
 from fastmim_jax.saved_config import config_from_dict, differences
-from fastmim_jax.train import stage as train_stage
+from fastmim_jax.train.pretrain import make_pretrain_stage, make_pretrain_stages
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -48,7 +48,7 @@ def test_every_variant_builds_at_its_real_size(index, name, variant):
     block = config.method.block_size
     if not config.method.backbone.window:  # one that is set fits its own size only
         config.data.image_size = tuple(side // 32 * 28 if block == 14 else side for side in shape)
-    run = train_stage.build(config, 100_000, jax.devices()[:1])
+    run = make_pretrain_stage(config, 100_000, jax.devices()[:1])
     height, width = config.data.image_size
     batch = {
         "image": jax.ShapeDtypeStruct((4096, height, width, config.data.channels), jnp.uint8),
@@ -65,7 +65,7 @@ def test_every_variant_builds_at_its_real_size(index, name, variant):
 
 def test_progressive_variants_have_three_stages():
     config = load("fastmim_p").get_config("swin_b")
-    runs = train_stage.build_stages(config, 100_000, jax.devices()[:1])
+    runs = make_pretrain_stages(config, 100_000, jax.devices()[:1])
     assert [run.plan.image_size for run in runs] == [(128, 128), (160, 160), (192, 192)]
     tables = [
         run.abstract.params["encoder"]["stages_2"]["blocks"]["17"]["attn"]["relative_position_bias_table"]

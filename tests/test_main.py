@@ -30,7 +30,7 @@ QUICKSTART = "--config=configs/quickstart.py"
         (["pretrain", QUICKSTART, "--workdri=x"], "Did you mean: workdir"),
         (["pretrain", QUICKSTART, "stray"], "'stray' is not a flag"),
         (["pretrain", QUICKSTART, "--workdir=x", "--count=3"], "takes no --count"),
-        (["reconstruct", "--workdir=nowhere"], "nowhere has no config.json"),
+        (["reconstruct", "--workdir=nowhere"], "nowhere does not exist"),
     ],
 )
 def test_words_that_cannot_be_meant(capsys, words, told):

@@ -3,7 +3,7 @@
     python experiments/partial_reconstruction/cost.py --out=FILE.json
 
 The step is the package's own for `configs/mae.py:vit_b16` at 224 px (forward, backward, AdamW), built by
-`fastmim_jax.train.stage` and never run. Counted are the matrix products of its jaxpr, what XLA counts on a
+`train.pretrain` and never run. Counted are the matrix products of its jaxpr, what XLA counts on a
 CPU (float32, one device), and what the TPU compiler plans for each chip of four TPU v5e (bfloat16). The
 last needs libtpu but no TPU. Layers are unrolled and nothing is rematerialised beyond what the model itself
 does. Savings are to the first ratio, 0.
@@ -30,7 +30,7 @@ from jax.experimental import topologies
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.tools.flops import matrix_flops
-from fastmim_jax.train import stage as train_stage
+from fastmim_jax.train.pretrain import make_pretrain_stage
 
 CONFIG = Path(__file__).parents[2] / "configs/mae.py"
 RECORDS = 1_281_167  # ImageNet-1k; no figure depends on it
@@ -64,7 +64,7 @@ def build(ratio, dtype, devices, images, fsdp=1):
         "image": jax.ShapeDtypeStruct(shape, np.uint8),
         "flip": jax.ShapeDtypeStruct(shape[:1], bool),
     }
-    return train_stage.build(config, RECORDS, devices), batch
+    return make_pretrain_stage(config, RECORDS, devices), batch
 
 
 def cpu_figures(ratio):
@@ -72,7 +72,7 @@ def cpu_figures(ratio):
     run, batch = build(ratio, "float32", jax.devices()[:1], CPU_BATCH)
     index = jax.ShapeDtypeStruct((), np.int32)
     with jax.set_mesh(run.mesh):
-        forward = matrix_flops(run.loss.jitted, run.abstract, batch, index)
+        forward = matrix_flops(run.loss.jitted, run.variables, batch, index)
         step = matrix_flops(run.step.jitted, run.abstract, batch)
         lowered = run.step.jitted.lower(run.abstract, batch)
         compiled = lowered.compile()

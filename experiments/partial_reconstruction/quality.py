@@ -16,7 +16,7 @@ from pathlib import Path
 from fastmim_jax.config import pretrain_config
 from fastmim_jax.evaluate.probe import probe
 from fastmim_jax.io import append_json_line, read_json_lines
-from fastmim_jax.train.loop import pretrain
+from fastmim_jax.train.pretrain import pretrain
 
 CONTESTANTS = {
     "mae": {},

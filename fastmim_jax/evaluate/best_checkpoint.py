@@ -15,8 +15,8 @@ from fastmim_jax.train.state import TrainState
 class BestCheckpoint:
     """Evaluate a run at intervals and keep the checkpoint of the best evaluation in best/.
 
-    The history of best evaluations is stored with that checkpoint, so that it survives an interruption, even
-    if the run is resumed from an older checkpoint than the one in best/.
+    The history of best evaluations is stored with that checkpoint, so that it survives an interruption; the
+    run may resume from an older checkpoint than the one in best/.
     """
 
     def __init__(self, stage: FinetuneStage, source: Any, workdir: str | Path):

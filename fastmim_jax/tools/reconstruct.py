@@ -8,11 +8,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from fastmim_jax.data.sources import open_source
 from fastmim_jax.io import read_json_lines
 from fastmim_jax.mim.mixmim import MixMIM, partner
 from fastmim_jax.mim.targets import HOG, patch_statistics
 from fastmim_jax.models.layers import patchify, unpatchify
-from fastmim_jax.data.sources import open_source
 from fastmim_jax.tools.draw.glyphs import (
     ABSENT,
     DECODED,

@@ -1,4 +1,4 @@
-"""The augmentation of fine-tuning, from `config.augment`: crops on the host, whole batches on the devices."""
+"""The augmentation of fine-tuning: of crops on the host, and of whole batches on the devices."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +11,7 @@ from fastmim_jax.data.randaugment import RandAugment
 
 
 def host_augmentation(augment: Any) -> dict[str, Any]:
-    """Return the arguments of `loader.make_loader` for RandAugment and repeated augmentation."""
+    """Return the options of `make_loader` for RandAugment and repeats, from `config.augment`."""
     randaugment = RandAugment(augment.magnitude, augment.magnitude_std) if augment.magnitude else None
     return dict(augment=randaugment, repeats=augment.repeated_augmentation)
 

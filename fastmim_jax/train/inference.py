@@ -18,7 +18,13 @@ from fastmim_jax.stages import at_stage
 from fastmim_jax.train import sharding, steps
 from fastmim_jax.train.runs import LoadedRun, load_run
 
-ROWS = ("image", "label", "index", "valid", "undecodable")  # arrays of an evaluation batch that go to the devices
+ROWS = (
+    "image",
+    "label",
+    "index",
+    "valid",
+    "undecodable",
+)  # arrays of an evaluation batch that go to the devices
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,7 +46,10 @@ class InferenceStage:
     reader: ImageReader
     eval_batch_size: int
 
-    inputs: ClassVar[tuple[str, ...]] = ("image", "flip")  # arrays of a loader's batch that go to the devices
+    inputs: ClassVar[tuple[str, ...]] = (
+        "image",
+        "flip",
+    )  # arrays of a loader's batch that go to the devices
 
     @property
     def device_count(self) -> int:
@@ -64,9 +73,7 @@ class InferenceStage:
         largest = min(self.eval_batch_size, -(-records // devices) * devices)
         return max(1, largest // devices) * devices
 
-    def eval_batches(
-        self, source: Any, batch_size: int, records: np.ndarray | None = None
-    ) -> EvalBatches:
+    def eval_batches(self, source: Any, batch_size: int, records: np.ndarray | None = None) -> EvalBatches:
         """Return one pass over a source with centre crops, this process's rows only."""
         return self.reader.center_crops(
             source, batch_size=batch_size, rows=self.rows(batch_size), records=records
@@ -82,7 +89,7 @@ class InferenceStage:
         """Apply a function to every image of a source, in the order of the source.
 
         Args:
-          function: batch of arrays, see ROWS -> {name: (B, ...)}, with "valid" and "undecodable" of the batch.
+          function: batch of ROWS -> {name: (B, ...)}, with "valid" and "undecodable" of the batch.
           source: see `fastmim_jax.data.sources`.
           records: (m,) record numbers, None for all.
           progress: called with the number of images done after each batch, or None.
@@ -149,9 +156,7 @@ def open_method(
     devices = devices or jax.devices()
     loaded = load_run(path, step, devices)
     if "method" not in loaded.config:
-        raise UserError(
-            f"{loaded.workdir} was fine-tuned: expected the --workdir of a `fastmim pretrain`"
-        )
+        raise UserError(f"{loaded.workdir} was fine-tuned: expected the --workdir of a `fastmim pretrain`")
     config = at_stage(loaded.config, loaded.stage)
     check_kernel("method", config.method, devices[0].platform)
     method, reader = create_method(config.method), create_reader(config)

@@ -21,7 +21,7 @@ from fastmim_jax.train.state import TrainState
 
 
 class Hook(NamedTuple):
-    """A function to call every `every` steps and after the last: (step, state) -> {metric: value} or None."""
+    """A function to call every `every` steps and after the last, (step, state) -> {name: value} or None."""
 
     every: int
     function: Callable[[int, TrainState], dict[str, float] | None]
@@ -86,8 +86,8 @@ def train(
     log(undecodable.summary())
     if stop.name and step < total:
         log(
-            f"stopped by {stop.name} after step {step:,}: the current step is saved; rerun the same command "
-            "to resume"
+            f"stopped by {stop.name} after step {step:,}: the current step is saved; rerun the same "
+            "command to resume"
         )
     return step
 
@@ -105,7 +105,7 @@ class Loop:
     def run_stage(
         self, stage: TrainStage, state: TrainState, start: int, source: Any, hooks: Sequence[Hook]
     ) -> tuple[TrainState, int]:
-        """Update the state from step `start` to the end of a stage; return it and the last step done."""
+        """Train one stage from step `start` on; return the state and the last step done."""
         self.stage, self.hooks = stage, hooks
         plan, settings = stage.plan, stage.config.run
         loader = stage.loader(

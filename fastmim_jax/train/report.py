@@ -39,7 +39,9 @@ def describe_pretraining(stages: Sequence[TrainStage], source: Any, held_out: An
         Note("data", data),
         Note("held out", repr(held_out) if held_out else "none (--config.data.eval_path or eval_split)"),
         *_machine(first),
-        Note("method", f"{config.method.name} over {config.method.backbone.name} -> {config.method.target}"),
+        Note(
+            "method", f"{config.method.name} over {config.method.backbone.name} -> {config.method.target}"
+        ),
         *_partial(config.method.partial),
         _parameters(first, config.method.dtype),
         Note("records", f"{first.plan.records:,}, {config.data.channels} channels"),
@@ -95,9 +97,7 @@ def describe_plan(plan: StagePlan) -> list[Note]:
     if isinstance(plan, PretrainPlan):
         rows, columns = plan.blocks
         notes.append(Note("tokens", _tokens(plan)))
-        notes.append(
-            Note("hidden blocks", f"{plan.num_masked} of {rows} x {columns} = {rows * columns}")
-        )
+        notes.append(Note("hidden blocks", f"{plan.num_masked} of {rows} x {columns} = {rows * columns}"))
     return notes
 
 
@@ -169,7 +169,7 @@ class Summary(NamedTuple):
       steps: updates done.
       train_loss: mean over the last logged steps, or None.
       eval_loss: the last held-out loss, or None.
-      baselines: {"training": {guess: loss}, "held-out": ...}, losses of trivial predictors in the last stage.
+      baselines: {"training": {guess: loss}, "held-out": ...}, of trivial predictors, in the last stage.
     """
 
     steps: int

@@ -19,7 +19,7 @@ from fastmim_jax.train.state import TrainState
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class TrainStage(InferenceStage):
-    """One stage of a run: a model, its optimizer and its schedule. Nothing is compiled before its first use.
+    """One stage of a run: a model, its optimizer and its schedule.
 
     Attributes:
       config: with the values of this stage in their usual places.

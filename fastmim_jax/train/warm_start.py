@@ -12,7 +12,7 @@ from fastmim_jax.train.transfer import Report, transfer
 
 
 def has_checkpoint(workdir: str | Path) -> bool:
-    """Return whether a work directory has a checkpoint to resume from, so that `config.init` is not read."""
+    """Return whether a work directory has a checkpoint to resume from; it then needs no `config.init`."""
     checkpoints = Path(workdir) / "checkpoints"
     # An incomplete checkpoint is a folder with another name.
     return checkpoints.exists() and any(path.name.isdigit() for path in checkpoints.iterdir())

@@ -7,10 +7,9 @@ import pytest
 from fastmim_jax.data.augment import center_crop
 from fastmim_jax.data.decode import DecodeError, read_image
 from fastmim_jax.data.sources import open_source
-from fastmim_jax.evaluate import tuning
 from fastmim_jax.evaluate.classify import Predictions, classify
 from fastmim_jax.evaluate.report import per_class
-from fastmim_jax.train import stage as train_stage
+from fastmim_jax.train.finetune import make_finetune_stage
 from helpers import small
 
 CLASSES = 7
@@ -50,7 +49,7 @@ def runs(source):
     config = small.tuning(batch_size=8)
     variables, found = None, {}
     for count in (1, 8):
-        run = tuning.build(config, 64, source.classes, devices=jax.devices()[:count])
+        run = make_finetune_stage(config, 64, source.classes, devices=jax.devices()[:count])
         if variables is None:
             variables = jax.device_get(run.create().eval_variables())
             head = variables["params"]["head"]
@@ -66,7 +65,7 @@ def runs(source):
 def reference(runs, source):
     """{record: logits} of what can be decoded, one image at a time, without any of the code for passes."""
     run, variables = runs[1]
-    normalize = train_stage.prepare(run.config.data)
+    normalize = run.reader.normalize
     apply = jax.jit(lambda image: run.model.apply(variables, normalize(image[None], np.zeros(1, bool)))[0])
     found = {}
     for index in range(len(source)):
@@ -147,7 +146,7 @@ def test_ties_count_for_the_class_that_comes_first(runs, source, reference):
 
 
 def test_judging_is_of_the_averages(source):
-    run = tuning.build(small.tuning(batch_size=8), 64, source.classes, devices=jax.devices()[:1])
+    run = make_finetune_stage(small.tuning(batch_size=8), 64, source.classes, devices=jax.devices()[:1])
     state = run.create()
     moved = state.replace(params=jax.tree.map(lambda x: x + 1, state.params))
     still = classify(run, moved.eval_variables(), source)

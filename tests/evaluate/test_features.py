@@ -10,9 +10,8 @@ from pyarrow import parquet
 from fastmim_jax.data.augment import center_crop
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.errors import UserError
+from fastmim_jax.evaluate.backbone import open_backbone
 from fastmim_jax.evaluate.features import write_features
-from fastmim_jax.evaluate.inference import open_inference
-from fastmim_jax.train.stage import data_statistics
 from helpers.commands import refused
 from helpers.labelled_images import COLOURS, pretrained, write_splits
 
@@ -53,11 +52,11 @@ def test_names_and_labels(npz, source):
 
 def test_features_equal_the_outputs_of_the_encoder(npz, workdir):
     found, *_ = npz
-    _, frozen = open_inference(workdir)
-    mean, std = (np.array(x) for x in data_statistics(frozen.config.data))
+    _, frozen = open_backbone(workdir)
+    mean, std = frozen.reader.mean, frozen.reader.std
     crops = [center_crop(np.asarray(Image.open(name)), (32, 32)) for name in found["name"]]
-    images = (np.stack(crops) / 255 - mean) / std
-    outputs = frozen.encoder.apply(frozen.variables, images.astype(np.float32), method="outputs")
+    images = (np.stack(crops) / 255 - np.array(mean)) / np.array(std)
+    outputs = frozen.model.apply(frozen.variables, images.astype(np.float32), method="outputs")
     # float32, summed in another order than in the jitted program over 8 devices.
     np.testing.assert_allclose(found["block_1_mean"], outputs[0][0].mean((1, 2)), atol=1e-5)
     np.testing.assert_allclose(found["block_2_cls"], outputs[1][1][:, 0], atol=1e-5)
@@ -67,7 +66,7 @@ def test_features_equal_the_outputs_of_the_encoder(npz, workdir):
 def test_images_that_cannot_be_decoded_are_left_out_and_counted(npz):
     _, said, done = npz
     assert said[-1].endswith("18 images, block 1 mean 32 wide, block 2 cls 32 wide; "
-                             "1 could not be decoded and are left out")  # fmt: skip
+                             "1 could not be decoded: left out")  # fmt: skip
     assert done == [8, 16, 19]
 
 
@@ -115,7 +114,7 @@ def test_what_cannot_be_written(capsys, monkeypatch, workdir, folder, source, tm
     told = refused(capsys, *words, f"--out={tmp_path / 'f.csv'}")
     assert "neither .npz nor .parquet" in told
     told = refused(capsys, *words, f"--out={tmp_path / 'f.npz'}", "--layers=block 3 mean")
-    assert "there is no layer 'block 3 mean': there is block 1 mean, block 1 cls" in told
+    assert "no layer 'block 3 mean'; choose from: block 1 mean, block 1 cls" in told
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match="pip install pyarrow.*f.npz"):
         write_features(tmp_path / "no run is looked for", source, tmp_path / "f.parquet")

@@ -8,12 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from fastmim_jax.evaluate import tuning
-from fastmim_jax.evaluate.finetune import Best, finetune
+from fastmim_jax.evaluate.best_checkpoint import BestCheckpoint
 from fastmim_jax.evaluate.predict import evaluate
-from fastmim_jax.evaluate.tuning import open_finetuned
 from fastmim_jax.train.checkpoint import Checkpoints
-from fastmim_jax.train.loop import prepare_workdir, pretrain
+from fastmim_jax.train.finetune import finetune, make_finetune_stage, resolve_start
+from fastmim_jax.train.inference import open_classifier
+from fastmim_jax.train.loop import prepare_workdir
+from fastmim_jax.train.pretrain import pretrain
 from fastmim_jax.train.runs import load_run
 from helpers import small
 from helpers.commands import refused
@@ -43,7 +44,7 @@ def pretrained(data, tmp_path_factory):
 def tuned(data, pretrained, tmp_path_factory):
     """-> (work directory, lines) of a fine-tuned run."""
     workdir, lines = tmp_path_factory.mktemp("tuned"), []
-    assert finetune(small.tuning(data, pretrained), workdir, lines.append) == 8
+    assert finetune(small.tuning(data, pretrained), workdir, BestCheckpoint, lines.append) == 8
     return workdir, "\n".join(lines)
 
 
@@ -51,7 +52,7 @@ def test_a_run_says_what_it_does_and_what_came_out(tuned, pretrained):
     workdir, told = tuned
     assert f"start  {pretrained}/checkpoints/2, step 2" in told
     assert "loaded" in told and "start fresh  encoder/position, head, pooling" in told
-    assert "1 records could not be decoded and count nowhere" in told
+    assert "1 image could not be decoded: not counted" in told
     found = json.loads((workdir / "evaluation.json").read_text())
     assert f"{found['top1']:.2%} top-1" in told and found["images"] == 20 and found["undecodable"] == 1
     assert json.loads((workdir / "classes.json").read_text()) == CLASSES == list(found["per_class"])
@@ -88,39 +89,40 @@ def test_what_is_read_back_is_the_average_of_the_best_step(tuned):
     assert saved.step == found["step"] and saved.path.parent.name == "best"
     again = evaluate(tuned[0], log=lambda text: None)
     assert {key: again[key] for key in again} == {key: found[key] for key in again}
-    last = load_run(tuned[0], 8)
-    _, run, variables = open_finetuned(tuned[0], 8)
+    last, stage = open_classifier(tuned[0], 8)
+    config, _ = resolve_start(last.config, tuned[0])
     with Checkpoints(tuned[0] / "checkpoints") as checkpoints:
-        state = checkpoints.restore(8, run.abstract)
+        state = checkpoints.restore(8, make_finetune_stage(config, 48, tuple(CLASSES)).abstract)
     for read, average, raw in zip(
         *map(jax.tree.leaves, (last.variables["params"], state.ema["params"], state.params)),
         strict=True,
     ):
         np.testing.assert_array_equal(read, average)
         assert np.any(np.asarray(average) != raw)
-    jax.tree.map(np.testing.assert_array_equal, variables, last.variables)
+    jax.tree.map(np.testing.assert_array_equal, stage.variables, last.variables)
 
 
 def test_a_finetuned_checkpoint_can_be_a_start_for_other_classes(tuned, tmp_path):
     """Everything is taken but the head, which has other classes here."""
     folder = small.write_classes(tmp_path / "data", train=(16, 16), val=(4, 4))
     workdir, lines = tmp_path / "again", []
-    finetune(small.tuning(folder, tuned[0], steps=1), workdir, lines.append)
+    finetune(small.tuning(folder, tuned[0], steps=1), workdir, BestCheckpoint, lines.append)
     report = json.loads((workdir / "transfer.json").read_text())
     head = ["params/head/bias", "params/head/kernel"]
     assert sorted(report["fresh"]) == sorted(report["unused"]) == head and not report["resampled"]
     same = tmp_path / "same"
     config = small.tuning(folder, f"{tuned[0]}/checkpoints/6", steps=1)
     config.data.update(image_size=(48, 48), eval_resize=48)
-    finetune(config, same, lines.append)
+    finetune(config, same, BestCheckpoint, lines.append)
     report = json.loads((same / "transfer.json").read_text())
     assert report["resampled"] == ["params/encoder/position/pos_embed"]
 
 
 def test_best_counts_only_what_was_before(tuned, tmp_path, monkeypatch):
     """After an interruption an older step may be judged again, when best/ is already ahead of it."""
-    saved, run, _ = open_finetuned(tuned[0])
-    state, accuracies = run.create(), {}
+    loaded = load_run(tuned[0])
+    stage = make_finetune_stage(loaded.config, 48, tuple(CLASSES))
+    state, accuracies = stage.create(), {}
 
     class Found:
         top5, loss = 1.0, np.zeros(3)
@@ -129,20 +131,20 @@ def test_best_counts_only_what_was_before(tuned, tmp_path, monkeypatch):
             self.top1 = top1
 
     monkeypatch.setattr(
-        "fastmim_jax.evaluate.finetune.classify", lambda *_, **__: Found(accuracies[current[0]])
+        "fastmim_jax.evaluate.best_checkpoint.classify", lambda *_, **__: Found(accuracies[current[0]])
     )
     current = [0]
 
-    def look(best, step):
+    def evaluate_at(best, step):
         current[0] = step
-        return best.look(step, state)["best_top1"]
+        return best.evaluate(step, state)["best_top1"]
 
     accuracies.update({1: 0.2, 2: 0.1, 3: 0.5, 4: 0.5, 5: 0.7})
-    with Best(run, None, tmp_path) as best:
-        first = [look(best, step) for step in range(1, 6)]
+    with BestCheckpoint(stage, None, tmp_path) as best:
+        first = [evaluate_at(best, step) for step in range(1, 6)]
         assert first == [0.2, 0.2, 0.5, 0.5, 0.7]
-    with Best(run, None, tmp_path) as best:
-        assert [look(best, step) for step in range(2, 6)] == first[1:]
+    with BestCheckpoint(stage, None, tmp_path) as best:
+        assert [evaluate_at(best, step) for step in range(2, 6)] == first[1:]
     with Checkpoints(tmp_path / "best") as kept:
         assert kept.latest() == 5 and kept.position(5)["history"] == [[1, 0.2], [3, 0.5], [5, 0.7]]
 
@@ -150,14 +152,14 @@ def test_best_counts_only_what_was_before(tuned, tmp_path, monkeypatch):
 def test_a_run_that_ended_before_its_first_checkpoint_begins_again(data, pretrained, tmp_path):
     """Its folders are there, but the parameters to start from have still to be read."""
     config = small.tuning(data, pretrained)
-    complete, saved = tuning.starting_point(config, tmp_path)
+    complete, saved = resolve_start(config, tmp_path)
     assert saved.step == 2
     prepare_workdir(tmp_path, complete)
     (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir(parents=True)
-    again, saved = tuning.starting_point(config, tmp_path)
+    again, saved = resolve_start(config, tmp_path)
     assert saved.step == 2 and again.to_dict() == complete.to_dict()
     (tmp_path / "checkpoints" / "3").mkdir()
-    again, saved = tuning.starting_point(small.tuning(data, pretrained), tmp_path)
+    again, saved = resolve_start(small.tuning(data, pretrained), tmp_path)
     assert saved is None and again.to_dict() == complete.to_dict()
 
 
@@ -268,4 +270,4 @@ def test_a_run_goes_on_only_with_its_own_config(capsys, tuned, data, pretrained,
     config = write_config(tmp_path, data, command="finetune", init=pretrained)
     words = [f"--workdir={tuned[0]}", "--config.optimizer.layer_decay=0.5"]
     told = refused(capsys, "finetune", config, *words)
-    assert "was begun with another config (config.optimizer.layer_decay was 0.65, is 0.5)" in told
+    assert "was started with another config (config.optimizer.layer_decay was 0.65, is 0.5)" in told

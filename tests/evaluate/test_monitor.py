@@ -7,7 +7,7 @@ import pytest
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.monitor import open_monitor
 from fastmim_jax.evaluate.probe import probe
-from fastmim_jax.train.loop import pretrain
+from fastmim_jax.train.pretrain import pretrain
 from helpers import small
 from helpers.labelled_images import write_splits
 from helpers.processes import lines, losses

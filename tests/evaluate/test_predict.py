@@ -6,8 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from fastmim_jax.evaluate.finetune import finetune
+from fastmim_jax.evaluate.best_checkpoint import BestCheckpoint
 from fastmim_jax.evaluate.predict import evaluate, predict
+from fastmim_jax.train.finetune import finetune
 from helpers.commands import refused
 from helpers.labelled_images import COLOURS, tuning_config, write_images, write_splits
 
@@ -23,7 +24,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def workdir(folder, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    finetune(tuning_config(folder), workdir, log=lambda line: None)
+    finetune(tuning_config(folder), workdir, BestCheckpoint, log=lambda line: None)
     return workdir
 
 
@@ -58,7 +59,7 @@ def test_accuracies_are_those_of_the_rows(evaluated):
     assert found["top1"] == np.mean(sum(right.values(), [])) > 0.5  # chance is a third
     assert found["top5"] == 1
     assert any(f"{found['top1']:.2%} top-1" in line for line in said)
-    assert any("1 records could not be decoded" in line for line in said)
+    assert any("1 image could not be decoded" in line for line in said)
     for name in CLASSES:
         assert any(line.split() == [name, f"{np.mean(right[name]):.1%}"] for line in said)
 
@@ -90,7 +91,7 @@ def test_images_without_labels(workdir, folder, tmp_path):
     said = []
     predict(workdir, str(flat), out=tmp_path / "flat.csv", log=said.append)
     assert [line["true_class"] for line in rows(tmp_path / "flat.csv")] == [""] * 8
-    assert said[-1] == "1 images could not be decoded"
+    assert said[-1] == "1 image could not be decoded"
 
 
 def test_what_cannot_be_evaluated(capsys, workdir, folder, tmp_path):

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.evaluate import probe as probes
-from fastmim_jax.evaluate.inference import Features, backbone_variables, make_inference, open_inference
+from fastmim_jax.evaluate.backbone import Features, backbone_variables, make_backbone_stage, open_backbone
 from fastmim_jax.evaluate.probe import (
     KINDS,
     Images,
@@ -23,7 +23,7 @@ from fastmim_jax.evaluate.probe import (
     ridge_lines,
 )
 from fastmim_jax.evaluate.probes.result import Result
-from fastmim_jax.train import stage as train_stage
+from fastmim_jax.train.pretrain import make_pretrain_stage
 from helpers import small
 from helpers.commands import refused
 from helpers.labelled_images import (
@@ -58,7 +58,7 @@ def table(workdir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def material(workdir, folder):
-    _, frozen = open_inference(workdir)
+    _, frozen = open_backbone(workdir)
     parts, _ = open_parts(frozen.config.data, str(folder), None, 0, 1000)
     return read(frozen, parts)
 
@@ -181,9 +181,9 @@ def test_of_every_fold_a_probe_sees_its_own_images(monkeypatch, folder):
 def test_the_stages_of_a_pyramid(folder):
     config = small.over("swin", small.config(folder))
     devices = jax.devices()[:1]
-    state = train_stage.build(config, 64, devices).create()
-    variables = backbone_variables({"params": state.params, **state.collections})
-    frozen = make_inference(config, variables, 32, devices)
+    stage = make_pretrain_stage(config, 64, devices)
+    variables = backbone_variables(stage.create().eval_variables())
+    frozen = make_backbone_stage(stage.model.encoder, variables, stage.reader, 32, devices)
     source = open_source(str(folder), "test")
     part = (Images(source, np.arange(len(source))),) * 2
     lines = ridge_lines(read(frozen, [part]))

@@ -48,7 +48,7 @@ def test_a_class_without_images_has_no_accuracy(predictions, source):
 def test_words(predictions, source):
     first, second, third = describe(summarize(predictions, source, CLASSES))
     assert first == "66.67% top-1, 100.00% top-5 of 6 images, cross-entropy 2.5000"
-    assert second == "2 records could not be decoded and count nowhere"
+    assert second == "2 images could not be decoded: not counted"
     assert third == "worst classes: bee 50.0%, ant 75.0%; best: ant 75.0%"
 
 
@@ -95,7 +95,7 @@ def test_a_class_without_images_is_gray(tmp_path):
 
 
 def test_a_verdict_is_written_whole(predictions, source, tmp_path):
-    said = write_report((40, predictions), source, CLASSES, tmp_path)
+    said = write_report(40, predictions, source, CLASSES, tmp_path)
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert found["step"] == 40 and found["per_class"]["cat, the tame one"] is None
     assert (tmp_path / "confusion.csv").read_text().startswith("true,ant,bee,")

@@ -19,7 +19,7 @@ from fastmim_jax.export.from_torch import from_torch
 from fastmim_jax.export.infer_config import infer_config
 from fastmim_jax.export.to_torch import to_torch
 from fastmim_jax.train.inherit_backbone import inherit_backbone
-from fastmim_jax.train.loop import pretrain
+from fastmim_jax.train.pretrain import pretrain
 from fastmim_jax.train.runs import load_run
 from helpers import published, small
 

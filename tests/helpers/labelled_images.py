@@ -4,9 +4,10 @@ import numpy as np
 from PIL import Image
 
 from fastmim_jax.config import finetune_config
-from fastmim_jax.evaluate import tuning
 from fastmim_jax.train.checkpoint import Checkpoints
-from fastmim_jax.train.loop import prepare_workdir, pretrain
+from fastmim_jax.train.finetune import make_finetune_stage, resolve_start
+from fastmim_jax.train.loop import prepare_workdir
+from fastmim_jax.train.pretrain import pretrain
 from helpers import small
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
@@ -54,9 +55,9 @@ def tuning_config(data, init=""):
 
 def untrained(config, workdir, records, classes):
     """A work directory as of fine-tuning, with the parameters that it starts from -> the same."""
-    config, saved = tuning.starting_point(config, workdir)
-    run = tuning.build(config, records, classes, saved=saved)
+    config, loaded = resolve_start(config, workdir)
+    stage = make_finetune_stage(config, records, classes, loaded=loaded)
     prepare_workdir(workdir, config)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        checkpoints.save(0, run.create(), {"records": 0})
+        checkpoints.save(0, stage.create(), {"records": 0})
     return workdir

@@ -14,7 +14,7 @@ from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.mim.mixmim import mix, partner, unmix
 from fastmim_jax.models.swin import AttentionGroups
 from fastmim_jax.train import sharding
-from fastmim_jax.train import stage as train_stage
+from fastmim_jax.train.pretrain import make_pretrain_stage
 from fastmim_jax.train.state import count_parameters
 from helpers import published, small
 
@@ -161,7 +161,7 @@ def test_mixing_moves_nothing_between_devices(form, monkeypatch):
     """8 groups on 8 devices: all that is communicated are sums (gradients, the loss)."""
     monkeypatch.setattr("fastmim_jax.models.swin.GATHERED_FROM", FORMS[form])
     config = small.mixmim(small.config())
-    run = train_stage.build(config, 64, jax.devices())
+    run = make_pretrain_stage(config, 64, jax.devices())
     batch = run.to_devices({"image": np.zeros((16, 64, 64, 3), np.uint8), "flip": np.zeros(16, bool)}, 16)
     with jax.set_mesh(run.mesh):
         text = run.step.jitted.lower(run.abstract, batch).compile().as_text()
@@ -173,8 +173,8 @@ def test_mixing_moves_nothing_between_devices(form, monkeypatch):
 
 def test_the_published_model_has_the_published_number_of_parameters():
     config = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "mixmim.py"))["get_config"]("base")
-    run = train_stage.build(config, 1_281_167, jax.devices()[:1])
+    run = make_pretrain_stage(config, 1_281_167, jax.devices()[:1])
     fixed = 56 * 56 * 128 + 7 * 7 * 512  # positions of the encoder and the decoder, which ours computes
     assert count_parameters(run.abstract.params) + fixed == 114_665_784
     assert run.plan.num_masked == 24 and run.plan.peak_lr == pytest.approx(1.2e-3)
-    assert run.method.noise_shape((2048, 224, 224, 3)) == (16, 49)
+    assert run.model.noise_shape((2048, 224, 224, 3)) == (16, 49)

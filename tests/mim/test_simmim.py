@@ -11,7 +11,7 @@ import pytest
 from fastmim_jax import create_method
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.names import to_ours, to_theirs
-from fastmim_jax.train import stage as train_stage
+from fastmim_jax.train.pretrain import make_pretrain_stage
 from fastmim_jax.train.state import count_parameters
 from helpers import published, small
 
@@ -145,7 +145,7 @@ PUBLISHED = {  # parameters; ours has biases of keys in ViT, which the published
 @pytest.mark.parametrize("variant", PUBLISHED)
 def test_the_published_models_have_the_published_number_of_parameters(variant):
     config = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "simmim.py"))["get_config"](variant)
-    run = train_stage.build(config, 1_281_167, jax.devices()[:1])
+    run = make_pretrain_stage(config, 1_281_167, jax.devices()[:1])
     count, hidden = PUBLISHED[variant]
     assert count_parameters(run.abstract.params) == count
     assert run.plan.num_masked == hidden and run.plan.total_epochs == pytest.approx(800, abs=0.01)

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from fastmim_jax.data import image_reader
 from fastmim_jax.data.randaugment import RandAugment
 from fastmim_jax.tools import bench as benches
 from fastmim_jax.tools.bench import bench
-from fastmim_jax.train import stage as train_stage
 from helpers.commands import refused
 from helpers.labelled_images import tuning_config, write_images
 
@@ -22,7 +22,7 @@ def benched(folder, tmp_path_factory):
     """(figures, what the loader was given, the folder of bench.json)."""
     config, workdir, given = tuning_config(folder), tmp_path_factory.mktemp("out"), []
     config.augment.update(magnitude=7.0, mixup=0.8)
-    make = train_stage.make_loader
+    make = image_reader.make_loader
 
     def noted(*args, **options):
         given.append(options)
@@ -31,7 +31,7 @@ def benched(folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benches, "_reading_seconds", lambda batches: 0.5)
         patch.setattr(benches, "peak_flops", lambda kind: 1e12)
-        patch.setattr(train_stage, "make_loader", noted)
+        patch.setattr(image_reader, "make_loader", noted)
         (found,) = bench(config, workdir)
     return found, given, workdir
 

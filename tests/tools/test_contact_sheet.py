@@ -13,7 +13,8 @@ from fastmim_jax.data.mixing import soft_targets
 from fastmim_jax.errors import UserError
 from fastmim_jax.tools.draw import contact_sheet
 from fastmim_jax.tools.draw.contact_sheet import mixture, show_batch, unsmoothed
-from fastmim_jax.train import stage as train_stage
+from fastmim_jax.train.pretrain import make_pretrain_stage
+from fastmim_jax.train.stage import open_training_data
 from helpers import small
 from helpers.labelled_images import tuning_config, write_images
 
@@ -46,8 +47,8 @@ def test_pretraining_shows_the_first_crops_of_the_run(monkeypatch):
     config = small.config(batch_size=64)
     config.data.mean, config.data.std = (0.2, 0.5, 0.7), (0.1, 0.2, 0.3)
     images, captions, footer = sheet(monkeypatch, config)
-    source = train_stage.open_training_data(config)
-    run = train_stage.build(config, len(source), jax.devices()[:1])
+    source = open_training_data(config)
+    run = make_pretrain_stage(config, len(source), jax.devices()[:1])
     with run.loader(source, batch_size=64, seed=config.seed) as loader:
         batch = next(iter(loader))
     mirrored = np.where(batch["flip"][:, None, None, None], batch["image"][:, :, ::-1], batch["image"])

@@ -7,7 +7,7 @@ import pytest
 from fastmim_jax.tools import reconstruct
 from fastmim_jax.tools.bench import bench
 from fastmim_jax.tools.draw.glyphs import ABSENT, DECODED, FILLED, VISIBLE
-from fastmim_jax.train import stage as train_stage
+from fastmim_jax.train.pretrain import make_pretrain_stage
 from helpers import small
 
 HALF = {"throw_ratio": 0.5}
@@ -18,8 +18,8 @@ BATCH = {"image": RANDOM.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8), "flip
 def outcome(**method):
     config = small.config(batch_size=8)
     config.method.update(**method)
-    run = train_stage.build(config, records=64, devices=jax.devices()[:1])
-    return run, *run.forward(run.create(), BATCH, np.int32(0))
+    run = make_pretrain_stage(config, records=64, devices=jax.devices()[:1])
+    return run, *run.forward(run.create().eval_variables(), BATCH, np.int32(0))
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -27,11 +27,11 @@ def test_filled_images_keep_what_was_visible_and_would_be_true_if_predictions_we
     run, out, images = outcome(target="pixel", normalize_target=normalize)
     out = out._replace(mask=np.asarray(out.mask) > 0)
     perfect = out._replace(prediction=out.target)
-    filled, note, _ = reconstruct._fill_in(run.method.target, perfect, perfect.mask, images)
+    filled, note, _ = reconstruct._fill_in(run.model.target, perfect, perfect.mask, images)
     np.testing.assert_allclose(filled, images, atol=1e-4)
     assert ("taken from the truth" in note) == normalize
 
-    filled, *_ = reconstruct._fill_in(run.method.target, out, out.mask, images)
+    filled, *_ = reconstruct._fill_in(run.model.target, out, out.mask, images)
     hidden = out.mask.repeat(8, 1).repeat(8, 2)
     np.testing.assert_array_equal(filled[~hidden], np.asarray(images)[~hidden])
     assert np.abs(filled - images)[hidden].mean() > 0.1
@@ -94,26 +94,26 @@ def test_nothing_is_marked_where_everything_is_decoded(monkeypatch, tmp_path):
 def test_a_mixture_is_taken_apart_into_both_of_its_images():
     config = small.mixmim(small.config(batch_size=8))
     config.method.update(normalize_target=False, groups=2)
-    run = train_stage.build(config, records=64, devices=jax.devices()[:1])
+    run = make_pretrain_stage(config, records=64, devices=jax.devices()[:1])
     pixels = RANDOM.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
     batch = {"image": pixels, "flip": np.zeros(8, bool)}
-    out, images = jax.device_get(run.forward(run.create(), batch, np.int32(0)))
+    out, images = jax.device_get(run.forward(run.create().eval_variables(), batch, np.int32(0)))
     out = out._replace(mask=out.mask > 0)
     partner = np.array([3, 2, 1, 0, 7, 6, 5, 4])
     fine = out.mask.repeat(32, 1).repeat(32, 2)[..., None]
 
-    columns = reconstruct._mixture(run.method, out._replace(prediction=out.target), images)
+    columns = reconstruct._mixture(run.model, out._replace(prediction=out.target), images)
     found = [column.images for column in columns]
     expected = [images, images[partner], np.where(fine, images[partner], images), images, images[partner]]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
 
-    *_, mixture, own, other = (column.images for column in reconstruct._mixture(run.method, out, images))
+    *_, mixture, own, other = (column.images for column in reconstruct._mixture(run.model, out, images))
     assert np.abs(own - images)[np.broadcast_to(fine, own.shape)].mean() > 0.1  # predicted by no one yet
     np.testing.assert_array_equal(np.where(fine, other, own), mixture)  # and true where it was seen
 
     # An image's thrown cells are those that its own predictions lack, in whichever mixture.
     thrown = RANDOM.random(out.mask.shape) < 0.5
-    columns = reconstruct._mixture(run.method, out._replace(thrown=thrown), images)
+    columns = reconstruct._mixture(run.model, out._replace(thrown=thrown), images)
     own, other = (column.roles == FILLED for column in columns if "marked" in column.title)
     np.testing.assert_array_equal(own, thrown & out.mask)
     np.testing.assert_array_equal(other, (thrown & ~out.mask)[partner])

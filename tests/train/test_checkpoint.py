@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.train import stage as train_stage
 from fastmim_jax.train.checkpoint import Checkpoints
+from fastmim_jax.train.pretrain import make_pretrain_stage
 from helpers import small
 
 
@@ -14,7 +14,7 @@ def build(fsdp=1, devices=1, **method):
     config = small.config()
     config.run.mesh_fsdp = fsdp
     config.method.update(**method)
-    return train_stage.build(config, records=64, devices=jax.devices()[:devices])
+    return make_pretrain_stage(config, records=64, devices=jax.devices()[:devices])
 
 
 def equal(one, other):

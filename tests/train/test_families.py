@@ -7,7 +7,7 @@ import pytest
 from fastmim_jax import create_method
 from fastmim_jax.models.convolution import BatchNorm
 from fastmim_jax.train import sharding
-from fastmim_jax.train import stage as train_stage
+from fastmim_jax.train.pretrain import make_pretrain_stage
 from helpers import small
 
 RANDOM = np.random.default_rng(0)
@@ -25,7 +25,7 @@ def batches(height, width, channels, count=STEPS):
 
 
 def train(config, devices, batches):
-    run = train_stage.build(config, records=64, devices=jax.devices()[:devices])
+    run = make_pretrain_stage(config, records=64, devices=jax.devices()[:devices])
     state, losses = run.create(), []
     for batch in batches:
         state, metrics = run.step(state, run.to_devices(batch, 16))

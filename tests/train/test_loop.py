@@ -12,8 +12,8 @@ from PIL import Image
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import read_json_lines
 from fastmim_jax.tools.reconstruct import draw_loss_curve, picture_hook, reconstruct
-from fastmim_jax.train.loop import pretrain
-from fastmim_jax.train.report import summary
+from fastmim_jax.train.pretrain import pretrain
+from fastmim_jax.train.report import summarize
 from helpers import small
 
 RANDOM = np.random.default_rng(0)
@@ -45,10 +45,10 @@ def test_any_channels_and_shape_from_folder_to_picture(tmp_path, channels, targe
     pictures = sorted(path.name for path in (workdir / "pictures").glob("*.png"))
     assert pictures == ["curve.png", "step_0000003.png", "step_0000006.png"]
     assert Image.open(draw_loss_curve(workdir)).size[0] > 400
-    drawn = reconstruct(config, workdir, images=str(data), count=2)
+    drawn = reconstruct(workdir, images=str(data), count=2)
     assert Image.open(drawn).size[1] > 200 and drawn.name == "reconstruct_0000006.png"
-    found = summary(workdir)
-    assert found["steps"] == 6 and found["train_loss"] > 0 and found["baselines"]["training"]["zero"] > 0
+    found = summarize(workdir)
+    assert found.steps == 6 and found.train_loss > 0 and found.baselines["training"]["zero"] > 0
 
 
 def test_a_run_that_is_not_finite_any_more_is_stopped(tmp_path, monkeypatch):
@@ -70,7 +70,7 @@ def test_only_a_fitting_checkpoint_is_gone_on_from(tmp_path):
     with pytest.raises(UserError, match="schedule.batch_size was 16, is 8"):
         pretrain(config, tmp_path / "work", log=lambda text: None)
     (tmp_path / "work" / "config.json").unlink()
-    with pytest.raises(UserError, match="stands at record 48, not at 24 as with batches of 8"):
+    with pytest.raises(UserError, match="was saved at record 48, not at 24 as with batches of 8"):
         pretrain(config, tmp_path / "work", log=lambda text: None)
 
 
@@ -82,12 +82,12 @@ def test_a_mixing_run_goes_on_to_the_bit(tmp_path):
     shutil.rmtree(tmp_path / "killed" / "checkpoints" / "6")
     told = []
     assert pretrain(config, tmp_path / "killed", log=told.append) == 6
-    assert any("after step 3 of 6" in line for line in told)
+    assert any("resuming at step 3 of 6" in line for line in told)
     logs = [read_json_lines(tmp_path / name / "metrics.jsonl").records for name in ("whole", "killed")]
     names = ("step", "loss", "grad_norm", "lr")
     whole, killed = ([[line[name] for name in names] for line in log] for log in logs)
     assert whole == killed and len(whole) == 6
-    assert Image.open(reconstruct(config, tmp_path / "killed", count=4)).size[0] > 4 * 256
+    assert Image.open(reconstruct(tmp_path / "killed", count=4)).size[0] > 4 * 256
 
 
 def test_a_missing_split_is_said(tmp_path):
@@ -103,4 +103,4 @@ def test_one_device_is_enough_to_read_what_eight_wrote(tmp_path):
     config.run.mesh_fsdp = 8
     pretrain(config, tmp_path / "work", log=lambda text: None)
     assert len(jax.devices()) == 8
-    assert reconstruct(config, tmp_path / "work", count=3).exists()
+    assert reconstruct(tmp_path / "work", count=3).exists()

@@ -55,7 +55,7 @@ def test_killed_twice_then_resumed_equals_never_killed(command, never_killed, tm
     kill(command, tmp_path, signal.SIGKILL, 15).wait(60)
     assert 0 < max(step for step, _ in losses(tmp_path)) < STEPS
     output = finish(command(tmp_path))
-    assert "going on  after step" in output
+    assert "resuming at step" in output
     assert losses(tmp_path) == never_killed
 
 
@@ -66,7 +66,7 @@ def test_polite_signals_save_the_very_step(command, never_killed, tmp_path):
         assert f"stopped by {number.name} after step {last}" in output and "Traceback" not in output
         assert (tmp_path / "checkpoints" / str(last)).is_dir()
     output = finish(command(tmp_path))
-    assert f"going on  after step {last} " in output
+    assert f"resuming at step {last} of" in output
     assert losses(tmp_path) == never_killed
 
 
@@ -81,7 +81,7 @@ def test_a_finished_run_is_left_as_it_is(command, never_killed, workdir, tmp_pat
     shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
     before = (tmp_path / "metrics.jsonl").read_text()
     output = finish(command(tmp_path))
-    assert f"after step {STEPS} of {STEPS}" in output
+    assert f"resuming at step {STEPS} of {STEPS}" in output
     assert (tmp_path / "metrics.jsonl").read_text() == before
 
 

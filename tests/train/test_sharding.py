@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastmim_jax.train import sharding
-from fastmim_jax.train import stage as train_stage
+from fastmim_jax.train.pretrain import make_pretrain_stage
 from helpers import small
 
 Device = namedtuple("Device", "id process_index")
@@ -26,7 +26,7 @@ def five_losses(devices, fsdp, **changes):
     config = small.config(accumulation=changes.pop("accumulation", 1))
     config.run.mesh_fsdp = fsdp
     config.method.update(**changes)
-    run = train_stage.build(config, records=64, devices=jax.devices()[:devices])
+    run = make_pretrain_stage(config, records=64, devices=jax.devices()[:devices])
     state, losses = run.create(), []
     for batch in BATCHES:
         state, metrics = run.step(state, run.to_devices(batch, 16))
@@ -62,7 +62,7 @@ def test_scanned_layers_and_accumulation_are_sharded_alike(one_device):
 def test_state_is_created_sharded_and_donated():
     config = small.config()
     config.run.mesh_fsdp = 8
-    run = train_stage.build(config, records=64)
+    run = make_pretrain_stage(config, records=64)
     state = run.create()
     jax.tree.map(lambda leaf, plan: np.testing.assert_(leaf.sharding == plan.sharding), state, run.abstract)
     run.step(state, run.to_devices(BATCHES[0], 16))
@@ -72,7 +72,7 @@ def test_state_is_created_sharded_and_donated():
 def test_the_batch_stays_split_inside_the_step():
     config = small.config()
     config.run.mesh_fsdp = 8
-    run = train_stage.build(config, records=64)
+    run = make_pretrain_stage(config, records=64)
     batch = run.to_devices(BATCHES[0], 16)
     with jax.set_mesh(run.mesh):
         text = run.step.jitted.lower(run.abstract, batch).compile().as_text()

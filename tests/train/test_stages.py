@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim_jax.train import stage as train_stage
+from fastmim_jax.train.pretrain import make_pretrain_stages
 from fastmim_jax.train.report import read_baselines
 from fastmim_jax.train.resize_state import resize_state
 from helpers import small
@@ -75,7 +75,7 @@ def test_killed_inside_a_stage_equals_never_killed(command, never_killed, tmp_pa
     process.wait(60)
     assert SWITCHES[0] < max(step for step, _ in losses(tmp_path)) < LAST
     output = finish(command(tmp_path))
-    assert "going on  after step" in output and "stage 2 of 3: " not in output
+    assert "resuming at step" in output and "stage 2 of 3: " not in output
     assert losses(tmp_path) == never_killed[0]
 
 
@@ -86,14 +86,14 @@ def test_killed_at_the_very_switch_goes_on_in_the_next_stage(command, never_kill
         if int(path.name) > SWITCHES[0]:
             shutil.rmtree(path)
     output = finish(command(tmp_path))
-    assert "going on  after step 12 of 28" in output and "stage 2 of 3: 96 x 96 pixels" in output
+    assert "resuming at step 12 of 28" in output and "stage 2 of 3: 96 x 96 pixels" in output
     assert losses(tmp_path) == found
 
 
 def runs():
     config = small.over("swin", small.config(steps=9))
     config.stages.image_sizes = (64, 96)
-    return train_stage.build_stages(config, 48, jax.devices()[:1])
+    return make_pretrain_stages(config, 48, jax.devices()[:1])
 
 
 def test_each_stage_is_compiled_once():
@@ -135,7 +135,7 @@ def test_growing_keeps_everything_but_tables_to_the_bit():
 def test_cmt_grows_its_positions_and_keeps_its_statistics():
     config = small.over("cmt", small.config(steps=9))
     config.stages.image_sizes = (64, 96)
-    first, second = train_stage.build_stages(config, 48, jax.devices()[:1])
+    first, second = make_pretrain_stages(config, 48, jax.devices()[:1])
     state = first.create()
     grown, counts = resize_state(state, second.abstract)
     assert counts == {"relative_position": 4}

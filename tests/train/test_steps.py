@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastmim_jax.evaluate import tuning
-from fastmim_jax.train import stage as train_stage
+from fastmim_jax.build import create_reader
 from fastmim_jax.train import steps
+from fastmim_jax.train.augmentation import device_augmentation
+from fastmim_jax.train.finetune import make_finetune_stage
+from fastmim_jax.train.pretrain import make_pretrain_stage
 from helpers import small
 
 RANDOM = np.random.default_rng(0)
@@ -20,7 +22,7 @@ BATCH = {
 
 
 def run_of(**schedule):
-    return train_stage.build(small.config(**schedule), records=64, devices=jax.devices()[:1])
+    return make_pretrain_stage(small.config(**schedule), records=64, devices=jax.devices()[:1])
 
 
 def losses(run, count):
@@ -60,21 +62,22 @@ def test_paths_are_dropped_in_updates_alone_and_each_time_anew():
     config.method.backbone.drop_path = 0.8
     config.schedule.update(warmup_epochs=0.0)
     config.optimizer.base_lr = 0.0  # so that nothing else changes from update to update
-    dropping, plain = (train_stage.build(c, 64, jax.devices()[:1]) for c in (config, small.config()))
-    state = dropping.create()
-    assert float(dropping.loss(state, BATCH, np.int32(0))) == float(plain.loss(state, BATCH, np.int32(0)))
+    dropping, plain = (make_pretrain_stage(c, 64, jax.devices()[:1]) for c in (config, small.config()))
+    variables = dropping.create().eval_variables()
+    one, other = (float(stage.loss(variables, BATCH, np.int32(0))) for stage in (dropping, plain))
+    assert one == other
     found = [float(metrics["loss"]) for metrics in losses(dropping, 2)[1]]
-    masked = [float(dropping.loss(state, BATCH, np.int32(step))) for step in (0, 1)]
+    masked = [float(dropping.loss(variables, BATCH, np.int32(step))) for step in (0, 1)]
     assert min(abs(a - b) for a, b in zip(found, masked, strict=True)) > 1e-4
     assert found == [float(metrics["loss"]) for metrics in losses(dropping, 2)[1]]
 
 
 def test_flip_mirrors_what_is_learned_from():
     run = run_of()
-    state = run.create()
+    variables = run.create().eval_variables()
     turned = {"image": BATCH["image"][:, :, ::-1], "flip": ~BATCH["flip"]}
-    one = float(run.loss(state, BATCH, np.int32(0)))
-    other = float(run.loss(state, turned, np.int32(0)))
+    one = float(run.loss(variables, BATCH, np.int32(0)))
+    other = float(run.loss(variables, turned, np.int32(0)))
     assert one == other
 
 
@@ -102,7 +105,7 @@ def test_a_non_finite_update_changes_only_the_counters():
     step = jax.jit(
         partial(
             steps.pretrain_step,
-            method=Poisoned(run.method, threshold),
+            method=Poisoned(run.model, threshold),
             prepare=lambda image, flip: image / 255.0,
             optimizer=_optimizer(state),
             schedule=lambda step: 1e-3,
@@ -138,10 +141,10 @@ def test_trivial_losses_are_those_of_the_hidden_targets():
     from fastmim_jax.train.held_out import trivial_losses
 
     run = run_of()
-    state = run.create()
-    out, _ = run.forward(state, BATCH, np.int32(0))
+    variables = run.create().eval_variables()
+    out, _ = run.forward(variables, BATCH, np.int32(0))
     hidden = np.asarray(out.target)[np.asarray(out.mask) > 0]
-    found = trivial_losses(run, state, 16, [BATCH])
+    found = trivial_losses(run, variables, 16, [BATCH])
     assert found["zero"] == pytest.approx(np.mean(hidden**2), rel=1e-5)
     assert found["mean target"] == pytest.approx(np.mean((hidden - hidden.mean(0)) ** 2), rel=1e-5)
 
@@ -149,7 +152,7 @@ def test_trivial_losses_are_those_of_the_hidden_targets():
 def test_bfloat16_agrees_with_float32_and_keeps_the_loss_in_float32():
     config = small.config()
     config.method.dtype = "bfloat16"
-    run = train_stage.build(config, records=64, devices=jax.devices()[:1])
+    run = make_pretrain_stage(config, records=64, devices=jax.devices()[:1])
     reduced = losses(run, 2)[1][1]["loss"]
     assert reduced.dtype == jnp.float32
     np.testing.assert_allclose(float(reduced), float(losses(run_of(), 2)[1][1]["loss"]), rtol=0.02)
@@ -162,7 +165,7 @@ def tuning_of(devices=1, fsdp=1, **schedule):
     """Fine-tuning with RandAugment left to the loader, and all that the step itself does at random."""
     config = small.tuning(**schedule)
     config.run.mesh_fsdp = fsdp
-    return tuning.build(config, 64, tuple("abcd"), devices=jax.devices()[:devices])
+    return make_finetune_stage(config, 64, tuple("abcd"), devices=jax.devices()[:devices])
 
 
 def tuned(run, count):
@@ -200,7 +203,7 @@ def test_finetuning_is_repeated_by_its_seed_and_nothing_else(tuned_on_one):
     assert again[1] == tuned_on_one[1][:2]
     config = small.tuning(accumulation=2)
     config.seed = 1
-    other = tuning.build(config, 64, tuple("abcd"), devices=jax.devices()[:1])
+    other = make_finetune_stage(config, 64, tuple("abcd"), devices=jax.devices()[:1])
     assert tuned(other, 1)[1][0]["grad_norm"] != again[1][0]["grad_norm"]
 
 
@@ -215,9 +218,10 @@ def test_averages_are_sums_of_all_weights_before(tuned_on_one):
 
 def test_no_drawing_twice_in_one_run():
     """The same batch is erased and mixed anew in every step."""
-    run = tuning_of()
+    config = small.tuning()
+    augment = jax.jit(device_augmentation(config.augment, create_reader(config).normalize, 4, groups=1))
     keys = [jax.random.key(step) for step in (0, 1, 0)]
-    images, targets = zip(*(jax.jit(run.prepare)(key, LABELLED) for key in keys), strict=True)
+    images, targets = zip(*(augment(key, LABELLED) for key in keys), strict=True)
     assert np.any(images[0] != images[1]) and np.any(targets[0] != targets[1])
     np.testing.assert_array_equal(images[0], images[2])
     np.testing.assert_allclose(np.sum(targets, axis=-1), 1, atol=1e-6)

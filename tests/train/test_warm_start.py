@@ -6,8 +6,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.train import stage as train_stage
-from fastmim_jax.train.loop import pretrain
+from fastmim_jax.train.pretrain import make_pretrain_stage, pretrain
 from fastmim_jax.train.runs import load_run
 from helpers import small
 
@@ -41,8 +40,8 @@ def parameters(variables):
 @pytest.mark.parametrize("target", ["hog", "pixel"])
 def test_all_that_fits_is_taken_over_and_the_rest_starts_fresh(images, begun, target):
     config, saved = after(images, begun, target=target), load_run(begun)
-    state = train_stage.build(config, 20, saved=saved).create()
-    fresh = train_stage.build(config, 20).create()
+    state = make_pretrain_stage(config, 20, loaded=saved).create()
+    fresh = make_pretrain_stage(config, 20).create()
     found, theirs = parameters({"params": state.params}), parameters(saved.variables)
     own = parameters({"params": fresh.params})
     for name, value in found.items():
@@ -60,7 +59,7 @@ def test_a_run_tells_its_start_and_goes_on_without_it(images, begun, tmp_path):
     assert f"start  {begun}" in text and "start fresh  decoder" in text
     told.clear()
     assert pretrain(config, tmp_path / "run", log=told.append) == 4
-    assert "going on" in "\n".join(told) and "start  " not in "\n".join(told)
+    assert "resuming at" in "\n".join(told) and "start  " not in "\n".join(told)
 
 
 def test_a_start_of_another_backbone_is_refused(images, begun, tmp_path):

@@ -57,9 +57,7 @@ def _stream(frozen, layer, size):
     """-> (source, records) -> iterator over (tokens (B, N, D), label (B,), -1 where there is no image)."""
     whole = sharding.replicated(frozen.mesh)
     function = partial(frozen.tokens, layer=layer)
-    program = compile_eval(
-        function, frozen.variables, frozen.mesh, sharding.batch_sharding(frozen.mesh)
-    )
+    program = compile_eval(function, frozen.variables, frozen.mesh, sharding.batch_sharding(frozen.mesh))
 
     def stream(source, records):
         with frozen.eval_batches(source, size, records) as batches:

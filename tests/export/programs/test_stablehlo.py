@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.evaluate.inference import open_inference
-from fastmim_jax.evaluate.tuning import open_finetuned
+from fastmim_jax.evaluate.backbone import open_backbone
 from fastmim_jax.export.bundle import ModelBundle, open_bundle, write_workdir
 from fastmim_jax.export.programs import stablehlo
 from fastmim_jax.export.programs.stablehlo import write_function
+from fastmim_jax.train.inference import open_classifier
 from helpers import classifiers, small
 
 # The same sums in float32, in the order that XLA likes for another batch.
@@ -92,9 +92,9 @@ def test_of_fine_tuned_run_as_it_is_evaluated(vit, tmp_path):
     write_workdir(vit, tmp_path / "run", {})
     write_function(open_bundle(tmp_path / "run"), tmp_path / "f", platforms=("cpu",))
     pixels, rows = classifiers.images(8), np.zeros(8, np.int32)
-    _, run, variables = open_finetuned(tmp_path / "run")
-    told = run.classify(
-        variables, dict(image=pixels, label=rows, index=rows, valid=rows == 0, undecodable=rows == 1)
+    _, stage = open_classifier(tmp_path / "run")
+    told = stage.classify(
+        stage.variables, dict(image=pixels, label=rows, index=rows, valid=rows == 0, undecodable=rows == 1)
     )
     found = np.asarray(opened(tmp_path / "f").call(pixels)["probabilities"])
     np.testing.assert_allclose(
@@ -110,7 +110,7 @@ def test_of_pretrained_run_the_features(tmp_path):
     write_function(open_bundle(tmp_path / "run"), tmp_path / "f", platforms=("cpu",))
     told = json.loads((tmp_path / "f.json").read_text())
     assert told["classes"] is None and list(told["outputs"]) == ["mean", "cls"]
-    _, frozen = open_inference(tmp_path / "run")
+    _, frozen = open_backbone(tmp_path / "run")
     pixels = random.integers(0, 256, (3, height, width, 3), dtype=np.uint8)
     found = opened(tmp_path / "f").call(pixels)
     tokens = np.asarray(jax.jit(partial(frozen.tokens, layer="block 2"))(frozen.variables, pixels))

@@ -1,0 +1,15 @@
+"""The description of a run before its first step."""
+
+from fastmim_jax.config import pretrain_config
+from fastmim_jax.plan import make_pretrain_plan
+from fastmim_jax.train.report import describe_plan
+
+
+def test_the_published_recipe_in_words():
+    plan = make_pretrain_plan(pretrain_config(), records=1_281_167, stride=16, unit=8, devices=8)
+    notes = dict(describe_plan(plan))
+    assert notes["images"] == "128 x 128 pixels" and notes["tokens"] == "8 x 8"
+    assert notes["batch"] == "4,096, 512 per device at a time"
+    assert notes["steps"] == "250,227 = 800 epochs of 312.8"
+    assert notes["learning rate"] == "0.0024 after 20 epochs of warm-up"
+    assert notes["hidden blocks"] == "48 of 8 x 8 = 64"
