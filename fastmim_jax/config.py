@@ -15,7 +15,6 @@ _COMPUTE = {
     "kernel": ("xla", "cudnn"),
 }
 CHOICES = {
-    "method.target": ("hog", "pixel"),
     **{f"method.{key}": allowed for key, allowed in _COMPUTE.items()},
     **{f"model.{key}": allowed for key, allowed in _COMPUTE.items()},
     "schedule.shape": ("cosine", "step"),

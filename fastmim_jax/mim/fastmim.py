@@ -42,7 +42,7 @@ class FastMIM(Method):
         counts = (self.num_masked(noise.shape[1]) * max(block // stride, 1) ** 2,)
         prediction, weight, thrown = self.reconstruct(decoder, tokens, prefix, hidden, counts, noise)
 
-        target = self.target(images, self.cell)
+        target = self.target(images, self.output_stride)
         if block < stride:
             prediction = self.target.split(prediction, stride // block, stride)
             weight, thrown = (upsample_nearest(x, stride // block) for x in (weight, thrown))

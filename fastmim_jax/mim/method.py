@@ -5,7 +5,7 @@ import jax
 
 from fastmim_jax.mim.losses import masked_mean_square
 from fastmim_jax.mim.masking import num_visible, random_mask
-from fastmim_jax.mim.targets import HOG, Pixels
+from fastmim_jax.mim.targets import Target
 
 
 class Method(nn.Module):
@@ -22,7 +22,7 @@ class Method(nn.Module):
     """
 
     encoder: nn.Module
-    target: HOG | Pixels
+    target: Target
     block_size: int
     mask_ratio: float
 
@@ -30,7 +30,7 @@ class Method(nn.Module):
     groups = 1
 
     @property
-    def cell(self):
+    def output_stride(self):
         """Side in pixels of a token of the method's own grid, that of its Output."""
         return min(self.block_size, self.encoder.stride)
 

@@ -45,7 +45,7 @@ class SimMIM(Method):
         head = Dense(self.target.values(stride, channels), encoded.tokens.dtype, name="pred")
         prediction = head(encoded.tokens).astype(jnp.float32)
 
-        target = self.target(images, self.cell)
+        target = self.target(images, self.output_stride)
         if block < stride:
             prediction = self.target.split(prediction, stride // block, stride)
         mask = upsample_nearest(blocks, max(block // stride, 1)).astype(jnp.float32)

@@ -9,7 +9,6 @@ import numpy as np
 
 from fastmim_jax.data.sources import labelled
 from fastmim_jax.io import write_json
-from fastmim_jax.mim.targets import HOG
 from fastmim_jax.tools.flops import matrix_flops, peak_flops
 from fastmim_jax.train.finetune import make_finetune_stage
 from fastmim_jax.train.inherit_backbone import inherit_backbone
@@ -72,7 +71,7 @@ def _bench_stage(run, source):
         "reading_images_per_second": plan.batch_size / reading,
         "reading_workers": workers,
     }
-    found |= _hog_figures(run, batch, found["step_seconds"])
+    found |= _target_figures(run, batch, found["step_seconds"])
     found["binds"] = "reading" if reading > found["step_seconds"] else "the step"
     for name, value in found.items():
         print(f"{name:>34}  {value:,.4g}" if isinstance(value, float) else f"{name:>34}  {value}")
@@ -116,18 +115,19 @@ def _forward(run, shape):
     return loss, variables, images, noise
 
 
-def _hog_figures(run, batch, step_seconds):
-    target = run.model.target if isinstance(run, PretrainStage) else None
-    if not isinstance(target, HOG):
+def _target_figures(run, batch, step_seconds):
+    """The cost of computing the target, under its name in the config, if the target asks for it."""
+    if not isinstance(run, PretrainStage) or not run.model.target.timed:
         return {}
-    stride = run.model.encoder.stride
+    target, stride, name = run.model.target, run.model.encoder.stride, run.config.method.target
     images = jax.device_put(np.asarray(run.forward(run.create().eval_variables(), batch, np.int32(0))[1]))
     compiled = jax.jit(lambda x: target(x, stride)).lower(images).compile()
     seconds = _seconds(lambda: compiled(images))
     return {
-        "hog_seconds": seconds,
-        "hog_share_of_step": seconds / step_seconds,
-        "hog_temporaries_in_image_copies": compiled.memory_analysis().temp_size_in_bytes / images.nbytes,
+        f"{name}_seconds": seconds,
+        f"{name}_share_of_step": seconds / step_seconds,
+        f"{name}_temporaries_in_image_copies": compiled.memory_analysis().temp_size_in_bytes
+        / images.nbytes,
     }
 
 

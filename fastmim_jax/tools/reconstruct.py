@@ -1,7 +1,6 @@
 """Pictures of what a model fills in: while it trains, and from any checkpoint."""
 
 import dataclasses
-import math
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +10,7 @@ import numpy as np
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.io import read_json_lines
 from fastmim_jax.mim.mixmim import MixMIM, partner
-from fastmim_jax.mim.targets import HOG, patch_statistics
-from fastmim_jax.models.layers import patchify, unpatchify
+from fastmim_jax.mim.targets.depiction import Histograms, Images
 from fastmim_jax.tools.draw.glyphs import (
     ABSENT,
     DECODED,
@@ -112,31 +110,39 @@ def reconstruct(workdir, images=None, count=SHOWN, step=None):
 
 
 def draw(run, out, images, step, count, path):
-    """Draws the first `count` images of an Output as its target is best looked at -> the path."""
-    out, images = jax.device_get((out, images))
+    """Draws the first `count` images of an Output as its target is depicted -> the path."""
+    method, (out, images) = run.model, jax.device_get((out, images))
     caption = f"step {step:,}, loss {float(out.loss):.4f} on these images"
     out = out._replace(mask=out.mask > 0)
+    depiction = method.target.depict(out.prediction, out.target, images, method.output_stride)
     mean, std = (np.asarray(x, np.float32) for x in (run.reader.mean, run.reader.std))
-    shown = images * std + mean, out.encoder_input * std + mean
-    if isinstance(run.model.target, HOG):
-        out = jax.tree.map(lambda x: x[:count] if x.ndim else x, out)
-        images, seen = (x[:count] for x in shown)
-        return _draw_hog(run.model.target, out, images, seen, path, caption=caption)
-    draw_columns = _mixture if isinstance(run.model, MixMIM) else _hidden
-    columns = [
-        x._replace(images=x.images[:count] * std + mean, roles=x.roles[:count])
-        for x in draw_columns(run.model, out, images)
-    ]
+    if isinstance(depiction, Histograms):
+        shown = [x[:count] * std + mean for x in (images, out.encoder_input)]
+        out, depiction = jax.tree.map(
+            lambda x: np.asarray(x)[:count] if np.ndim(x) else x, (out, depiction)
+        )
+        return _draw_histograms(method.target.label, depiction, out, *shown, path, caption=caption)
+    if isinstance(depiction, Images):
+        draw_columns = _mixture if isinstance(method, MixMIM) else _masked
+        columns, maps = draw_columns(method, out, images), []
+    else:
+        columns, maps = _inputs(out, images), _maps(method.target.label, depiction, out)
+    columns = [x._replace(images=x.images * std + mean) for x in columns] + maps
+    columns = [x._replace(images=x.images[:count], roles=x.roles[:count]) for x in columns]
     return draw_pixel_reconstruction(columns, path, caption=caption)
 
 
-def _hidden(method, out, images):
-    """[Column of normalised images]: what was hidden, filled in."""
-    filled, note, roles = _fill_in(method.target, out, out.mask, images)
+def _inputs(out, images):
+    """[Column of normalised images]: the images, and the encoder input."""
+    return [Column("original", "", images), Column("what the encoder saw", "", out.encoder_input)]
+
+
+def _masked(method, out, images):
+    """[Column of normalised images]: masked patches, filled in."""
+    filled, note, roles = _fill_in(method, out, out.mask, images)
     note = f"hidden patches are predicted, visible ones are true{note}"
     return [
-        Column("original", "", images),
-        Column("what the encoder saw", "", out.encoder_input),
+        *_inputs(out, images),
         Column("filled in", note, filled, not_predicted(roles)),
         *marked(filled, roles),
     ]
@@ -145,9 +151,9 @@ def _hidden(method, out, images):
 def _mixture(method, out, images):
     """[Column of normalised images]: two images, their mixture, and both taken out of it."""
     partners = partial(partner, groups=method.noise_shape(images.shape)[0])
-    own, note, roles = _fill_in(method.target, out, out.mask, images)
-    # What one mixture lacks of an image is what it keeps of the other.
-    other, _, others = _fill_in(method.target, out, ~out.mask, images)
+    own, note, roles = _fill_in(method, out, out.mask, images)
+    # A mixture lacks of an image the cells that it has of the partner.
+    other, _, others = _fill_in(method, out, ~out.mask, images)
     other, others = partners(other), partners(others)
     return [
         Column("image", "", images),
@@ -160,38 +166,48 @@ def _mixture(method, out, images):
     ]
 
 
-def _draw_hog(target, out, images, seen, path, caption):
-    channels = images.shape[-1]
-    side = math.isqrt(out.target.shape[-1] // target.values(target.cell, channels))
+def _maps(label, maps, out):
+    """[Column in [0, 1]]: the predicted map in masked patches, and the true map."""
+    low, high = (limit(maps.true, axis=(0, 1, 2)) for limit in (np.min, np.max))
+    predicted, true = ((np.asarray(x) - low) / np.maximum(high - low, 1e-12) for x in maps)
+    roles = _roles(out, out.mask)
+    filled = np.where(_on_pixels(out.mask, true), predicted, true)
+    note = f"hidden patches are predicted, visible ones are true{told(not_predicted(roles))}"
+    return [
+        Column(f"predicted {label}", note, filled, not_predicted(roles)),
+        *marked(filled, roles),
+        Column(f"true {label}", "", true),
+    ]
 
-    def cells(tokens):
-        x = np.asarray(target.split(tokens, side, side * target.cell))
-        return x.reshape(*x.shape[:3], channels, target.bins)
 
-    prediction, truth = cells(out.prediction), cells(out.target)
-    roles = _roles(out, out.mask).repeat(side, 1).repeat(side, 2)
-    # Squared error shrinks unsure predictions towards zero; the header of the column tells the gain.
+def _draw_histograms(label, histograms, out, images, encoder_input, path, caption):
+    prediction, truth, normalized = histograms
+    roles = _roles(out, out.mask)
+    side = prediction.shape[1] // roles.shape[1]
+    # Squared error shrinks unsure predictions towards zero; the header of the column gives the gain.
     strokes = dict(power=1.4, gain=1.5)
-    if not target.normalize:
+    if not normalized:
         strokes = dict(full=shared_maximum(prediction, truth), power=0.7)
-    return draw_hog_reconstruction(images, seen, prediction, truth, roles, path, caption=caption, **strokes)
+    roles, strokes = roles.repeat(side, 1).repeat(side, 2), dict(strokes, label=label, caption=caption)
+    return draw_hog_reconstruction(images, encoder_input, prediction, truth, roles, path, **strokes)
 
 
-def _fill_in(target, out, hidden, images):
-    """-> images whose hidden patches are predicted, words on what of these is not, and all roles."""
-    size = math.isqrt(out.target.shape[-1] // images.shape[-1])
-    truth = np.asarray(patchify(images, size))
-    predicted, note = out.prediction, ""
-    if target.normalize:
-        mean, std = (np.asarray(x) for x in patch_statistics(truth))
-        predicted = predicted * std + mean
-        note = "; each such patch's mean and contrast are taken from the truth"
-    roles = _roles(out, hidden)
-    filled = np.asarray(unpatchify(np.where(hidden[..., None], predicted, truth), size))
+def _fill_in(method, out, mask, images):
+    """-> images with predicted pixels in masked patches, words on the source of these, and all roles."""
+    size = method.output_stride
+    predicted, true, note = method.target.depict(out.prediction, out.target, images, size)
+    roles, note = _roles(out, mask), f"; {note}" if note else ""
+    filled = np.where(_on_pixels(mask, images), predicted, true)
     return filled, note + told(not_predicted(roles)), roles
 
 
-def _roles(out, hidden):
-    """(B, h, w) int of `glyphs`: what every patch is, if those are hidden."""
+def _on_pixels(mask, images):
+    """(B, h, w) -> (B, H, W, 1), each cell repeated."""
+    side = images.shape[1] // mask.shape[1]
+    return mask.repeat(side, 1).repeat(side, 2)[..., None]
+
+
+def _roles(out, mask):
+    """(B, h, w) int of `glyphs`: the role of every patch under a mask."""
     thrown = np.where(out.prediction.any(-1), FILLED, ABSENT)  # what was not predicted is exactly 0
-    return np.where(hidden, np.where(out.thrown > 0, thrown, DECODED), VISIBLE)
+    return np.where(mask, np.where(out.thrown > 0, thrown, DECODED), VISIBLE)

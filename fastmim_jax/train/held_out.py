@@ -49,7 +49,7 @@ def trivial_losses(
       {"zero": ..., "mean target": ...}
     """
     method, channels = stage.model, stage.reader.channels
-    zero = np.zeros(method.target.values(method.cell, channels), np.float32)
+    zero = np.zeros(method.target.values(method.output_stride, channels), np.float32)
 
     def constant(guess):
         """Return the mean loss of a guess and the mean target; each batch counts alike."""

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from fastmim_jax.mim.hog import hog
-from fastmim_jax.mim.targets import HOG, Pixels, patch_statistics
+from fastmim_jax.mim.targets import HOG, Pixels
+from fastmim_jax.mim.targets.pixels import patch_statistics
 from fastmim_jax.models.layers import patchify, unpatchify
 
 IMAGES = jnp.asarray(np.random.default_rng(0).standard_normal((2, 32, 64, 3)), jnp.float32)

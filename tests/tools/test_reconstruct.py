@@ -27,11 +27,11 @@ def test_filled_images_keep_what_was_visible_and_would_be_true_if_predictions_we
     run, out, images = outcome(target="pixel", normalize_target=normalize)
     out = out._replace(mask=np.asarray(out.mask) > 0)
     perfect = out._replace(prediction=out.target)
-    filled, note, _ = reconstruct._fill_in(run.model.target, perfect, perfect.mask, images)
+    filled, note, _ = reconstruct._fill_in(run.model, perfect, perfect.mask, images)
     np.testing.assert_allclose(filled, images, atol=1e-4)
     assert ("taken from the truth" in note) == normalize
 
-    filled, *_ = reconstruct._fill_in(run.model.target, out, out.mask, images)
+    filled, *_ = reconstruct._fill_in(run.model, out, out.mask, images)
     hidden = out.mask.repeat(8, 1).repeat(8, 2)
     np.testing.assert_array_equal(filled[~hidden], np.asarray(images)[~hidden])
     assert np.abs(filled - images)[hidden].mean() > 0.1

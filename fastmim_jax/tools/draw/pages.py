@@ -140,9 +140,9 @@ def _footer(caption, images):
 
 
 def draw_hog_reconstruction(
-    images, seen, prediction, target, roles, path, *, caption="", full=1.0, power=2.0, gain=1.0
+    images, seen, prediction, target, roles, path, *, label="HOG", caption="", full=1.0, power=2.0, gain=1.0
 ):
-    """PNG with a row an image: original, what the encoder saw, predicted HOG, true HOG.
+    """PNG with a row an image: original, what the encoder saw, predicted histograms, true histograms.
 
     Where something was thrown, what the encoder saw stands there a second time, marked by roles.
 
@@ -150,6 +150,7 @@ def draw_hog_reconstruction(
       images, seen: (n, H, W, C) in [0, 1]; `seen` has the mask's colour in hidden patches.
       prediction, target: (n, h, w, C, bins) of the same units, one histogram a cell and channel.
       roles: (n, h, w), what every cell is, see `glyphs`; True and False are decoded and visible.
+      label: name of the histograms in the titles.
       caption: footer, such as the step and the loss.
       full, power: stroke scaling; the defaults suit L2-normalised HOG. Raw sums want
         full=glyphs.shared_maximum(prediction, target), power=0.7.
@@ -177,9 +178,13 @@ def draw_hog_reconstruction(
         ("original", "", [enlarge(x, *size) for x in as_rgb(images)]),
         ("what the encoder saw", f"{hidden.mean():.0%} hidden", masked),
         *(_filled(column, size) for column in marked(seen, roles)),
-        ("predicted HOG", predicted, [glyphs.hidden_prediction(*x, scale, **strength) for x in guesses]),
         (
-            "true HOG",
+            f"predicted {label}",
+            predicted,
+            [glyphs.hidden_prediction(*x, scale, **strength) for x in guesses],
+        ),
+        (
+            f"true {label}",
             "all cells; strokes lie along the edges",
             [glyphs.hog_glyphs(x, scale, **strength) for x in target],
         ),

@@ -1,0 +1,51 @@
+"""Reconstruction targets: what a method predicts of every token, computed from the unmasked image.
+
+A new target is one file in this folder and one line in TARGETS.
+"""
+
+from typing import Protocol
+
+import jax
+
+from fastmim_jax.mim.targets.depiction import Depiction
+from fastmim_jax.mim.targets.hog import HOG
+from fastmim_jax.mim.targets.pixels import Pixels
+
+
+class Target(Protocol):
+    """A reconstruction target, built as `TARGETS[name](normalize=...)` and hashable.
+
+    Its values form an array (B, h, w, P), P of them per token of `size` x `size` pixels.
+
+    Attributes:
+      label: its name in pictures.
+      unit: side in pixels of the smallest square with values of its own; divides the size of every token.
+      timed: True if `fastmim bench` times it apart from the rest of the step.
+    """
+
+    label: str
+    unit: int
+    timed: bool
+
+    def values(self, size: int, channels: int) -> int:
+        """Return P, the number of values per token of `size` pixels."""
+
+    def __call__(self, images: jax.Array, size: int) -> jax.Array:
+        """Return the target (B, H/size, W/size, P), float32, of normalised images (B, H, W, C)."""
+
+    def split(self, tokens: jax.Array, parts: int, size: int) -> jax.Array:
+        """Regroup (B, h, w, P) from tokens of `size` pixels to (B, h*parts, w*parts, P/parts**2).
+
+        Methods need it where masked blocks are smaller than the tokens of the backbone.
+        """
+
+    def depict(self, prediction, target, images, size: int) -> Depiction:
+        """Return a prediction and its target in a form that can be drawn.
+
+        Args:
+          prediction, target: (B, h, w, P) for tokens of `size` pixels.
+          images: (B, H, W, C), the normalised images that the target was computed from.
+        """
+
+
+TARGETS: dict[str, type[Target]] = {"hog": HOG, "pixel": Pixels}

@@ -1,0 +1,43 @@
+"""Forms in which a reconstruction target can be drawn; `fastmim_jax.tools.reconstruct` draws them."""
+
+from typing import NamedTuple
+
+import jax
+
+
+class Images(NamedTuple):
+    """Pixels on the scale of the normalised images.
+
+    predicted, true: (B, H, W, C).
+    note: what `predicted` takes from the truth, in a few words, or "".
+    """
+
+    predicted: jax.Array
+    true: jax.Array
+    note: str = ""
+
+
+class Maps(NamedTuple):
+    """Maps on a scale of their own, drawn between the least and the largest true value.
+
+    predicted, true: (B, rows, columns, K), rows and columns multiples of the token grid; gray for K < 3,
+      else three channels.
+    """
+
+    predicted: jax.Array
+    true: jax.Array
+
+
+class Histograms(NamedTuple):
+    """Histograms of oriented gradients, drawn as stars of strokes.
+
+    predicted, true: (B, rows, columns, C, bins), one histogram per cell and channel.
+    normalized: True if every true histogram has an L2 norm of 1 (or 0).
+    """
+
+    predicted: jax.Array
+    true: jax.Array
+    normalized: bool
+
+
+Depiction = Images | Maps | Histograms
