@@ -3,7 +3,7 @@
 A new target is one file in this folder and one line in TARGETS.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 
@@ -12,6 +12,7 @@ from fastmim_jax.mim.targets.hog import HOG
 from fastmim_jax.mim.targets.pixels import Pixels
 
 
+@runtime_checkable
 class Target(Protocol):
     """A reconstruction target, built as `TARGETS[name](normalize=...)` and hashable.
 
