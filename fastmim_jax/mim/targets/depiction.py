@@ -2,7 +2,9 @@
 
 from typing import NamedTuple
 
-import jax
+from jaxtyping import Float
+
+from fastmim_jax.models.layers import AnyArray
 
 
 class Images(NamedTuple):
@@ -12,8 +14,8 @@ class Images(NamedTuple):
     note: what `predicted` takes from the truth, in a few words, or "".
     """
 
-    predicted: jax.Array
-    true: jax.Array
+    predicted: Float[AnyArray, "B H W C"]
+    true: Float[AnyArray, "B H W C"]
     note: str = ""
 
 
@@ -24,8 +26,8 @@ class Maps(NamedTuple):
       else three channels.
     """
 
-    predicted: jax.Array
-    true: jax.Array
+    predicted: Float[AnyArray, "B rows columns K"]
+    true: Float[AnyArray, "B rows columns K"]
 
 
 class Histograms(NamedTuple):
@@ -35,8 +37,8 @@ class Histograms(NamedTuple):
     normalized: True if every true histogram has an L2 norm of 1 (or 0).
     """
 
-    predicted: jax.Array
-    true: jax.Array
+    predicted: Float[AnyArray, "B rows columns C bins"]
+    true: Float[AnyArray, "B rows columns C bins"]
     normalized: bool
 
 

@@ -2,10 +2,11 @@
 
 import dataclasses
 
-import jax
+from jaxtyping import Array, Float, Shaped
 
 from fastmim_jax.mim.hog import hog
 from fastmim_jax.mim.targets.depiction import Histograms
+from fastmim_jax.models.layers import AnyArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +33,13 @@ class HOG:
         """Return P, the number of values per token of `size` pixels."""
         return channels * self.bins * (size // self.cell) ** 2
 
-    def __call__(self, images: jax.Array, size: int) -> jax.Array:
+    def __call__(self, images: Shaped[AnyArray, "B H W C"], size: int) -> Float[Array, "B h w P"]:
         """(B, H, W, C) -> (B, H/size, W/size, P) float32."""
         return _merge(hog(images, self.bins, self.cell, self.normalize), size // self.cell)
 
-    def split(self, tokens: jax.Array, parts: int, size: int) -> jax.Array:
+    def split(
+        self, tokens: Float[AnyArray, "B h w P"], parts: int, size: int
+    ) -> Float[AnyArray, "B h2 w2 P2"]:
         """Regroup (B, h, w, P) from tokens of `size` pixels to (B, h*parts, w*parts, P/parts**2)."""
         side = size // self.cell
         batch, rows, columns, _ = tokens.shape
@@ -44,7 +47,13 @@ class HOG:
         cells = x.transpose(0, 1, 4, 2, 5, 3).reshape(batch, rows * side, columns * side, -1)
         return _merge(cells, side // parts)
 
-    def depict(self, prediction, target, images, size: int) -> Histograms:
+    def depict(
+        self,
+        prediction: Float[AnyArray, "B h w P"],
+        target: Float[AnyArray, "B h w P"],
+        images: Float[AnyArray, "B H W C"],
+        size: int,
+    ) -> Histograms:
         """Return the histograms of every cell."""
 
         def histograms(tokens):
