@@ -13,10 +13,8 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.export import model_folder as layouts
 from fastmim_jax.export.array_files import read_tensors, write_pth, write_safetensors
 from fastmim_jax.export.bundle import open_bundle, write_workdir
-from fastmim_jax.export.formats.names import flat
-from fastmim_jax.export.formats.openmmlab import describe as mmconfig
-from fastmim_jax.export.formats.timm import keys as timm
-from fastmim_jax.export.formats.torchvision import keys as torchvision
+from fastmim_jax.export.formats import LIBRARIES
+from fastmim_jax.export.formats.names import flatten_variables
 from fastmim_jax.export.from_torch import from_torch, with_last_norm
 from fastmim_jax.export.infer_config import override
 from fastmim_jax.export.programs.onnx import write_onnx
@@ -25,17 +23,16 @@ from fastmim_jax.export.to_torch import note_of, settings_of, to_torch
 from fastmim_jax.io import atomic_write
 from fastmim_jax.train.transfer import modules, transfer
 
-FOLDERS = ("timm", "hf")  # libraries that open a folder
+FOLDERS = tuple(name for name, library in LIBRARIES.items() if library.folder)
 FILES = {".pth": write_pth, ".safetensors": write_safetensors}
 OTHER_FILES = (".pt", ".bin", ".ckpt", ".tar", ".npz", ".h5", ".onnx", ".msgpack")
 PROGRAMS = {"stablehlo": write_function, "onnx": write_onnx}
-LIBRARIES = ("official", "timm", "hf", "torchvision", "mmpretrain", "mmdet", "mmseg")
 
 
 class Options(NamedTuple):
     """What `fastmim convert` can be told.
 
-    format: of the source, a key of `names.FORMATS`; "" to find out. key: under which the file has them.
+    format: of the source, a key of `formats.FORMATS`; "" to find out. key: under which the file has them.
     to: one of LIBRARIES or PROGRAMS; "" for our own work directory or, by the destination's ending, the
       published names. step: which checkpoint of a work directory.
     encoder_only: the backbone alone. partial: go on without what is missing or unknown.
@@ -136,7 +133,7 @@ def _found(source, tensors):
 
 def _told(account, model):
     """[(label, text)] of an inward.Account."""
-    known, values = account.format, sum(x.size for x in flat(model.variables).values())
+    known, values = account.format, sum(x.size for x in flatten_variables(model.variables).values())
     counts = Counter(name.split(".")[-1] for name in account.unread)
     yield "format", f"{known.name} ({known.library}: {known.family}, {known.kind})"
     yield "loaded", f"{len(account.loaded):,} arrays, {values:,} values"
@@ -215,17 +212,10 @@ def _write(model, path, destination, options, lines):
 
 
 def _opening(model, written, destination):
-    """How the library opens the file, where it has to be told more than its name."""
-    library = written.format.library
-    if library == "timm":
-        description = layouts.describe(model, written.format)
-        return [("opens with", timm.command(description, destination))]
-    if library in ("mmpretrain", "mmdet", "mmseg"):
-        advice = mmconfig.advice(library, model.encoder, model.image_shape[:2], destination, model.pooling)
-        return [("opens with", line) for line in advice.splitlines()]
-    if library == "torchvision":
-        return [("opens with", str(torchvision.describe(model.encoder, model.image_shape[:2])))]
-    return []
+    """[(label, text)] on how the library opens the file."""
+    spec = layouts.spec_of(model, written.format)
+    lines = LIBRARIES[written.format.library].file_hints(spec, destination)
+    return [("opens with", line) for line in lines]
 
 
 def _encoder_of(model):

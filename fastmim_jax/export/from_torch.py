@@ -10,8 +10,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.bundle import OF_CLS, ModelBundle, is_sincos
-from fastmim_jax.export.formats.detect import candidates, find_format
-from fastmim_jax.export.formats.names import flat, in_collections, published, to_ours, unknown, unread
+from fastmim_jax.export.formats.detect import candidate_formats, find_format
+from fastmim_jax.export.formats.names import (
+    flatten_variables,
+    is_ignorable,
+    published_name,
+    to_ours,
+    unflatten_variables,
+    unknown_names,
+)
 from fastmim_jax.export.infer_config import infer_config, override
 
 NO_BIAS = re.compile(r"/attn/(qkv|q|kv)/bias$")
@@ -40,7 +47,7 @@ def from_torch(arrays, *, format_name=None, settings=None, overrides=(), partial
 
     Args:
       arrays: {published name: array}.
-      format_name: a key of `names.FORMATS`; None to have it told by the names.
+      format_name: a key of `formats.FORMATS`; None to have it told by the names.
       settings: {"backbone": {...}, "image_size", "classes", "mask_ratio", "normalize_target"}, what a
         library's own config file tells; any of these.
       overrides: "key=value" of the config, the last word; see `infer_config.override`.
@@ -52,7 +59,7 @@ def from_torch(arrays, *, format_name=None, settings=None, overrides=(), partial
     Raises:
       UserError: the arrays are of no such model, or not all of it.
     """
-    formats = [find_format(format_name)] if format_name else candidates(arrays)
+    formats = [find_format(format_name)] if format_name else candidate_formats(arrays)
     first = None
     for known in formats:
         try:
@@ -68,26 +75,26 @@ def from_torch(arrays, *, format_name=None, settings=None, overrides=(), partial
 
 
 def _read_as(known, arrays, settings, overrides, partial):
-    strange = unknown(arrays, known.name)
+    strange = unknown_names(arrays, known.name)
     if strange and not partial:
         shown = ", ".join(strange[:4]) + (" ..." if len(strange) > 4 else "")
         raise UserError(
             f"{len(strange)} of {len(arrays)} arrays have no place in the format '{known.name}': {shown}; "
             "type --partial to leave them out, or --format=NAME if it is another"
         )
-    skipped = [name for name in arrays if unread(name, known.name)]
+    skipped = [name for name in arrays if is_ignorable(name, known.name)]
     wanted = {name: x for name, x in arrays.items() if name not in strange and name not in skipped}
     cast = sorted({str(x.dtype) for x in wanted.values() if x.dtype != np.float32})
     variables = to_ours({name: np.asarray(x, np.float32) for name, x in wanted.items()}, known.name)
     variables, fixed = _without_fixed(with_last_norm(variables), known, partial)
-    shapes = {path: x.shape for path, x in flat(variables).items()}
+    shapes = {path: x.shape for path, x in flatten_variables(variables).items()}
     config, classes, notes = infer_config(known, shapes, fixed, settings)
     override(config, overrides)
     notes = [note for note in notes if not any(f"{x.partition('=')[0]}=" in note for x in overrides)]
     model = ModelBundle(config, variables, classes, format=known.name)
     variables, missing, surplus, more = _completed(model, known, partial)
-    loaded = [path for path in flat(variables) if path not in missing]
-    strange = [*strange, *(published(path, known.name) for path in surplus)]
+    loaded = [path for path in flatten_variables(variables) if path not in missing]
+    strange = [*strange, *(published_name(path, known.name) for path in surplus)]
     account = LoadReport(known, loaded, fixed, missing, strange, skipped, cast, notes + more)
     return model._replace(variables=variables), account
 
@@ -113,8 +120,8 @@ def _without_fixed(variables, known, partial):
         if not is_sincos(arrays[path], of_cls):
             if decoder and not partial:
                 raise UserError(
-                    f"'{published(path.removeprefix('params/'), known.name)}' is not the sine-cosine table "
-                    "that decoders have here: type --partial to leave it out"
+                    f"'{published_name(path.removeprefix('params/'), known.name)}' is not the sine-cosine "
+                    "table that decoders have here: type --partial to leave it out"
                 )
             if not decoder:
                 continue
@@ -127,13 +134,13 @@ def _without_fixed(variables, known, partial):
 
 def _completed(model, known, partial):
     """-> variables of exactly the model's network, paths that start fresh, paths left out, assumptions."""
-    given, wanted = flat(model.variables), flat(model.shapes())
+    given, wanted = flatten_variables(model.variables), flatten_variables(model.shapes())
     zeros = _zeros(given, wanted)
     given |= zeros
     surplus, missing = [p for p in given if p not in wanted], [p for p in wanted if p not in given]
     for paths, told in ((missing, "lacks"), (surplus, "has more than the model needs:")):
         if paths and not partial:
-            names = [published(path, known.name) for path in paths]
+            names = [published_name(path, known.name) for path in paths]
             shown = ", ".join(names[:4]) + (" ..." if len(names) > 4 else "")
             raise UserError(
                 f"the file {told} {shown} ({len(names)} in all, as the format '{known.name}' has them): "
@@ -142,13 +149,13 @@ def _completed(model, known, partial):
     for path, value in given.items():
         if path in wanted and value.shape != wanted[path].shape:
             raise UserError(
-                f"'{published(path, known.name)}' makes an array of {value.shape}, but the model of the "
-                f"others has {wanted[path].shape} there: the file is damaged, or needs --format=NAME"
+                f"'{published_name(path, known.name)}' makes an array of {value.shape}, but the model of "
+                f"the others has {wanted[path].shape} there: the file is damaged, or needs --format=NAME"
             )
-    fresh = flat(_initial(model)) if missing else {}
+    fresh = flatten_variables(_initial(model)) if missing else {}
     arrays = {path: given[path] if path in given else fresh[path] for path in wanted}
     notes = [f"{len(zeros)} biases of attention, which the file does not have, are zero"] if zeros else []
-    return in_collections(arrays), missing, surplus, notes
+    return unflatten_variables(arrays), missing, surplus, notes
 
 
 def _zeros(given, wanted):

@@ -7,8 +7,15 @@ import numpy as np
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.bundle import position_tables
+from fastmim_jax.export.formats import FORMATS
 from fastmim_jax.export.formats.detect import find_format
-from fastmim_jax.export.formats.names import FORMATS, flat, in_collections, placeless, to_theirs, unfilled
+from fastmim_jax.export.formats.names import (
+    count_missing_paths,
+    flatten_variables,
+    to_theirs,
+    unflatten_variables,
+    unknown_paths,
+)
 
 # Arrays of pre-training alone, which libraries of backbones and classifiers have no place for.
 PRETRAINING = ("decoder/", "mask_token", "pred/", "reconstruct/")
@@ -38,7 +45,7 @@ def to_torch(model, library, format_name=None):
     """A Written of a Model.
 
     Args:
-      library: a `library` of `names.FORMATS`.
+      library: a key of `formats.LIBRARIES`.
       format_name: one format of it.
 
     Raises:
@@ -57,7 +64,7 @@ def to_torch(model, library, format_name=None):
             "type --to=official, or --encoder_only where they are not of the backbone"
         )
     kept = {path: x for path, x in arrays.items() if path not in lacking}
-    state = to_theirs(in_collections(kept), known.name)
+    state = to_theirs(unflatten_variables(kept), known.name)
     for buffers in known.buffers:
         state |= buffers(state, model.image_shape[:2])
     return TorchArrays(known, {name: np.asarray(x, order="C") for name, x in state.items()}, lacking)
@@ -99,8 +106,8 @@ def _misfit(model, known):
     Of two formats that have a place for the norm of a pooling, the one that calls it so comes first.
     """
     arrays, lacking = _form(model, known)
-    moved = bool(placeless([OWN_NORM], known.name))
-    return len(_needed(lacking, known, model)), len(lacking), moved, unfilled(arrays, known.name)
+    moved = bool(unknown_paths([OWN_NORM], known.name))
+    return len(_needed(lacking, known, model)), len(lacking), moved, count_missing_paths(arrays, known.name)
 
 
 def _form(model, known):
@@ -109,12 +116,12 @@ def _form(model, known):
     Positions that the model makes itself are tables there, and a norm before the mean over cells stands
     where that of the backbone does, unless the format has a place of its own for it.
     """
-    arrays = flat(model.variables)
+    arrays = flatten_variables(model.variables)
     tables = position_tables(model)
-    arrays |= {path: x for path, x in tables.items() if not placeless([path], known.name)}
-    if model.pooling == "norm_pool" and placeless([OWN_NORM], known.name):
+    arrays |= {path: x for path, x in tables.items() if not unknown_paths([path], known.name)}
+    if model.pooling == "norm_pool" and unknown_paths([OWN_NORM], known.name):
         arrays = {path.replace("pooling/norm", "encoder/norm"): x for path, x in arrays.items()}
-    return arrays, placeless(arrays, known.name)
+    return arrays, unknown_paths(arrays, known.name)
 
 
 def _needed(lacking, known, model):

@@ -9,17 +9,15 @@ from fastmim_jax.build import create_backbone
 from fastmim_jax.errors import UserError
 from fastmim_jax.export import model_folder as layouts
 from fastmim_jax.export.convert import DEFAULT_OPTIONS, describe, open_source
-from fastmim_jax.export.formats.huggingface import describe as huggingface_peer
-from fastmim_jax.export.formats.names import flat
-from fastmim_jax.export.formats.timm import keys as timm
-from fastmim_jax.export.formats.torchvision import keys as torchvision
+from fastmim_jax.export.formats import LIBRARIES
+from fastmim_jax.export.formats.names import flatten_variables
 from fastmim_jax.export.to_torch import formats_for, to_torch
 from fastmim_jax.models.base import layer_names, with_identity_norm
 
 TOLERANCE = 1e-4  # largest difference, of the largest value of a layer: some 50 times float32's rounding
 IMAGES = 2
 HIDDEN = ("heads", "epsilon")  # attributes of backbones that no array's name tells
-PEERS = {"timm": timm, "hf": huggingface_peer, "torchvision": torchvision}
+REFERENCES = {name: library.reference for name, library in LIBRARIES.items() if library.reference}
 
 
 class Line(NamedTuple):
@@ -85,7 +83,7 @@ def seen_images(shape):
 
 
 def ours_look(model, images, noise=None):
-    """{layer: array} of a Model here, in float32, named as by the peers' `look`."""
+    """{layer: array} of a Model here, in float32, named as by `Reference.outputs`."""
     section = model.section.copy_and_resolve_references()
     section.update(dtype="float32", kernel="xla", remat="none")
     encoder = create_backbone(section)
@@ -138,24 +136,24 @@ def compare(found, others, mark=""):
 
 def _open_peer(model, log):
     """-> (images, noise) -> {layer: array} in PyTorch; None where it cannot be, which is said."""
-    libraries = {name: formats_for(model, name) for name in PEERS}
+    libraries = {name: formats_for(model, name) for name in REFERENCES}
     refused = []
     # That of the file itself first, then one that has all of the model and not its backbone alone.
     order = sorted(
-        (name for name in PEERS if libraries[name]),
+        (name for name in REFERENCES if libraries[name]),
         key=lambda name: (not model.format.startswith(name), libraries[name][0].kind != model.kind),
     )
     for library in order:
         try:
             written = to_torch(model, library)
             description = layouts.describe(model, written.format)
-            module = PEERS[library].build(description, written.state)
+            module = REFERENCES[library].build(description, written.state)
         except UserError as error:
             refused.append(str(error))
             continue
         log(f"{'B runs in':>12}  {library}, {type(module).__name__}, PyTorch")
         takes_noise = written.format.kind == "mae"
-        look = PEERS[library].look
+        look = REFERENCES[library].outputs
         return lambda images, noise: look(module, images, **({"noise": noise} if takes_noise else {}))
     why = refused[0] if refused else f"no library there has {model.family}"
     log(f"{'B runs in':>12}  JAX, as A does, not in PyTorch: {why}")
@@ -203,7 +201,7 @@ def _table(lines, first, second):
     for line in lines:
         mark = "" if line.passes else "  <-- differs"
         yield f"{'':>12}  {line.of:<18} {line.error:>14.3g} {line.largest:>16.4g}{mark}"
-    ours, theirs = flat(first.variables), flat(second.variables)
+    ours, theirs = flatten_variables(first.variables), flatten_variables(second.variables)
     both = [path for path in ours if path in theirs]
     equal = sum(np.array_equal(ours[path], theirs[path]) for path in both)
     yield f"{'arrays':>12}  {equal:,} of {len(both):,} that both have are equal to the bit"

@@ -14,7 +14,8 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.export.array_files import read_tensors
 from fastmim_jax.export.bundle import ModelBundle, open_bundle
 from fastmim_jax.export.convert import Options, convert, open_source
-from fastmim_jax.export.formats.names import FORMATS, flat
+from fastmim_jax.export.formats import FORMATS
+from fastmim_jax.export.formats.names import flatten_variables
 from fastmim_jax.export.from_torch import from_torch
 from fastmim_jax.export.infer_config import infer_config
 from fastmim_jax.export.to_torch import to_torch
@@ -173,7 +174,7 @@ def test_a_file_of_ours_tells_what_arrays_do_not(mae, converted, ending, tmp_pat
 
 def test_the_published_vit_b_has_six_heads():
     config = pretrain_config()
-    shapes = {path: x.shape for path, x in flat(ModelBundle(config, {}).shapes()).items()}
+    shapes = {path: x.shape for path, x in flatten_variables(ModelBundle(config, {}).shapes()).items()}
     found, _, notes = infer_config(FORMATS["fastmim_vit"], shapes, {})
     assert found.method.backbone.heads == 6 and "6 assumed, as published" in notes[0]
     for told in ({"backbone": {"heads": 12}}, {"image_size": (128, 128)}):
@@ -350,7 +351,10 @@ def run(capsys, *words):
         (["convert", "{mae}", "{new}", "--to=mmdet"], "--to=mmdet writes a file.*type .*new.safetensors"),
         (["convert", "{mae}", "{new}.pt"], "no kind of file .* such as .*new.pth, or a folder"),
         (["convert", "{mae}", "{mae}"], "is there already: type --overwrite"),
-        (["convert", "{mae}", "{new}", "--format=resnet"], "unknown format 'resnet': there is fastmim_vit"),
+        (
+            ["convert", "{mae}", "{new}", "--format=resnet"],
+            "unknown format 'resnet'; choose from: fastmim_vit",
+        ),
         (
             ["convert", "{mae}", "{new}", "--set=method.width=3"],
             "--set=method.width=3 does not fit the config",

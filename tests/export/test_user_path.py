@@ -7,7 +7,7 @@ from fastmim_jax.__main__ import main
 from fastmim_jax.config import pretrain_config
 from fastmim_jax.export.bundle import ModelBundle, open_bundle
 from fastmim_jax.export.extras import import_timm, import_transformers
-from fastmim_jax.export.formats.names import in_collections, to_ours
+from fastmim_jax.export.formats.names import to_ours, unflatten_variables
 from fastmim_jax.export.to_torch import to_torch
 from fastmim_jax.export.verify import ours_look, seen_images
 from helpers import published, small
@@ -53,7 +53,7 @@ def published_mae():
     config.method.backbone.update(name="vit_b16", width=48, depth=2, heads=3, mlp_ratio=2.0)
     config.method.decoder.update(width=network.decoder["width"], depth=1, heads=2, mlp_ratio=2.0)
     variables = to_ours(published.weights(cases, "norm1"), "mae_vit")
-    state = to_torch(ModelBundle(config, in_collections({}) | variables), "official").state
+    state = to_torch(ModelBundle(config, unflatten_variables({}) | variables), "official").state
     return {name: torch.from_numpy(np.array(x)) for name, x in state.items()}
 
 

@@ -1,0 +1,16 @@
+"""Every library whose files are read and written, and every format; a new library adds one line here."""
+
+from fastmim_jax.export.formats.huggingface import HUGGINGFACE
+from fastmim_jax.export.formats.library import Library
+from fastmim_jax.export.formats.official import OFFICIAL
+from fastmim_jax.export.formats.openmmlab import MMDET, MMPRETRAIN, MMSEG
+from fastmim_jax.export.formats.rules import Format
+from fastmim_jax.export.formats.timm import TIMM
+from fastmim_jax.export.formats.torchvision import TORCHVISION
+
+# Among formats with the same names, as of Swin in mmpretrain and mmdet, the first is detected.
+LIBRARIES: dict[str, Library] = {
+    library.name: library
+    for library in (OFFICIAL, TIMM, HUGGINGFACE, TORCHVISION, MMPRETRAIN, MMDET, MMSEG)
+}
+FORMATS: dict[str, Format] = {fmt.name: fmt for library in LIBRARIES.values() for fmt in library.formats}

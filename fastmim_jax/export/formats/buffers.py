@@ -1,7 +1,7 @@
-"""Arrays of published state dicts that are no parameters: PyTorch's modules expect them when they load.
+"""Buffers of published state dicts: arrays that are no parameters, but that PyTorch's modules load.
 
-Each function takes the learned arrays of a state dict {name: array} and the (height, width) of the images,
-and returns what belongs beside them.
+Each function takes the parameters of a state dict {name: array} and the (height, width) of the images, and
+returns the buffers {name: array}.
 """
 
 import math
@@ -9,47 +9,51 @@ import math
 import numpy as np
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.export.formats.rules import State
 from fastmim_jax.models.attention import relative_index
 from fastmim_jax.models.swin import shift_mask
 
 TABLE = "relative_position_bias_table"
-FIRST_STAGE = 4  # pixels per cell
-KEPT_OUT = -100.0  # what Swin adds to scores of cells that may not attend to each other
+FIRST_STRIDE = 4  # pixels per token of the first stage
+MASKED_SCORE = -100.0  # that Swin adds to the scores of tokens that may not attend to each other
 
 
-def relative_indices(state, image_size):
-    """`relative_position_index` (N, N) beside every table of relative positions of square windows.
+def relative_indices(state: State, image_size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Return `relative_position_index` (N, N) beside every table of relative positions of square windows.
 
-    A table with three more entries is of a ViT, whose cls token comes first, as in BEiT and SimMIM.
+    A table with three more entries belongs to a ViT, whose cls token comes first, as in BEiT and SimMIM.
+
+    Raises:
+      UserError: a window is not square.
     """
-    found = {}
+    buffers = {}
     for name, table in state.items():
         if name.endswith(TABLE):
-            window, of_cls = _window(name, table)
+            window, has_cls = _window(name, table)
             rows, columns = relative_index((window, window))
             index = rows * (2 * window - 1) + columns
-            found[name.replace(TABLE, "relative_position_index")] = _with_cls(index) if of_cls else index
-    return found
+            buffers[name.replace(TABLE, "relative_position_index")] = _with_cls(index) if has_cls else index
+    return buffers
 
 
-def attention_masks(state, image_size):
-    """`attn_mask` (windows, N, N) of every second block of a Swin, where its windows are shifted."""
-    found = {}
+def attention_masks(state: State, image_size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Return `attn_mask` (windows, N, N) of the blocks of a Swin with shifted windows."""
+    buffers = {}
     for name, table in state.items():
         parts = name.split(".")  # [..., "layers", stage, "blocks", block, "attn", TABLE]
         if not name.endswith(TABLE) or int(parts[-3]) % 2 == 0:
             continue
         window, _ = _window(name, table)
-        grid = tuple(side // (FIRST_STAGE * 2 ** int(parts[-5])) for side in image_size)
+        grid = tuple(side // (FIRST_STRIDE * 2 ** int(parts[-5])) for side in image_size)
         if min(grid) > window:
             near = shift_mask(grid, (window, window), (window // 2, window // 2))
-            mask = np.where(near, 0.0, KEPT_OUT).astype(np.float32)
-            found[name.replace(f"attn.{TABLE}", "attn_mask")] = mask
-    return found
+            mask = np.where(near, 0.0, MASKED_SCORE).astype(np.float32)
+            buffers[name.replace(f"attn.{TABLE}", "attn_mask")] = mask
+    return buffers
 
 
-def batch_counts(state, image_size):
-    """`num_batches_tracked` of every batch norm: a counter that nothing here reads, so zero."""
+def batch_counts(state: State, image_size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Return `num_batches_tracked` of every batch norm, zero: a counter that inference does not read."""
     suffix = "running_mean"
     return {
         name.replace(suffix, "num_batches_tracked"): np.zeros((), np.int64)
@@ -58,20 +62,20 @@ def batch_counts(state, image_size):
     }
 
 
-def _window(name, table):
-    """-> (side of the window whose table this is, whether it has entries of a cls token)."""
+def _window(name: str, table: np.ndarray) -> tuple[int, bool]:
+    """-> (side of the window that the table belongs to, whether it has entries of a cls token)."""
     side = math.isqrt(len(table))
-    of_cls = len(table) == side**2 + 3
-    if side**2 != len(table) - 3 * of_cls:
+    has_cls = len(table) == side**2 + 3
+    if side**2 != len(table) - 3 * has_cls:
         raise UserError(
-            f"'{name}' is of windows that are not square, for which published files have no place: "
+            f"'{name}' belongs to windows that are not square, which published files cannot hold: "
             "fine-tune for square images first"
         )
-    return (side + 1) // 2, of_cls
+    return (side + 1) // 2, has_cls
 
 
-def _with_cls(index):
-    """(N, N) -> (1 + N, 1 + N): entries behind the others, of cls that looks, is looked at, and both."""
+def _with_cls(index: np.ndarray) -> np.ndarray:
+    """(N, N) -> (1 + N, 1 + N), with three more entries: cls to patch, patch to cls, cls to cls."""
     index = np.pad(index, ((1, 0), (1, 0)))
     first = index.max() + 1
     index[0, :], index[:, 0], index[0, 0] = first, first + 1, first + 2

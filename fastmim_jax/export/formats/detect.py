@@ -1,44 +1,49 @@
-"""Which format a state dict is in, told by its names."""
+"""Detection of the format of a state dict by its names."""
+
+from collections.abc import Iterable
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.formats.names import FORMATS, unknown, unused
+from fastmim_jax.export.formats import FORMATS
+from fastmim_jax.export.formats.names import count_missing_names, unknown_names
+from fastmim_jax.export.formats.rules import Format
 
-LARGEST_SHARE = 0.5  # of names that a format may not know, and still be named as the nearest
+MAX_UNKNOWN_SHARE = 0.5  # of the names; a format with more unknown names is no candidate
 
 
-def candidates(names):
-    """Formats that know most of the names, [Format], the likeliest first.
+def candidate_formats(names: Iterable[str]) -> list[Format]:
+    """Return the formats with the fewest unknown names, the likeliest first.
 
-    Of those that know the same number of names, one comes first whose signs are among them, and then one
-    that lacks less of what it expects.
+    Among equals, a format whose distinctive names are present comes first, and then one that expects fewer
+    other names.
 
     Raises:
-      UserError: none knows half of them.
+      UserError: every format lacks more than half of the names.
     """
     names = list(names)
-    scores = {known: _score(names, known) for known in FORMATS.values()}
+    scores = {fmt: _score(names, fmt) for fmt in FORMATS.values()}
     ranked = sorted(scores, key=scores.get)
     fewest = scores[ranked[0]][0]
-    if not names or fewest > LARGEST_SHARE * len(names):
+    if not names or fewest > MAX_UNKNOWN_SHARE * len(names):
         raise UserError(
             f"{len(names)} names such as {', '.join(names[:3])} are of no known format: expected one of "
             f"{', '.join(FORMATS)}"
         )
-    return [known for known in ranked if scores[known][0] == fewest]
+    return [fmt for fmt in ranked if scores[fmt][0] == fewest]
 
 
-def _score(names, known):
-    """Smaller is likelier."""
-    signs = {name.split(".")[-1] for name in names} & set(known.signs)
-    return len(unknown(names, known.name)), -len(signs), unused(names, known.name)
+def _score(names: list[str], fmt: Format) -> tuple[int, int, int]:
+    """Return a key to sort by; smaller is likelier."""
+    distinctive = {name.split(".")[-1] for name in names} & set(fmt.distinctive)
+    unused = count_missing_names(names, fmt.name)
+    return len(unknown_names(names, fmt.name)), -len(distinctive), unused
 
 
-def find_format(name):
-    """The Format of a name.
+def find_format(name: str) -> Format:
+    """Return the Format of a name.
 
     Raises:
-      UserError: there is none.
+      UserError: no format has that name.
     """
     if name not in FORMATS:
-        raise UserError(f"unknown format '{name}': there is {', '.join(FORMATS)}")
+        raise UserError(f"unknown format '{name}'; choose from: {', '.join(FORMATS)}")
     return FORMATS[name]

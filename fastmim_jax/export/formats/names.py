@@ -1,70 +1,64 @@
-"""Published parameter names against ours: one table per architecture and format, read both ways.
+"""Translation between published parameter names and ours, by the key table of a format.
 
 A rule maps a module (or a single array) of a PyTorch state dict to one of our parameter tree; "{}"
 stands for the index of a block. Our paths are the keys of the nested parameter dict joined by "/".
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, lru_cache
 from itertools import compress, product
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from fastmim_jax.errors import UserError
-from fastmim_jax.export.formats.huggingface import keys as huggingface
-from fastmim_jax.export.formats.official import keys as official
-from fastmim_jax.export.formats.openmmlab import dense_keys as mmdet
-from fastmim_jax.export.formats.openmmlab import keys as openmmlab
-from fastmim_jax.export.formats.timm import keys as timm
-from fastmim_jax.export.formats.torchvision import keys as torchvision
+from fastmim_jax.errors import FormatMismatch
+from fastmim_jax.export.formats import FORMATS
+from fastmim_jax.export.formats.rules import Format, State, Suffixes
 
-FORMATS = {
-    known.name: known
-    for module in (official, openmmlab, timm, huggingface, torchvision, mmdet)
-    for known in module.FORMATS
-}
-MOST_NUMBERS = 10  # in a name of any format; there are twice as many readings for every one more
+MAX_NUMBERS = 10  # in a name of any format; every number more doubles the readings
 NUMBER = re.compile(r"\d+")
 STATISTICS = ("mean", "var")  # last parts of our paths in "batch_stats"; all others are parameters
+Variables = Mapping[str, Any]
+Direction = Literal["to_ours", "to_theirs"]
 
 
-def to_ours(state_dict, name):
-    """A published state dict {name: array} -> our variables {"params": nested, ...}.
+def to_ours(state_dict: State, format_name: str) -> dict[str, Any]:
+    """Convert a published state dict {name: array} to our variables {"params": nested, ...}.
 
-    name: of a format, a key of FORMATS.
-
-    Raises:
-      UserError: names that the format does not know, or a part of what belongs together.
-    """
-    _refuse(unknown(state_dict, name), name)
-    return in_collections(_rename(state_dict, FORMATS[name], _inward))
-
-
-def to_theirs(variables, name):
-    """Our variables {"params": nested, ...} -> the published names, without what is no parameter there.
+    Args:
+      format_name: a key of `formats.FORMATS`.
 
     Raises:
-      UserError: parameters that the format does not know, or a part of what belongs together.
+      FormatMismatch: unknown names, some but not all arrays of a group that is joined, or wrong shapes.
     """
-    arrays = flat(variables)
-    _refuse(placeless(arrays, name), name)
-    return _rename(arrays, FORMATS[name], _outward)
+    _refuse(unknown_names(state_dict, format_name), format_name)
+    return unflatten_variables(_rename(state_dict, FORMATS[format_name], "to_ours"))
 
 
-def flat(variables):
-    """Variables {"params": nested, ...} -> {path: array}, the collections together."""
+def to_theirs(variables: Variables, format_name: str) -> dict[str, np.ndarray]:
+    """Convert our variables {"params": nested, ...} to a published state dict, without its buffers.
+
+    Raises:
+      FormatMismatch: unknown paths, or some but not all arrays of a group that is joined.
+    """
+    arrays = flatten_variables(variables)
+    _refuse(unknown_paths(arrays, format_name), format_name)
+    return _rename(arrays, FORMATS[format_name], "to_theirs")
+
+
+def flatten_variables(variables: Variables) -> dict[str, Any]:
+    """Convert variables {"params": nested, ...} to {path: array}, all collections together."""
     arrays = {}
     for tree in variables.values():
         arrays |= flatten_dict(jax.device_get(tree), sep="/")
     return arrays
 
 
-def in_collections(arrays):
-    """{path: array} -> variables {"params": nested, ...}, the inverse of `flat`."""
+def unflatten_variables(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Invert `flatten_variables`: {path: array} -> {"params": nested, ...}."""
     collections = {path: _collection(path) for path in arrays}
     return {
         name: unflatten_dict({path: x for path, x in arrays.items() if collections[path] == name}, sep="/")
@@ -72,138 +66,159 @@ def in_collections(arrays):
     }
 
 
-def unknown(names, format_name):
-    """Those of published names that a format does not know."""
-    known = FORMATS[format_name]
-    return [name for name in _unmatched(names, known, _inward) if not unread(name, format_name)]
+def unknown_names(names: Iterable[str], format_name: str) -> list[str]:
+    """Return the published names that a format does not have, ignorable buffers aside."""
+    unmatched = _unmatched(names, FORMATS[format_name], "to_ours")
+    return [name for name in unmatched if not is_ignorable(name, format_name)]
 
 
-def unread(name, format_name):
-    """Whether a format has a published name for what a model needs not be told."""
-    return not set(name.split(".")).isdisjoint(FORMATS[format_name].unread)
+def unknown_paths(paths: Iterable[str], format_name: str) -> list[str]:
+    """Return the paths of ours, as `flatten_variables` gives them, that a format cannot hold."""
+    return _unmatched(paths, FORMATS[format_name], "to_theirs")
 
 
-def unused(names, format_name):
-    """How many entries of a format's table have none of the published names."""
-    return _idle(names, FORMATS[format_name], _inward)
+def is_ignorable(name: str, format_name: str) -> bool:
+    """Return True for ignorable buffers."""
+    return not set(name.split(".")).isdisjoint(FORMATS[format_name].ignorable)
 
 
-def unfilled(paths, format_name):
-    """How many entries of a format's table have none of our paths."""
-    return _idle(paths, FORMATS[format_name], _outward)
+def count_missing_names(names: Iterable[str], format_name: str) -> int:
+    """Return the number of table entries that match none of the published names."""
+    return _count_unused(names, FORMATS[format_name], "to_ours")
 
 
-def _idle(names, known, direction):
-    used = {match[0] for _, match in _matches(names, known, direction) if match}
-    return len(_entries(known, direction)[0]) - len(used)
+def count_missing_paths(paths: Iterable[str], format_name: str) -> int:
+    """Return the number of table entries that match none of our paths."""
+    return _count_unused(paths, FORMATS[format_name], "to_theirs")
 
 
-def published(path, format_name):
-    """The names that one of our paths has in a format; the path itself where it has none."""
-    known = FORMATS[format_name]
-    ((_, match),) = _matches([path], known, _outward)
+def published_name(path: str, format_name: str) -> str:
+    """Return the name of one of our paths in a format, several joined by ", "; the path if it has none."""
+    fmt = FORMATS[format_name]
+    ((_, match),) = _matches([path], fmt, "to_theirs")
     if match is None:
         return path
-    number, _, indices = match
-    entries, _ = _entries(known, _outward)
-    return ", ".join(target.format(*indices) for target in entries[number].targets)
+    targets = _entries(fmt, "to_theirs")[0][match.entry].targets
+    return ", ".join(target.format(*match.indices) for target in targets)
 
 
-def placeless(paths, format_name):
-    """Those of our paths, as `flat` gives them, that a format has no place for."""
-    return _unmatched(paths, FORMATS[format_name], _outward)
-
-
-def _inward(theirs, ours, values):
-    return theirs, ours, values.to_ours
-
-
-def _outward(theirs, ours, values):
-    return ours, theirs, values.to_theirs
-
-
-def _refuse(names, format_name):
+def _refuse(names: list[str], format_name: str) -> None:
     if names:
         shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-        raise UserError(f"{len(names)} names are not of the format '{format_name}': {shown}")
+        count = "1 name is" if len(names) == 1 else f"{len(names)} names are"
+        raise FormatMismatch(f"{count} not in the format '{format_name}': {shown}")
 
 
-def _collection(path):
+def _collection(path: str) -> str:
     return "batch_stats" if path.split("/")[-1] in STATISTICS else "params"
 
 
 class _Entry(NamedTuple):
-    """What one transform takes and gives: names with "{}" in them."""
+    """One transform of a key table in one direction; the names have "{}" for block indices."""
 
-    sources: list
-    targets: list
+    sources: list[str]
+    targets: list[str]
     transform: Callable
+    ndim: int | None
+
+
+class _Match(NamedTuple):
+    """Match of a name: number of its entry, position among the entry's sources, block indices."""
+
+    entry: int
+    position: int
+    indices: tuple[str, ...]
 
 
 @cache
-def _entries(known, direction):
-    """-> ([_Entry], {name with "{}": (number of its entry, its place among the sources)})."""
-    entries = [
-        _Entry(*direction(_names(rule.theirs, theirs), _names(rule.ours, ours), transform))
-        for rule in known.table
-        for theirs, ours, transform in rule.arrays
-    ]
-    places = {}
+def _entries(fmt: Format, direction: Direction) -> tuple[list[_Entry], dict[str, tuple[int, int]]]:
+    """-> ([_Entry], {name with "{}": (number of its entry, position among the sources)})."""
+    entries = []
+    for rule in fmt.table:
+        for their_suffixes, our_suffixes, transform in rule.arrays:
+            theirs, ours = _full_names(rule.theirs, their_suffixes), _full_names(rule.ours, our_suffixes)
+            if direction == "to_ours":
+                entries.append(_Entry(theirs, ours, transform.to_ours, transform.ndim))
+            else:
+                entries.append(_Entry(ours, theirs, transform.to_theirs, None))
+    positions = {}
     for number, entry in enumerate(entries):
-        for place, source in enumerate(entry.sources):
-            places.setdefault(source, (number, place))
-    return entries, places
+        for position, source in enumerate(entry.sources):
+            positions.setdefault(source, (number, position))
+    return entries, positions
+
+
+def _full_names(module: str, suffixes: Suffixes) -> list[str]:
+    return [module + suffix for suffix in ((suffixes,) if isinstance(suffixes, str) else suffixes)]
 
 
 @lru_cache(maxsize=10_000)
-def _readings(name):
-    """[(the name with "{}" for some of its numbers, those)]: all ways to read numbers as indices."""
+def _readings(name: str) -> list[tuple[str, tuple[str, ...]]]:
+    """All ways to read numbers as block indices: [(name with "{}" for some numbers, those numbers)]."""
     pieces, numbers = NUMBER.split(name), NUMBER.findall(name)
-    if len(numbers) > MOST_NUMBERS:
+    if len(numbers) > MAX_NUMBERS:
         return []
-    found = []
+    readings = []
     for chosen in product((False, True), repeat=len(numbers)):
         parts = ("{}" if index else number for index, number in zip(chosen, numbers, strict=True))
         pattern = pieces[0] + "".join(part + piece for part, piece in zip(parts, pieces[1:], strict=True))
-        found.append((pattern, tuple(compress(numbers, chosen))))
-    return found
+        readings.append((pattern, tuple(compress(numbers, chosen))))
+    return readings
 
 
-def _matches(names, known, direction):
-    """Of every name: (name, (number of its entry, its place in that, indices of blocks) or None)."""
-    _, places = _entries(known, direction)
+def _matches(
+    names: Iterable[str], fmt: Format, direction: Direction
+) -> Iterator[tuple[str, _Match | None]]:
+    """Yield (name, its _Match or None); the first entry of the table wins."""
+    _, positions = _entries(fmt, direction)
     for name in names:
-        found = [(*places[pattern], indices) for pattern, indices in _readings(name) if pattern in places]
+        found = [
+            _Match(*positions[pattern], indices)
+            for pattern, indices in _readings(name)
+            if pattern in positions
+        ]
         yield name, min(found, default=None)
 
 
-def _unmatched(names, known, direction):
-    return [name for name, match in _matches(names, known, direction) if match is None]
+def _unmatched(names: Iterable[str], fmt: Format, direction: Direction) -> list[str]:
+    return [name for name, match in _matches(names, fmt, direction) if match is None]
 
 
-def _rename(arrays, known, direction):
-    """{name: array} -> {other name: array}, of those that the format knows."""
-    entries, _ = _entries(known, direction)
-    found = {}  # {(entry, indices of blocks): {place among the sources: array}}
-    for name, match in _matches(arrays, known, direction):
+def _count_unused(names: Iterable[str], fmt: Format, direction: Direction) -> int:
+    used = {match.entry for _, match in _matches(names, fmt, direction) if match}
+    return len(_entries(fmt, direction)[0]) - len(used)
+
+
+def _rename(arrays: Mapping[str, Any], fmt: Format, direction: Direction) -> dict[str, np.ndarray]:
+    """{name: array} -> {other name: array}, for the names that the format has."""
+    entries, _ = _entries(fmt, direction)
+    groups = {}  # {(entry, block indices): {position among the sources: array}}
+    for name, match in _matches(arrays, fmt, direction):
         if match:
-            number, place, indices = match
-            found.setdefault((number, indices), {})[place] = np.asarray(arrays[name])
+            group = groups.setdefault((match.entry, match.indices), {})
+            group[match.position] = np.asarray(arrays[name])
     renamed = {}
-    for (number, indices), parts in found.items():
+    for (number, indices), group in groups.items():
         entry = entries[number]
         names = [source.format(*indices) for source in entry.sources]
-        if len(parts) < len(names):
-            missing = ", ".join(name for place, name in enumerate(names) if place not in parts)
-            given = ", ".join(names[place] for place in parts)
-            raise UserError(f"the format '{known.name}' has {given} only together with {missing}")
-        values = entry.transform(*(parts[place] for place in range(len(names))))
-        values = values if len(entry.targets) > 1 else (values,)
+        if len(group) < len(names):
+            missing = ", ".join(name for position, name in enumerate(names) if position not in group)
+            given = ", ".join(names[position] for position in group)
+            raise FormatMismatch(f"the format '{fmt.name}' has {given} only together with {missing}")
+        values = _transformed(entry, names, [group[position] for position in range(len(names))])
         for target, value in zip(entry.targets, values, strict=True):
             renamed[target.format(*indices)] = value
     return renamed
 
 
-def _names(module, suffixes):
-    """All names of one entry of a rule's arrays."""
-    return [module + suffix for suffix in ((suffixes,) if isinstance(suffixes, str) else suffixes)]
+def _transformed(entry: _Entry, names: list[str], arrays: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+    for name, x in zip(names, arrays, strict=True):
+        if not x.size or (entry.ndim is not None and x.ndim != entry.ndim):
+            axes = "1 axis" if entry.ndim == 1 else f"{entry.ndim} axes"
+            expected = axes if x.size else "at least one value"
+            raise FormatMismatch(f"'{name}' is an array of shape {x.shape}, expected {expected}")
+    try:
+        values = entry.transform(*arrays)
+    except FormatMismatch as error:
+        raise FormatMismatch(f"'{', '.join(names)}' does not fit: {error}") from error
+    return values if len(entry.targets) > 1 else (values,)

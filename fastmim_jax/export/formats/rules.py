@@ -1,46 +1,62 @@
-"""How an array of a published state dict corresponds to one of ours: what key tables are made of."""
+"""Building blocks of key tables: rules from published names to ours, and transforms of the arrays."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from fastmim_jax.errors import UserError
+from fastmim_jax.errors import FormatMismatch
+
+Arrays = np.ndarray | tuple[np.ndarray, ...]
+State = Mapping[str, np.ndarray]
 
 
 class Transform(NamedTuple):
-    """How the values of one array change: to ours, and back to theirs.
+    """Conversion of the values of one array, in both directions.
 
-    Where several arrays correspond to one or several, each function takes as many as there are on its side
-    and returns a tuple of as many as there are on the other, or the array if that is one.
+    Where several arrays correspond to one or several, each function takes all arrays of its side, and
+    returns a tuple of all arrays of the other side, or the array itself if that is one.
+
+    to_ours, to_theirs: the two functions; they raise FormatMismatch for arrays of wrong shapes.
+    ndim: number of axes of each of their arrays; None for any.
     """
 
-    to_ours: Callable
-    to_theirs: Callable
+    to_ours: Callable[..., Arrays]
+    to_theirs: Callable[..., Arrays]
+    ndim: int | None = None
+
+
+Suffixes = str | tuple[str, ...]
+ArrayRule = tuple[Suffixes, Suffixes, Transform]
 
 
 class Rule(NamedTuple):
-    """theirs: dotted name; ours: slashed path; arrays: (their suffix, our suffix, transform) of each.
+    """Correspondence of one of their modules to one of ours.
 
-    A suffix is a string, or a tuple of them for arrays that a transform joins or splits.
+    theirs: dotted name. ours: slashed path. arrays: (their suffix, our suffix, transform) of each array; a
+    suffix is a string, or a tuple of strings for arrays that a transform joins or splits.
     """
 
     theirs: str
     ours: str
-    arrays: tuple[tuple[str | tuple[str, ...], str | tuple[str, ...], Transform], ...]
+    arrays: tuple[ArrayRule, ...]
+
+
+Buffers = Callable[[State, tuple[int, int]], dict[str, np.ndarray]]
 
 
 class Format(NamedTuple):
-    """How a library or a published repository writes a model.
+    """Naming scheme of a library or a published repository for one kind of model.
 
-    name: unique, such as "timm_vit". library: "official", "timm", "hf", "mmpretrain", ...
-    family: of the backbone, "vit", "swin", "pvt_v2", "cmt", "convnext" or "mixmim".
-    kind: "fastmim", "mae", "mixmim" or "simmim" for what was pre-trained with its head or decoder, else
-      "classifier", a backbone that may have a head.
-    buffers: functions of `export.buffers`, for what is written beside the parameters.
-    unread: parts of names that carry nothing which a model needs to be told.
-    signs: last parts of names that tell it from formats with otherwise the same names.
+    name: unique, such as "timm_vit".
+    library: name in `formats.LIBRARIES`.
+    family: backbone family, a key of `infer_backbone.USUAL`.
+    kind: "fastmim", "mae", "mixmim" or "simmim" for a pre-trained model with its head or decoder, else
+      "classifier": a backbone with or without a head.
+    buffers: functions of `formats.buffers`, for arrays that are no parameters.
+    ignorable: parts of names that mark ignorable buffers.
+    distinctive: last parts of names that distinguish it from formats with otherwise the same names.
     """
 
     name: str
@@ -48,74 +64,96 @@ class Format(NamedTuple):
     family: str
     kind: str
     table: tuple[Rule, ...]
-    buffers: tuple[Callable, ...] = ()
-    unread: tuple[str, ...] = ("relative_position_index", "attn_mask", "num_batches_tracked")
-    signs: tuple[str, ...] = ()
+    buffers: tuple[Buffers, ...] = ()
+    ignorable: tuple[str, ...] = ("relative_position_index", "attn_mask", "num_batches_tracked")
+    distinctive: tuple[str, ...] = ()
 
 
-def _square(x):
+def _to_square(x: np.ndarray) -> np.ndarray:
     """(side * side, n) -> (side, side, n)."""
     side = math.isqrt(len(x))
     if side**2 != len(x):
-        raise UserError(f"{len(x)} positions make no square, which every published table of them is")
+        raise FormatMismatch(f"{len(x)} positions make no square, expected a square number")
     return x.reshape(side, side, -1)
 
 
-def _flat(x):
+def _to_flat(x: np.ndarray) -> np.ndarray:
     """(h, w, n) -> (h * w, n)."""
     return x.reshape(-1, x.shape[-1])
 
 
-def _pixels_last(x):
-    """(..., 3 * size * size) of channels, rows and columns -> the same with channels last."""
-    x = x.reshape(*x.shape[:-1], 3, math.isqrt(x.shape[-1] // 3), -1)
+def _pixels_last(x: np.ndarray) -> np.ndarray:
+    """(..., 3 * size * size) in the order channel, row, column -> the same with channels last."""
+    size = math.isqrt(x.shape[-1] // 3)
+    if 3 * size**2 != x.shape[-1]:
+        raise FormatMismatch(f"{x.shape[-1]} outputs make no square of pixels with 3 channels")
+    x = x.reshape(*x.shape[:-1], 3, size, size)
     return np.moveaxis(x, -3, -1).reshape(*x.shape[:-3], -1)
 
 
-def _pixels_first(x):
-    """The inverse of `_pixels_last`."""
+def _pixels_first(x: np.ndarray) -> np.ndarray:
+    """Invert `_pixels_last`."""
     x = x.reshape(*x.shape[:-1], math.isqrt(x.shape[-1] // 3), -1, 3)
     return np.moveaxis(x, -1, -3).reshape(*x.shape[:-3], -1)
 
 
+def concatenate(*parts: np.ndarray) -> np.ndarray:
+    """Join arrays along their first axis, after a check that the other axes agree."""
+    shapes = {x.shape[1:] for x in parts}
+    if len(shapes) > 1:
+        raise FormatMismatch(f"{' and '.join(str(x.shape) for x in parts)} cannot be joined")
+    return np.concatenate(parts)
+
+
+def first_of(x: np.ndarray) -> np.ndarray:
+    """(1, ...) -> (...)."""
+    if len(x) != 1:
+        raise FormatMismatch(f"an array of {x.shape}, expected a first axis of length 1")
+    return x[0]
+
+
+def _split_relative(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return _to_square(x[:-3]), x[-3:]
+
+
+def _split_positions(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    x = first_of(x)
+    return _to_square(x[1:]), x[:1]
+
+
+def _add_key_bias(query: np.ndarray, value: np.ndarray) -> np.ndarray:
+    return concatenate(query, np.zeros_like(query), value)
+
+
 SAME = Transform(lambda x: x, lambda x: x)
-TRANSPOSE = Transform(np.transpose, np.transpose)  # Linear: (out, in) <-> (in, out)
-OIHW = Transform(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
-SQUARE = Transform(_square, _flat)  # a bias table: (side * side, heads) <-> (side, side, heads)
-PIXEL = Transform(lambda x: x.reshape(-1), lambda x: x.reshape(1, -1, 1, 1))
+VECTOR = SAME._replace(ndim=1)
+TRANSPOSE = Transform(np.transpose, np.transpose, 2)  # Linear: (out, in) <-> (in, out)
+OIHW = Transform(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1), 4)
+SQUARE = Transform(_to_square, _to_flat, 2)  # a bias table: (side * side, heads) <-> (side, side, heads)
+PIXEL = Transform(lambda x: x.reshape(-1), lambda x: x.reshape(1, -1, 1, 1), 4)
 
 # (1, 1 + N, D) <-> (h, w, D) and (1, D) of cls; published grids are square.
-POSITIONS = Transform(
-    lambda x: (_square(x[0, 1:]), x[0, :1]),
-    lambda grid, cls: np.concatenate([cls, _flat(grid)])[None],
-)
-GRID_POSITIONS = Transform(lambda x: _square(x[0]), lambda x: _flat(x)[None])  # (1, N, D) <-> (h, w, D)
-# (side * side + 3, heads) <-> (side, side, heads) and (3, heads): the last are of cls.
-RELATIVE = Transform(
-    lambda x: (_square(x[:-3]), x[-3:]),
-    lambda table, cls: np.concatenate([_flat(table), cls]),
-)
-# Biases of queries and values <-> of queries, keys and values. That of keys changes nothing but rounding:
-# it adds the same to every score of a query.
-QUERY_VALUE = Transform(
-    lambda query, value: np.concatenate([query, np.zeros_like(query), value]),
-    lambda x: (x[: len(x) // 3], x[-(len(x) // 3) :]),
-)
-# A 1 x 1 convolution and a PixelShuffle <-> a linear layer, of 3 channels: outputs in the order of channel,
+POSITIONS = Transform(_split_positions, lambda grid, cls: np.concatenate([cls, _to_flat(grid)])[None], 3)
+# (1, N, D) <-> (h, w, D)
+GRID_POSITIONS = Transform(lambda x: _to_square(first_of(x)), lambda x: _to_flat(x)[None], 3)
+# (side * side + 3, heads) <-> (side, side, heads) and (3, heads), the entries of cls.
+RELATIVE = Transform(_split_relative, lambda table, cls: np.concatenate([_to_flat(table), cls]), 2)
+# Biases of queries and values <-> of queries, keys and values. The bias of keys changes nothing but
+# rounding: it adds the same to every score of a query.
+QUERY_VALUE = Transform(_add_key_bias, lambda x: (x[: len(x) // 3], x[-(len(x) // 3) :]), 1)
+# A 1 x 1 convolution and a PixelShuffle <-> a linear layer, for 3 channels: outputs in the order channel,
 # row, column <-> row, column, channel.
 SHUFFLED_KERNEL = Transform(
-    lambda x: _pixels_last(x[:, :, 0, 0].T), lambda x: _pixels_first(x).T[:, :, None, None]
+    lambda x: _pixels_last(x[:, :, 0, 0].T), lambda x: _pixels_first(x).T[:, :, None, None], 4
 )
-SHUFFLED_BIAS = Transform(_pixels_last, _pixels_first)
+SHUFFLED_BIAS = Transform(_pixels_last, _pixels_first, 1)
+MIX_TOKEN = Transform(lambda x: x[:, None], lambda x: x[:, 0], 3)  # (1, 1, D) <-> (1, 1, 1, D)
+
+LINEAR = ((".weight", "/kernel", TRANSPOSE), (".bias", "/bias", VECTOR))
+CONV = ((".weight", "/kernel", OIHW), (".bias", "/bias", VECTOR))
+NORM = ((".weight", "/scale", VECTOR), (".bias", "/bias", VECTOR))
 
 
-MIX_TOKEN = Transform(lambda x: x[:, None], lambda x: x[:, 0])  # (1, 1, D) <-> (1, 1, 1, D)
-
-LINEAR = ((".weight", "/kernel", TRANSPOSE), (".bias", "/bias", SAME))
-CONV = ((".weight", "/kernel", OIHW), (".bias", "/bias", SAME))
-NORM = ((".weight", "/scale", SAME), (".bias", "/bias", SAME))
-
-
-def array(transform=SAME):
-    """A rule's arrays where it names a single one."""
+def array(transform: Transform = SAME) -> tuple[ArrayRule, ...]:
+    """Return the arrays of a rule that names a single array."""
     return (("", "", transform),)

@@ -1,15 +1,15 @@
-"""Hugging Face's models of our backbones: their config.json, the real modules, and what those see."""
+"""The config.json of transformers' models: written for our models, and read for settings of ours."""
 
-import contextlib
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
 
-import numpy as np
+import flax.linen as nn
 
+from fastmim_jax.data.device import channel_statistics
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.extras import import_torch, import_transformers
-from fastmim_jax.export.formats.huggingface.keys import CLASSIFIER
+from fastmim_jax.export.formats.library import MAESpec, ModelSpec
 from fastmim_jax.export.formats.windows import one_window
 from fastmim_jax.models.convnext import ConvNeXt
 from fastmim_jax.models.decoder import HEAD_WIDTH, Decoder
@@ -17,64 +17,56 @@ from fastmim_jax.models.pvt_v2 import PVTv2
 from fastmim_jax.models.swin import Swin
 from fastmim_jax.models.vit import ViT
 
+Config = dict[str, Any]
+Size = tuple[int, int]
 SWIN_EPSILON = 1e-5  # of its norms outside of blocks, whatever the config says
+CLASSIFIER = "ForImageClassification"  # end of the names of classifier classes
 
 
-def describe(encoder, image_size, channels=3, pooling=None, classes=0):
-    """The config.json of the same architecture, without names of classes (`id2label`).
+def describe(spec: ModelSpec) -> Config:
+    """Return the config.json of a model.
 
-    The norms of PVT v2 all have the blocks' epsilon there; ours, as published, have 1e-5 where patches
-    and keys are made.
-
-    Args:
-      encoder: a backbone, a Flax module.
-      image_size: (height, width) in pixels.
-      pooling: a key of `fastmim_jax.models.heads.POOLINGS`; None for a bare backbone, or with classes for
-        the published one.
-      classes: number of them, 0 for no head.
+    The norms of PVT v2 all have the blocks' epsilon in transformers; ours, as published, have 1e-5 in the
+    patch embeddings and for the keys.
 
     Raises:
       UserError: transformers has no such model.
     """
-    family = _family(encoder)
-    if classes:
-        pooling = pooling or encoder.pooling
+    if spec.mae:
+        return _describe_mae(spec, spec.mae)
+    family, pooling = _find_family(spec.encoder), spec.head_pooling
     if pooling not in (None, *family.poolings):
         raise UserError(
             f"transformers' {family.model} has no classifier with '{pooling}', only with "
             f"{' or '.join(family.poolings)}: type --to=timm"
         )
-    return {
+    config = {
         "architectures": [family.model + (CLASSIFIER if pooling else "Model")],
         "model_type": family.model_type,
-        **_common(encoder, image_size, channels),
-        **family.sizes(encoder, image_size),
-        **({"num_labels": classes} if pooling else {}),
+        **_common(spec),
+        **family.sizes(spec.encoder, spec.image_size),
     }
+    if pooling:
+        config["num_labels"] = len(spec.classes)
+    if spec.classes:
+        names = dict(enumerate(spec.classes))
+        config |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+    return config
 
 
-def describe_mae(encoder, decoder, image_size, channels=3, mask_ratio=0.75, normalize_target=True):
-    """The config.json of ViTMAEForPreTraining for the same MAE.
-
-    Args:
-      encoder, image_size, channels: as of `describe`.
-      decoder: keyword arguments of our Decoder; of them width, depth, heads, mlp_ratio, epsilon count.
-      mask_ratio, normalize_target: as of `config.method`.
-
-    Raises:
-      UserError: transformers has no such model.
-    """
+def _describe_mae(spec: ModelSpec, mae: MAESpec) -> Config:
+    """The config.json of ViTMAEForPreTraining."""
+    encoder, (height, width) = spec.encoder, spec.image_size
     if not isinstance(encoder, ViT):
         raise UserError("transformers has an MAE of a ViT only: type --to=official")
-    if image_size[0] != image_size[1]:
+    if height != width:
         raise UserError(
-            f"transformers' MAE takes square images, these are {image_size[0]} x {image_size[1]}: "
-            "type --to=official"
+            f"transformers' MAE takes square images, these are {height} x {width}: type --to=official"
         )
-    decoder = Decoder(0, **decoder)
+    decoder = Decoder(0, **mae.decoder)
     if not decoder.depth:
         raise UserError(
-            "transformers' MAE maps what is encoded to the decoder's width, which a decoder of depth 0 "
+            "transformers' MAE maps the encoder's outputs to the decoder's width, a decoder of depth 0 "
             "does not: type --to=official"
         )
     if not math.isclose(decoder.epsilon, encoder.epsilon):
@@ -85,111 +77,80 @@ def describe_mae(encoder, decoder, image_size, channels=3, mask_ratio=0.75, norm
     return {
         "architectures": ["ViTMAEForPreTraining"],
         "model_type": "vit_mae",
-        **_common(encoder, image_size, channels),
-        **_vit(encoder, image_size),
+        **_common(spec),
+        **_vit(encoder, spec.image_size),
         "decoder_hidden_size": decoder.width,
         "decoder_num_hidden_layers": decoder.depth,
         "decoder_num_attention_heads": decoder.heads or max(decoder.width // HEAD_WIDTH, 1),
         "decoder_intermediate_size": int(decoder.width * decoder.mlp_ratio),
-        "mask_ratio": mask_ratio,
-        "norm_pix_loss": normalize_target,
+        "mask_ratio": mae.mask_ratio,
+        "norm_pix_loss": mae.normalize_target,
     }
 
 
-def build(description, state=None):
-    """The real model, a torch.nn.Module in eval mode.
-
-    Args:
-      description: config.json, as `describe` gives it.
-      state: {name: array}, as in a file; None for random weights.
-
-    Raises:
-      UserError: torch or transformers is not installed, or the names and shapes are not the model's.
-    """
-    torch, transformers = import_torch(), import_transformers()
-    name = (description.get("architectures") or ["no architecture"])[0]
-    kind = getattr(transformers, name, None)
-    if kind is None:
-        raise UserError(f"config.json tells {name}, which transformers has no class for: give its own")
-    config = kind.config_class.from_dict(description)
-    # Its pooler is a layer after cls that only some were trained with; what it gives is not looked at.
-    pooled = any(part.startswith("pooler.") for part in state or ())
-    options = {"add_pooling_layer": pooled} if name == "ViTModel" else {}
-    if state is None:
-        return kind(config, **options).eval()
-    arrays = {key: torch.from_numpy(np.array(x)) for key, x in state.items()}
-    options.update(config=config, state_dict=arrays, output_loading_info=True, ignore_mismatched_sizes=True)
-    with _quiet(transformers.utils.logging):
-        model, found = kind.from_pretrained(None, **options)
-    wrong = {
-        "missing": found["missing_keys"],
-        "unexpected": found["unexpected_keys"],
-        "of another shape": [mismatch[0] for mismatch in found["mismatched_keys"]],
+def preprocessor_files(spec: ModelSpec) -> dict[str, Config]:
+    """Return {"preprocessor_config.json": ...}, which resizes images to the model's own size."""
+    height, width = spec.image_size
+    mean, std = channel_statistics(spec.channels)
+    config = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": height, "width": width},
+        "resample": 3,  # bicubic
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(map(float, spec.mean or mean)),
+        "image_std": list(map(float, spec.std or std)),
     }
-    told = [f"{', '.join(sorted(names)[:5])} {how}" for how, names in wrong.items() if names]
-    if told:
-        raise UserError(f"the arrays are not those of {name}: {'; '.join(told)}; give its own config.json")
-    return model.eval()
+    return {"preprocessor_config.json": config}
 
 
-def look(model, images, noise=None):
-    """What a model of `build` gives.
-
-    Args:
-      images: (B, H, W, C) float32, normalised.
-      noise: (B, N) float32, of MAE: what decides which patches are hidden; None leaves its decoder out.
-
-    Returns:
-      {"block 1" or "stage 1", ...: (B, h, w, D), the last behind the final norm; "cls": (B, D) of a ViT;
-      "logits": (B, classes) of a classifier; "prediction": (B, h, w, P), "mask": (B, h, w), 1 = hidden, and
-      "loss": () of an MAE with noise}, NumPy arrays.
-    """
-    torch = import_torch()
-    pixels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
-    with torch.no_grad():
-        found = LOOKS[model.config.model_type](model, pixels)
-        if noise is not None:
-            found |= _reconstruction(model, pixels, torch.from_numpy(np.array(noise)))
-    return {name: x.numpy() for name, x in found.items()}
+def folder_code(description: Mapping[str, Any], path: Path) -> str:
+    """Return the Python lines that open a folder with transformers."""
+    (name,) = description["architectures"]
+    return f"from transformers import {name}\n\nmodel = {name}.from_pretrained('{Path(path).absolute()}')"
 
 
 class Family(NamedTuple):
-    """One of theirs.
+    """One of transformers' model families.
 
-    model: what the names of its classes begin with. sizes: (encoder, image_size) -> entries of config.json.
-    poolings: of ours, that its classifier is.
+    model: start of the names of its classes. sizes: (encoder, image size) -> entries of config.json.
+    poolings: keys of `heads.POOLINGS` that its classifier can be.
     """
 
     model: str
     model_type: str
-    sizes: Callable
+    sizes: Callable[[nn.Module, Size], Config]
     poolings: tuple[str, ...]
 
 
-def _family(encoder):
+def _find_family(encoder: nn.Module) -> Family:
     for kind, family in FAMILIES.items():
         if isinstance(encoder, kind):
             return family
     raise UserError(f"transformers has no {type(encoder).__name__} such as ours: type --to=official")
 
 
-def _common(encoder, image_size, channels):
-    height, width = image_size
+def _common(spec: ModelSpec) -> Config:
+    height, width = spec.image_size
     return {
-        "num_channels": channels,
+        "num_channels": spec.channels,
         "image_size": height if height == width else [height, width],
-        "layer_norm_eps": encoder.epsilon,
+        "layer_norm_eps": spec.encoder.epsilon,
         "hidden_act": "gelu",
     }
 
 
-def _vit(encoder, image_size):
+def _vit(encoder: nn.Module, image_size: Size) -> Config:
     if encoder.relative_positions != "none":
         raise UserError("transformers' ViT has no relative positions: type --to=official")
     if encoder.layer_scale is not None:
         raise UserError("transformers' ViT has no layer scale: type --to=timm")
     if encoder.positions == "none":
-        raise UserError("transformers' ViT has positions always, this one has none: type --to=timm")
+        raise UserError(
+            "transformers' ViT always has position embeddings, this one has none: type --to=timm"
+        )
     return {
         "patch_size": encoder.patch_size,
         "hidden_size": encoder.width,
@@ -200,7 +161,7 @@ def _vit(encoder, image_size):
     }
 
 
-def _swin(encoder, image_size):
+def _swin(encoder: nn.Module, image_size: Size) -> Config:
     if not math.isclose(encoder.epsilon, SWIN_EPSILON):
         raise UserError(
             f"transformers' Swin has norms with epsilon {SWIN_EPSILON}, these have {encoder.epsilon}: "
@@ -219,23 +180,23 @@ def _swin(encoder, image_size):
     }
 
 
-def _window(encoder, image_size):
+def _window(encoder: nn.Module, image_size: Size) -> int:
     """Side of the windows, which must be square and the same in all stages."""
 
-    def refuse(lack):
+    def refuse(reason: str) -> NoReturn:
         raise UserError(
-            f"transformers' Swin {lack}: type --to=official, or train with another window or image size"
+            f"transformers' Swin {reason}: type --to=official, or train with another window or image size"
         )
 
     window = one_window(encoder, image_size, refuse)
     for stage, depth in enumerate(encoder.depths):
         shifted = {side // (encoder.embed_stride * 2**stage) > window for side in image_size}
         if depth > 1 and len(shifted) > 1:
-            refuse("shifts no windows along one axis only, as ours where the other is one window long")
+            refuse("shifts no windows along one axis only, as ours does if the other is one window long")
     return window
 
 
-def _pvt_v2(encoder, image_size):
+def _pvt_v2(encoder: nn.Module, image_size: Size) -> Config:
     return {
         "num_encoder_blocks": len(encoder.depths),
         "hidden_sizes": list(encoder.widths),
@@ -248,13 +209,13 @@ def _pvt_v2(encoder, image_size):
     }
 
 
-def _convnext(encoder, image_size):
+def _convnext(encoder: nn.Module, image_size: Size) -> Config:
     return {
         "patch_size": encoder.embed_stride,
         "num_stages": len(encoder.depths),
         "hidden_sizes": list(encoder.widths),
         "depths": list(encoder.depths),
-        "layer_scale_init_value": encoder.layer_scale or 1e-6,  # with 0 there would be no such array
+        "layer_scale_init_value": encoder.layer_scale or 1e-6,  # with 0 transformers makes no such array
         "drop_path_rate": encoder.drop_path,
     }
 
@@ -267,82 +228,98 @@ FAMILIES = {
 }
 
 
-@contextlib.contextmanager
-def _quiet(logging):
-    """Without transformers' bars and reports: what is missing is told in one sentence."""
-    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+EPSILON_TOLERANCE = 1e-5  # between epsilons of norms: variances are near 1, so outputs differ by half of it
 
 
-def _look_vit(model, pixels):
-    out = model(pixels, output_hidden_states=True)
-    return _blocks(model, out, pixels) | _logits(out)
+class _Readable(NamedTuple):
+    """Entries of the config.json of one model type.
+
+    backbone: {our key: (their key, its default)}. expected: values that all of our models have.
+    epsilon: of our norms. pooling: of the classifier, a key of `heads.POOLINGS`.
+    """
+
+    backbone: Mapping[str, tuple[str, Any]]
+    expected: Mapping[str, Any]
+    epsilon: float
+    pooling: str
 
 
-def _look_mae(model, pixels):
-    """With all patches in their places, which takes a mask of none of them."""
-    torch, base = import_torch(), model.base_model
-    config = base.embeddings.config
-    patches = base.embeddings.position_embeddings.shape[1] - 1
-    ratio, config.mask_ratio = config.mask_ratio, 0.0
-    try:
-        noise = torch.linspace(0, 1, patches).expand(len(pixels), -1)
-        return _blocks(model, base(pixels, noise=noise, output_hidden_states=True), pixels)
-    finally:
-        config.mask_ratio = ratio
-
-
-def _look_swin(model, pixels):
-    out = model(pixels, output_hidden_states=True, output_hidden_states_before_downsampling=True)
-    return _stages(model, out.reshaped_hidden_states, model.base_model.layernorm) | _logits(out)
-
-
-def _look_grids(model, pixels):
-    """Of a bare ConvNeXt the norm is looked at on every cell, though it is behind their mean there."""
-    out = model(pixels, output_hidden_states=True)
-    return _stages(model, out.hidden_states, getattr(model, "layernorm", None)) | _logits(out)
-
-
-def _stages(model, states, norm=None):
-    grids = [grid.permute(0, 2, 3, 1) for grid in states[-len(model.config.depths) :]]
-    if norm is not None:
-        grids[-1] = norm(grids[-1])
-    return {f"stage {number}": grid for number, grid in enumerate(grids, 1)}
-
-
-def _blocks(model, out, pixels):
-    states = list(out.hidden_states[-model.config.num_hidden_layers :])
-    states[-1] = model.base_model.layernorm(states[-1])
-    found = {f"block {number}": _grid(x[:, 1:], model, pixels) for number, x in enumerate(states, 1)}
-    return found | {"cls": states[-1][:, 0]}
-
-
-def _grid(x, model, pixels):
-    """(B, h * w, ...) -> (B, h, w, ...)."""
-    return x.reshape(len(x), pixels.shape[2] // model.config.patch_size, -1, *x.shape[2:])
-
-
-def _logits(out):
-    return {"logits": out.logits} if "logits" in out else {}
-
-
-def _reconstruction(model, pixels, noise):
-    out = model(pixels, noise=noise)
-    grids = {"prediction": out.logits, "mask": out.mask}
-    return {**{name: _grid(x, model, pixels) for name, x in grids.items()}, "loss": out.loss}
-
-
-LOOKS = {
-    "vit": _look_vit,
-    "vit_mae": _look_mae,
-    "swin": _look_swin,
-    "pvt_v2": _look_grids,
-    "convnext": _look_grids,
+_VIT_ENTRIES = _Readable({"heads": ("num_attention_heads", 12)}, {"qkv_bias": True}, 1e-6, "cls")
+_MODEL_TYPES = {
+    "vit": _VIT_ENTRIES,
+    "vit_mae": _VIT_ENTRIES,
+    "swin": _Readable(
+        {"heads": ("num_heads", (3, 6, 12, 24)), "window": ("window_size", 7)},
+        {"qkv_bias": True, "patch_size": 4},
+        1e-5,
+        "pool",
+    ),
+    "pvt_v2": _Readable(
+        {"heads": ("num_attention_heads", (1, 2, 5, 8))},
+        {"qkv_bias": True, "patch_sizes": (7, 3, 3, 3), "strides": (4, 2, 2, 2), "sr_ratios": (8, 4, 2, 1)},
+        1e-6,
+        "pool",
+    ),
+    "convnext": _Readable({}, {"patch_size": 4}, 1e-6, "pool_norm"),
 }
+
+
+def read_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings for `export.from_torch.from_torch` from a config.json.
+
+    Returns:
+      {"backbone": keys of `config.model.backbone`, "image_size": (height, width)}; of a classifier also
+      "pooling", a key of `heads.POOLINGS`, and "classes", their names; of an MAE also "decoder": {"heads"},
+      "mask_ratio" and "normalize_target" as in `config.method`.
+
+    Raises:
+      UserError: another model type, or a variant that no model of ours corresponds to.
+    """
+    entries = _MODEL_TYPES.get(config.get("model_type"))
+    if entries is None:
+        raise UserError(
+            f"config.json is of a '{config.get('model_type')}', expected one of {', '.join(_MODEL_TYPES)}: "
+            "give the folder of such a model"
+        )
+    for key, expected in {**entries.expected, "hidden_act": "gelu"}.items():
+        _check_equal(key, _value(config, key, expected), expected)
+    epsilon = config.get("layer_norm_eps", entries.epsilon)
+    if abs(epsilon - entries.epsilon) > EPSILON_TOLERANCE:
+        _check_equal("layer_norm_eps", epsilon, entries.epsilon)
+    image_size = config.get("image_size", 224)
+    if isinstance(image_size, dict):  # PVT v2 in transformers 4
+        image_size = image_size["height"], image_size["width"]
+    settings = {
+        "backbone": {ours: _value(config, *theirs) for ours, theirs in entries.backbone.items()},
+        "image_size": (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size),
+    }
+    name = (config.get("architectures") or [""])[0]
+    if name.endswith(CLASSIFIER):
+        settings.update(pooling=entries.pooling, classes=_classes(config))
+    if name == "ViTMAEForPreTraining":
+        settings.update(
+            decoder={"heads": config.get("decoder_num_attention_heads", 16)},
+            mask_ratio=config.get("mask_ratio", 0.75),
+            normalize_target=config.get("norm_pix_loss", False),
+        )
+    return settings
+
+
+def _classes(config: Mapping[str, Any]) -> list[str]:
+    """The names of the classes, in order; transformers' default is two."""
+    numbered = {index: f"LABEL_{index}" for index in range(config.get("num_labels", 2))}
+    named = config.get("id2label") or numbered
+    return [named[index] for index in sorted(named, key=int)]
+
+
+def _value(config: Mapping[str, Any], key: str, default: Any) -> Any:
+    value = config.get(key, default)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_equal(key: str, value: Any, expected: Any) -> None:
+    if value != expected:
+        raise UserError(
+            f"config.json has {key} {value}, expected {expected} as in all backbones here: give a model "
+            "with that"
+        )

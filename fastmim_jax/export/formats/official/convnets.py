@@ -1,24 +1,29 @@
-"""Key tables of the backbones that are made of convolutions: CMT as in FastMIM, ConvNeXt as in timm."""
+"""Key tables of the convolutional backbones: CMT as in FastMIM, ConvNeXt as in timm."""
 
 import math
 
-from fastmim_jax.export.formats.rules import CONV, LINEAR, NORM, SAME, Rule, Transform, array
+import numpy as np
 
-BATCH_NORM = (*NORM, (".running_mean", "/mean", SAME), (".running_var", "/var", SAME))
+from fastmim_jax.errors import FormatMismatch
+from fastmim_jax.export.formats.rules import CONV, LINEAR, NORM, VECTOR, Rule, Transform, array
 
-
-def _on_grids(x):
-    """(heads, cells, keys) of square grids -> (heads, h, w, key rows, key columns)."""
-    heads, cells, keys = x.shape
-    return x.reshape(heads, *[math.isqrt(cells)] * 2, *[math.isqrt(keys)] * 2)
+BATCH_NORM = (*NORM, (".running_mean", "/mean", VECTOR), (".running_var", "/var", VECTOR))
 
 
-def _flat(x):
+def _to_grids(x: np.ndarray) -> np.ndarray:
+    """(heads, queries, keys) of square grids -> (heads, query rows, columns, key rows, columns)."""
+    sides = [math.isqrt(count) for count in x.shape[1:]]
+    if [side**2 for side in sides] != list(x.shape[1:]):
+        raise FormatMismatch(f"{x.shape[1]} queries and {x.shape[2]} keys make no square grids")
+    return x.reshape(len(x), sides[0], sides[0], sides[1], sides[1])
+
+
+def _to_flat(x: np.ndarray) -> np.ndarray:
     heads, rows, columns = x.shape[:3]
     return x.reshape(heads, rows * columns, -1)
 
 
-GRIDS = Transform(_on_grids, _flat)
+GRIDS = Transform(_to_grids, _to_flat, 3)
 
 _CMT_BLOCK = {
     "proj": ("local", CONV),
@@ -36,12 +41,12 @@ _CMT_BLOCK = {
 }
 
 
-def _cmt_stage(index, letter):
-    halving = f"encoder/downsamples_{index - 1}" if index else "encoder/stem/halving"
+def _cmt_stage(index: int, letter: str) -> tuple[Rule, ...]:
+    embedding = f"encoder/downsamples_{index - 1}" if index else "encoder/stem/halving"
     stage = f"encoder/stages_{index}"
     return (
-        Rule(f"patch_embed_{letter}.proj", f"{halving}/patch", CONV),
-        Rule(f"patch_embed_{letter}.norm", f"{halving}/norm", NORM),
+        Rule(f"patch_embed_{letter}.proj", f"{embedding}/patch", CONV),
+        Rule(f"patch_embed_{letter}.norm", f"{embedding}/norm", NORM),
         Rule(f"relative_pos_{letter}", f"{stage}/relative_position", array(GRIDS)),
         *(
             Rule(f"blocks_{letter}.{{}}.{theirs}", f"{stage}/blocks/{{}}/{ours}", arrays)
@@ -58,7 +63,7 @@ CMT = (
 )
 
 
-def _convnext_halving(stage):
+def _convnext_downsample(stage: int) -> tuple[Rule, ...]:
     theirs, ours = f"stages.{stage}.downsample", f"encoder/downsamples_{stage - 1}"
     return Rule(f"{theirs}.0", f"{ours}/norm", NORM), Rule(f"{theirs}.1", f"{ours}/patch", CONV)
 
@@ -67,7 +72,7 @@ _BLOCK, _OUR_BLOCK = "stages.{}.blocks.{}", "encoder/stages_{}/blocks/{}"
 CONVNEXT = (
     Rule("stem.0", "encoder/stem/patch", CONV),
     Rule("stem.1", "encoder/stem/norm", NORM),
-    *(rule for stage in (1, 2, 3) for rule in _convnext_halving(stage)),
+    *(rule for stage in (1, 2, 3) for rule in _convnext_downsample(stage)),
     Rule(f"{_BLOCK}.conv_dw", f"{_OUR_BLOCK}/conv", CONV),
     Rule(f"{_BLOCK}.norm", f"{_OUR_BLOCK}/norm", NORM),
     Rule(f"{_BLOCK}.mlp.fc1", f"{_OUR_BLOCK}/mlp/fc1", LINEAR),

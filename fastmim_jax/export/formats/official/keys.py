@@ -1,4 +1,4 @@
-"""Key tables of the published files: FastMIM, MAE, MixMIM and SimMIM, pre-trained and fine-tuned."""
+"""Key tables of the published FastMIM, MAE, MixMIM and SimMIM, pre-trained and fine-tuned."""
 
 from fastmim_jax.export.formats.buffers import attention_masks, batch_counts, relative_indices
 from fastmim_jax.export.formats.official.convnets import BATCH_NORM, CMT, CONVNEXT
@@ -16,16 +16,24 @@ from fastmim_jax.export.formats.rules import (
     SHUFFLED_BIAS,
     SHUFFLED_KERNEL,
     SQUARE,
+    ArrayRule,
+    Buffers,
     Format,
     Rule,
     array,
 )
 
+Table = tuple[Rule, ...]
 QKV = (("attn.qkv", LINEAR),)
 
 
-def transformer_blocks(theirs, ours, qkv=QKV):
-    """timm's ViT blocks; ours have the same names inside. qkv: (name, arrays) of what makes the three."""
+def transformer_blocks(
+    theirs: str, ours: str, qkv: tuple[tuple[str, tuple[ArrayRule, ...]], ...] = QKV
+) -> Table:
+    """Return the rules of timm's ViT blocks; ours have the same names inside.
+
+    qkv: (name, arrays) of the projection to queries, keys and values.
+    """
     parts = (
         ("norm1", NORM),
         *qkv,
@@ -93,7 +101,7 @@ DECODER = (
     *transformer_blocks("decoder_blocks", "decoder/blocks"),
     Rule("decoder_norm", "decoder/norm", NORM),
     Rule("decoder_pred", "decoder/pred", LINEAR),
-    # Of partial reconstruction, which has no published names.
+    # Partial reconstruction has no published names.
     *(
         Rule(f"decoder_fill.{{}}.{name}", f"reconstruct/fill/stage_{{}}/{name}", array())
         for name in ("kernel", "thrown_token", "position_scale")
@@ -107,24 +115,24 @@ SIMMIM = (
 )
 
 
-def inside_encoder(backbone):
-    """The rules of a backbone that a published method has as its "encoder"."""
+def inside_encoder(backbone: Table) -> Table:
+    """Return the rules of a backbone that is the "encoder" of a published method."""
     return tuple(rule._replace(theirs=f"encoder.{rule.theirs}") for rule in backbone)
 
 
-def pretraining(backbone):
-    """A published FastMIM model, other than ViT's."""
+def pretraining(backbone: Table) -> Table:
+    """Return the rules of a published FastMIM model, except for ViT."""
     return (Rule("mask_token", "mask_token", array(PIXEL)), *inside_encoder(backbone), *DECODER)
 
 
-def classifying(backbone, *pooling):
-    """A published FastMIM fine-tuning model: a backbone, what its pooling has of its own, and a head."""
+def classifying(backbone: Table, *pooling: Rule) -> Table:
+    """Return the rules of a published classifier: a backbone, the layers of its pooling, and a head."""
     return (*backbone, *pooling, Rule("head", "head", LINEAR))
 
 
 CLASSIFIED_VIT = classifying(VIT, Rule("fc_norm", "pooling/norm", NORM))
-TABLE_OF_POSITIONS = Rule("absolute_pos_embed", "encoder/position/pos_embed", array(GRID_POSITIONS))
-MIXMIM = (*SWIN, TABLE_OF_POSITIONS)
+ABSOLUTE_POSITIONS = Rule("absolute_pos_embed", "encoder/position/pos_embed", array(GRID_POSITIONS))
+MIXMIM = (*SWIN, ABSOLUTE_POSITIONS)
 MAE_POSITIONS = Rule(
     "decoder_pos_embed", "decoder/position", (("", ("/pos_embed", "/pos_embed_cls"), POSITIONS),)
 )
@@ -132,8 +140,15 @@ MIXMIM_POSITIONS = Rule("decoder_pos_embed", "decoder/position/pos_embed", array
 SWIN_BUFFERS = (relative_indices, attention_masks)
 
 
-def _official(name, family, kind, table, *buffers, signs=()):
-    return Format(name, "official", family, kind, table, buffers, signs=signs)
+def _official(
+    name: str,
+    family: str,
+    kind: str,
+    table: Table,
+    *buffers: Buffers,
+    distinctive: tuple[str, ...] = (),
+) -> Format:
+    return Format(name, "official", family, kind, table, buffers, distinctive=distinctive)
 
 
 FORMATS = (
@@ -165,7 +180,7 @@ FORMATS = (
         "vit",
         "mae",
         (Rule("mask_token", "mask_token", array()), *VIT, MAE_POSITIONS, *DECODER),
-        signs=("decoder_pos_embed",),
+        distinctive=("decoder_pos_embed",),
     ),
     _official(
         "mixmim",
@@ -180,14 +195,14 @@ FORMATS = (
         "classifier",
         classifying(MIXMIM),
         relative_indices,
-        signs=("absolute_pos_embed",),
+        distinctive=("absolute_pos_embed",),
     ),
     _official("simmim_vit", "vit", "simmim", (*SIMMIM, *inside_encoder(SIMMIM_VIT)), relative_indices),
     _official(
         "simmim_swin",
         "swin",
         "simmim",
-        (*SIMMIM, *inside_encoder((*SWIN, TABLE_OF_POSITIONS))),
+        (*SIMMIM, *inside_encoder((*SWIN, ABSOLUTE_POSITIONS))),
         *SWIN_BUFFERS,
     ),
     _official(
@@ -201,8 +216,8 @@ FORMATS = (
         "swin_classifier",
         "swin",
         "classifier",
-        classifying((*SWIN, TABLE_OF_POSITIONS)),
+        classifying((*SWIN, ABSOLUTE_POSITIONS)),
         *SWIN_BUFFERS,
-        signs=("attn_mask",),
+        distinctive=("attn_mask",),
     ),
 )

@@ -1,4 +1,4 @@
-"""Published names of PVT v2: every stage has its number in the name, from 1; ours count from 0."""
+"""Key table of the published PVT v2, whose names number the stages from 1; ours count from 0."""
 
 from fastmim_jax.export.formats.rules import CONV, LINEAR, NORM, Rule
 
@@ -16,7 +16,7 @@ _BLOCK = {
 }
 
 
-def _stage(number):
+def _stage(number: int) -> tuple[Rule, ...]:
     patches = f"downsamples_{number - 2}" if number > 1 else "stem"
     blocks = f"encoder/stages_{number - 1}/blocks"
     return (
@@ -24,7 +24,7 @@ def _stage(number):
         Rule(f"patch_embed{number}.norm", f"encoder/{patches}/norm", NORM),
         *(
             Rule(
-                # The published convolution is a module of its own inside the module of that name.
+                # The published convolution is a module inside the module of that name.
                 f"block{number}.{{}}.{part.replace('dwconv', 'dwconv.dwconv')}",
                 f"{blocks}/{{}}/{part.replace('.', '/')}",
                 arrays,

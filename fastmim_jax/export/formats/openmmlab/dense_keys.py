@@ -1,30 +1,38 @@
-"""Names of the backbones of OpenMMLab's mmdetection (3.3) and mmsegmentation (1.2).
+"""Key tables of mmdetection's and mmsegmentation's backbones, in the form that their loaders take.
 
-As their loaders take them: those of Swin and ConvNeXt inside a "backbone", those of ViT and PVT v2 by
-themselves. Swin and ConvNeXt are called as in mmpretrain. None has a head, and a Swin there no positions.
-All norms of PVT v2 have one epsilon there, 1e-6; here, as in the original, it is 1e-5 after the patch
-embeddings and before the keys.
+Names of Swin and ConvNeXt are mmpretrain's, inside a "backbone"; names of ViT and PVT v2 have no prefix.
+None has a head, and Swin has no position embeddings. All norms of PVT v2 have the epsilon 1e-6 there; here,
+as in the original, it is 1e-5 after the patch embeddings and before the keys.
 """
 
 import numpy as np
 
 from fastmim_jax.export.formats.buffers import relative_indices
 from fastmim_jax.export.formats.official.keys import VIT_POSITIONS
-from fastmim_jax.export.formats.openmmlab.keys import CONVNEXT, FFN, OF_CELLS, SWIN, blocks, inside
-from fastmim_jax.export.formats.rules import CONV, LINEAR, NORM, Format, Rule, Transform, array
+from fastmim_jax.export.formats.openmmlab.keys import BACKBONE_NORM, CONVNEXT, FFN, SWIN, blocks, inside
+from fastmim_jax.export.formats.rules import (
+    CONV,
+    LINEAR,
+    NORM,
+    Buffers,
+    Format,
+    Rule,
+    Transform,
+    array,
+)
 from fastmim_jax.export.formats.torchvision.keys import IN_PROJECTION
 from fastmim_jax.models.pyramid import STAGES
 
 
-def _split(x):
-    """Queries, keys and values, (3 * D, ...) -> queries and, together, keys and values; transposed."""
+def _split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Queries, keys and values (3 * D, ...) -> transposed queries, transposed keys and values."""
     width = len(x) // 3
     return x[:width].T, x[width:].T
 
 
 JOINED = Transform(_split, lambda query, key_value: np.concatenate([query.T, key_value.T]))
 # A 1 x 1 convolution (out, in, 1, 1) <-> a linear layer (in, out).
-POINTWISE = Transform(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
+POINTWISE = Transform(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None], 4)
 _CONVOLVED_LINEAR = ((".weight", "/kernel", POINTWISE), LINEAR[1])
 
 VIT = (
@@ -64,7 +72,7 @@ _PVT_BLOCK = {
 }
 
 
-def _pvt_stage(number):
+def _pvt_stage(number: int) -> tuple[Rule, ...]:
     patches = f"downsamples_{number - 1}" if number else "stem"
     return (
         Rule(f"layers.{number}.0.projection", f"encoder/{patches}/patch", CONV),
@@ -77,19 +85,18 @@ def _pvt_stage(number):
 PVT_V2 = tuple(rule for number in range(STAGES) for rule in _pvt_stage(number))
 
 
-def _format(library, family, table, *buffers):
+def _format(library: str, family: str, table: tuple[Rule, ...], *buffers: Buffers) -> Format:
     return Format(f"{library}_{family}", library, family, "classifier", table, buffers)
 
 
-FORMATS = (
-    *(
-        known
-        for library in ("mmdet", "mmseg")
-        for known in (
-            _format(library, "swin", inside("backbone", SWIN), relative_indices),
-            _format(library, "convnext", inside("backbone", (*CONVNEXT, OF_CELLS))),
-            _format(library, "pvt_v2", PVT_V2),
-        )
-    ),
-    _format("mmseg", "vit", VIT),
-)
+def _common(library: str) -> tuple[Format, ...]:
+    """Formats that both libraries have."""
+    return (
+        _format(library, "swin", inside("backbone", SWIN), relative_indices),
+        _format(library, "convnext", inside("backbone", (*CONVNEXT, BACKBONE_NORM))),
+        _format(library, "pvt_v2", PVT_V2),
+    )
+
+
+MMDET = _common("mmdet")
+MMSEG = (*_common("mmseg"), _format("mmseg", "vit", VIT))

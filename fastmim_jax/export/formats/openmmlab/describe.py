@@ -1,87 +1,96 @@
-"""The lines of a config of OpenMMLab's mmpretrain, mmdetection or mmsegmentation that load a backbone.
+"""Lines of a config of mmpretrain, mmdetection or mmsegmentation that load a backbone.
 
-Those libraries have no description of a model beside its arrays: a config's "backbone" tells both.
+These libraries have no description of a model beside its arrays: a config's "backbone" names both.
 """
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import flax.linen as nn
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.formats.windows import one_window, square_windows
+from fastmim_jax.export.formats.library import ModelSpec
+from fastmim_jax.export.formats.windows import Refuse, one_window, square_windows
 from fastmim_jax.export.infer_backbone import family_of
 from fastmim_jax.models.pvt_v2 import REDUCTIONS
 
 STAGES = (0, 1, 2, 3)  # whose outputs a detector or segmenter takes
 IMPORTS = "custom_imports = dict(imports=['mmpretrain.models'], allow_failed_imports=False)\n"
+Arguments = dict[str, Any]
+Described = tuple[Arguments, str | None]  # arguments of the class, prefix of the names in the file
 
 
-def advice(library, encoder, image_size, path, pooling=None, channels=3):
-    """The lines of a config.
+def config_lines(library: str, spec: ModelSpec, path: Path) -> list[str]:
+    """Return the lines of a config.
 
     Args:
       library: "mmpretrain", "mmdet" or "mmseg".
-      encoder: a backbone of ours, a Flax module.
-      image_size: (height, width) in pixels that it was trained for.
-      path: of the file with its arrays.
-      pooling: of a classifier, a key of `heads.POOLINGS`; None for the backbone's own.
-      channels: of the images.
+      path: of the file with the arrays.
 
     Raises:
       UserError: the library has no such backbone.
     """
-    family = family_of(encoder)
-    explain = _EXPLAINED.get((library, family))
-    if explain is None:
+    family = family_of(spec.encoder)
+    describe_backbone = _BACKBONES.get((library, family))
+    if describe_backbone is None:
         _refuse(library, f"has no {family}")
-    arguments, prefix = explain(partial(_refuse, library), encoder, image_size, pooling or encoder.pooling)
-    if channels != 3:
-        arguments["in_channels"] = channels
+    arguments, prefix = describe_backbone(partial(_refuse, library), spec)
+    if spec.channels != 3:
+        arguments["in_channels"] = spec.channels
     arguments["init_cfg"] = dict(type="Pretrained", checkpoint=str(path))
     if prefix:
         arguments["init_cfg"]["prefix"] = prefix
     imports = IMPORTS if arguments["type"].startswith("mmpretrain.") else ""
-    return f"{imports}backbone = {_written(arguments)}\n"
+    return f"{imports}backbone = {_formatted(arguments)}".splitlines()
 
 
-def _refuse(library, reason):
+def _refuse(library: str, reason: str) -> NoReturn:
     raise UserError(f"{library} {reason}: choose another library, such as --to=timm")
 
 
-def _written(x, depth=1):
-    """A dict as configs write it, an argument per line where it is long; other values as Python does."""
+def _formatted(x: Any, depth: int = 1) -> str:
+    """A dict as dict(...), with one argument per line if it is nested; other values by their repr."""
     if isinstance(x, list):
-        return f"[{', '.join(_written(value, depth) for value in x)}]"
+        return f"[{', '.join(_formatted(value, depth) for value in x)}]"
     if not isinstance(x, dict):
         return repr(x)
     if all(not isinstance(value, dict) for value in x.values()) and depth > 1:
         return f"dict({', '.join(f'{key}={value!r}' for key, value in x.items())})"
-    lines = [f"{'    ' * depth}{key}={_written(value, depth + 1)},\n" for key, value in x.items()]
+    lines = [f"{'    ' * depth}{key}={_formatted(value, depth + 1)},\n" for key, value in x.items()]
     return f"dict(\n{''.join(lines)}{'    ' * (depth - 1)})"
 
 
-def _norm(epsilon):
+def _norm(epsilon: float) -> Arguments:
     return dict(type="LN", eps=epsilon)
 
 
-def _scale(encoder):
-    """What factors begin at: with 0 there are none, which a file's would be left out of."""
+def _layer_scale(encoder: nn.Module) -> float:
+    """Initial value of the layer scale; with 0 the libraries make none and ignore the file's."""
     return encoder.layer_scale or 1e-6
 
 
-def _whole(refuse, ratio):
-    """A ratio of an MLP as an int, which is all that some classes take."""
+def _integer_ratio(refuse: Refuse, ratio: float) -> int:
+    """An MLP ratio as an int, for classes that take nothing else."""
     if ratio != int(ratio):
-        refuse(f"has only whole ratios of an MLP's widths, not {ratio:g}")
+        refuse(f"has integer MLP ratios only, not {ratio:g}")
     return int(ratio)
 
 
-def _plain_vit(refuse, encoder):
+def _pooling(spec: ModelSpec) -> str:
+    return spec.pooling or spec.encoder.pooling
+
+
+def _check_vit(refuse: Refuse, encoder: nn.Module) -> None:
     if encoder.positions == "none" or encoder.relative_positions != "none":
-        refuse("has no ViT with relative positions or without a table of absolute ones")
+        refuse("has no ViT with relative positions or without absolute ones")
 
 
-def _mmpretrain_vit(refuse, encoder, image_size, pooling):
-    _plain_vit(refuse, encoder)
-    averaged = pooling == "pool_norm"
+def _mmpretrain_vit(refuse: Refuse, spec: ModelSpec) -> Described:
+    encoder, image_size = spec.encoder, spec.image_size
+    _check_vit(refuse, encoder)
+    averaged = _pooling(spec) == "pool_norm"
     arch = dict(
         embed_dims=encoder.width,
         num_layers=encoder.depth,
@@ -98,12 +107,13 @@ def _mmpretrain_vit(refuse, encoder, image_size, pooling):
         out_type="avg_featmap" if averaged else "cls_token",
     )
     if encoder.layer_scale is not None:
-        arguments["layer_scale_init_value"] = _scale(encoder)
+        arguments["layer_scale_init_value"] = _layer_scale(encoder)
     return arguments, "backbone."
 
 
-def _mmseg_vit(refuse, encoder, image_size, pooling):
-    _plain_vit(refuse, encoder)
+def _mmseg_vit(refuse: Refuse, spec: ModelSpec) -> Described:
+    encoder, image_size = spec.encoder, spec.image_size
+    _check_vit(refuse, encoder)
     if encoder.layer_scale is not None:
         refuse("has no ViT with LayerScale")
     arguments = dict(
@@ -113,7 +123,7 @@ def _mmseg_vit(refuse, encoder, image_size, pooling):
         embed_dims=encoder.width,
         num_layers=encoder.depth,
         num_heads=encoder.heads,
-        mlp_ratio=_whole(refuse, encoder.mlp_ratio),
+        mlp_ratio=_integer_ratio(refuse, encoder.mlp_ratio),
         norm_cfg=_norm(encoder.epsilon),
         final_norm=True,
         out_indices=tuple(sorted({-(-encoder.depth * quarter // 4) - 1 for quarter in (1, 2, 3, 4)})),
@@ -121,7 +131,8 @@ def _mmseg_vit(refuse, encoder, image_size, pooling):
     return arguments, None
 
 
-def _mmpretrain_swin(refuse, encoder, image_size, pooling):
+def _mmpretrain_swin(refuse: Refuse, spec: ModelSpec) -> Described:
+    encoder, image_size = spec.encoder, spec.image_size
     if encoder.epsilon != 1e-5:
         refuse(f"has no Swin with an epsilon of {encoder.epsilon:g}, only with 1e-05")
     block = {} if encoder.mlp_ratio == 4 else {"block_cfgs": dict(ffn_ratio=float(encoder.mlp_ratio))}
@@ -145,14 +156,15 @@ def _windowed_arch(encoder):
     return dict(embed_dims=encoder.width, depths=list(encoder.depths), num_heads=list(encoder.heads))
 
 
-def _dense_swin(refuse, encoder, image_size, pooling):
-    """Of mmdet and mmseg, which expect "backbone." in front of the names without being told so.
+def _dense_swin(refuse: Refuse, spec: ModelSpec) -> Described:
+    """mmdet's and mmseg's, whose loaders expect the prefix "backbone." without an argument.
 
-    They shift windows also where one holds all cells, which others and ours do not: the last stage differs
+    They shift windows even if one window covers the grid, others and ours do not: the last stage differs
     for images of the size of pre-training.
     """
+    encoder, image_size = spec.encoder, spec.image_size
     if encoder.positions != "none":
-        refuse("cannot load positions of a Swin's cells")
+        refuse("cannot load position embeddings of a Swin")
     arguments = dict(
         type="SwinTransformer",
         pretrain_img_size=tuple(image_size),
@@ -160,19 +172,20 @@ def _dense_swin(refuse, encoder, image_size, pooling):
         depths=list(encoder.depths),
         num_heads=list(encoder.heads),
         window_size=one_window(encoder, image_size, refuse),
-        mlp_ratio=_whole(refuse, encoder.mlp_ratio),
+        mlp_ratio=_integer_ratio(refuse, encoder.mlp_ratio),
         norm_cfg=_norm(encoder.epsilon),
         out_indices=STAGES,
     )
     return arguments, None
 
 
-def _mmdet_swin(refuse, encoder, image_size, pooling):
-    arguments, prefix = _dense_swin(refuse, encoder, image_size, pooling)
+def _mmdet_swin(refuse: Refuse, spec: ModelSpec) -> Described:
+    arguments, prefix = _dense_swin(refuse, spec)
     return {**arguments, "convert_weights": False}, prefix
 
 
-def _mmpretrain_mixmim(refuse, encoder, image_size, pooling):
+def _mmpretrain_mixmim(refuse: Refuse, spec: ModelSpec) -> Described:
+    encoder, image_size = spec.encoder, spec.image_size
     arguments = dict(
         type="MixMIMTransformer",
         arch=_windowed_arch(encoder),
@@ -184,30 +197,32 @@ def _mmpretrain_mixmim(refuse, encoder, image_size, pooling):
     return arguments, "backbone."
 
 
-def _mmpretrain_convnext(refuse, encoder, image_size, pooling):
+def _mmpretrain_convnext(refuse: Refuse, spec: ModelSpec) -> Described:
+    encoder = spec.encoder
     arguments = dict(
         type="ConvNeXt",
         arch=dict(depths=list(encoder.depths), channels=list(encoder.widths)),
         norm_cfg=dict(type="LN2d", eps=encoder.epsilon),
-        layer_scale_init_value=_scale(encoder),
-        gap_before_final_norm=pooling == "pool_norm",
+        layer_scale_init_value=_layer_scale(encoder),
+        gap_before_final_norm=_pooling(spec) == "pool_norm",
     )
     return arguments, "backbone."
 
 
-def _dense_convnext(refuse, encoder, image_size, pooling):
-    """mmpretrain's, for which mmdet and mmseg have none of their own."""
-    arguments, prefix = _mmpretrain_convnext(refuse, encoder, image_size, pooling=None)
-    return {**arguments, "type": "mmpretrain.ConvNeXt", "out_indices": list(STAGES)}, prefix
+def _dense_convnext(refuse: Refuse, spec: ModelSpec) -> Described:
+    """mmpretrain's, as mmdet and mmseg have none of their own; its last norm is one of the grid."""
+    arguments, prefix = _mmpretrain_convnext(refuse, spec)
+    more = dict(type="mmpretrain.ConvNeXt", gap_before_final_norm=False, out_indices=list(STAGES))
+    return {**arguments, **more}, prefix
 
 
-def _dense_pvt(refuse, encoder):
-    """What the classes of mmdet and mmseg have in common."""
+def _dense_pvt(refuse: Refuse, encoder: nn.Module) -> Arguments:
+    """Arguments that the classes of mmdet and mmseg have in common."""
     width = encoder.widths[0] // encoder.heads[0]
     if encoder.attention != "reduced":
         refuse("has no PVT v2 of linear cost")
     if tuple(width * heads for heads in encoder.heads) != tuple(encoder.widths):
-        refuse("has only PVT v2 whose heads are equally wide in all stages")
+        refuse("has only PVT v2 with one head width for all stages")
     return dict(
         embed_dims=width,
         num_layers=list(encoder.depths),
@@ -218,24 +233,25 @@ def _dense_pvt(refuse, encoder):
     )
 
 
-def _mmdet_pvt(refuse, encoder, image_size, pooling):
-    ratios = [_whole(refuse, ratio) for ratio in encoder.mlp_ratios]
+def _mmdet_pvt(refuse: Refuse, spec: ModelSpec) -> Described:
+    encoder = spec.encoder
+    ratios = [_integer_ratio(refuse, ratio) for ratio in encoder.mlp_ratios]
     common = _dense_pvt(refuse, encoder)
     arguments = dict(type="PyramidVisionTransformerV2", **common, mlp_ratios=ratios, convert_weights=False)
     return arguments, None
 
 
-def _mmseg_pvt(refuse, encoder, image_size, pooling):
-    """SegFormer's backbone, which is PVT v2 with one ratio for all of its MLPs."""
+def _mmseg_pvt(refuse: Refuse, spec: ModelSpec) -> Described:
+    """SegFormer's backbone: PVT v2 with one MLP ratio for all stages."""
+    encoder = spec.encoder
     common = _dense_pvt(refuse, encoder)
     if len(set(encoder.mlp_ratios)) > 1:
-        refuse("has no PVT v2 but SegFormer's, with one MLP ratio for all stages as in b5")
-    ratio = _whole(refuse, encoder.mlp_ratios[0])
+        refuse("has SegFormer's PVT v2 only, with one MLP ratio for all stages as in b5")
+    ratio = _integer_ratio(refuse, encoder.mlp_ratios[0])
     return dict(type="MixVisionTransformer", **common, mlp_ratio=ratio), None
 
 
-# {(library, family): (what refuses, encoder, image size, pooling) -> (arguments, prefix of the names)}
-_EXPLAINED = {
+_BACKBONES: dict[tuple[str, str], Callable[[Refuse, ModelSpec], Described]] = {
     ("mmpretrain", "vit"): _mmpretrain_vit,
     ("mmpretrain", "swin"): _mmpretrain_swin,
     ("mmpretrain", "mixmim"): _mmpretrain_mixmim,

@@ -1,16 +1,19 @@
-"""Names of OpenMMLab's mmpretrain (1.2): models of MAE, SimMIM and MixMIM, and classifiers.
+"""Key tables of mmpretrain's MAE, SimMIM and MixMIM, and of its classifiers.
 
-Its patch merging reads the four cells of a square channel by channel, (channel, row, column); the
-published code and ours read them cell by cell, (column, row, channel). Norm and weight are permuted.
+Its patch merging orders the four tokens of a square as (channel, row, column), the published code and ours
+as (column, row, channel). Norm and weight are permuted.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 
+from fastmim_jax.errors import FormatMismatch
 from fastmim_jax.export.formats.buffers import relative_indices
 from fastmim_jax.export.formats.official.keys import (
+    ABSOLUTE_POSITIONS,
     MAE_POSITIONS,
     MIXMIM_POSITIONS,
-    TABLE_OF_POSITIONS,
     VIT_POSITIONS,
 )
 from fastmim_jax.export.formats.rules import (
@@ -21,6 +24,8 @@ from fastmim_jax.export.formats.rules import (
     SHUFFLED_BIAS,
     SHUFFLED_KERNEL,
     SQUARE,
+    ArrayRule,
+    Buffers,
     Format,
     Rule,
     Transform,
@@ -28,20 +33,26 @@ from fastmim_jax.export.formats.rules import (
 )
 from fastmim_jax.export.formats.torchvision.keys import convnext
 
+Table = tuple[Rule, ...]
+Block = Mapping[str, tuple[str, tuple[ArrayRule, ...]]]  # {part: (our part, arrays)}
 
-def _cell_by_cell(x):
+
+def _channel_last(x: np.ndarray) -> np.ndarray:
     """The last axis from (channel, row, column) to (column, row, channel)."""
+    if x.shape[-1] % 4:
+        raise FormatMismatch(f"a width of {x.shape[-1]}, expected a multiple of 4 for patch merging")
     parts = x.reshape(*x.shape[:-1], -1, 2, 2)
     return np.moveaxis(parts, (-3, -2, -1), (-1, -2, -3)).reshape(x.shape)
 
 
-def _by_channel(x):
+def _channel_first(x: np.ndarray) -> np.ndarray:
+    """Invert `_channel_last`."""
     parts = x.reshape(*x.shape[:-1], 2, 2, -1)
     return np.moveaxis(parts, (-3, -2, -1), (-1, -2, -3)).reshape(x.shape)
 
 
-MERGED = Transform(_cell_by_cell, _by_channel)
-MERGED_LINEAR = Transform(lambda x: _cell_by_cell(x).T, lambda x: _by_channel(x.T))
+MERGED = Transform(_channel_last, _channel_first, 1)
+MERGED_LINEAR = Transform(lambda x: _channel_last(x).T, lambda x: _channel_first(x.T), 2)
 MERGED_NORM = ((".weight", "/scale", MERGED), (".bias", "/bias", MERGED))
 
 FFN = {"ffn.layers.0.0": ("mlp/fc1", LINEAR), "ffn.layers.1": ("mlp/fc2", LINEAR)}
@@ -65,23 +76,23 @@ _SCALES = {
 }
 
 
-def blocks(theirs, ours, block):
-    """Rules of numbered blocks. block: {part: (our part, arrays)}."""
+def blocks(theirs: str, ours: str, block: Block) -> Table:
+    """Return the rules of numbered blocks."""
     return tuple(
         Rule(f"{theirs}.{{}}.{part}", f"{ours}/{{}}/{name}", arrays)
         for part, (name, arrays) in block.items()
     )
 
 
-def inside(name, rules):
-    """The same rules, of a module of that name."""
+def inside(name: str, rules: Table) -> Table:
+    """Return the same rules inside a module of that name."""
     return tuple(rule._replace(theirs=f"{name}.{rule.theirs}") for rule in rules)
 
 
-def _windowed(stages, block, attention, norm):
-    """The rules of a backbone of windows.
+def _windowed(stages: str, block: Block, attention: str, norm: str) -> Table:
+    """Rules of a windowed backbone.
 
-    stages: name of the list of stages. attention: the module that has the table. norm: the last one.
+    stages: name of the list of stages. attention: module of the bias table. norm: the last norm.
     """
     table = "relative_position_bias_table"
     return (
@@ -104,7 +115,7 @@ def _windowed(stages, block, attention, norm):
 
 
 SWIN = _windowed("stages", _SWIN_BLOCK, "attn.w_msa", "norm3")
-MIXMIM = (*_windowed("layers", _VIT_BLOCK, "attn", "norm"), TABLE_OF_POSITIONS)
+MIXMIM = (*_windowed("layers", _VIT_BLOCK, "attn", "norm"), ABSOLUTE_POSITIONS)
 VIT = (
     Rule("cls_token", "encoder/cls_token", array()),
     VIT_POSITIONS,
@@ -125,15 +136,16 @@ CONVNEXT = (
         },
     ),
 )
-# The same norm is one of the mean where there is a head, unless a config says otherwise, else one of cells.
-_OF_MEAN, OF_CELLS = Rule("norm3", "pooling/norm", NORM), Rule("norm3", "encoder/norm", NORM)
+# With a head this norm follows the mean over the grid, unless a config says otherwise; without one it is
+# the backbone's.
+_POOLING_NORM, BACKBONE_NORM = Rule("norm3", "pooling/norm", NORM), Rule("norm3", "encoder/norm", NORM)
 _VIT_POOLED = Rule("ln2", "pooling/norm", NORM)
 _HEAD = Rule("head.fc", "head", LINEAR)
-_VIT_HEAD = Rule("head.layers.head", "head", LINEAR)  # of another kind of head, which is only read
+_VIT_HEAD = Rule("head.layers.head", "head", LINEAR)  # of another head class; read, never written
 
 
-def _decoder(positions):
-    """The rules of MAE's and MixMIM's decoder, which is the neck there; positions: the rule of those."""
+def _decoder(positions: Rule) -> Table:
+    """Rules of MAE's and MixMIM's decoder, mmpretrain's neck. positions: of its position embeddings."""
     return inside(
         "neck",
         (
@@ -149,7 +161,7 @@ def _decoder(positions):
 _PIXELS = ((".weight", "/kernel", SHUFFLED_KERNEL), (".bias", "/bias", SHUFFLED_BIAS))
 
 
-def _format(name, family, kind, backbone, others, *buffers):
+def _format(name: str, family: str, kind: str, backbone: Table, others: Table, *buffers: Buffers) -> Format:
     table = (*inside("backbone", backbone), *others)
     return Format(f"mmpretrain_{name}", "mmpretrain", family, kind, table, buffers)
 
@@ -175,11 +187,11 @@ FORMATS = (
         "simmim_swin",
         "swin",
         "simmim",
-        (*SWIN, TABLE_OF_POSITIONS, Rule("mask_token", "mask_token", array())),
+        (*SWIN, ABSOLUTE_POSITIONS, Rule("mask_token", "mask_token", array())),
         (Rule("neck.decoder.0", "pred", _PIXELS),),
         relative_indices,
     ),
     _format("vit", "vit", "classifier", (*VIT, _VIT_POOLED), (_HEAD, _VIT_HEAD)),
-    _format("swin", "swin", "classifier", (*SWIN, TABLE_OF_POSITIONS), (_HEAD,), relative_indices),
-    _format("convnext", "convnext", "classifier", (*CONVNEXT, _OF_MEAN, OF_CELLS), (_HEAD,)),
+    _format("swin", "swin", "classifier", (*SWIN, ABSOLUTE_POSITIONS), (_HEAD,), relative_indices),
+    _format("convnext", "convnext", "classifier", (*CONVNEXT, _POOLING_NORM, BACKBONE_NORM), (_HEAD,)),
 )

@@ -1,4 +1,4 @@
-"""timm's models beside ours: the same arrays give the same outputs, whichever side they come from."""
+"""timm's models against ours: the same arrays give the same outputs in both directions."""
 
 import json
 import math
@@ -15,8 +15,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.extras import import_timm
-from fastmim_jax.export.formats.names import to_ours, to_theirs, unknown
-from fastmim_jax.export.formats.timm import keys as peer
+from fastmim_jax.export.formats.library import ModelSpec
+from fastmim_jax.export.formats.names import to_ours, to_theirs, unknown_names
+from fastmim_jax.export.formats.timm.describe import describe, format_name, load_call
+from fastmim_jax.export.formats.timm.reference import build_reference, reference_outputs
 from fastmim_jax.models.base import layer_names
 from fastmim_jax.models.convnext import ConvNeXt
 from fastmim_jax.models.heads import POOLINGS, Classifier
@@ -31,14 +33,14 @@ pytestmark = pytest.mark.skipif(
     not (find_spec("torch") and find_spec("timm")),
     reason="needs the torch extra: pip install '.[torch]'",
 )
-CLASSES = 5
-# Both sides compute in float32 and add up in other orders: up to 2e-6 of the largest value is seen.
-# Attention that may not be has a score of -100 in timm's Swin, which is nothing.
+CLASSES = tuple("abcde")
+# Both sides compute in float32 and sum in different orders: up to 2e-6 of the largest value is observed.
+# Masked attention has a score of -100 in timm's Swin, whose weight is negligible.
 TOLERANCE = 1e-5
 
 
 class Case(NamedTuple):
-    """The same model on both sides: ours, and what timm's own arguments for it are."""
+    """The same model on both sides: ours, and timm's model and arguments."""
 
     encoder: nn.Module
     size: tuple
@@ -102,7 +104,7 @@ REAL = {
 
 
 def random_like(shapes, seed=0):
-    """{name: shape} of either side -> arrays of which each matters: nothing is 0, 1 or the same twice."""
+    """{name: shape} of either side -> random arrays that all affect the outputs: none is constant."""
     random = np.random.default_rng(seed)
 
     def draw(name, shape):
@@ -138,11 +140,11 @@ def skip_norm(call, args, kwargs, context):
 
 @cache
 def compiled(encoder, pooling, classes=CLASSES):
-    """Ours: (variables, images) -> what `look` gives of timm's."""
+    """Ours: (variables, images) -> the same layers as `reference_outputs` of timm's model."""
     normed = POOLINGS[pooling].encoding == "encode"
 
     @jax.jit
-    def look(variables, images):
+    def outputs_of(variables, images):
         params = variables["params"]
         with nullcontext() if normed else nn.intercept_methods(skip_norm):
             outputs = encoder.apply({"params": params["encoder"]}, images, method="outputs")
@@ -154,19 +156,19 @@ def compiled(encoder, pooling, classes=CLASSES):
             found["logits"] = pooled @ params["head"]["kernel"] + params["head"]["bias"]
         return found
 
-    return look
+    return outputs_of
 
 
 def our_variables(encoder, pooling, size, channels=3, seed=0):
-    """Random ones, {"params": nested}."""
+    """Random variables, {"params": nested}."""
     images = jax.ShapeDtypeStruct((1, *size, channels), np.float32)
-    shapes = jax.eval_shape(Classifier(encoder, CLASSES, pooling).init, jax.random.key(0), images)
+    shapes = jax.eval_shape(Classifier(encoder, len(CLASSES), pooling).init, jax.random.key(0), images)
     flat = random_like(shapes_of(flatten_dict(shapes["params"], sep="/")), seed)
     return {"params": unflatten_dict(flat, sep="/")}
 
 
 def headless(variables):
-    """Of the backbone alone."""
+    """The variables of the backbone alone."""
     return {"params": {"encoder": variables["params"]["encoder"]}}
 
 
@@ -179,20 +181,22 @@ def assert_same(theirs, ours):
 
 
 def check_from_timm(case, classes=CLASSES):
-    """Random arrays of a timm model, made by its own arguments, in our model and back."""
-    name = peer.format_of(case.encoder)
-    model = import_timm().create_model(case.theirs, num_classes=classes, **case.arguments).eval()
+    """Convert random arrays of a timm model to ours, compare outputs, and convert back."""
+    name = format_name(case.encoder)
+    model = import_timm().create_model(case.theirs, num_classes=len(classes), **case.arguments).eval()
     state = random_like(shapes_of(model.state_dict()))
     model = load(model, state)
     ours = to_ours(state, name)
     images = random_images(case.size)
-    assert_same(peer.look(model, images), compiled(case.encoder, case.pooling, classes)(ours, images))
+    assert_same(
+        reference_outputs(model, images), compiled(case.encoder, case.pooling, classes)(ours, images)
+    )
     back = to_theirs(ours, name)
     assert shapes_of(back) == shapes_of(state)
     for key, value in state.items():
         np.testing.assert_array_equal(back[key], value)
-    described = peer.describe(case.encoder, case.size, pooling=case.pooling, classes=classes)
-    assert shapes_of(peer.build(described).state_dict()) == shapes_of(state)
+    described = describe(ModelSpec(case.encoder, case.size, pooling=case.pooling, classes=classes))
+    assert shapes_of(build_reference(described).state_dict()) == shapes_of(state)
 
 
 def load(model, state):
@@ -203,22 +207,22 @@ def load(model, state):
 
 
 def check_to_timm(encoder, size, pooling, classes=CLASSES):
-    """Random arrays of ours in the timm model that is described, which takes these and no others."""
+    """Load random arrays of ours into the described timm model and compare outputs."""
     variables = our_variables(encoder, pooling, size, seed=1)
-    described = peer.describe(encoder, size, pooling=pooling, classes=classes)
-    model = peer.build(described, to_theirs(variables, peer.format_of(encoder)))
+    described = describe(ModelSpec(encoder, size, pooling=pooling, classes=classes))
+    model = build_reference(described, to_theirs(variables, format_name(encoder)))
     images = random_images(size)
-    assert_same(peer.look(model, images), compiled(encoder, pooling, classes)(variables, images))
+    assert_same(reference_outputs(model, images), compiled(encoder, pooling, classes)(variables, images))
     return model, variables
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_timms_arrays_give_the_same_in_ours_and_come_back_to_the_bit(name):
+def test_timms_arrays_give_equal_outputs_in_ours_and_convert_back_exactly(name):
     check_from_timm(CASES[name])
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_our_arrays_give_the_same_in_the_model_that_is_described(name):
+def test_our_arrays_give_equal_outputs_in_the_described_model(name):
     case = CASES[name]
     check_to_timm(case.encoder, case.size, case.pooling)
 
@@ -227,15 +231,15 @@ def test_our_arrays_give_the_same_in_the_model_that_is_described(name):
 def test_real_sizes_both_ways(name):
     theirs, pooling, options = REAL[name]
     encoder = create_model(name, layers="scanned", **options)
-    described = peer.describe(encoder, (224, 224), pooling=pooling, classes=CLASSES)
+    described = describe(ModelSpec(encoder, (224, 224), pooling=pooling, classes=CLASSES))
     assert (described["architecture"], described["model_args"]) == (theirs, {})
     model, variables = check_to_timm(encoder, (224, 224), pooling)
-    back = to_ours(numpy_state(model), peer.format_of(encoder))
+    back = to_ours(numpy_state(model), format_name(encoder))
     jax.tree.map(np.testing.assert_array_equal, back, variables)
 
 
 def tabled(variables, encoder, size):
-    """With a table in place of fixed positions."""
+    """The variables with a table instead of fixed positions."""
     grid = [side // encoder.patch_size for side in size]
     table = resampled_positions(*grid, encoder.width)
     position = {"pos_embed": table, "pos_embed_cls": np.zeros((1, encoder.width), np.float32)}
@@ -252,28 +256,30 @@ BARE = {
 
 
 @pytest.mark.parametrize("family", BARE)
-def test_bare_backbones_of_images_that_are_not_square(family):
+def test_bare_backbones_of_non_square_images(family):
     encoder, size = BARE[family]
-    pooling = "cls" if family == "vit" else "pool"  # that leaves the norm in the backbone
+    pooling = "cls" if family == "vit" else "pool"  # poolings that leave the norm in the backbone
     variables = headless(our_variables(encoder, pooling, size))
-    known = tabled(variables, encoder, size) if family == "vit" else variables
-    described = peer.describe(encoder, size)
-    model = peer.build(described, to_theirs(known, peer.format_of(encoder)))
+    published = tabled(variables, encoder, size) if family == "vit" else variables
+    described = describe(ModelSpec(encoder, size))
+    model = build_reference(described, to_theirs(published, format_name(encoder)))
     images = random_images(size)
-    assert_same(peer.look(model, images), compiled(encoder, pooling, 0)(variables, images))
+    assert_same(reference_outputs(model, images), compiled(encoder, pooling, ())(variables, images))
 
 
-def test_a_windows_shift_along_one_axis_is_timms():
+def test_a_window_shift_along_one_axis_is_as_in_timm():
     check_to_timm(Swin(window=(2, 8), **SWIN), (64, 128), "pool")
 
 
-def test_what_ends_with_the_head_dropped_keeps_its_norm():
+def test_a_classifier_without_its_head_keeps_its_norm():
     encoder = ViT(**VIT)
     variables = our_variables(encoder, "pool_norm", (32, 32))
     del variables["params"]["head"]
-    described = peer.describe(encoder, (32, 32), pooling="pool_norm")
-    model = peer.build(described, to_theirs(variables, "timm_vit"))
-    assert described["num_classes"] == 0 and "logits" not in peer.look(model, random_images((32, 32)))
+    described = describe(ModelSpec(encoder, (32, 32), pooling="pool_norm"))
+    model = build_reference(described, to_theirs(variables, "timm_vit"))
+    assert described["num_classes"] == 0 and "logits" not in reference_outputs(
+        model, random_images((32, 32))
+    )
 
 
 FOLDERS = {
@@ -292,32 +298,32 @@ def test_timm_opens_a_folder_and_a_file(name, tmp_path):
     timm = import_timm()
     encoder, size, pooling, channels = FOLDERS[name]
     variables = our_variables(encoder, pooling, size, channels)
-    described = peer.describe(encoder, size, channels, pooling, CLASSES, crop_pct=1.0)
-    state = to_theirs(variables, peer.format_of(encoder))
+    described = describe(ModelSpec(encoder, size, channels, pooling, CLASSES))
+    state = to_theirs(variables, format_name(encoder))
     path = tmp_path / "model.safetensors"
     save_file({key: np.ascontiguousarray(x) for key, x in state.items()}, path)
     (tmp_path / "config.json").write_text(json.dumps(described))
     images = random_images(size, channels)
     expected = compiled(encoder, pooling)(variables, images)
     opened = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
-    assert_same(peer.look(opened, images), expected)
-    told = timm.data.resolve_model_data_config(opened)
-    assert (told["input_size"], told["crop_pct"]) == ((channels, *size), 1.0)
-    assert told["mean"] == described["pretrained_cfg"]["mean"] and len(told["mean"]) == channels
-    typed = eval(peer.command(described, path), {"timm": timm}).eval()
-    assert_same(peer.look(typed, images), expected)
+    assert_same(reference_outputs(opened, images), expected)
+    data = timm.data.resolve_model_data_config(opened)
+    assert (data["input_size"], data["crop_pct"]) == ((channels, *size), 0.875)
+    assert data["mean"] == described["pretrained_cfg"]["mean"] and len(data["mean"]) == channels
+    typed = eval(load_call(described, path), {"timm": timm}).eval()
+    assert_same(reference_outputs(typed, images), expected)
 
 
-def test_variants_that_our_models_can_be():
-    """DeiT III has no position for cls, and a small ConvNeXt convolutions of 1 x 1 for linear layers."""
+def test_supported_variants_are_read():
+    """DeiT III has no position for cls; a small ConvNeXt has 1 x 1 convolutions for linear layers."""
     variants = {"vit, cls": dict(no_embed_class=True), "convnext": dict(conv_mlp=True)}
     for case, options in ((CASES[name], options) for name, options in variants.items()):
         arguments = {**case.arguments, **options}
-        model = import_timm().create_model(case.theirs, num_classes=CLASSES, **arguments).eval()
+        model = import_timm().create_model(case.theirs, num_classes=len(CLASSES), **arguments).eval()
         state = random_like(shapes_of(model.state_dict()))
-        images, ours = random_images(case.size), to_ours(state, peer.format_of(case.encoder))
+        images, ours = random_images(case.size), to_ours(state, format_name(case.encoder))
         expected = compiled(case.encoder, case.pooling)(ours, images)
-        assert_same(peer.look(load(model, state), images), expected)
+        assert_same(reference_outputs(load(model, state), images), expected)
 
 
 @pytest.mark.parametrize(
@@ -328,20 +334,20 @@ def test_variants_that_our_models_can_be():
         ("pre_norm", "norm_pre.weight"),
     ],
 )
-def test_variants_that_they_cannot_are_told_by_name(option, name):
+def test_unsupported_variants_have_unknown_names(option, name):
     case = CASES["vit, cls"]
     model = import_timm().create_model(case.theirs, **case.arguments, **{option: 1})
-    assert name in unknown(model.state_dict(), "timm_vit")
+    assert name in unknown_names(model.state_dict(), "timm_vit")
 
 
-def test_a_state_of_another_model_is_refused():
+def test_a_state_dict_of_another_model_is_refused():
     case = CASES["convnext"]
-    described = peer.describe(case.encoder, case.size, pooling=case.pooling, classes=CLASSES)
-    state = numpy_state(peer.build(described))
+    described = describe(ModelSpec(case.encoder, case.size, pooling=case.pooling, classes=CLASSES))
+    state = numpy_state(build_reference(described))
     state["surprise"] = state.pop("head.fc.bias")
     with pytest.raises(UserError, match="convnext_tiny: head.fc.bias missing; surprise unexpected; exp"):
-        peer.build(described, state)
+        build_reference(described, state)
     del state["surprise"]
-    state["head.fc.bias"] = np.zeros(CLASSES + 1)
+    state["head.fc.bias"] = np.zeros(len(CLASSES) + 1)
     with pytest.raises(UserError, match="convnext_tiny: head.fc.bias of another shape; expected"):
-        peer.build(described, state)
+        build_reference(described, state)

@@ -1,4 +1,4 @@
-"""torchvision's ViT, Swin and ConvNeXt give what ours give, with the same arrays."""
+"""torchvision's ViT, Swin and ConvNeXt against ours: the same arrays give the same outputs."""
 
 import json
 from importlib.util import find_spec
@@ -10,8 +10,16 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.formats.names import FORMATS, to_ours, to_theirs
-from fastmim_jax.export.formats.torchvision import keys as peer
+from fastmim_jax.export.extras import import_torch
+from fastmim_jax.export.formats import FORMATS
+from fastmim_jax.export.formats.library import ModelSpec
+from fastmim_jax.export.formats.names import to_ours, to_theirs
+from fastmim_jax.export.formats.torchvision.describe import describe
+from fastmim_jax.export.formats.torchvision.reference import (
+    build_reference,
+    models_module,
+    reference_outputs,
+)
 from fastmim_jax.models.base import layer_names
 from fastmim_jax.models.convnext import ConvNeXt
 from fastmim_jax.models.heads import Classifier
@@ -23,13 +31,13 @@ with_torch = pytest.mark.skipif(
     not (find_spec("torch") and find_spec("torchvision")),
     reason="needs the torch extra: pip install '.[torch]'",
 )
-# Both compute in float32 but add up in other orders, over some ten layers with large random weights.
+# Both compute in float32 but sum in different orders, over some ten layers with large random weights.
 TOLERANCE = 1e-4  # of the largest absolute value
-CLASSES = 5
+CLASSES = tuple("abcde")
 
 
 class Case(NamedTuple):
-    """A tiny classifier of ours, and the format that it goes with."""
+    """A tiny classifier of ours, and its format."""
 
     encoder: object
     pooling: str
@@ -60,7 +68,7 @@ CASES = {
 
 
 def random(shapes, seed):
-    """Arrays that all matter: weights of about one deviation per sum, scales around one."""
+    """Random arrays that all affect the outputs: weights of unit gain, scales around one."""
     rng = np.random.default_rng(seed)
 
     def draw(path, shape):
@@ -80,7 +88,7 @@ def images_of(case):
 
 
 def model_of(case):
-    return Classifier(case.encoder, CLASSES, case.pooling)
+    return Classifier(case.encoder, len(CLASSES), case.pooling)
 
 
 def ours_of(case, module):
@@ -104,7 +112,7 @@ def layers_of(encoder, variables, case):
 
 
 def expected_of(case, variables):
-    """What `torchvision.look` gives, by our classifier."""
+    """The same layers as `reference_outputs`, by our classifier."""
     encoder = {"params": variables["params"]["encoder"]}
     logits = jax.jit(model_of(case).apply)(variables, images_of(case))
     return {**layers_of(case.encoder, encoder, case), "logits": logits}
@@ -119,7 +127,7 @@ def assert_close(found, expected):
 
 
 def complete(variables, case):
-    """The names that torchvision has, with its buffers."""
+    """The complete state dict, with buffers."""
     state = to_theirs(variables, case.format)
     for buffers in FORMATS[case.format].buffers:
         state |= buffers(state, case.size)
@@ -127,7 +135,7 @@ def complete(variables, case):
 
 
 def described(case, classes=CLASSES):
-    description = peer.describe(case.encoder, case.size, pooling=case.pooling, classes=classes)
+    description = describe(ModelSpec(case.encoder, case.size, pooling=case.pooling, classes=classes))
     return json.loads(json.dumps(description))  # as it comes from a file
 
 
@@ -136,8 +144,8 @@ def described(case, classes=CLASSES):
 def test_ours_in_torchvision(name):
     case = CASES[name]
     variables = ours_of(case, model_of(case))
-    model = peer.build(described(case), complete(variables, case))
-    assert_close(peer.look(model, images_of(case)), expected_of(case, variables))
+    model = build_reference(described(case), complete(variables, case))
+    assert_close(reference_outputs(model, images_of(case)), expected_of(case, variables))
     state = {key: x.numpy() for key, x in model.state_dict().items()}
     jax.tree.map(np.testing.assert_array_equal, to_ours(state, case.format), variables)
 
@@ -146,18 +154,18 @@ def test_ours_in_torchvision(name):
 @pytest.mark.parametrize("name", CASES)
 def test_torchvision_in_ours(name):
     case = CASES[name]
-    model = peer.build(described(case))
+    model = build_reference(described(case))
     buffers = {key for key, _ in model.named_buffers()}
     shapes = {key: x for key, x in model.state_dict().items() if key not in buffers}
     rng = np.random.default_rng(2)
     drawn = {key: rng.normal(size=tuple(x.shape)).astype(np.float32) / 3 for key, x in shapes.items()}
-    kept = {key: x.numpy() for key, x in model.state_dict().items() if key in buffers}
-    model = peer.build(described(case), {**drawn, **kept})
-    variables = to_ours({**drawn, **kept}, case.format)
-    assert_close(peer.look(model, images_of(case)), expected_of(case, variables))
+    buffered = {key: x.numpy() for key, x in model.state_dict().items() if key in buffers}
+    model = build_reference(described(case), {**drawn, **buffered})
+    variables = to_ours({**drawn, **buffered}, case.format)
+    assert_close(reference_outputs(model, images_of(case)), expected_of(case, variables))
     back = complete(variables, case)
-    assert set(back) == {*drawn, *kept}
-    for key, x in {**drawn, **kept}.items():
+    assert set(back) == {*drawn, *buffered}
+    for key, x in {**drawn, **buffered}.items():
         np.testing.assert_array_equal(back[key], x, err_msg=key)
 
 
@@ -167,8 +175,8 @@ def test_a_backbone_without_a_head(name):
     case = CASES[name]
     variables = ours_of(case, case.encoder)
     inside = {"params": {"encoder": variables["params"]}}
-    model = peer.build(described(case, classes=0), complete(inside, case))
-    assert_close(peer.look(model, images_of(case)), layers_of(case.encoder, variables, case))
+    model = build_reference(described(case, classes=()), complete(inside, case))
+    assert_close(reference_outputs(model, images_of(case)), layers_of(case.encoder, variables, case))
     back = case.format + "_backbone" if name == "convnext" else case.format
     jax.tree.map(np.testing.assert_array_equal, to_ours(to_theirs(inside, case.format), back), inside)
 
@@ -179,11 +187,11 @@ def test_loading_is_strict():
     state = complete(ours_of(case, model_of(case)), case)
     short = {key: x for key, x in state.items() if key != "classifier.2.bias"}
     with pytest.raises(UserError, match=r'Missing key\(s\).*"classifier.2.bias"'):
-        peer.build(described(case), short)
+        build_reference(described(case), short)
     with pytest.raises(UserError, match=r'Unexpected key\(s\).*"surplus"'):
-        peer.build(described(case), {**state, "surplus": np.zeros(1)})
+        build_reference(described(case), {**state, "surplus": np.zeros(1)})
     with pytest.raises(UserError, match="size mismatch for classifier.2.bias"):
-        peer.build(described(case), {**state, "classifier.2.bias": np.zeros(1)})
+        build_reference(described(case), {**state, "classifier.2.bias": np.zeros(1)})
 
 
 @with_torch
@@ -196,36 +204,38 @@ def test_loading_is_strict():
         ("convnext_b", "convnext_base"),
     ],
 )
-def test_the_builder_that_it_names_makes_the_same_names_and_shapes(ours, builder):
-    torch, models = peer.import_torch(), peer._models()
+def test_the_named_builder_makes_the_same_names_and_shapes(ours, builder):
+    torch, models = import_torch(), models_module()
     encoder = create_model(ours)
     encoder = encoder.clone(positions="learned") if ours.startswith("vit") else encoder
     pooling = {"vit": "cls", "swi": "pool", "con": "pool_norm"}[ours[:3]]
-    description = peer.describe(encoder, (224, 224), pooling=pooling, classes=1000)
+    description = describe(
+        ModelSpec(encoder, (224, 224), pooling=pooling, classes=tuple(map(str, range(1000))))
+    )
     assert description["builder"] == builder
-    with torch.device("meta"):  # nothing is computed or kept
-        named, built = getattr(models, builder)().state_dict(), peer.build(description).state_dict()
+    with torch.device("meta"):  # nothing is computed or stored
+        named, built = getattr(models, builder)().state_dict(), build_reference(description).state_dict()
     assert {key: x.shape for key, x in named.items()} == {key: x.shape for key, x in built.items()}
 
 
 def refused(encoder, size=(64, 64), **options):
     with pytest.raises(UserError) as caught:
-        peer.describe(encoder, size, **options)
+        describe(ModelSpec(encoder, size, **options))
     assert str(caught.value).startswith("torchvision has") and "--to=timm" in str(caught.value)
     return str(caught.value)
 
 
-def test_what_torchvision_has_not_is_refused():
+def test_unsupported_models_are_refused():
     vit, swin, convnext = (case.encoder for case in CASES.values())
     assert "pvt_v2" in refused(create_model("pvt_v2_b2"))
     assert "not of 4" in refused(vit, channels=4)
     assert "32 x 64" in refused(vit, (32, 64))
-    assert "without a table of positions" in refused(vit.clone(positions="none"))
+    assert "without position embeddings" in refused(vit.clone(positions="none"))
     assert "relative positions" in refused(vit.clone(relative_positions="own"))
     assert "LayerScale" in refused(vit.clone(layer_scale=0.1))
-    assert "classifies by 'pool_norm'" in refused(vit, classes=5)
+    assert "classifies by 'pool_norm'" in refused(vit, classes=CLASSES)
     assert "2, 2, 2, 1" in refused(swin, (32, 32))
-    assert "2 x 4 cells" in refused(swin.clone(window=(2, 4)), (64, 128))
-    assert "positions" in refused(swin.clone(positions="learned"))
+    assert "2 x 4 tokens" in refused(swin.clone(window=(2, 4)), (64, 128))
+    assert "position embeddings" in refused(swin.clone(positions="learned"))
     assert "epsilon of 1e-05" in refused(convnext.clone(epsilon=1e-5))
-    assert "classifies by 'norm_pool'" in refused(convnext, classes=5, pooling="norm_pool")
+    assert "classifies by 'norm_pool'" in refused(convnext, classes=CLASSES, pooling="norm_pool")

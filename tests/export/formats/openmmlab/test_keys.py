@@ -1,4 +1,4 @@
-"""OpenMMLab's names and shapes, from reading its source; reshaped arrays against its arithmetic."""
+"""Names and shapes against OpenMMLab's source; reshaped arrays against its arithmetic."""
 
 import jax
 import numpy as np
@@ -8,16 +8,15 @@ from scipy.special import erf
 
 from fastmim_jax import create_method
 from fastmim_jax.config import pretrain_config
-from fastmim_jax.errors import UserError
-from fastmim_jax.export.formats.names import FORMATS, to_ours, to_theirs
-from fastmim_jax.export.formats.openmmlab.describe import IMPORTS, advice
+from fastmim_jax.errors import FormatMismatch
+from fastmim_jax.export.formats import FORMATS
+from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.models.convnext import ConvNeXt
 from fastmim_jax.models.heads import Classifier
 from fastmim_jax.models.mixmim import MixMIMEncoder
 from fastmim_jax.models.pvt_v2 import ConvolutionalMLP, PVTAttention, PVTv2
 from fastmim_jax.models.swin import PatchMerging, Swin
 from fastmim_jax.models.vit import ViT
-from fastmim_jax.models.zoo import create_model
 
 SIZE = (64, 64)
 ONES = (1, 1, 1, 1)
@@ -96,7 +95,7 @@ SMALL = dict(width=8, depths=ONES, heads=(1, 2, 2, 4))
 MAE = pretraining("mae", 16, name="vit_b16", width=8, depth=1, heads=2)
 SIMMIM = pretraining("simmim", 32, name="swin_t", window=2, **SMALL)
 MIXMIM = pretraining("mixmim", 32, name="mixmim_b", windows=(2, 2, 2, 2), **SMALL)
-# {format: (what it is of, its names)}; a backbone by itself is one without a head.
+# {format: (module, names)}; a bare backbone has no head.
 EXPECTED = {
     "mmpretrain_mae": (MAE, inside("backbone", VIT_NAMES) | inside("neck", DECODER)),
     "mmpretrain_simmim_swin": (
@@ -128,7 +127,7 @@ EXPECTED = {
 
 
 def variables_of(module):
-    """Random arrays; of a backbone under "encoder". Tables of fixed positions are among them."""
+    """Random variables with the tables of fixed positions; a bare backbone is under "encoder"."""
     rngs = {"params": jax.random.key(0), "mask": jax.random.key(1)}
     shapes = jax.eval_shape(module.init, rngs, np.zeros((1, *SIZE, 3), np.float32))["params"]
     shapes = shapes if hasattr(module, "encoder") or "decoder" in shapes else {"encoder": shapes}
@@ -146,25 +145,25 @@ def variables_of(module):
     return {"params": unflatten_dict(arrays, sep="/")}
 
 
-def state_of(variables, known):
-    state = to_theirs(variables, known)
-    for buffers in FORMATS[known].buffers:
+def state_of(variables, name):
+    state = to_theirs(variables, name)
+    for buffers in FORMATS[name].buffers:
         state |= buffers(state, SIZE)
     return state
 
 
-@pytest.mark.parametrize("known", EXPECTED)
-def test_names_are_those_of_the_source_and_bits_come_back(known):
-    module, expected = EXPECTED[known]
+@pytest.mark.parametrize("name", EXPECTED)
+def test_names_are_those_of_the_source_and_a_round_trip_is_exact(name):
+    module, expected = EXPECTED[name]
     variables = variables_of(module)
-    state = state_of(variables, known)
+    state = state_of(variables, name)
     assert set(state) == expected
-    jax.tree.map(np.testing.assert_array_equal, to_ours(state, known), variables)
+    jax.tree.map(np.testing.assert_array_equal, to_ours(state, name), variables)
 
 
 def test_every_format_is_tested():
     libraries = ("mmpretrain", "mmdet", "mmseg")
-    assert {name for name, known in FORMATS.items() if known.library in libraries} == set(EXPECTED)
+    assert {name for name, fmt in FORMATS.items() if fmt.library in libraries} == set(EXPECTED)
 
 
 def test_shapes_are_those_of_the_source():
@@ -186,7 +185,7 @@ def test_shapes_are_those_of_the_source():
     assert state["neck.decoder_pos_embed"].shape == (1, 4, 8)
 
 
-def test_layer_scale_and_another_head_are_read():
+def test_layer_scale_and_the_other_head_class_are_read():
     variables = variables_of(Classifier(VIT.clone(layer_scale=0.1), 3, "cls"))
     state = to_theirs(variables, "mmpretrain_vit")
     assert {"backbone.layers.0.attn.gamma1.weight", "backbone.layers.0.ffn.gamma2.weight"} <= set(state)
@@ -194,7 +193,7 @@ def test_layer_scale_and_another_head_are_read():
     jax.tree.map(np.testing.assert_array_equal, to_ours(other, "mmpretrain_vit"), variables)
 
 
-def test_indices_of_relative_positions_are_those_that_a_sum_of_two_steps_gives():
+def test_relative_position_indices_are_sums_of_two_strides():
     index = state_of(variables_of(SWIN), "mmdet_swin")[
         "backbone.stages.0.blocks.0.attn.w_msa.relative_position_index"
     ]
@@ -215,12 +214,12 @@ def unfolded(x, side):
     for channel in range(width):
         for row in range(side):
             for column in range(side):
-                place = (channel * side + row) * side + column
-                out[..., place] = x[:, row::side, column::side, channel]
+                index = (channel * side + row) * side + column
+                out[..., index] = x[:, row::side, column::side, channel]
     return out
 
 
-# Below both sides add up some ten to a hundred float32 products of values around one, in other orders.
+# Both sides sum ten to a hundred float32 products of values around one, in different orders.
 TOLERANCE = 1e-5  # of the largest absolute value
 
 
@@ -229,10 +228,10 @@ def assert_close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("known", ["mmpretrain_swin", "mmdet_swin"])
-def test_patches_are_merged_in_the_order_of_unfold(known):
+@pytest.mark.parametrize("name", ["mmpretrain_swin", "mmdet_swin"])
+def test_patches_are_merged_in_the_order_of_unfold(name):
     variables = variables_of(SWIN)
-    state = to_theirs(variables, known)
+    state = to_theirs(variables, name)
     x = np.random.default_rng(1).normal(size=(2, 4, 6, 16)).astype(np.float32)
     theirs = {part: state[f"backbone.stages.1.downsample.{part}"] for part in ("norm.weight", "norm.bias")}
     y = layer_norm(unfolded(x, 2), theirs["norm.weight"], theirs["norm.bias"])
@@ -293,58 +292,8 @@ def test_mlp_of_pvt_is_that_of_convolutions():
     assert_close(found, y)
 
 
-def told(library, encoder, size=(224, 224), **options):
-    """The arguments that the lines of a config give."""
-    space = {}
-    exec(advice(library, encoder, size, "run.pth", **options), space)
-    return space["backbone"]
-
-
-def test_configs_tell_the_model_and_its_file():
-    vit = told("mmpretrain", create_model("vit_b16"))
-    assert vit["arch"] == dict(embed_dims=768, num_layers=12, num_heads=12, feedforward_channels=3072)
-    assert (vit["out_type"], vit["final_norm"]) == ("avg_featmap", False)
-    assert vit["init_cfg"] == dict(type="Pretrained", checkpoint="run.pth", prefix="backbone.")
-    vit = told("mmpretrain", create_model("vit_b16"), pooling="cls", channels=4)
-    assert (vit["out_type"], vit["final_norm"], vit["in_channels"]) == ("cls_token", True, 4)
-    swin = told("mmdet", create_model("swin_t"), (256, 256))
-    assert (swin["type"], swin["window_size"], swin["convert_weights"]) == ("SwinTransformer", 8, False)
-    assert swin["init_cfg"] == dict(type="Pretrained", checkpoint="run.pth")
-    swin = told("mmpretrain", create_model("swin_t").clone(mlp_ratio=3.0))
-    assert swin["stage_cfgs"] == dict(window_size=7, block_cfgs=dict(ffn_ratio=3.0))
-    swin = told("mmpretrain", create_model("swin_t").clone(window=12), (192, 192))
-    assert [stage["window_size"] for stage in swin["stage_cfgs"]] == [12, 12, 12, 6]
-    pvt = told("mmdet", create_model("pvt_v2_b0"))
-    assert (pvt["embed_dims"], pvt["num_heads"]) == (32, [1, 2, 5, 8])
-    assert told("mmseg", create_model("pvt_v2_b5"))["mlp_ratio"] == 4
-    assert told("mmseg", create_model("vit_l16"))["out_indices"] == (5, 11, 17, 23)
-    assert told("mmpretrain", create_model("mixmim_b"))["window_size"] == [14, 14, 14, 7]
-    assert IMPORTS in advice("mmdet", CONVNEXT, SIZE, "run.pth")
-    assert told("mmdet", CONVNEXT)["gap_before_final_norm"] is False
-    assert told("mmpretrain", CONVNEXT, pooling="pool_norm")["gap_before_final_norm"] is True
-
-
-@pytest.mark.parametrize(
-    "library, encoder, reason",
-    [
-        ("mmdet", VIT, "mmdet has no vit"),
-        ("mmpretrain", VIT.clone(relative_positions="own"), "relative positions"),
-        ("mmseg", VIT.clone(layer_scale=0.1), "LayerScale"),
-        ("mmdet", SWIN.clone(positions="learned"), "positions of a Swin's cells"),
-        ("mmdet", SWIN.clone(window=4), "here they are 4, 4, 4, 2 cells wide"),
-        ("mmseg", PVT, "has only PVT v2 whose heads|SegFormer"),
-        ("mmdet", create_model("pvt_v2_b2_linear"), "linear cost"),
-        ("mmseg", create_model("pvt_v2_b2"), "SegFormer"),
-    ],
-)
-def test_what_a_library_has_not_is_refused(library, encoder, reason):
-    with pytest.raises(UserError, match=reason) as caught:
-        advice(library, encoder, SIZE, "run.pth")
-    assert "--to=timm" in str(caught.value)
-
-
-def test_positions_that_a_detector_cannot_load_have_no_place():
+def test_positions_that_a_detector_cannot_load_are_refused():
     variables = variables_of(SWIN.clone(positions="learned"))
-    with pytest.raises(UserError, match="encoder/position/pos_embed"):
+    with pytest.raises(FormatMismatch, match="encoder/position/pos_embed"):
         to_theirs(variables, "mmdet_swin")
     assert "backbone.absolute_pos_embed" in to_theirs(variables, "mmpretrain_swin")

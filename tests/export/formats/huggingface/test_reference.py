@@ -1,4 +1,4 @@
-"""Our models and those of transformers see the same, whichever the weights come from."""
+"""transformers' models against ours: the same weights give the same outputs in both directions."""
 
 import json
 from functools import cache
@@ -11,8 +11,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.extras import import_transformers
-from fastmim_jax.export.formats.huggingface import describe as peer
-from fastmim_jax.export.formats.names import FORMATS, to_ours, to_theirs
+from fastmim_jax.export.formats import FORMATS
+from fastmim_jax.export.formats.huggingface.describe import describe
+from fastmim_jax.export.formats.huggingface.reference import build_reference, reference_outputs
+from fastmim_jax.export.formats.library import MAESpec, ModelSpec
+from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.mim.mae import MAE
 from fastmim_jax.mim.targets import Pixels
 from fastmim_jax.models.base import layer_names
@@ -26,10 +29,12 @@ from fastmim_jax.models.zoo import create_model
 
 SIZE, BATCH, RATIO = (64, 64), 2, 0.6
 DECODER = dict(width=16, depth=2, heads=4, mlp_ratio=2.0)
-# Both sides add float32 numbers in different orders: the largest difference is some 5e-7 of the largest
-# number, and twice that behind 20 blocks. What is in a wrong order is off by more than 1e-1.
+# Both sides sum float32 numbers in different orders: the largest difference is some 5e-7 of the largest
+# number, and twice that after 20 blocks. A wrong order of arrays gives more than 1e-1.
 TOLERANCE = 1e-5
-TOLERANCE_OF_EPSILON = 1e-4  # PVT v2 as published has two epsilons, 9e-6 apart, and there one: 4e-5 is seen
+TOLERANCE_OF_EPSILON = (
+    1e-4  # PVT v2 as published has two epsilons, 9e-6 apart, transformers one: 4e-5 is observed
+)
 
 
 class Case(NamedTuple):
@@ -40,10 +45,10 @@ class Case(NamedTuple):
 
     @property
     def classes(self):
-        return 5 if self.pooling else 0
+        return tuple("abcde") if self.pooling else ()
 
     def describe(self):
-        return peer.describe(self.encoder, self.size, self.channels, self.pooling, self.classes)
+        return describe(ModelSpec(self.encoder, self.size, self.channels, self.pooling, self.classes))
 
     def images(self):
         shape = (BATCH, *self.size, self.channels)
@@ -79,7 +84,7 @@ def hf():
 
 
 def drawn(random, name, shape, fan_in):
-    """Weights of a layer that keep what passes it about as large, and others far from their usual start."""
+    """Random weights that preserve the scale of activations; others far from their initial values."""
     x = random.standard_normal(shape).astype(np.float32)
     if fan_in:
         return x / np.float32(fan_in**0.5)
@@ -87,7 +92,7 @@ def drawn(random, name, shape, fan_in):
 
 
 def randomised(model):
-    """Their model, every parameter another, but for the tables that MAE does not learn."""
+    """Their model with random parameters, except for the fixed tables of MAE."""
     import torch
 
     random = np.random.default_rng(1)
@@ -114,7 +119,7 @@ def write(state, description, folder):
 
 
 def our_variables(module, *inputs):
-    """Random ones of a module."""
+    """Random variables of a module."""
     keys = {"params": jax.random.key(0), "mask": jax.random.key(1)}
     shapes = flatten_dict(jax.eval_shape(module.init, keys, *inputs)["params"], sep="/")
     random = np.random.default_rng(2)
@@ -126,7 +131,7 @@ def our_variables(module, *inputs):
 
 
 def network(case):
-    return Classifier(case.encoder, case.classes, case.pooling) if case.pooling else case.encoder
+    return Classifier(case.encoder, len(case.classes), case.pooling) if case.pooling else case.encoder
 
 
 def random_variables(case):
@@ -136,7 +141,7 @@ def random_variables(case):
 
 @cache
 def forward(name):
-    """(variables, images) -> what `look` gives, by ours."""
+    """(variables, images) -> the same layers as `reference_outputs`, by our model."""
     case = CASES[name]
 
     @jax.jit
@@ -156,7 +161,7 @@ def forward(name):
 def outputs_of(case):
     if case.pooling != "pool_norm":
         return "outputs"
-    # The norm is behind the mean, so that cells are looked at before it.
+    # The norm follows the mean, so the grids are compared without it.
     return lambda encoder, images: [
         EncoderOutput(x, x[:, :0]) for x in encoder._grids(encoder.embed(images))
     ]
@@ -176,13 +181,13 @@ def assert_same_bits(found, expected):
 
 
 def both_spellings(model, name, folder):
-    """Our variables from what they write, checked to be those of their state dict, and to lead back."""
+    """Convert what `save_pretrained` writes; check against state_dict() and the way back."""
     from safetensors.numpy import load_file
 
     model.save_pretrained(folder)
     written = load_file(folder / "model.safetensors")
     ours = to_ours(written, name)
-    # 5.23 renames MAE's decoder blocks to what neither transformers 4 nor files on the hub call them.
+    # 5.23 writes names of MAE's decoder blocks that neither transformers 4 nor files on the hub have.
     in_4 = {key.replace("decoder_encoder.layer.", "decoder_layers."): x for key, x in written.items()}
     assert_same_bits(to_theirs(ours, name), in_4)
     of_state_dict = to_ours(arrays_of(model), name)
@@ -191,30 +196,30 @@ def both_spellings(model, name, folder):
 
 
 @of_every_format
-def test_their_models_see_the_same_as_ours(hf, name, tmp_path):
+def test_their_models_have_equal_outputs_in_ours(hf, name, tmp_path):
     case = CASES[name]
-    model = randomised(peer.build(case.describe()))
+    model = randomised(build_reference(case.describe()))
     ours = both_spellings(model, name, tmp_path)
-    assert_close(peer.look(model, case.images()), forward(name)(ours, case.images()))
+    assert_close(reference_outputs(model, case.images()), forward(name)(ours, case.images()))
 
 
 @of_every_format
-def test_ours_open_there(hf, name, tmp_path):
+def test_our_models_open_in_transformers(hf, name, tmp_path):
     case = CASES[name]
     ours, description = random_variables(case), case.describe()
     state = to_theirs(ours, name)
     expected = forward(name)(ours, case.images())
-    assert_close(peer.look(peer.build(description, state), case.images()), expected)
+    assert_close(reference_outputs(build_reference(description, state), case.images()), expected)
 
     for buffers in FORMATS[name].buffers:
         state |= buffers(state, case.size)
     write(state, description, tmp_path)
     opener = hf.AutoModelForImageClassification if case.pooling else hf.AutoModel
-    model, told = opener.from_pretrained(tmp_path, output_loading_info=True)
-    # A bare ViT has a pooler there, which nothing was trained for.
+    model, report = opener.from_pretrained(tmp_path, output_loading_info=True)
+    # A bare ViT of transformers has an untrained pooler.
     missing = {"pooler.dense.weight", "pooler.dense.bias"} if name == "hf_vit_model" else set()
-    assert (set(told["missing_keys"]), set(told["unexpected_keys"])) == (missing, set())
-    assert_close(peer.look(model, case.images()), expected)
+    assert (set(report["missing_keys"]), set(report["unexpected_keys"])) == (missing, set())
+    assert_close(reference_outputs(model, case.images()), expected)
 
 
 def mae():
@@ -227,7 +232,7 @@ def noise_of(shape):
 
 @pytest.fixture(scope="module")
 def reconstruct():
-    """(MAE's variables, images, noise) -> its part of what `look` gives."""
+    """(variables, images, noise) -> prediction, mask and loss of our MAE."""
 
     @jax.jit
     def run(variables, images, noise):
@@ -238,7 +243,7 @@ def reconstruct():
 
 
 def described_mae(**options):
-    return peer.describe_mae(VIT, DECODER, SIZE, mask_ratio=RATIO, **options)
+    return describe(ModelSpec(VIT, SIZE, mae=MAESpec(DECODER, RATIO, **options)))
 
 
 def part(found, *names):
@@ -246,7 +251,7 @@ def part(found, *names):
 
 
 def with_tables(variables):
-    """What is written of an MAE: the tables that it adds and does not learn too."""
+    """The variables with the fixed tables, which files of an MAE hold too."""
     grid = [side // 16 for side in SIZE]
     tables = {
         module: {
@@ -262,7 +267,7 @@ def with_tables(variables):
 
 
 def with_published_tables(model):
-    """Their MAE with the positions of published files; 5.23 itself begins with zeros."""
+    """Their MAE with the positions of published files; 5.23 initialises them with zeros."""
     import torch
 
     for table in (model.vit.embeddings.position_embeddings, model.decoder.decoder_pos_embed):
@@ -273,10 +278,10 @@ def with_published_tables(model):
 
 
 def test_their_mae_predicts_the_same_as_ours(hf, reconstruct, tmp_path):
-    model = with_published_tables(randomised(peer.build(described_mae())))
+    model = with_published_tables(randomised(build_reference(described_mae())))
     ours = both_spellings(model, "hf_vit_mae", tmp_path)
     images, noise = Case(VIT).images(), noise_of((BATCH, 16))
-    found = peer.look(model, images, noise=noise)
+    found = reference_outputs(model, images, noise=noise)
     assert_close(part(found, "prediction", "mask", "loss"), reconstruct(ours, images, noise))
     outputs = VIT.apply({"params": ours["params"]["encoder"]}, images, method="outputs")
     assert_close(
@@ -286,66 +291,70 @@ def test_their_mae_predicts_the_same_as_ours(hf, reconstruct, tmp_path):
     assert model.config.mask_ratio == RATIO
 
 
-def test_our_mae_opens_there(hf, reconstruct, tmp_path):
+def test_our_mae_opens_in_transformers(hf, reconstruct, tmp_path):
     images, noise = Case(VIT).images(), noise_of((BATCH, 16))
     ours = our_variables(mae(), images)
     state = to_theirs(with_tables(ours), "hf_vit_mae")
     expected = reconstruct(ours, images, noise)
     write(state, described_mae(), tmp_path)
-    opened, told = hf.AutoModelForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"]
-    for model in (opened, peer.build(described_mae(), state)):
-        assert_close(part(peer.look(model, images, noise), *expected), expected)
-    # What is not told by the arrays has to matter.
-    other = peer.build(described_mae(normalize_target=False), state)
-    assert abs(peer.look(other, images, noise)["loss"] / expected["loss"] - 1) > 1e-2
+    opened, report = hf.AutoModelForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    for model in (opened, build_reference(described_mae(), state)):
+        assert_close(part(reference_outputs(model, images, noise), *expected), expected)
+    # A setting that the arrays do not hold must affect the loss.
+    other = build_reference(described_mae(normalize_target=False), state)
+    assert abs(reference_outputs(other, images, noise)["loss"] / expected["loss"] - 1) > 1e-2
 
-    backbone, told = hf.AutoModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not told["missing_keys"] and type(backbone).__name__ == "ViTMAEModel"
-    assert_close(peer.look(backbone, images), peer.look(model, images))
+    backbone, report = hf.AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and type(backbone).__name__ == "ViTMAEModel"
+    assert_close(reference_outputs(backbone, images), reference_outputs(model, images))
 
 
-def test_a_vit_takes_images_that_are_not_square(hf):
+def test_a_vit_takes_non_square_images(hf):
     case = Case(VIT, "cls", size=(32, 64))
     ours = random_variables(case)
-    model = peer.build(case.describe(), to_theirs(ours, "hf_vit"))
-    found = peer.look(model, case.images())
+    model = build_reference(case.describe(), to_theirs(ours, "hf_vit"))
+    found = reference_outputs(model, case.images())
     assert found["block 1"].shape == (BATCH, 2, 4, 32)
     assert_close(part(found, "logits"), {"logits": network(case).apply(ours, case.images())})
 
 
-def test_a_model_takes_its_own_arrays_only(hf):
+def test_a_state_dict_of_another_model_is_refused(hf):
     case = CASES["hf_pvt_v2"]
     state = to_theirs(random_variables(case), "hf_pvt_v2")
     missing = {name: x for name, x in state.items() if name != "classifier.bias"}
     with pytest.raises(UserError, match="PvtV2ForImageClassification: classifier.bias missing"):
-        peer.build(case.describe(), missing)
+        build_reference(case.describe(), missing)
     with pytest.raises(UserError, match="surprise unexpected"):
-        peer.build(case.describe(), {**state, "surprise": np.zeros(1, np.float32)})
+        build_reference(case.describe(), {**state, "surprise": np.zeros(1, np.float32)})
     with pytest.raises(UserError, match="classifier.bias of another shape"):
-        peer.build(case.describe(), {**state, "classifier.bias": np.zeros(3, np.float32)})
+        build_reference(case.describe(), {**state, "classifier.bias": np.zeros(3, np.float32)})
 
 
 def test_real_size_of_pvt_v2(hf):
     case = Case(create_model("pvt_v2_b2", layers="scanned"), size=(224, 224))
-    model = peer.build(case.describe())
+    model = build_reference(case.describe())
     ours = to_ours(arrays_of(model), "hf_pvt_v2_model")
     images = case.images()[:1]
     run = jax.jit(lambda params, images: case.encoder.apply({"params": params}, images).tokens)
     expected = run(ours["params"]["encoder"], images)
-    assert_close(part(peer.look(model, images), "stage 4"), {"stage 4": expected}, TOLERANCE_OF_EPSILON)
+    assert_close(
+        part(reference_outputs(model, images), "stage 4"), {"stage 4": expected}, TOLERANCE_OF_EPSILON
+    )
 
 
 def test_real_size_of_mae(hf):
     """ViT-B/16 with the published decoder, at 224 pixels."""
     encoder = create_model("vit_b16", layers="scanned")
     decoder = dict(width=512, depth=8, heads=16)
-    model = with_published_tables(peer.build(peer.describe_mae(encoder, decoder, (224, 224))))
+    model = with_published_tables(
+        build_reference(describe(ModelSpec(encoder, (224, 224), mae=MAESpec(decoder))))
+    )
     ours = to_ours(arrays_of(model), "hf_vit_mae")
     images, noise = Case(encoder, size=(224, 224)).images()[:1], noise_of((1, 196))
     method = MAE(encoder, Pixels(), 16, 0.75, dict(decoder, layers="scanned"))
     out = jax.jit(method.apply)(ours, images, noise)
     expected = {"prediction": out.prediction, "mask": out.mask, "loss": out.loss}
-    found = peer.look(model, images, noise)
+    found = reference_outputs(model, images, noise)
     assert_close(part(found, *expected), expected)
     assert found["mask"].sum() == 147

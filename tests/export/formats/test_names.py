@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from fastmim_jax.errors import UserError
+from fastmim_jax.errors import FormatMismatch
 from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.models.swin import PatchMerging
 from helpers import published, small
@@ -17,7 +17,7 @@ def case_and_weights(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_there_and_back_keeps_every_bit(family):
+def test_a_round_trip_is_exact(family):
     weights = case_and_weights(family)[1]
     table = f"fastmim_{family}"
     back = to_theirs(to_ours({**weights, "some.attn_mask": np.zeros(3)}, table), table)
@@ -27,7 +27,7 @@ def test_there_and_back_keeps_every_bit(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_covers_exactly_the_variables_of_the_model(family):
+def test_the_table_covers_exactly_the_variables_of_the_model(family):
     case, weights = case_and_weights(family)
     method = small.published_method(family, case)
     keys = {"params": jax.random.key(0), "mask": jax.random.key(1)}
@@ -39,7 +39,7 @@ def test_covers_exactly_the_variables_of_the_model(family):
 
 @pytest.mark.parametrize("direction", ["ours", "theirs"])
 def test_unknown_names_are_refused(direction):
-    with pytest.raises(UserError, match="1 names are not of the format 'fastmim_vit': surprise"):
+    with pytest.raises(FormatMismatch, match="1 name is not in the format 'fastmim_vit': surprise"):
         if direction == "ours":
             to_ours({"surprise": np.zeros(1)}, "fastmim_vit")
         else:
@@ -57,7 +57,7 @@ def mmpretrain_merging(x, weights, stage):
     return x @ weights[f"{name}.reduction.weight"].T
 
 
-def test_mmpretrain_merges_the_same_cells_in_another_order():
+def test_mmpretrain_merges_the_same_tokens_in_another_order():
     cases, _ = published.load("mixmim")
     ours = to_ours(published.weights(cases, "norm1"), "mixmim")
     theirs = to_theirs(ours, "mmpretrain_mixmim")
@@ -70,19 +70,50 @@ def test_mmpretrain_merges_the_same_cells_in_another_order():
     jax.tree.map(np.testing.assert_array_equal, back, jax.tree.map(np.asarray, ours))
 
 
-def test_what_belongs_together_comes_together():
+def test_arrays_that_are_joined_are_needed_together():
     names = {"encoder.blocks.0.attn.q_bias": np.zeros(4)}
-    with pytest.raises(UserError, match="q_bias only together with encoder.blocks.0.attn.v_bias"):
+    with pytest.raises(FormatMismatch, match="q_bias only together with encoder.blocks.0.attn.v_bias"):
         to_ours(names, "simmim_vit")
     tables = {"params": {"encoder": {"position": {"pos_embed": np.zeros((2, 3, 4))}}}}
-    with pytest.raises(UserError, match="pos_embed only together with encoder/position/pos_embed_cls"):
+    with pytest.raises(FormatMismatch, match="pos_embed only together with encoder/position/pos_embed_cls"):
         to_theirs(tables, "simmim_vit")
 
 
-def test_learned_positions_are_those_of_cls_and_a_square():
+def test_learned_positions_are_split_into_cls_and_a_square_grid():
     table = np.random.default_rng(0).normal(size=(1, 10, 4)).astype(np.float32)
     position = to_ours({"pos_embed": table}, "fastmim_vit_classifier")["params"]["encoder"]["position"]
     np.testing.assert_array_equal(position["pos_embed"].reshape(9, 4), table[0, 1:])
     np.testing.assert_array_equal(position["pos_embed_cls"], table[0, :1])
-    with pytest.raises(UserError, match="8 positions make no square"):
+    with pytest.raises(FormatMismatch, match="'pos_embed' does not fit: 8 positions make no square"):
         to_ours({"pos_embed": table[:, :9]}, "fastmim_vit_classifier")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        (
+            "blocks.0.attn.qkv.weight",
+            (4,),
+            "'blocks.0.attn.qkv.weight' is an array of shape .4,., expected 2 a",
+        ),
+        ("patch_embed.proj.weight", (4, 4), "'patch_embed.proj.weight' is .* expected 4 axes"),
+        ("norm.bias", (), "'norm.bias' is an array of shape .., expected 1 axis"),
+        ("pos_embed", (2, 10, 4), "'pos_embed' does not fit: .*expected a first axis of length 1"),
+        ("norm.bias", (0,), "expected at least one value"),
+    ],
+)
+def test_an_array_of_the_wrong_shape_is_named(name, shape, message):
+    with pytest.raises(FormatMismatch, match=message):
+        to_ours({name: np.zeros(shape, np.float32)}, "fastmim_vit_classifier")
+
+
+def test_arrays_that_cannot_be_joined_are_named():
+    state = {f"encoder.layer.0.attention.attention.{part}.bias": np.zeros(4) for part in ("query", "key")}
+    state["encoder.layer.0.attention.attention.value.bias"] = np.zeros(3)
+    joined = to_ours(state, "hf_vit_model")["params"]["encoder"]["blocks"]["0"]["attn"]["qkv"]["bias"]
+    assert joined.shape == (11,)  # checked against the model's shapes later
+    state = {name.replace("bias", "weight"): np.zeros((4, len(x))) for name, x in state.items()}
+    with pytest.raises(
+        FormatMismatch, match="query.weight, .* does not fit: .4, 4. and .* cannot be joined"
+    ):
+        to_ours(state, "hf_vit_model")

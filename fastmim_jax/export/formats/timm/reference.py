@@ -1,0 +1,74 @@
+"""timm's own models, to verify conversions with."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.export.extras import import_timm, import_torch
+from fastmim_jax.export.formats.rules import State
+from fastmim_jax.export.formats.timm.describe import model_arguments
+
+if TYPE_CHECKING:
+    import torch
+
+
+def build_reference(description: Mapping[str, Any], state: State | None = None) -> "torch.nn.Module":
+    """Return the timm model of a description, in eval mode.
+
+    Args:
+      description: result of `describe`.
+      state: {name: array} of the complete state dict, or None for random weights.
+
+    Raises:
+      UserError: timm is not installed, or the state's names or shapes are not the model's.
+    """
+    model = import_timm().create_model(description["architecture"], **model_arguments(description)).eval()
+    if state is not None:
+        _load(model, state, description["architecture"])
+    return model
+
+
+def _load(model: "torch.nn.Module", state: State, name: str) -> None:
+    torch = import_torch()
+    expected = {key: tuple(x.shape) for key, x in model.state_dict().items()}
+    given = {key: tuple(np.shape(x)) for key, x in state.items()}
+    differences = {
+        "missing": sorted(expected.keys() - given.keys()),
+        "unexpected": sorted(given.keys() - expected.keys()),
+        "of another shape": sorted(x for x in expected.keys() & given.keys() if expected[x] != given[x]),
+    }
+    listed = [f"{', '.join(keys[:5])} {kind}" for kind, keys in differences.items() if keys]
+    if listed:
+        raise UserError(
+            f"this is not a state dict of timm's {name}: {'; '.join(listed)}; expected exactly the arrays "
+            "of the described model"
+        )
+    model.load_state_dict({key: torch.tensor(np.asarray(x)) for key, x in state.items()})
+
+
+def reference_outputs(model: "torch.nn.Module", images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the outputs of the layers of a timm model.
+
+    Args:
+      model: result of `build_reference`.
+      images: (B, H, W, C) float32, normalised.
+
+    Returns:
+      {"block 1" ... of a ViT or "stage 1" ... of a pyramid: (B, h, w, D), the last after the model's last
+      norm if that precedes the pooling; "cls": (B, D) of a ViT; "logits": (B, classes) with a head}.
+    """
+    torch = import_torch()
+    with torch.inference_mode():
+        pixels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
+        last, grids = model.forward_intermediates(pixels)
+        logits = {"logits": model.forward_head(last).numpy()} if model.num_classes else {}
+    grids = [np.moveaxis(grid.numpy(), 1, -1) for grid in grids]
+    last = last.numpy()
+    if last.ndim == 3:  # (B, 1 + N, D) of a ViT
+        kind, prefix, grids[-1] = "block", {"cls": last[:, 0]}, last[:, 1:].reshape(grids[-1].shape)
+    else:
+        channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        kind, prefix, grids[-1] = "stage", {}, last if channels_last else np.moveaxis(last, 1, -1)
+    return {f"{kind} {number}": grid for number, grid in enumerate(grids, 1)} | prefix | logits
