@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from fastmim_jax.evaluate.backbone import BackboneStage, backbone_variables, make_backbone_stage
-from fastmim_jax.evaluate.probe import open_parts, read, ridge_lines
+from fastmim_jax.evaluate.probe import extract, open_parts, ridge_lines
 from fastmim_jax.train import sharding
 from fastmim_jax.train.loop import Hook
 from fastmim_jax.train.pretrain import PretrainStage
@@ -46,7 +46,7 @@ def _hook(stage, parts, epochs):
             backbone = make_backbone_stage(encoder, variables, reader, BATCH_SIZE, devices)
         else:
             backbone = dataclasses.replace(backbone, variables=variables)
-        lines = ridge_lines(read(backbone, parts))
+        lines = ridge_lines(extract(backbone, parts))
         best = max(lines, key=lambda line: line.held_out)
         layers, layer_of = backbone.layers, backbone.layer_of
         last = [line for line in lines if layer_of[line.layer] == layers[-1]]

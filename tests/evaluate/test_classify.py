@@ -44,29 +44,31 @@ class First:
 
 
 @pytest.fixture(scope="module")
-def runs(source):
-    """{devices: (Tuning, variables)}, whose second and third class are always equally likely."""
+def stages(source):
+    """{devices: (FinetuneStage, variables)}; the second and third class are always equally likely."""
     config = small.tuning(batch_size=8)
     variables, found = None, {}
     for count in (1, 8):
-        run = make_finetune_stage(config, 64, source.classes, devices=jax.devices()[:count])
+        stage = make_finetune_stage(config, 64, source.classes, devices=jax.devices()[:count])
         if variables is None:
-            variables = jax.device_get(run.create().eval_variables())
+            variables = jax.device_get(stage.create().eval_variables())
             head = variables["params"]["head"]
             kernel = np.random.default_rng(0).normal(size=head["kernel"].shape).astype(np.float32)
             kernel[:, 2] = kernel[:, 1]
             variables["params"]["head"] = {"kernel": kernel, "bias": np.zeros(CLASSES, np.float32)}
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, run.abstract.eval_variables())
-        found[count] = run, jax.device_put(variables, shardings)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, stage.abstract.eval_variables())
+        found[count] = stage, jax.device_put(variables, shardings)
     return found
 
 
 @pytest.fixture(scope="module")
-def reference(runs, source):
-    """{record: logits} of what can be decoded, one image at a time, without any of the code for passes."""
-    run, variables = runs[1]
-    normalize = run.reader.normalize
-    apply = jax.jit(lambda image: run.model.apply(variables, normalize(image[None], np.zeros(1, bool)))[0])
+def reference(stages, source):
+    """{record: logits} of the decodable images, one at a time, without the code for evaluation batches."""
+    stage, variables = stages[1]
+    normalize = stage.reader.normalize
+    apply = jax.jit(
+        lambda image: stage.model.apply(variables, normalize(image[None], np.zeros(1, bool)))[0]
+    )
     found = {}
     for index in range(len(source)):
         try:
@@ -78,48 +80,48 @@ def reference(runs, source):
     return found
 
 
-def assert_judged(eval_variables, source, reference):
-    """As NumPy defines it: a stable sort, so that the first of equally likely classes comes first."""
-    kept = [index for index in range(len(source)) if index in reference]
-    logits = np.stack([reference[index] for index in kept])
-    labels = np.array([source.label(index) for index in kept])
-    order = np.argsort(-logits, axis=1, kind="stable")
-    np.testing.assert_array_equal(eval_variables.index, kept)
-    np.testing.assert_array_equal(eval_variables.label, labels)
-    np.testing.assert_array_equal(eval_variables.best, order[:, :5])
-    np.testing.assert_array_equal(eval_variables.rank, np.argmax(order == labels[:, None], axis=1))
+def assert_predictions(predictions, source, reference):
+    """The reference is a stable sort in NumPy: the first of equally likely classes comes first."""
+    decodable = [index for index in range(len(source)) if index in reference]
+    logits = np.stack([reference[index] for index in decodable])
+    labels = np.array([source.label(index) for index in decodable])
+    ranking = np.argsort(-logits, axis=1, kind="stable")
+    np.testing.assert_array_equal(predictions.index, decodable)
+    np.testing.assert_array_equal(predictions.label, labels)
+    np.testing.assert_array_equal(predictions.best, ranking[:, :5])
+    np.testing.assert_array_equal(predictions.rank, np.argmax(ranking == labels[:, None], axis=1))
     exps = np.exp(logits - logits.max(1, keepdims=True))
     probability = exps / exps.sum(1, keepdims=True)
-    rows = np.arange(len(kept))[:, None]
+    rows = np.arange(len(decodable))[:, None]
     # Batches of another size are summed in another order: a few roundings of float32.
-    np.testing.assert_allclose(eval_variables.probability, probability[rows, order[:, :5]], atol=1e-5)
-    np.testing.assert_allclose(eval_variables.loss, -np.log(probability[rows[:, 0], labels]), atol=1e-4)
-    assert eval_variables.bad == len(source) - len(kept)
-    assert eval_variables.top1 == np.mean(order[:, 0] == labels)
-    assert eval_variables.top5 == np.mean((order[:, :5] == labels[:, None]).any(1))
+    np.testing.assert_allclose(predictions.probability, probability[rows, ranking[:, :5]], atol=1e-5)
+    np.testing.assert_allclose(predictions.loss, -np.log(probability[rows[:, 0], labels]), atol=1e-4)
+    assert predictions.bad == len(source) - len(decodable)
+    assert predictions.top1 == np.mean(ranking[:, 0] == labels)
+    assert predictions.top5 == np.mean((ranking[:, :5] == labels[:, None]).any(1))
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_data_sets_of_every_size_are_judged_exactly(devices, runs, source, reference):
-    run, variables = runs[devices]
+def test_data_sets_of_every_size_are_classified_exactly(devices, stages, source, reference):
+    stage, variables = stages[devices]
     for count in range(1, 18):
-        part, told = First(source, count), []
-        eval_variables = classify(run, variables, part, progress=told.append)
-        assert_judged(eval_variables, part, reference)
-        assert told[-1] == count and told == sorted(told)
+        part, done = First(source, count), []
+        predictions = classify(stage, variables, part, progress=done.append)
+        assert_predictions(predictions, part, reference)
+        assert done[-1] == count and done == sorted(done)
 
 
-def test_chosen_records_are_judged_in_their_order(runs, source, reference):
-    run, variables = runs[8]
+def test_selected_records_are_classified_in_their_order(stages, source, reference):
+    stage, variables = stages[8]
     chosen = np.array([16, 4, 0, 9, 4])
-    eval_variables = classify(run, variables, source, records=chosen)
-    np.testing.assert_array_equal(eval_variables.index, [4, 0, 4])
-    assert eval_variables.bad == 2
-    np.testing.assert_array_equal(eval_variables.best[0], eval_variables.best[2])
+    predictions = classify(stage, variables, source, records=chosen)
+    np.testing.assert_array_equal(predictions.index, [4, 0, 4])
+    assert predictions.bad == 2
+    np.testing.assert_array_equal(predictions.best[0], predictions.best[2])
 
 
 def of(labels, best):
-    """Judged of images whose likeliest classes these are."""
+    """Predictions with given likeliest classes."""
     best, labels = np.array(best), np.array(labels)
     rank = np.array([list(row).index(label) for row, label in zip(best, labels, strict=True)])
     return Predictions(
@@ -128,26 +130,26 @@ def of(labels, best):
 
 
 def test_the_confusion_counts_true_classes_in_rows():
-    eval_variables = of([0, 0, 1, 1, 1], [[0, 1, 2], [2, 0, 1], [1, 0, 2], [0, 1, 2], [1, 2, 0]])
-    confusion = eval_variables.confusion(3)
+    predictions = of([0, 0, 1, 1, 1], [[0, 1, 2], [2, 0, 1], [1, 0, 2], [0, 1, 2], [1, 2, 0]])
+    confusion = predictions.confusion(3)
     np.testing.assert_array_equal(confusion, [[1, 0, 1], [1, 2, 0], [0, 0, 0]])
     np.testing.assert_array_equal(per_class(confusion), [1 / 2, 2 / 3, np.nan])
-    assert eval_variables.top1 == 3 / 5 and eval_variables.top5 == 1
+    assert predictions.top1 == 3 / 5 and predictions.top5 == 1
 
 
-def test_ties_count_for_the_class_that_comes_first(runs, source, reference):
+def test_ties_count_for_the_class_that_comes_first(stages, source, reference):
     """An image of class2, which is as likely as class1 everywhere, is never right."""
-    run, variables = runs[8]
-    eval_variables = classify(run, variables, source)
-    rows = eval_variables.label == 2
-    assert rows.sum() and (eval_variables.rank[rows] > 0).all() and (eval_variables.best[:, 0] != 2).all()
-    first, second = eval_variables.rank[eval_variables.label == 1], eval_variables.rank[rows]
+    stage, variables = stages[8]
+    predictions = classify(stage, variables, source)
+    rows = predictions.label == 2
+    assert rows.sum() and (predictions.rank[rows] > 0).all() and (predictions.best[:, 0] != 2).all()
+    first, second = predictions.rank[predictions.label == 1], predictions.rank[rows]
     assert (first < CLASSES - 1).all() and (second > 0).all()
 
 
-def test_judging_is_of_the_averages(source):
-    run = make_finetune_stage(small.tuning(batch_size=8), 64, source.classes, devices=jax.devices()[:1])
-    state = run.create()
+def test_moving_averages_are_evaluated(source):
+    stage = make_finetune_stage(small.tuning(batch_size=8), 64, source.classes, devices=jax.devices()[:1])
+    state = stage.create()
     moved = state.replace(params=jax.tree.map(lambda x: x + 1, state.params))
-    still = classify(run, moved.eval_variables(), source)
-    np.testing.assert_array_equal(still.loss, classify(run, state.eval_variables(), source).loss)
+    still = classify(stage, moved.eval_variables(), source)
+    np.testing.assert_array_equal(still.loss, classify(stage, state.eval_variables(), source).loss)

@@ -1,4 +1,4 @@
-"""Files of features: what is in them, and what is never left half-written."""
+"""Files of features: their columns, and that none is left half-written."""
 
 import sys
 
@@ -35,10 +35,12 @@ def workdir(folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def npz(workdir, source, tmp_path_factory):
-    """The file, what was said of it, and the numbers of images done."""
-    out, said, done = tmp_path_factory.mktemp("out") / "new" / "f.npz", [], []
-    write_features(workdir, source, out, layers=LAYERS, batch_size=8, log=said.append, progress=done.append)
-    return dict(np.load(out)), said, done
+    """The file, the log, and the numbers of images done."""
+    out, messages, done = tmp_path_factory.mktemp("out") / "new" / "f.npz", [], []
+    write_features(
+        workdir, source, out, layers=LAYERS, batch_size=8, log=messages.append, progress=done.append
+    )
+    return dict(np.load(out)), messages, done
 
 
 def test_names_and_labels(npz, source):
@@ -52,11 +54,11 @@ def test_names_and_labels(npz, source):
 
 def test_features_equal_the_outputs_of_the_encoder(npz, workdir):
     found, *_ = npz
-    _, frozen = open_backbone(workdir)
-    mean, std = frozen.reader.mean, frozen.reader.std
+    _, backbone = open_backbone(workdir)
+    mean, std = backbone.reader.mean, backbone.reader.std
     crops = [center_crop(np.asarray(Image.open(name)), (32, 32)) for name in found["name"]]
     images = (np.stack(crops) / 255 - np.array(mean)) / np.array(std)
-    outputs = frozen.model.apply(frozen.variables, images.astype(np.float32), method="outputs")
+    outputs = backbone.model.apply(backbone.variables, images.astype(np.float32), method="outputs")
     # float32, summed in another order than in the jitted program over 8 devices.
     np.testing.assert_allclose(found["block_1_mean"], outputs[0][0].mean((1, 2)), atol=1e-5)
     np.testing.assert_allclose(found["block_2_cls"], outputs[1][1][:, 0], atol=1e-5)
@@ -64,8 +66,8 @@ def test_features_equal_the_outputs_of_the_encoder(npz, workdir):
 
 
 def test_images_that_cannot_be_decoded_are_left_out_and_counted(npz):
-    _, said, done = npz
-    assert said[-1].endswith("18 images, block 1 mean 32 wide, block 2 cls 32 wide; "
+    _, messages, done = npz
+    assert messages[-1].endswith("18 images, block 1 mean 32 wide, block 2 cls 32 wide; "
                              "1 could not be decoded: left out")  # fmt: skip
     assert done == [8, 16, 19]
 
@@ -109,12 +111,12 @@ def test_an_interruption_leaves_the_old_file(monkeypatch, workdir, source, tmp_p
     assert (tmp_path / out).read_bytes() == b"old"
 
 
-def test_what_cannot_be_written(capsys, monkeypatch, workdir, folder, source, tmp_path):
+def test_unusable_inputs_are_refused(capsys, monkeypatch, workdir, folder, source, tmp_path):
     words = ["features", f"--workdir={workdir}", f"--images={folder}"]
-    told = refused(capsys, *words, f"--out={tmp_path / 'f.csv'}")
-    assert "neither .npz nor .parquet" in told
-    told = refused(capsys, *words, f"--out={tmp_path / 'f.npz'}", "--layers=block 3 mean")
-    assert "no layer 'block 3 mean'; choose from: block 1 mean, block 1 cls" in told
+    message = refused(capsys, *words, f"--out={tmp_path / 'f.csv'}")
+    assert "neither .npz nor .parquet" in message
+    message = refused(capsys, *words, f"--out={tmp_path / 'f.npz'}", "--layers=block 3 mean")
+    assert "no layer 'block 3 mean'; choose from: block 1 mean, block 1 cls" in message
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match="pip install pyarrow.*f.npz"):
         write_features(tmp_path / "no run is looked for", source, tmp_path / "f.parquet")

@@ -1,4 +1,4 @@
-"""The probe during pre-training: when it looks, and that nobody else notices."""
+"""The probe during pre-training: when it runs, and that it changes no loss."""
 
 import shutil
 
@@ -34,7 +34,7 @@ def monitored(folder, tmp_path_factory):
     return run(folder, tmp_path_factory.mktemp("monitored"), folder)
 
 
-def test_it_looks_when_it_should_and_after_the_last_step(monitored):
+def test_it_runs_at_its_interval_and_after_the_last_step(monitored):
     found = probed(monitored)
     # 49 records in batches of 16, every 1.4 epochs of 3.06 steps: every 4 steps.
     assert list(found) == [4, 8, 9]
@@ -43,7 +43,7 @@ def test_it_looks_when_it_should_and_after_the_last_step(monitored):
         assert line["probe_top1"] > 0.9 and line["probe_last_top1"] > 0.9 and line["probe_layer"] in (1, 2)
 
 
-def test_it_says_what_the_probe_says_of_the_same_checkpoint(monitored, folder):
+def test_it_agrees_with_the_probe_command(monitored, folder):
     table = probe(monitored, str(folder), kinds=("ridge",), count=40, log=lambda line: None)
     best = max(table, key=lambda line: line.held_out)
     line = probed(monitored)[9]
@@ -56,7 +56,7 @@ def test_losses_are_the_same_to_the_bit_without_it(monitored, folder, tmp_path):
     assert losses(run(folder, tmp_path, "")) == losses(monitored)
 
 
-def test_it_goes_on_with_the_run(monitored, folder, tmp_path):
+def test_it_resumes_with_the_run(monitored, folder, tmp_path):
     shutil.copytree(monitored, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy" / "checkpoints" / "9")
     assert (tmp_path / "copy" / "checkpoints" / "6").exists()
@@ -65,7 +65,7 @@ def test_it_goes_on_with_the_run(monitored, folder, tmp_path):
     assert losses(tmp_path / "copy") == losses(monitored)
 
 
-def test_without_labels_no_step_is_done(folder, tmp_path):
+def test_data_without_labels_is_refused_before_the_first_step(folder, tmp_path):
     with pytest.raises(UserError, match="no class folders"):
         run(folder, tmp_path / "w", folder / "test" / "red")
     assert not (tmp_path / "w").exists()

@@ -1,4 +1,4 @@
-"""What a fine-tuned checkpoint says of images: lines, CSV files, refusals."""
+"""`fastmim evaluate` and `fastmim predict`: lines, CSV files, refusals."""
 
 import csv
 import shutil
@@ -30,9 +30,9 @@ def workdir(folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluated(workdir, tmp_path_factory):
-    """(what was found, the rows of the CSV file, what was said)."""
-    said, out = [], tmp_path_factory.mktemp("out") / "new" / "test.csv"
-    return evaluate(workdir, out=out, log=said.append), rows(out), said
+    """(the summary, the rows of the CSV file, the log)."""
+    messages, out = [], tmp_path_factory.mktemp("out") / "new" / "test.csv"
+    return evaluate(workdir, out=out, log=messages.append), rows(out), messages
 
 
 def rows(path):
@@ -53,51 +53,51 @@ def test_a_row_per_image_with_its_classes_in_order(evaluated, folder):
 
 
 def test_accuracies_are_those_of_the_rows(evaluated):
-    found, lines, said = evaluated
+    found, lines, messages = evaluated
     right = {name: [x["class_1"] == name for x in lines if x["true_class"] == name] for name in CLASSES}
     assert found["per_class"] == {name: np.mean(hits) for name, hits in right.items()}
     assert found["top1"] == np.mean(sum(right.values(), [])) > 0.5  # chance is a third
     assert found["top5"] == 1
-    assert any(f"{found['top1']:.2%} top-1" in line for line in said)
-    assert any("1 image could not be decoded" in line for line in said)
+    assert any(f"{found['top1']:.2%} top-1" in line for line in messages)
+    assert any("1 image could not be decoded" in line for line in messages)
     for name in CLASSES:
-        assert any(line.split() == [name, f"{np.mean(right[name]):.1%}"] for line in said)
+        assert any(line.split() == [name, f"{np.mean(right[name]):.1%}"] for line in messages)
 
 
-def test_a_single_image_is_told_as_within_its_folder(evaluated, workdir):
+def test_a_single_image_is_predicted_as_within_its_folder(evaluated, workdir):
     _, lines, _ = evaluated
-    said = []
-    predictions = predict(workdir, lines[9]["name"], log=said.append)
+    messages = []
+    predictions = predict(workdir, lines[9]["name"], log=messages.append)
     assert predictions.label.tolist() == [-1]
-    (told,) = said
+    (message,) = messages
     share = float(lines[9]["probability_1"])
-    assert told.startswith(f"{lines[9]['name']}: {lines[9]['class_1']} {share:.1%}, ")
+    assert message.startswith(f"{lines[9]['name']}: {lines[9]['class_1']} {share:.1%}, ")
 
 
-def test_images_of_other_classes_keep_the_names_of_theirs(workdir, tmp_path):
-    """Only `red` and one that the checkpoint does not know: their numbers mean something else to it."""
+def test_images_of_other_classes_keep_their_own_class_names(workdir, tmp_path):
+    """`red` and a class that the checkpoint does not have: their numbers differ from the checkpoint's."""
     other = write_images(tmp_path / "other", 2, {"red": COLOURS["red"], "yellow": (200, 200, 0)})
-    said = []
-    predict(workdir, str(other), out=tmp_path / "deep" / "other.csv", log=said.append)
+    messages = []
+    predict(workdir, str(other), out=tmp_path / "deep" / "other.csv", log=messages.append)
     lines = rows(tmp_path / "deep" / "other.csv")
     assert [line["true_class"] for line in lines] == ["red", "red", "yellow", "yellow"]
     assert {line["class_1"] for line in lines} <= set(CLASSES)
-    assert "predictions of 4 images" in said[0] and "other.csv" in said[0]
+    assert "predictions of 4 images" in messages[0] and "other.csv" in messages[0]
 
 
 def test_images_without_labels(workdir, folder, tmp_path):
     flat = tmp_path / "flat"
     shutil.copytree(folder / "test" / "red", flat)
-    said = []
-    predict(workdir, str(flat), out=tmp_path / "flat.csv", log=said.append)
+    messages = []
+    predict(workdir, str(flat), out=tmp_path / "flat.csv", log=messages.append)
     assert [line["true_class"] for line in rows(tmp_path / "flat.csv")] == [""] * 8
-    assert said[-1] == "1 image could not be decoded"
+    assert messages[-1] == "1 image could not be decoded"
 
 
-def test_what_cannot_be_evaluated(capsys, workdir, folder, tmp_path):
+def test_unusable_inputs_are_refused(capsys, workdir, folder, tmp_path):
     words = [f"--workdir={workdir}"]
-    told = refused(capsys, "evaluate", *words, f"--images={folder / 'test' / 'red'}")
-    assert "no class folders" in told
+    message = refused(capsys, "evaluate", *words, f"--images={folder / 'test' / 'red'}")
+    assert "no class folders" in message
     other = write_images(tmp_path / "other", 2, {"red": (200, 0, 0), "yellow": (200, 200, 0)})
     assert "yellow" in refused(capsys, "evaluate", *words, f"--images={other}")
     broken = tmp_path / "broken"

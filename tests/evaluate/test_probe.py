@@ -1,4 +1,4 @@
-"""The probe as a whole: what is read, what is chosen, what is told."""
+"""`fastmim probe`: the features, the choice of a layer, the table and its file."""
 
 import json
 import re
@@ -16,10 +16,10 @@ from fastmim_jax.evaluate.probe import (
     KINDS,
     Images,
     Material,
+    extract,
     open_parts,
     probe,
     probe_layer,
-    read,
     ridge_lines,
 )
 from fastmim_jax.evaluate.probes.result import Result
@@ -50,17 +50,17 @@ def workdir(folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(workdir, tmp_path_factory):
-    """(the lines of all kinds, what was said, the JSON file, the numbers of images done)."""
-    said, done, out = [], [], tmp_path_factory.mktemp("out") / "new" / "probe.json"
-    lines = probe(workdir, kinds=KINDS, out=out, log=said.append, progress=done.append)
-    return lines, said, json.loads(out.read_text()), done
+    """(the lines of all kinds, the log, the JSON file, the numbers of images done)."""
+    messages, done, out = [], [], tmp_path_factory.mktemp("out") / "new" / "probe.json"
+    lines = probe(workdir, kinds=KINDS, out=out, log=messages.append, progress=done.append)
+    return lines, messages, json.loads(out.read_text()), done
 
 
 @pytest.fixture(scope="module")
 def material(workdir, folder):
-    _, frozen = open_backbone(workdir)
-    parts, _ = open_parts(frozen.config.data, str(folder), None, 0, 1000)
-    return read(frozen, parts)
+    loaded, backbone = open_backbone(workdir)
+    parts, _ = open_parts(loaded.config.data, str(folder), None, 0, 1000)
+    return extract(backbone, parts)
 
 
 def test_every_kind_tells_colours_apart(table):
@@ -81,20 +81,20 @@ def test_ridge_reads_every_layer_and_pooling_and_the_others_the_best_and_the_las
 
 
 def test_the_file_holds_what_was_printed(table, workdir):
-    lines, said, found, _ = table
+    lines, messages, found, _ = table
     assert found["checkpoint"] == str(workdir / "checkpoints" / "8")
-    printed = [re.split(r"\s{2,}", line.strip()) for line in said if line.split()[0] in KINDS]
+    printed = [re.split(r"\s{2,}", line.strip()) for line in messages if line.split()[0] in KINDS]
     assert len(printed) == len(lines) == len(found["lines"])
     for (kind, layer, accuracy, *_), line in zip(printed, found["lines"], strict=True):
         assert (kind, layer) == (line["kind"], line["layer"])
         assert accuracy == f"{np.mean(line['accuracies']):.2%}"
-    (marked,) = [line for line in said if "<- best" in line]
+    (marked,) = [line for line in messages if "<- best" in line]
     assert found["best_layer"] in marked and "ridge" in marked
 
 
 def test_images_that_cannot_be_decoded_are_left_out_and_counted(table, material):
-    _, said, _, done = table
-    assert "2 of the images could not be decoded and are left out" in said
+    _, messages, _, done = table
+    assert "2 images could not be decoded: left out" in messages
     assert material.bad == 2 and max(done) == 61
     train, test = (material.features(images.source) for images in material.parts[0])
     assert len(train.index) == len(train.label) == 60 and len(test.index) == 24
@@ -109,7 +109,7 @@ def test_ridge_lines_are_those_of_scikit_learn(material):
     of = dict(zip(map(id, (images.source for images in material.parts[0])), noisy, strict=True))
     lines = ridge_lines(material._replace(features=lambda source: of[id(source)]))
     for line in lines:
-        penalty = float(line.told.removeprefix("penalty "))
+        penalty = float(line.setting.removeprefix("penalty "))
         x, y = (found.of[line.layer].astype(np.float64) for found in noisy)
         scale = StandardScaler().fit(x)
         model = RidgeClassifier(alpha=penalty * len(x), solver="svd").fit(
@@ -134,25 +134,25 @@ def test_the_best_layer_is_chosen_on_training_images(monkeypatch, material, work
 
     of = {id(part[0].source): made(part[0].source, 1), id(part[1].source): made(part[1].source, 2)}
     fake = material._replace(features=lambda source: of[id(source)])
-    monkeypatch.setattr(probes, "read", lambda *_: fake)
-    said = []
-    lines = probe(workdir, kinds=("ridge", "knn"), log=said.append)
+    monkeypatch.setattr(probes, "extract", lambda *_: fake)
+    messages = []
+    lines = probe(workdir, kinds=("ridge", "knn"), log=messages.append)
     first, second = (line for line in lines if line.kind == "ridge")
     assert first.held_out > 0.95 > second.held_out and first.accuracies < second.accuracies
-    assert "block 1 mean" in next(line for line in said if "<- best" in line)
+    assert "block 1 mean" in next(line for line in messages if "<- best" in line)
     assert lines[2].layer == "block 1 mean"
 
 
 def test_folds_test_every_image_once_and_train_on_the_others(folder, workdir):
     config = small.config(folder)
-    parts, told = open_parts(config.data, str(folder), None, 4, 50)
-    assert told.startswith("4 folds of 50")
+    parts, description = open_parts(config.data, str(folder), None, 4, 50)
+    assert description.startswith("4 folds of 50")
     tested = np.concatenate([test.records for _, test in parts])
     assert len(tested) == len(set(tested.tolist())) == 50
     for train, test in parts:
         assert set(train.records.tolist()) == set(tested.tolist()) - set(test.records.tolist())
-    alone, told = open_parts(config.data, str(folder / "train"), None, 0, 1000)
-    assert len(alone) == 5 and told.startswith("5 folds of 61")
+    alone, description = open_parts(config.data, str(folder / "train"), None, 0, 1000)
+    assert len(alone) == 5 and description.startswith("5 folds of 61")
 
     lines = probe(workdir, str(folder / "train"), kinds=("ridge",), folds=3, log=lambda line: None)
     assert all(len(line.accuracies) == 3 and min(line.accuracies) > 0.8 for line in lines)
@@ -183,27 +183,27 @@ def test_the_stages_of_a_pyramid(folder):
     devices = jax.devices()[:1]
     stage = make_pretrain_stage(config, 64, devices)
     variables = backbone_variables(stage.create().eval_variables())
-    frozen = make_backbone_stage(stage.model.encoder, variables, stage.reader, 32, devices)
+    backbone = make_backbone_stage(stage.model.encoder, variables, stage.reader, 32, devices)
     source = open_source(str(folder), "test")
     part = (Images(source, np.arange(len(source))),) * 2
-    lines = ridge_lines(read(frozen, [part]))
+    lines = ridge_lines(extract(backbone, [part]))
     assert [line.layer for line in lines] == [f"stage {number} mean" for number in range(1, 5)]
     assert lines[0].accuracies[0] > 0.9
-    widths = [frozen.features(source, records=[0]).of[line.layer].shape[1] for line in lines]
+    widths = [backbone.features(source, records=np.array([0])).of[line.layer].shape[1] for line in lines]
     assert widths == [16, 32, 64, 128]
 
 
-def test_what_was_fine_tuned_can_be_probed_and_a_missing_norm_is_told(folder, workdir, tmp_path):
+def test_a_fine_tuned_run_can_be_probed_and_a_missing_norm_is_noted(folder, workdir, tmp_path):
     config = tuning_config(folder, workdir)
     config.model.pooling = "pool_norm"
     tuned = untrained(config, tmp_path / "tuned", 60, tuple(COLOURS))
-    said = []
-    lines = probe(tuned, str(folder), kinds=("ridge",), log=said.append)
+    messages = []
+    lines = probe(tuned, str(folder), kinds=("ridge",), log=messages.append)
     assert [line.layer for line in lines] == LAYERS and min(line.accuracies[0] for line in lines) > 0.9
-    assert any("normalised without learned factors" in line for line in said)
+    assert any("normalised without learned factors" in line for line in messages)
 
 
-def test_what_cannot_be_probed(capsys, folder, workdir, tmp_path):
+def test_unusable_inputs_are_refused(capsys, folder, workdir, tmp_path):
     flat = tmp_path / "flat"
     flat.mkdir()
     (flat / "one.png").write_bytes((folder / "test" / "red" / "00.png").read_bytes())
@@ -213,7 +213,7 @@ def test_what_cannot_be_probed(capsys, folder, workdir, tmp_path):
     (empty / "config.json").write_text((workdir / "config.json").read_text())
     words = ["probe", f"--workdir={workdir}"]
     assert "no class folders" in refused(capsys, *words, f"--images={flat}")
-    assert "there is no probe 'rigde'" in refused(capsys, *words, "--kinds=knn,rigde")
+    assert "no probe 'rigde'; choose from: ridge, knn" in refused(capsys, *words, "--kinds=knn,rigde")
     assert "yellow" in refused(capsys, *words, f"--images={folder}", f"--test={other}")
     assert "holds no checkpoint yet" in refused(capsys, "probe", f"--workdir={empty}")
     assert "has no config.json" in refused(capsys, "probe", f"--workdir={flat}")

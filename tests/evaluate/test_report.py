@@ -1,4 +1,4 @@
-"""An evaluation in words, numbers and a picture."""
+"""The report of an evaluation: lines, numbers and a picture."""
 
 import csv
 import io
@@ -45,7 +45,7 @@ def test_a_class_without_images_has_no_accuracy(predictions, source):
     assert found["loss"] == 2.5
 
 
-def test_words(predictions, source):
+def test_lines(predictions, source):
     first, second, third = describe(summarize(predictions, source, CLASSES))
     assert first == "66.67% top-1, 100.00% top-5 of 6 images, cross-entropy 2.5000"
     assert second == "2 images could not be decoded: not counted"
@@ -94,10 +94,10 @@ def test_a_class_without_images_is_gray(tmp_path):
     assert gray[0] < 0.01 * square and gray[1] == pytest.approx(3 * square, rel=0.1)
 
 
-def test_a_verdict_is_written_whole(predictions, source, tmp_path):
-    said = write_report(40, predictions, source, CLASSES, tmp_path)
+def test_the_report_is_written(predictions, source, tmp_path):
+    messages = write_report(40, predictions, source, CLASSES, tmp_path)
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert found["step"] == 40 and found["per_class"]["cat, the tame one"] is None
     assert (tmp_path / "confusion.csv").read_text().startswith("true,ant,bee,")
     assert Image.open(tmp_path / "pictures" / "confusion.png").width > 300
-    assert "step 40" in said[0] and "confusion.png" in said[-1]
+    assert "step 40" in messages[0] and "confusion.png" in messages[-1]

@@ -25,10 +25,10 @@ def batches(height, width, channels, count=STEPS):
 
 
 def train(config, devices, batches):
-    run = make_pretrain_stage(config, records=64, devices=jax.devices()[:devices])
-    state, losses = run.create(), []
+    stage = make_pretrain_stage(config, records=64, devices=jax.devices()[:devices])
+    state, losses = stage.create(), []
     for batch in batches:
-        state, metrics = run.step(state, run.to_devices(batch, 16))
+        state, metrics = stage.step(state, stage.to_devices(batch, 16))
         losses.append(float(metrics["loss"]))
     assert int(metrics["skipped"]) == 0
     return state, losses

@@ -1,4 +1,4 @@
-"""Whole runs in this process: other channels, shapes and targets, and what stops a run."""
+"""Runs from start to end in this process: other channels, shapes and targets, and refusals."""
 
 import json
 import shutil
@@ -39,9 +39,9 @@ def test_any_channels_and_shape_from_folder_to_picture(tmp_path, channels, targe
     config.data.update(channels=channels, image_size=(32, 48))
     config.method.target = target
     config.run.picture_every = 3
-    workdir, told = tmp_path / "work", []
-    assert pretrain(config, workdir, [picture_hook], told.append) == 6
-    assert f"{channels} channels" in "\n".join(told) and told[-1] == "every record was decoded"
+    workdir, messages = tmp_path / "work", []
+    assert pretrain(config, workdir, [picture_hook], messages.append) == 6
+    assert f"{channels} channels" in "\n".join(messages) and messages[-1] == "every record was decoded"
     pictures = sorted(path.name for path in (workdir / "pictures").glob("*.png"))
     assert pictures == ["curve.png", "step_0000003.png", "step_0000006.png"]
     assert Image.open(draw_loss_curve(workdir)).size[0] > 400
@@ -51,7 +51,7 @@ def test_any_channels_and_shape_from_folder_to_picture(tmp_path, channels, targe
     assert found.steps == 6 and found.train_loss > 0 and found.baselines["training"]["zero"] > 0
 
 
-def test_a_run_that_is_not_finite_any_more_is_stopped(tmp_path, monkeypatch):
+def test_a_run_of_non_finite_updates_stops(tmp_path, monkeypatch):
     config = small.config(folder_of(tmp_path / "images", 1), steps=50)
     config.data.channels = 1
     config.run.max_skipped = 3
@@ -63,7 +63,7 @@ def test_a_run_that_is_not_finite_any_more_is_stopped(tmp_path, monkeypatch):
     assert json.loads(lines[-1])["skipped"] == 2  # of the last step that was logged
 
 
-def test_only_a_fitting_checkpoint_is_gone_on_from(tmp_path):
+def test_only_a_fitting_checkpoint_is_resumed(tmp_path):
     config = small.config(folder_of(tmp_path / "images", 3), steps=3)
     pretrain(config, tmp_path / "work", log=lambda text: None)
     config.schedule.batch_size = 8
@@ -74,31 +74,31 @@ def test_only_a_fitting_checkpoint_is_gone_on_from(tmp_path):
         pretrain(config, tmp_path / "work", log=lambda text: None)
 
 
-def test_a_mixing_run_goes_on_to_the_bit(tmp_path):
+def test_a_mixing_run_resumes_to_the_bit(tmp_path):
     config = small.mixmim(small.config(folder_of(tmp_path / "images", 3), steps=6))
     config.run.keep = 9
-    pretrain(config, tmp_path / "whole", log=lambda text: None)
-    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    pretrain(config, tmp_path / "complete", log=lambda text: None)
+    shutil.copytree(tmp_path / "complete", tmp_path / "killed")
     shutil.rmtree(tmp_path / "killed" / "checkpoints" / "6")
-    told = []
-    assert pretrain(config, tmp_path / "killed", log=told.append) == 6
-    assert any("resuming at step 3 of 6" in line for line in told)
-    logs = [read_json_lines(tmp_path / name / "metrics.jsonl").records for name in ("whole", "killed")]
+    messages = []
+    assert pretrain(config, tmp_path / "killed", log=messages.append) == 6
+    assert any("resuming at step 3 of 6" in line for line in messages)
+    logs = [read_json_lines(tmp_path / name / "metrics.jsonl").records for name in ("complete", "killed")]
     names = ("step", "loss", "grad_norm", "lr")
-    whole, killed = ([[line[name] for name in names] for line in log] for log in logs)
-    assert whole == killed and len(whole) == 6
+    complete, killed = ([[line[name] for name in names] for line in log] for log in logs)
+    assert complete == killed and len(complete) == 6
     assert Image.open(reconstruct(tmp_path / "killed", count=4)).size[0] > 4 * 256
 
 
-def test_a_missing_split_is_said(tmp_path):
+def test_a_missing_split_is_logged(tmp_path):
     config = small.config(folder_of(tmp_path / "images", 3), steps=1)
     config.data.eval_split = "test"
-    told = []
-    pretrain(config, tmp_path / "work", log=told.append)
-    assert any(line.startswith("no held-out loss") for line in told)
+    messages = []
+    pretrain(config, tmp_path / "work", log=messages.append)
+    assert any(line.startswith("no held-out loss") for line in messages)
 
 
-def test_one_device_is_enough_to_read_what_eight_wrote(tmp_path):
+def test_one_device_reads_a_checkpoint_of_eight(tmp_path):
     config = small.config(folder_of(tmp_path / "images", 3), steps=3)
     config.run.mesh_fsdp = 8
     pretrain(config, tmp_path / "work", log=lambda text: None)

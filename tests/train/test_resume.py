@@ -1,4 +1,4 @@
-"""A run that is killed, at any step and by any signal, goes on as if nothing had happened."""
+"""A run that is killed, at any step and by any signal, resumes with the same losses."""
 
 import shutil
 import signal
@@ -36,8 +36,8 @@ def command(folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """Of the run that is never killed."""
-    return tmp_path_factory.mktemp("whole")
+    """The work directory of the run that is never killed."""
+    return tmp_path_factory.mktemp("complete")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_killed_twice_then_resumed_equals_never_killed(command, never_killed, tm
     assert losses(tmp_path) == never_killed
 
 
-def test_polite_signals_save_the_very_step(command, never_killed, tmp_path):
+def test_signals_save_the_current_step(command, never_killed, tmp_path):
     for number, step in ((signal.SIGTERM, 5), (signal.SIGINT, 12)):
         output = finish(kill(command, tmp_path, number, step))
         last = max(step for step, _ in losses(tmp_path))
@@ -70,14 +70,14 @@ def test_polite_signals_save_the_very_step(command, never_killed, tmp_path):
     assert losses(tmp_path) == never_killed
 
 
-def test_any_number_of_workers_goes_on_alike(command, never_killed, tmp_path):
+def test_any_number_of_workers_resumes_alike(command, never_killed, tmp_path):
     kill(command, tmp_path, signal.SIGKILL, 6, "--config.run.workers=2").wait(60)
     output = finish(command(tmp_path, "--config.run.workers=1"))
     assert "Traceback" not in output
     assert losses(tmp_path) == never_killed
 
 
-def test_a_finished_run_is_left_as_it_is(command, never_killed, workdir, tmp_path):
+def test_a_finished_run_is_unchanged(command, never_killed, workdir, tmp_path):
     shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
     before = (tmp_path / "metrics.jsonl").read_text()
     output = finish(command(tmp_path))
@@ -85,7 +85,7 @@ def test_a_finished_run_is_left_as_it_is(command, never_killed, workdir, tmp_pat
     assert (tmp_path / "metrics.jsonl").read_text() == before
 
 
-def test_another_config_is_told_key_by_key(command, tmp_path):
+def test_another_config_is_refused_key_by_key(command, tmp_path):
     kill(command, tmp_path, signal.SIGTERM, 2).wait(60)
     process = command(tmp_path, "--config.optimizer.base_lr=0.5", "--config.run.log_every=2")
     output = finish(process, code=2)

@@ -26,12 +26,12 @@ def five_losses(devices, fsdp, **changes):
     config = small.config(accumulation=changes.pop("accumulation", 1))
     config.run.mesh_fsdp = fsdp
     config.method.update(**changes)
-    run = make_pretrain_stage(config, records=64, devices=jax.devices()[:devices])
-    state, losses = run.create(), []
+    stage = make_pretrain_stage(config, records=64, devices=jax.devices()[:devices])
+    state, losses = stage.create(), []
     for batch in BATCHES:
-        state, metrics = run.step(state, run.to_devices(batch, 16))
+        state, metrics = stage.step(state, stage.to_devices(batch, 16))
         losses.append(float(metrics["loss"]))
-    return run, state, losses
+    return stage, state, losses
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,9 @@ def one_device():
 
 @pytest.mark.parametrize("fsdp", [1, 2, 8])
 def test_eight_devices_give_the_losses_of_one(one_device, fsdp):
-    run, state, losses = five_losses(8, fsdp)
+    stage, state, losses = five_losses(8, fsdp)
     np.testing.assert_allclose(losses, one_device, rtol=1e-5)
-    assert dict(run.mesh.shape) == {"data": 8 // fsdp, "fsdp": fsdp}
+    assert dict(stage.mesh.shape) == {"data": 8 // fsdp, "fsdp": fsdp}
     for tree in (state.params, state.opt_state[1].mu, state.opt_state[1].nu):
         kernel = tree["encoder"]["blocks"]["0"]["mlp"]["fc1"]["kernel"]
         assert kernel.shape == (32, 128)
@@ -62,20 +62,22 @@ def test_scanned_layers_and_accumulation_are_sharded_alike(one_device):
 def test_state_is_created_sharded_and_donated():
     config = small.config()
     config.run.mesh_fsdp = 8
-    run = make_pretrain_stage(config, records=64)
-    state = run.create()
-    jax.tree.map(lambda leaf, plan: np.testing.assert_(leaf.sharding == plan.sharding), state, run.abstract)
-    run.step(state, run.to_devices(BATCHES[0], 16))
+    stage = make_pretrain_stage(config, records=64)
+    state = stage.create()
+    jax.tree.map(
+        lambda leaf, plan: np.testing.assert_(leaf.sharding == plan.sharding), state, stage.abstract
+    )
+    stage.step(state, stage.to_devices(BATCHES[0], 16))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
 def test_the_batch_stays_split_inside_the_step():
     config = small.config()
     config.run.mesh_fsdp = 8
-    run = make_pretrain_stage(config, records=64)
-    batch = run.to_devices(BATCHES[0], 16)
-    with jax.set_mesh(run.mesh):
-        text = run.step.jitted.lower(run.abstract, batch).compile().as_text()
+    stage = make_pretrain_stage(config, records=64)
+    batch = stage.to_devices(BATCHES[0], 16)
+    with jax.set_mesh(stage.mesh):
+        text = stage.step.jitted.lower(stage.abstract, batch).compile().as_text()
     assert "all-gather" in text  # of the weights
     # A whole batch of tokens (16 x 17 x 32) on one device would mean that activations were gathered.
     assert "f32[16,17,32]" not in text and "f32[2,17,32]" in text

@@ -1,4 +1,4 @@
-"""FastMIM-P: runs whose images grow, over the switches and over interruptions."""
+"""FastMIM-P: runs with growing images, across stage switches and interruptions."""
 
 import os
 import re
@@ -40,7 +40,7 @@ def command(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def never_killed(command, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("whole")
+    workdir = tmp_path_factory.mktemp("complete")
     output = finish(command(workdir))
     assert "stages  3, 28 steps in all" in output
     assert re.search(r"stage 2 of 3: 96 x 96 pixels from step 13, 5 x relative_position_bias_table", output)
@@ -79,9 +79,9 @@ def test_killed_inside_a_stage_equals_never_killed(command, never_killed, tmp_pa
     assert losses(tmp_path) == never_killed[0]
 
 
-def test_killed_at_the_very_switch_goes_on_in_the_next_stage(command, never_killed, tmp_path):
-    found, whole = never_killed
-    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+def test_killed_at_a_switch_resumes_in_the_next_stage(command, never_killed, tmp_path):
+    found, complete = never_killed
+    shutil.copytree(complete, tmp_path, dirs_exist_ok=True)
     for path in (tmp_path / "checkpoints").glob("[0-9]*"):
         if int(path.name) > SWITCHES[0]:
             shutil.rmtree(path)
@@ -90,7 +90,7 @@ def test_killed_at_the_very_switch_goes_on_in_the_next_stage(command, never_kill
     assert losses(tmp_path) == found
 
 
-def runs():
+def stages():
     config = small.over("swin", small.config(steps=9))
     config.stages.image_sizes = (64, 96)
     return make_pretrain_stages(config, 48, jax.devices()[:1])
@@ -98,17 +98,17 @@ def runs():
 
 def test_each_stage_is_compiled_once():
     state = None
-    for run in runs():
-        state = run.create() if state is None else resize_state(state, run.abstract)[0]
-        side = run.plan.image_size[0]
+    for stage in stages():
+        state = stage.create() if state is None else resize_state(state, stage.abstract)[0]
+        side = stage.plan.image_size[0]
         batch = {"image": np.zeros((16, side, side, 3), np.uint8), "flip": np.zeros(16, bool)}
         for _ in range(2):
-            state, _ = run.step(state, run.to_devices(batch, 16))
-        assert run.step.jitted._cache_size() == 1
+            state, _ = stage.step(state, stage.to_devices(batch, 16))
+        assert stage.step.jitted._cache_size() == 1
 
 
-def test_growing_keeps_everything_but_tables_to_the_bit():
-    first, second = runs()
+def test_resizing_changes_only_the_tables():
+    first, second = stages()
     state = first.create()
     adam = state.opt_state[1]
     squares = jax.tree.map(jnp.square, state.params)
@@ -128,11 +128,11 @@ def test_growing_keeps_everything_but_tables_to_the_bit():
         tree["encoder"]["stages_0"]["blocks"]["0"]["attn"]["relative_position_bias_table"]
         for tree in (grown.opt_state[1].mu, grown.opt_state[1].nu, grown.params)
     )
-    np.testing.assert_array_equal(mean, table)  # moments go the way of their parameter
+    np.testing.assert_array_equal(mean, table)  # moments are resampled like their parameter
     assert (square >= 0).all() and (np.abs(mean) <= 1.6 * np.sqrt(square)).all()
 
 
-def test_cmt_grows_its_positions_and_keeps_its_statistics():
+def test_cmt_resizes_its_positions_and_keeps_its_statistics():
     config = small.over("cmt", small.config(steps=9))
     config.stages.image_sizes = (64, 96)
     first, second = make_pretrain_stages(config, 48, jax.devices()[:1])
@@ -143,4 +143,4 @@ def test_cmt_grows_its_positions_and_keeps_its_statistics():
     jax.tree.map(np.testing.assert_array_equal, grown.collections, state.collections)
     flat = jax.tree.map(lambda leaf: jnp.ones_like(leaf), state)
     for leaf in jax.tree.leaves(resize_state(flat, second.abstract)[0]):
-        np.testing.assert_allclose(leaf, 1, atol=1e-5)  # what is the same everywhere stays so
+        np.testing.assert_allclose(leaf, 1, atol=1e-5)  # constants stay constant

@@ -21,14 +21,14 @@ BATCH = {
 }
 
 
-def run_of(**schedule):
+def stage_of(**schedule):
     return make_pretrain_stage(small.config(**schedule), records=64, devices=jax.devices()[:1])
 
 
-def losses(run, count):
-    state, found = run.create(), []
+def losses(stage, count):
+    state, found = stage.create(), []
     for _ in range(count):
-        state, metrics = run.step(state, BATCH)
+        state, metrics = stage.step(state, BATCH)
         found.append(metrics)
     return state, found
 
@@ -41,16 +41,16 @@ def test_masks_depend_on_seed_and_step_alone():
 
 
 def test_loss_falls_and_every_parameter_moves():
-    run = run_of(steps=60)
-    before = jax.device_get(run.create().params)
-    state, found = losses(run, 30)
+    stage = stage_of(steps=60)
+    before = jax.device_get(stage.create().params)
+    state, found = losses(stage, 30)
     assert float(found[-1]["loss"]) < 0.7 * float(found[0]["loss"])
     jax.tree.map(lambda a, b: np.testing.assert_(np.any(a != np.asarray(b))), before, state.params)
     assert int(state.step) == 30 and int(state.skipped) == 0
 
 
 def test_accumulation_changes_nothing_but_memory():
-    whole, parts = (losses(run_of(accumulation=n), 3) for n in (1, 4))
+    whole, parts = (losses(stage_of(accumulation=n), 3) for n in (1, 4))
     for one, other in zip(whole[1], parts[1], strict=True):
         np.testing.assert_allclose(float(one["loss"]), float(other["loss"]), rtol=1e-5)
         np.testing.assert_allclose(float(one["grad_norm"]), float(other["grad_norm"]), rtol=1e-4)
@@ -73,11 +73,11 @@ def test_paths_are_dropped_in_updates_alone_and_each_time_anew():
 
 
 def test_flip_mirrors_what_is_learned_from():
-    run = run_of()
-    variables = run.create().eval_variables()
+    stage = stage_of()
+    variables = stage.create().eval_variables()
     turned = {"image": BATCH["image"][:, :, ::-1], "flip": ~BATCH["flip"]}
-    one = float(run.loss(variables, BATCH, np.int32(0)))
-    other = float(run.loss(variables, turned, np.int32(0)))
+    one = float(stage.loss(variables, BATCH, np.int32(0)))
+    other = float(stage.loss(variables, turned, np.int32(0)))
     assert one == other
 
 
@@ -97,15 +97,15 @@ class Poisoned:
 
 
 def test_a_non_finite_update_changes_only_the_counters():
-    run = run_of()
-    state = run.create()
+    stage = stage_of()
+    state = stage.create()
     key = jax.random.key(5)
     first = [float(steps.mask_noise(key, step, (16, 16))[0, 0]) for step in range(8)]
     threshold = sorted(first)[3]  # three of the first eight steps are poisoned
     step = jax.jit(
         partial(
             steps.pretrain_step,
-            method=Poisoned(run.model, threshold),
+            method=Poisoned(stage.model, threshold),
             prepare=lambda image, flip: image / 255.0,
             optimizer=_optimizer(state),
             schedule=lambda step: 1e-3,
@@ -140,11 +140,11 @@ def _optimizer(state):
 def test_trivial_losses_are_those_of_the_hidden_targets():
     from fastmim_jax.train.held_out import trivial_losses
 
-    run = run_of()
-    variables = run.create().eval_variables()
-    out, _ = run.forward(variables, BATCH, np.int32(0))
+    stage = stage_of()
+    variables = stage.create().eval_variables()
+    out, _ = stage.forward(variables, BATCH, np.int32(0))
     hidden = np.asarray(out.target)[np.asarray(out.mask) > 0]
-    found = trivial_losses(run, variables, 16, [BATCH])
+    found = trivial_losses(stage, variables, 16, [BATCH])
     assert found["zero"] == pytest.approx(np.mean(hidden**2), rel=1e-5)
     assert found["mean target"] == pytest.approx(np.mean((hidden - hidden.mean(0)) ** 2), rel=1e-5)
 
@@ -152,10 +152,10 @@ def test_trivial_losses_are_those_of_the_hidden_targets():
 def test_bfloat16_agrees_with_float32_and_keeps_the_loss_in_float32():
     config = small.config()
     config.method.dtype = "bfloat16"
-    run = make_pretrain_stage(config, records=64, devices=jax.devices()[:1])
-    reduced = losses(run, 2)[1][1]["loss"]
+    stage = make_pretrain_stage(config, records=64, devices=jax.devices()[:1])
+    reduced = losses(stage, 2)[1][1]["loss"]
     assert reduced.dtype == jnp.float32
-    np.testing.assert_allclose(float(reduced), float(losses(run_of(), 2)[1][1]["loss"]), rtol=0.02)
+    np.testing.assert_allclose(float(reduced), float(losses(stage_of(), 2)[1][1]["loss"]), rtol=0.02)
 
 
 LABELLED = {**BATCH, "label": RANDOM.integers(4, size=16, dtype=np.int32)}
@@ -168,12 +168,12 @@ def tuning_of(devices=1, fsdp=1, **schedule):
     return make_finetune_stage(config, 64, tuple("abcd"), devices=jax.devices()[:devices])
 
 
-def tuned(run, count):
+def tuned(stage, count):
     """-> (states, metrics) after each of so many steps from the beginning."""
-    state, states, found = run.create(), [], []
-    batch = run.to_devices(LABELLED, 16)
+    state, states, found = stage.create(), [], []
+    batch = stage.to_devices(LABELLED, 16)
     for _ in range(count):
-        state, metrics = run.step(state, batch)
+        state, metrics = stage.step(state, batch)
         states.append(jax.device_get(state))
         found.append({name: float(x) for name, x in metrics.items()})
     return states, found

@@ -1,4 +1,4 @@
-"""Pre-training that begins from what another run has learned."""
+"""Pre-training that starts from the parameters of another run."""
 
 import jax
 import numpy as np
@@ -38,7 +38,7 @@ def parameters(variables):
 
 
 @pytest.mark.parametrize("target", ["hog", "pixel"])
-def test_all_that_fits_is_taken_over_and_the_rest_starts_fresh(images, begun, target):
+def test_fitting_parameters_are_loaded_and_the_rest_starts_fresh(images, begun, target):
     config, saved = after(images, begun, target=target), load_run(begun)
     state = make_pretrain_stage(config, 20, loaded=saved).create()
     fresh = make_pretrain_stage(config, 20).create()
@@ -51,15 +51,15 @@ def test_all_that_fits_is_taken_over_and_the_rest_starts_fresh(images, begun, ta
     assert int(state.step) == 0
 
 
-def test_a_run_tells_its_start_and_goes_on_without_it(images, begun, tmp_path):
-    told, config = [], after(images, begun, target="pixel")
+def test_a_run_logs_its_start_and_resumes_without_it(images, begun, tmp_path):
+    messages, config = [], after(images, begun, target="pixel")
     config.schedule.steps = 4
-    assert pretrain(config, tmp_path / "run", log=told.append) == 4
-    text = "\n".join(told)
+    assert pretrain(config, tmp_path / "run", log=messages.append) == 4
+    text = "\n".join(messages)
     assert f"start  {begun}" in text and "start fresh  decoder" in text
-    told.clear()
-    assert pretrain(config, tmp_path / "run", log=told.append) == 4
-    assert "resuming at" in "\n".join(told) and "start  " not in "\n".join(told)
+    messages.clear()
+    assert pretrain(config, tmp_path / "run", log=messages.append) == 4
+    assert "resuming at" in "\n".join(messages) and "start  " not in "\n".join(messages)
 
 
 def test_a_start_of_another_backbone_is_refused(images, begun, tmp_path):
