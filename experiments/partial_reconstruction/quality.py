@@ -3,7 +3,7 @@
     python experiments/partial_reconstruction/quality.py --data=CIFAR10 --out=DIR
 
 CIFAR10 is a folder train/CLASS/*.png, test/CLASS/*.png. A small MAE (patches of 4 pixels) is trained
-without labels through `fastmim_jax.train.loop.pretrain`, every contestant with the same seeds, images,
+without labels through `fastmim_jax.train.pretrain.pretrain`, every contestant with the same seeds, images,
 masks and number of updates; then a ridge probe reads its frozen features (`fastmim_jax.evaluate.probe`).
 A line of DIR/results.jsonl is one run; a run that is there already is not repeated.
 """

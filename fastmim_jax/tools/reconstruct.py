@@ -109,15 +109,15 @@ def reconstruct(workdir, images=None, count=SHOWN, step=None):
     return draw(stage, output, normalized, loaded.step, count, path)
 
 
-def draw(run, out, images, step, count, path):
+def draw(stage, out, images, step, count, path):
     """Draws the first `count` images of an Output as its target is depicted -> the path."""
-    method, (out, images) = run.model, jax.device_get((out, images))
+    method, (out, images) = stage.model, jax.device_get((out, images))
     caption = f"step {step:,}, loss {float(out.loss):.4f} on these images"
     out = out._replace(mask=out.mask > 0)
     depiction = method.target.depict(out.prediction, out.target, images, method.output_stride)
-    mean, std = (np.asarray(x, np.float32) for x in (run.reader.mean, run.reader.std))
+    denormalize = stage.reader.denormalize
     if isinstance(depiction, Histograms):
-        shown = [x[:count] * std + mean for x in (images, out.encoder_input)]
+        shown = [denormalize(x[:count]) for x in (images, out.encoder_input)]
         out, depiction = jax.tree.map(
             lambda x: np.asarray(x)[:count] if np.ndim(x) else x, (out, depiction)
         )
@@ -127,7 +127,7 @@ def draw(run, out, images, step, count, path):
         columns, maps = draw_columns(method, out, images), []
     else:
         columns, maps = _inputs(out, images), _maps(method.target.label, depiction, out)
-    columns = [x._replace(images=x.images * std + mean) for x in columns] + maps
+    columns = [x._replace(images=denormalize(x.images)) for x in columns] + maps
     columns = [x._replace(images=x.images[:count], roles=x.roles[:count]) for x in columns]
     return draw_pixel_reconstruction(columns, path, caption=caption)
 

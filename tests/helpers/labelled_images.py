@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 from fastmim_jax.config import finetune_config
+from fastmim_jax.io import write_json
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.finetune import make_finetune_stage, resolve_start
 from fastmim_jax.train.loop import prepare_workdir
@@ -58,6 +59,7 @@ def untrained(config, workdir, records, classes):
     config, loaded = resolve_start(config, workdir)
     stage = make_finetune_stage(config, records, classes, loaded=loaded)
     prepare_workdir(workdir, config)
+    write_json(workdir / "classes.json", classes)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         checkpoints.save(0, stage.create(), {"records": 0})
     return workdir

@@ -24,6 +24,8 @@ from fastmim_jax.tools.draw.pages import (
 from fastmim_jax.train.augmentation import device_augmentation, host_augmentation
 from fastmim_jax.train.inference import run_key
 from fastmim_jax.train.stage import open_training_data
+from fastmim_jax.validate import check_values
+from fastmim_jax.validate.training import check_data
 
 COLUMNS, SHOWN = 6, 24
 CAPTION = 14  # height of its letters, pixels
@@ -44,6 +46,8 @@ def show_batch(config, path):
     Raises:
       UserError: the config or its data cannot be used.
     """
+    check_values(config)
+    check_data(config.data)
     config = at_stage(config, 0)
     batch_size, reader = config.schedule.batch_size, create_reader(config)
     count = min(SHOWN, batch_size)
