@@ -1,15 +1,19 @@
 """A model between two formats: its variables and the config that builds it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from fastmim_jax.build import create_backbone, create_classifier, create_method
-from fastmim_jax.errors import UserError
+from fastmim_jax.config import finetune_config
+from fastmim_jax.errors import FormatMismatch, UserError
 from fastmim_jax.export.infer_backbone import family_of
 from fastmim_jax.io import write_json, write_text
 from fastmim_jax.models.layers import resampled_positions
@@ -17,148 +21,221 @@ from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.runs import load_run
 from fastmim_jax.train.state import TrainState
+from fastmim_jax.train.transfer import Report, modules, transfer
+from fastmim_jax.validate.names import count
 
-TOLERANCE = 1e-5  # between sine-cosine tables that were rounded to float32 in other ways
-OF_CLS = "pos_embed_cls"
+TOLERANCE = 1e-5  # between sine-cosine tables that were rounded to float32 in different ways
+CLS_TABLE = "pos_embed_cls"  # the entry of the cls token, in the tables of published files
 
 
 class ModelBundle(NamedTuple):
-    """config: of pre-training, or of fine-tuning for a classifier or a bare backbone, of one stage.
+    """A model with everything that a conversion needs.
 
-    variables: {"params": nested, ...}, NumPy arrays. classes: names; () where there is no head.
-    origin: what it was read from, to be told. workdir: of the run that it is of, else None.
-    format: name of the rules.Format that it was read in, "" for none.
+    Attributes:
+      config: of one stage of pre-training; or of fine-tuning, for a classifier or a bare backbone.
+      variables: {"params": nested, ...}, NumPy arrays.
+      classes: their names; () without a head.
+      origin: the file or checkpoint that it was read from, for messages.
+      workdir: the work directory of its run, if any.
+      format: name of the format that it was read in; "" for a run of ours.
     """
 
-    config: Any
-    variables: dict
+    config: ConfigDict
+    variables: dict[str, Any]
     classes: tuple[str, ...] = ()
     origin: str = ""
     workdir: Path | None = None
     format: str = ""
 
     @property
-    def kind(self):
-        """That of `rules.Format`."""
+    def kind(self) -> str:
+        """Name of the method, or "classifier"; see `rules.Format`."""
         return self.config.method.name if "method" in self.config else "classifier"
 
     @property
-    def section(self):
-        """Of the config, that with the backbone."""
+    def section(self) -> ConfigDict:
+        """The config section with the backbone, `method` or `model`."""
         return self.config.method if "method" in self.config else self.config.model
 
     @property
-    def encoder(self):
-        """The backbone, a Flax module."""
+    def encoder(self) -> nn.Module:
+        """The backbone."""
         return create_backbone(self.section)
 
     @property
-    def family(self):
-        """That of `rules.Format`."""
+    def family(self) -> str:
+        """Family of the backbone; see `rules.Format`."""
         return family_of(self.encoder)
 
     @property
-    def pooling(self):
+    def pooling(self) -> str | None:
         """Name of the classifier's pooling; None without a head."""
         return (self.section.pooling or self.encoder.pooling) if self.classes else None
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
         return (*self.config.data.image_size, self.config.data.channels)
 
-    def network(self):
-        """The Flax module whose variables these are: a method, a classifier, or a Bare backbone."""
+    @property
+    def description(self) -> str:
+        """Name, kind and image shape, such as "vit_b16 (mae), 224 x 224 pixels, 3 channels"."""
+        height, width, channels = self.image_shape
+        kind = self.kind
+        if kind == "classifier":
+            classes = f"{count(len(self.classes), 'class', 'classes')}, {self.pooling}"
+            kind = classes if self.classes else "a bare backbone"
+        size = f"{height} x {width} pixels, {count(channels, 'channel')}"
+        return f"{self.section.backbone.name} ({kind}), {size}"
+
+    def network(self) -> "nn.Module | BareBackbone":
+        """Return the module that the variables belong to: a method, a classifier or a bare backbone."""
         if self.kind != "classifier":
             return create_method(self.config.method)
         if self.classes:
             return create_classifier(self.config.model, len(self.classes))
         return BareBackbone(self.encoder)
 
-    def shapes(self):
-        """The variables as ShapeDtypeStructs, from the network; nothing is computed.
+    def shapes(self) -> dict[str, Any]:
+        """Return the variables of the network as ShapeDtypeStructs; nothing is computed.
 
         Raises:
-          UserError: the sizes of the config do not fit one another.
+          FormatMismatch: sizes of the config contradict one another.
         """
         images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
         keys = {"params": jax.random.key(0), "mask": jax.random.key(0)}
         try:
             return jax.eval_shape(self.network().init, keys, images)
-        except (ValueError, TypeError) as error:
-            raise UserError(
-                f"these sizes make no model ({str(error).splitlines()[0]}): say what the arrays do not "
-                "tell, such as --set=method.backbone.heads=6, or model.backbone.heads of a classifier"
+        except UserError as error:
+            raise FormatMismatch(str(error)) from error
+        except (ValueError, TypeError) as error:  # how JAX reports shapes that do not match
+            raise FormatMismatch(
+                f"these sizes make no model ({str(error).splitlines()[0]}): give the sizes that the arrays "
+                "do not determine, such as --set=method.backbone.heads=6, or model.backbone.heads of a "
+                "classifier"
             ) from error
 
 
 class BareBackbone(NamedTuple):
-    """A backbone whose variables are named as inside a classifier."""
+    """A backbone whose variables have the names that they have inside a classifier."""
 
-    encoder: Any
+    encoder: nn.Module
 
-    def init(self, keys, images):
-        """As of a Flax module."""
+    def init(self, keys: Mapping[str, jax.Array], images: jax.Array) -> dict[str, Any]:
+        """Return initial variables, as `flax.linen.Module.init` does."""
         variables = self.encoder.init(keys, images)
         return {name: {"encoder": tree} for name, tree in variables.items()}
 
 
-def open_bundle(path, step=None):
-    """The Model of a run: a work directory, or one of its checkpoints.
+def open_bundle(path: str | Path, step: int | None = None) -> ModelBundle:
+    """Open a work directory or one of its checkpoints.
+
+    Args:
+      step: of the checkpoint; None for the newest.
 
     Raises:
-      UserError: none there.
+      UserError: there is no checkpoint.
     """
-    saved = load_run(path, step)
-    config = at_stage(saved.config, stage_count(saved.config) - 1)
-    listed = saved.workdir / "classes.json"
-    classes = tuple(json.loads(listed.read_text())) if listed.exists() else ()
-    origin = f"{saved.path}, step {saved.step:,}"
-    return ModelBundle(config, jax.device_get(saved.variables), classes, origin, saved.workdir)
+    run = load_run(path, step)
+    config = at_stage(run.config, stage_count(run.config) - 1)
+    names = run.workdir / "classes.json"
+    classes = tuple(json.loads(names.read_text())) if names.exists() else ()
+    origin = f"{run.path}, step {run.step:,}"
+    return ModelBundle(config, jax.device_get(run.variables), classes, origin, run.workdir)
 
 
-def write_workdir(model, folder, told):
-    """Writes a Model as a work directory that `config.init` and every command but training can be given.
+def write_workdir(bundle: ModelBundle, folder: str | Path, conversion: Mapping[str, Any]):
+    """Write a work directory, for `config.init` and every command except those that resume training.
 
-    told: dict for conversion.json.
+    Args:
+      conversion: content of conversion.json.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     zero = np.zeros((), np.int32)
-    params, rest = model.variables["params"], {k: x for k, x in model.variables.items() if k != "params"}
+    params = bundle.variables["params"]
+    rest = {name: tree for name, tree in bundle.variables.items() if name != "params"}
     state = jax.tree.map(jnp.asarray, TrainState(zero, params, rest, {}, zero, zero))
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(0, state, {"records": 0, "stage": 0, "config": {}}, items=("params",))
-    write_text(folder / "config.json", model.config.to_json(indent=2) + "\n")
-    if model.classes:
-        write_json(folder / "classes.json", list(model.classes), indent=0)
-    write_json(folder / "conversion.json", told)
+    write_text(folder / "config.json", bundle.config.to_json(indent=2) + "\n")
+    if bundle.classes:
+        write_json(folder / "classes.json", list(bundle.classes), indent=0)
+    write_json(folder / "conversion.json", conversion)
 
 
-def position_tables(model):
-    """{path: array} of the sine-cosine tables that the model adds and does not learn.
+def resize(bundle: ModelBundle, image_size: tuple[int, int]) -> tuple[ModelBundle, Report]:
+    """Return the model for images of another (height, width), and what was resampled.
 
-    Published files have them among the parameters; of cls they hold zeros.
+    Raises:
+      UserError: one of its tables cannot be resampled.
     """
-    height, width, _ = model.image_shape
-    encoder, tables = model.encoder, {}
+    config = bundle.config.copy_and_resolve_references()
+    config.data.image_size = tuple(image_size)
+    resized = bundle._replace(config=config)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), resized.shapes())
+    variables, report = transfer(bundle.variables, zeros, bundle.encoder.resampling)
+    if report.fresh:
+        raise UserError(
+            f"{', '.join(modules(report.fresh))} cannot be resampled to {image_size[0]} x {image_size[1]} "
+            "pixels: leave --image_size out"
+        )
+    return resized._replace(variables=jax.device_get(variables)), report
 
-    def add(module, cell, channels, grid, of_cls):
+
+def backbone_only(bundle: ModelBundle) -> ModelBundle:
+    """Return the bare backbone of a model; the norm of its pooling becomes its last norm if it has none."""
+    config = finetune_config()
+    config.data = bundle.config.data if bundle.kind == "classifier" else config.data
+    config.data.update({key: bundle.config.data[key] for key in ("image_size", "channels", "mean", "std")})
+    config.model.backbone.update({key: x for key, x in bundle.section.backbone.items() if x is not None})
+    config.model.dtype = "float32"
+    params = {name: tree for name, tree in bundle.variables["params"].items() if name != "head"}
+    variables = move_pooling_norm({**bundle.variables, "params": params})
+    trees = {name: {"encoder": x["encoder"]} for name, x in variables.items() if "encoder" in x}
+    return bundle._replace(config=config, variables=trees, classes=())
+
+
+def move_pooling_norm(variables: dict) -> dict:
+    """Return the variables of a bare backbone with the norm of its pooling as its last norm.
+
+    Variables with a head, or with a last norm already, are returned as they are.
+    """
+    params = variables["params"]
+    pooling = params.get("pooling", {})
+    if "head" in params or "norm" in params.get("encoder", {}) or set(pooling) != {"norm"}:
+        return variables
+    encoder = {**params.get("encoder", {}), "norm": pooling["norm"]}
+    rest = {name: tree for name, tree in params.items() if name != "pooling"}
+    return {**variables, "params": {**rest, "encoder": encoder}}
+
+
+def position_tables(bundle: ModelBundle) -> dict[str, np.ndarray]:
+    """Return {path: array} of the sine-cosine tables that the model adds and does not learn.
+
+    Published files have them among the parameters, with an entry of zeros for the cls token.
+    """
+    height, width, _ = bundle.image_shape
+    encoder, tables = bundle.encoder, {}
+    has_cls = "cls_token" in bundle.variables["params"]["encoder"]
+
+    def add(module, cell, channels, grid):
         table = resampled_positions(height // cell, width // cell, channels, grid)
         tables[f"{module}/position/pos_embed"] = table
-        if of_cls:
-            tables[f"{module}/position/{OF_CLS}"] = np.zeros((1, channels), np.float32)
+        if has_cls:
+            tables[f"{module}/position/{CLS_TABLE}"] = np.zeros((1, channels), np.float32)
 
-    of_cls = "cls_token" in model.variables["params"]["encoder"]
     if getattr(encoder, "positions", None) == "fixed":
-        add("encoder", encoder.embed_stride, encoder.width, encoder.position_grid, of_cls)
-    if model.kind in ("mae", "mixmim"):
-        add("decoder", encoder.stride, model.config.method.decoder.width, None, of_cls)
+        add("encoder", encoder.embed_stride, encoder.width, encoder.position_grid)
+    if bundle.kind in ("mae", "mixmim"):
+        add("decoder", encoder.stride, bundle.config.method.decoder.width, None)
     return tables
 
 
-def is_sincos(table, of_cls=None):
-    """Whether a (h, w, D) table, with (1, D) of cls, is the sine-cosine one of its grid."""
-    if table.shape[-1] % 4 or (of_cls is not None and np.abs(of_cls).max() > TOLERANCE):
+def is_sincos(table: np.ndarray, cls: np.ndarray | None = None) -> bool:
+    """Return whether a table (h, w, D), with an entry (1, D) of cls, is the sine-cosine one of its grid."""
+    if table.ndim != 3 or not table.size or table.shape[-1] % 4:
+        return False
+    if cls is not None and np.abs(cls).max() > TOLERANCE:
         return False
     return bool(np.abs(table - resampled_positions(*table.shape)).max() < TOLERANCE)

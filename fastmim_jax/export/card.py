@@ -1,13 +1,16 @@
-"""The model card of an exported model: a README.md on what it is, how it came about and how to use it."""
+"""The model card of an exported model: README.md with its usage, facts, results and starting weights."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 from fastmim_jax import __version__
+from fastmim_jax.export.bundle import ModelBundle
 from fastmim_jax.io import read_json_lines
 from fastmim_jax.saved_config import flatten
+from fastmim_jax.validate.names import count
 
-# Of the weights that were published in these formats, as the repositories state it.
+# Licences of the weights published in these formats, as the repositories state them.
 LICENCES = {
     "mae": "CC-BY-NC 4.0 (facebookresearch/mae)",
     "simmim": "MIT (microsoft/SimMIM)",
@@ -28,83 +31,89 @@ SHOWN = {
 }
 
 
-def model_card(model, usage, library, curve=None):
-    """The text of a README.md.
+def model_card(bundle: ModelBundle, usage: str, library: str, curve: str | None = None) -> str:
+    """Return the text of a README.md.
 
     Args:
-      model: export.model.Model.
-      usage: Python lines that open what was written.
-      library: that opens it, for the card's head.
-      curve: file name of a picture of the loss beside the card, or None.
+      usage: Python lines that open the folder.
+      library: the library that opens it, for the card's metadata.
+      curve: file name of a picture of the loss beside the card, if any.
     """
-    section = model.section
-    title = f"{section.backbone.name}, " + PAPERS.get(model.kind, f"{len(model.classes):,} classes")
-    if model.kind == "classifier" and not model.classes:
-        title = f"{section.backbone.name}, a backbone"
+    classes = count(len(bundle.classes), "class", "classes")
+    title = PAPERS.get(bundle.kind, classes if bundle.classes else "a backbone")
+    title = f"{bundle.section.backbone.name}, {title}"
     parts = [
         f"---\nlibrary_name: {library}\ntags: [masked-image-modeling, image-feature-extraction]\n---",
         f"# {title}",
         f"```python\n{usage.strip()}\n```",
-        "\n".join(f"- {fact}" for fact in (*_facts(model), *_results(model))),
+        "\n".join(f"- {fact}" for fact in (*_facts(bundle), *_results(bundle))),
         *([f"![Loss against step]({curve})"] if curve else []),
-        f"## Starting weights\n\n{starting_weights(model)}",
-        f"## Config\n\n```json\n{json.dumps(flatten(model.config), indent=1)}\n```",
+        f"## Starting weights\n\n{starting_weights(bundle)}",
+        f"## Config\n\n```json\n{json.dumps(flatten(bundle.config), indent=1)}\n```",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def starting_weights(model):
-    """Sentences on what the training began from, and whose terms that comes under."""
-    told = lineage(model)
-    if not told:
-        return "None: all parameters were drawn at random, and trained on the data named above."
-    if "format" not in told:
-        return f"It began from `{told['source']}`, which says nothing of where it came from: ask there."
-    known = next((text for key, text in LICENCES.items() if key in told["format"]), None)
-    terms = f"published weights of that format are under {known}" if known else "ask there for its terms"
-    return f"`{told['source']}`, a file in the format `{told['format']}`: {terms}."
+def starting_weights(bundle: ModelBundle) -> str:
+    """Return sentences on the weights that training began from, and on their licence."""
+    conversion = lineage(bundle)
+    if not conversion:
+        return "None: all parameters were initialised at random and trained on the data named above."
+    source = f"`{conversion['source']}`"
+    if "format" not in conversion:
+        return f"Training began from {source}, whose origin is not recorded: ask there for its licence."
+    fmt = conversion["format"]
+    licence = next((text for key, text in LICENCES.items() if key in fmt), None)
+    terms = f"weights published in it are under {licence}" if licence else "ask there for its licence"
+    return f"{source}, a file in the format `{fmt}`: {terms}."
 
 
-def lineage(model):
-    """The conversion that a model comes from: its conversion.json, {"source"} if that is lost, or {}."""
-    workdir, config, source = model.workdir, model.config, ""
+def lineage(bundle: ModelBundle) -> dict[str, Any]:
+    """Return the conversion.json of the weights that training began from, if they were converted.
+
+    Returns {"source"} if the file is lost, {} for weights initialised at random.
+    """
+    workdir, config, source = bundle.workdir, bundle.config, ""
     while workdir is not None:
-        converted = Path(workdir) / "conversion.json"
-        if converted.exists():
-            return json.loads(converted.read_text())
+        conversion = Path(workdir) / "conversion.json"
+        if conversion.exists():
+            return json.loads(conversion.read_text())
         source = config.get("init", "") if config is not None else ""
         if not source:
             return {}
         path = Path(source).expanduser()
         workdir = path.parent.parent if path.name.isdigit() else path
-        saved = workdir / "config.json"
-        if not saved.exists():
+        config_file = workdir / "config.json"
+        if not config_file.exists():
             return {"source": source}
-        config = json.loads(saved.read_text())
-    return {"source": model.origin, "format": model.format} if model.format else {}
+        config = json.loads(config_file.read_text())
+    return {"source": bundle.origin, "format": bundle.format} if bundle.format else {}
 
 
-def _facts(model):
-    config, data = model.config, model.config.data
-    height, width, channels = model.image_shape
-    mean = "ImageNet's mean and deviation" if not data.mean else f"{list(data.mean)} and {list(data.std)}"
-    yield f"Images of {height} x {width} pixels with {channels} channels, normalised by {mean}."
-    if model.pooling:
-        yield f"Pooling: {model.pooling.replace('_', ' ')}; {len(model.classes):,} classes."
-    if model.format or (model.workdir and (Path(model.workdir) / "conversion.json").exists()):
+def _facts(bundle):
+    config, data = bundle.config, bundle.config.data
+    height, width, channels = bundle.image_shape
+    mean = "ImageNet's mean and standard deviation"
+    mean = f"{list(data.mean)} and {list(data.std)}" if data.mean else mean
+    yield f"Images of {height} x {width} pixels with {count(channels, 'channel')}, normalised by {mean}."
+    if bundle.pooling:
+        classes = count(len(bundle.classes), "class", "classes")
+        yield f"Pooling: {bundle.pooling.replace('_', ' ')}; {classes}."
+    if bundle.format or (bundle.workdir and (Path(bundle.workdir) / "conversion.json").exists()):
         yield f"Converted by fastmim_jax {__version__}, not trained by it."
     else:
         schedule = config.schedule
-        length = f"{schedule.steps:,} updates" if schedule.steps else f"{schedule.epochs:g} epochs"
+        epochs = f"{schedule.epochs:g} {'epoch' if schedule.epochs == 1 else 'epochs'}"
+        length = count(schedule.steps, "step") if schedule.steps else epochs
         yield (
-            f"Trained by fastmim_jax {__version__} for {length} of batch {schedule.batch_size:,} on "
-            f"`{data.path}`."
+            f"Trained by fastmim_jax {__version__} for {length} on `{data.path}`, with "
+            f"a batch size of {schedule.batch_size:,}."
         )
 
 
-def _results(model):
-    """The last of every figure that was logged."""
-    lines = read_json_lines(Path(model.workdir) / "metrics.jsonl").records if model.workdir else []
+def _results(bundle):
+    """The last logged value of every metric of SHOWN."""
+    lines = read_json_lines(Path(bundle.workdir) / "metrics.jsonl").records if bundle.workdir else []
     last = {}
     for line in lines:
         last |= {key: (line[key], line["step"]) for key in SHOWN if key in line}

@@ -1,43 +1,54 @@
-"""`fastmim convert`: a checkpoint from one format to another, told array by array."""
+"""`fastmim convert`: a checkpoint from one format to another, with a report of every array."""
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-
-from fastmim_jax.config import finetune_config
 from fastmim_jax.errors import UserError
-from fastmim_jax.export import model_folder as layouts
-from fastmim_jax.export.array_files import read_tensors, write_pth, write_safetensors
-from fastmim_jax.export.bundle import open_bundle, write_workdir
+from fastmim_jax.export import model_folder
+from fastmim_jax.export.array_files import Tensors, read_tensors, write_pth, write_safetensors
+from fastmim_jax.export.bundle import (
+    ModelBundle,
+    backbone_only,
+    open_bundle,
+    resize,
+    write_workdir,
+)
 from fastmim_jax.export.formats import LIBRARIES
-from fastmim_jax.export.formats.names import flatten_variables
-from fastmim_jax.export.from_torch import from_torch, with_last_norm
+from fastmim_jax.export.from_torch import LoadReport, from_torch
 from fastmim_jax.export.infer_config import override
 from fastmim_jax.export.programs.onnx import write_onnx
 from fastmim_jax.export.programs.stablehlo import write_function
-from fastmim_jax.export.to_torch import note_of, settings_of, to_torch
+from fastmim_jax.export.to_torch import TorchArrays, dump_settings, parse_settings, to_torch
 from fastmim_jax.io import atomic_write
-from fastmim_jax.train.transfer import modules, transfer
+from fastmim_jax.train.transfer import modules
+from fastmim_jax.validate.names import count
 
 FOLDERS = tuple(name for name, library in LIBRARIES.items() if library.folder)
 FILES = {".pth": write_pth, ".safetensors": write_safetensors}
 OTHER_FILES = (".pt", ".bin", ".ckpt", ".tar", ".npz", ".h5", ".onnx", ".msgpack")
 PROGRAMS = {"stablehlo": write_function, "onnx": write_onnx}
+SHOWN_NAMES = 8  # in a line
+
+Log = Callable[[str], None]
 
 
 class Options(NamedTuple):
-    """What `fastmim convert` can be told.
+    """Flags of `fastmim convert`.
 
-    format: of the source, a key of `formats.FORMATS`; "" to find out. key: under which the file has them.
-    to: one of LIBRARIES or PROGRAMS; "" for our own work directory or, by the destination's ending, the
-      published names. step: which checkpoint of a work directory.
-    encoder_only: the backbone alone. partial: go on without what is missing or unknown.
-    image_size: (height, width) to resample positions to. settings: "key=value" of the config.
-    overwrite: what is at the destination.
+    format: of the source, a key of `formats.FORMATS`; "" to detect it.
+    key: entry of the file with the arrays, such as "model_ema"; "" to find it.
+    to: one of LIBRARIES or PROGRAMS; "" for a work directory or, by the destination's suffix, a file with
+      the published names.
+    step: which checkpoint of a work directory.
+    encoder_only: export the backbone alone.
+    partial: leave out unknown arrays and give missing ones initial values, instead of an error.
+    image_size: (height, width) to resample positions to.
+    settings: "key=value" of the config.
+    overwrite: replace the destination.
     """
 
     format: str = ""
@@ -54,45 +65,128 @@ class Options(NamedTuple):
 DEFAULT_OPTIONS = Options()
 
 
-def convert(source, destination, options=DEFAULT_OPTIONS, log=print):
-    """Converts a checkpoint.
+class Line(NamedTuple):
+    """A line of a report: what it is about, and the text."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What was read.
+
+    Attributes:
+      path: of the source.
+      tensors: the arrays of a foreign file, and load: what became of them; both None for a work directory.
+      origin: the checkpoint of a work directory.
+    """
+
+    path: Path
+    tensors: Tensors | None = None
+    load: LoadReport | None = None
+    origin: str = ""
+
+    def lines(self) -> Iterator[Line]:
+        """Yield the lines of the report."""
+        if self.tensors is None:
+            yield Line("read", self.origin)
+            return
+        tensors = self.tensors
+        entry = f" under '{tensors.wrapper}'" if tensors.wrapper else ""
+        entry += f", without the prefix '{tensors.prefix}' of all names" if tensors.prefix else ""
+        yield Line("read", f"{self.path}: {count(len(tensors.arrays), 'array')}{entry}")
+        if tensors.others:
+            yield Line("ignored", ", ".join(tensors.others))
+        yield from _load_lines(self.load)
+
+
+@dataclass(frozen=True)
+class WriteReport:
+    """What was written, for a library or a work directory.
+
+    Attributes:
+      arrays: the arrays of a library's file or folder; None for a work directory.
+      opens_with: lines that open it in the library.
+      next: a command that continues from a work directory.
+    """
+
+    arrays: TorchArrays | None = None
+    opens_with: tuple[str, ...] = ()
+    next: str = ""
+
+    def lines(self) -> Iterator[Line]:
+        """Yield the lines of the report."""
+        if self.arrays is not None:
+            fmt = self.arrays.format
+            yield Line("as", f"{fmt.name}, {count(len(self.arrays.state), 'array')}")
+            if self.arrays.dropped:
+                yield Line(
+                    "left out", f"{_modules(self.arrays.dropped)}: {fmt.library} has no place for them"
+                )
+        for text in self.opens_with:
+            yield Line("opens with", text)
+        if self.next:
+            yield Line("next", self.next)
+
+
+def convert(
+    source: str | Path, destination: str | Path, options: Options = DEFAULT_OPTIONS, log: Log = print
+):
+    """Convert a checkpoint.
 
     Args:
       source: a work directory or one of its checkpoints; or another library's file or folder.
-      destination: a file that ends in .pth or .safetensors, or a folder; appears when it is complete.
-      options: Options.
-      say: prints a line.
+      destination: a file that ends in .pth or .safetensors, or a folder; it appears when it is complete.
+      log: prints a line.
 
     Raises:
-      UserError: the source is no checkpoint, or not all of one; the destination cannot hold it.
+      UserError: the source is not a complete checkpoint, or the destination cannot hold it.
     """
     destination = Path(destination).expanduser()
     _check_destination(destination, options)
-    model, lines = open_source(source, options)
-    model = _encoder_of(model) if options.encoder_only else model
-    lines += [("model", describe(model))]
-    if options.image_size and tuple(options.image_size) != tuple(model.config.data.image_size):
-        model, told = resized(model, options.image_size)
-        lines += told
-    tell(lines, log)
+    bundle, report = open_source(source, options)
+    bundle = backbone_only(bundle) if options.encoder_only else bundle
+    lines = [*report.lines(), Line("model", bundle.description)]
+    if options.image_size and tuple(options.image_size) != tuple(bundle.config.data.image_size):
+        bundle, resampled = resize(bundle, options.image_size)
+        lines.append(_resample_line(options.image_size, resampled))
+    _log_lines(lines, log)
     if options.to in PROGRAMS:
-        tell([("written", PROGRAMS[options.to](model, destination, overwrite=options.overwrite))], log)
+        text = PROGRAMS[options.to](bundle, destination, overwrite=options.overwrite)
+        _log_lines([Line("written", text)], log)
         return
     with atomic_write(destination, overwrite=options.overwrite) as path:
-        told = _write(model, path, destination, options, lines)
-    tell([*told, ("written", str(destination))], log)
+        report = _write(bundle, path, destination, options, lines)
+    _log_lines([*report.lines(), Line("written", str(destination))], log)
 
 
-def tell(lines, log):
-    """Says [(label, text)], a repeated label once."""
-    before = ""
-    for label, text in lines:
-        log(f"{'' if label == before else label:>12}  {text}")
-        before = label
+def open_source(source: str | Path, options: Options = DEFAULT_OPTIONS) -> tuple[ModelBundle, SourceReport]:
+    """Open a work directory, one of its checkpoints, or another library's file or folder.
+
+    Raises:
+      UserError: it is none of them, or not complete.
+    """
+    source = Path(source).expanduser()
+    if is_ours(source):
+        bundle = open_bundle(source, options.step)
+        override(bundle.config, options.settings)
+        return bundle, SourceReport(source, origin=bundle.origin)
+    tensors = read_tensors(source, options.key or None)
+    is_folder = source.is_dir()
+    settings = model_folder.read_settings(source) if is_folder else parse_settings(tensors.note)
+    bundle, report = from_torch(
+        tensors.arrays,
+        format_name=options.format or None,
+        settings=settings,
+        overrides=options.settings,
+        partial=options.partial,
+    )
+    return bundle._replace(origin=str(source)), SourceReport(source, tensors, report)
 
 
-def is_ours(path):
-    """Whether a path is a work directory or one of its checkpoints."""
+def is_ours(path: str | Path) -> bool:
+    """Return whether a path is a work directory or one of its checkpoints."""
     path = Path(path).expanduser()
     config = (path.parent.parent if path.name.isdigit() else path) / "config.json"
     if not config.exists():
@@ -104,86 +198,61 @@ def is_ours(path):
     return isinstance(keys, dict) and ("method" in keys or "model" in keys) and "data" in keys
 
 
-def open_source(source, options=DEFAULT_OPTIONS):
-    """-> (Model, [(label, text)] of what was found, loaded and left)."""
-    source = Path(source).expanduser()
-    if is_ours(source):
-        model = open_bundle(source, options.step)
-        override(model.config, options.settings)
-        return model, [("read", model.origin)]
-    tensors = read_tensors(source, options.key or None)
-    settings = layouts.settings_of(source) if source.is_dir() else settings_of(tensors.note)
-    model, account = from_torch(
-        tensors.arrays,
-        format_name=options.format or None,
-        settings=settings,
-        overrides=options.settings,
-        partial=options.partial,
-    )
-    return model._replace(origin=str(source)), [*_found(source, tensors), *_told(account, model)]
+def _load_lines(report):
+    fmt = report.format
+    yield Line("format", f"{fmt.name} ({fmt.library}: {fmt.family}, {fmt.kind})")
+    yield Line("loaded", f"{count(len(report.loaded), 'array')}, {count(report.values, 'value')}")
+    if report.cast:
+        yield Line("cast", f"{', '.join(report.cast)} to float32")
+    if report.recomputed:
+        tables = count(len(report.recomputed), "sine-cosine table")
+        yield Line("recomputed", f"{tables} of positions, equal to the file's")
+    if report.buffers:
+        yield Line("not needed", _tally(report.buffers, "."))
+    if report.unknown_names:
+        names = ", ".join(report.unknown_names[:SHOWN_NAMES])
+        more = " ..." if len(report.unknown_names) > SHOWN_NAMES else ""
+        yield Line("left out", f"{count(len(report.unknown_names), 'array')}: {names}{more}")
+    if report.missing:
+        yield Line("start fresh", _modules(report.missing))
+    for assumption in report.assumptions:
+        yield Line("assumed", str(assumption))
+    if report.zero_biases:
+        biases = count(report.zero_biases, "attention bias", "attention biases")
+        yield Line("assumed", f"{biases} of zero: the file has none")
 
 
-def _found(source, tensors):
-    under = f" under '{tensors.wrapper}'" if tensors.wrapper else ""
-    under += f", without '{tensors.prefix}' before each name" if tensors.prefix else ""
-    yield "read", f"{source}: {len(tensors.arrays):,} arrays{under}"
-    if tensors.others:
-        yield "not read", ", ".join(tensors.others)
+def _resample_line(image_size, report):
+    names = _tally(report.resampled, "/") or "no array depends on it"
+    return Line("resampled", f"for {image_size[0]} x {image_size[1]} pixels: {names}")
 
 
-def _told(account, model):
-    """[(label, text)] of an inward.Account."""
-    known, values = account.format, sum(x.size for x in flatten_variables(model.variables).values())
-    counts = Counter(name.split(".")[-1] for name in account.unread)
-    yield "format", f"{known.name} ({known.library}: {known.family}, {known.kind})"
-    yield "loaded", f"{len(account.loaded):,} arrays, {values:,} values"
-    if account.cast:
-        yield "cast", f"{', '.join(account.cast)} to float32"
-    if account.fixed:
-        yield "made anew", f"{len(account.fixed)} sine-cosine tables of positions, as the file has them"
-    if counts:
-        yield "not needed", ", ".join(f"{count} x {name}" for name, count in counts.items())
-    if account.unknown:
-        yield "left out", f"{len(account.unknown)} arrays: {', '.join(account.unknown[:8])}"
-    if account.missing:
-        yield "start fresh", ", ".join(modules([f"params/{path}" for path in account.missing]))
-    for note in account.notes:
-        yield "assumed", note
+def _tally(names, separator):
+    """Return "2 x bias, 1 x kernel" for the last parts of names."""
+    counts = Counter(name.split(separator)[-1] for name in names)
+    return ", ".join(f"{number} x {name}" for name, number in counts.items())
 
 
-def describe(model):
-    """What a Model is, in a line."""
-    height, width, channels = model.image_shape
-    what = f"{len(model.classes):,} classes, {model.pooling}" if model.classes else "a bare backbone"
-    kind = what if model.kind == "classifier" else model.kind
-    return f"{model.section.backbone.name} ({kind}), {height} x {width} pixels, {channels} channels"
+def _modules(paths):
+    return ", ".join(modules([f"params/{path}" for path in paths]))
 
 
-def resized(model, image_size):
-    """-> (the Model for images of another (height, width), [(label, text)])."""
-    config = model.config.copy_and_resolve_references()
-    config.data.image_size = tuple(image_size)
-    larger = model._replace(config=config)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), larger.shapes())
-    variables, report = transfer(model.variables, zeros, model.encoder.resampling)
-    if report.fresh:
-        raise UserError(
-            f"{', '.join(modules(report.fresh))} cannot be resampled to {image_size[0]} x {image_size[1]} "
-            "pixels: leave --image_size out"
-        )
-    tables = Counter(path.split("/")[-1] for path in report.resampled)
-    told = ", ".join(f"{count} x {name}" for name, count in tables.items()) or "nothing needs it"
-    size = f"{image_size[0]} x {image_size[1]} pixels"
-    return larger._replace(variables=jax.device_get(variables)), [("resampled", f"for {size}: {told}")]
+def _log_lines(lines: Iterable[Line], log: Log):
+    """Log lines with a label in front, which is left out where it repeats."""
+    previous = ""
+    for label, text in lines:
+        log(f"{'' if label == previous else label:>12}  {text}")
+        previous = label
 
 
 def _check_destination(destination, options):
-    if options.to and options.to not in (*LIBRARIES, *PROGRAMS):
-        raise UserError(f"unknown --to={options.to}: there is {', '.join((*LIBRARIES, *PROGRAMS))}")
+    choices = (*LIBRARIES, *PROGRAMS)
+    if options.to and options.to not in choices:
+        raise UserError(f"unknown --to={options.to}; choose from: {', '.join(choices)}")
     if destination.suffix in OTHER_FILES and options.to not in PROGRAMS:
         raise UserError(
-            f"{destination} is no kind of file that is written here: type a name that ends in "
-            f"{' or '.join(FILES)}, such as {destination.with_suffix('.pth')}, or a folder's"
+            f"{destination} has a suffix that is not written here: type a name that ends in "
+            f"{' or '.join(FILES)}, such as {destination.with_suffix('.pth')}, or the name of a folder"
         )
     if options.to and options.to not in (*FOLDERS, *PROGRAMS) and destination.suffix not in FILES:
         raise UserError(
@@ -191,45 +260,21 @@ def _check_destination(destination, options):
             f"type {destination}.safetensors"
         )
     if destination.exists() and not options.overwrite:
-        raise UserError(f"{destination} is there already: type --overwrite, or another destination")
+        raise UserError(f"{destination} exists already: type --overwrite, or another destination")
 
 
-def _write(model, path, destination, options, lines):
-    """Writes a Model to a path that will become the destination -> [(label, text)]."""
+def _write(bundle, path, destination, options, lines):
+    """Write a bundle to a path that will be moved to the destination -> WriteReport."""
     if not options.to and destination.suffix not in FILES:
-        write_workdir(model, path, _conversion(model, lines))
-        return [("next", f"fastmim finetune --config=configs/finetune.py --config.init={destination} ...")]
-    written = to_torch(model, options.to or "official")
-    told = [("as", f"{written.format.name}, {len(written.state):,} arrays")]
-    if written.dropped:
-        left = ", ".join(modules([f"params/{x}" for x in written.dropped]))
-        told += [("left out", f"{left}, which {written.format.library} has no place for")]
+        report = [list(line) for line in lines]
+        write_workdir(bundle, path, {"source": bundle.origin, "format": bundle.format, "told": report})
+        command = f"fastmim finetune --config=configs/finetune.py --config.init={destination} ..."
+        return WriteReport(next=command)
+    arrays = to_torch(bundle, options.to or "official")
     if options.to in FOLDERS and destination.suffix not in FILES:
-        lines = layouts.write_folder(model, written, path, destination)
-        return [*told, ("opens with", "; ".join(line for line in lines.splitlines() if line))]
-    FILES[destination.suffix](path, written.state, note_of(model))
-    return [*told, *_opening(model, written, destination)]
-
-
-def _opening(model, written, destination):
-    """[(label, text)] on how the library opens the file."""
-    spec = layouts.spec_of(model, written.format)
-    lines = LIBRARIES[written.format.library].file_hints(spec, destination)
-    return [("opens with", line) for line in lines]
-
-
-def _encoder_of(model):
-    """The bare backbone of a Model; the norm of its pooling becomes the last one, where that has none."""
-    config = finetune_config()
-    config.data = model.config.data if model.kind == "classifier" else config.data
-    config.data.update({key: model.config.data[key] for key in ("image_size", "channels", "mean", "std")})
-    config.model.backbone.update({key: x for key, x in model.section.backbone.items() if x is not None})
-    config.model.dtype = "float32"
-    params = {name: tree for name, tree in model.variables["params"].items() if name != "head"}
-    variables = with_last_norm({**model.variables, "params": params})
-    trees = {name: {"encoder": x["encoder"]} for name, x in variables.items() if "encoder" in x}
-    return model._replace(config=config, variables=trees, classes=())
-
-
-def _conversion(model, lines):
-    return {"source": model.origin, "format": model.format, "told": [list(line) for line in lines]}
+        code = model_folder.write_folder(bundle, arrays, path, destination)
+        return WriteReport(arrays, ("; ".join(line for line in code.splitlines() if line),))
+    FILES[destination.suffix](path, arrays.state, dump_settings(bundle))
+    spec = model_folder.spec_of(bundle, arrays.format)
+    hints = LIBRARIES[arrays.format.library].file_hints(spec, destination)
+    return WriteReport(arrays, tuple(hints))

@@ -1,15 +1,17 @@
-"""From the arrays of another library's file to a Model."""
+"""From the arrays of another library's file to a ModelBundle."""
 
 import re
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from fastmim_jax.errors import UserError
-from fastmim_jax.export.bundle import OF_CLS, ModelBundle, is_sincos
+from fastmim_jax.errors import FormatMismatch
+from fastmim_jax.export.bundle import CLS_TABLE, ModelBundle, is_sincos, move_pooling_norm
 from fastmim_jax.export.formats.detect import candidate_formats, find_format
 from fastmim_jax.export.formats.names import (
     flatten_variables,
@@ -19,153 +21,173 @@ from fastmim_jax.export.formats.names import (
     unflatten_variables,
     unknown_names,
 )
-from fastmim_jax.export.infer_config import infer_config, override
+from fastmim_jax.export.formats.rules import Format
+from fastmim_jax.export.infer_config import Assumption, config_key, infer_config, override
 
-NO_BIAS = re.compile(r"/attn/(qkv|q|kv)/bias$")
+ATTENTION_BIAS = re.compile(r"/attn/(qkv|q|kv)/bias$")
+SHOWN_NAMES = 4  # in a message
+NOT_REAL = "SUOc"  # kinds of NumPy dtypes: bytes, text, objects, complex
 
 
-class LoadReport(NamedTuple):
+@dataclass
+class LoadReport:
     """What became of the arrays of a file.
 
-    format: rules.Format. loaded, fixed, missing: our paths; fixed tables are made anew, not loaded.
-    unknown: published names without a place. unread: buffers and counters, which carry nothing.
-    cast: dtypes that became float32. notes: what was assumed.
+    Attributes:
+      format: the format that the file was read in.
+      loaded: our paths of loaded arrays.
+      values: number of values in all arrays of the model.
+      recomputed: our paths of sine-cosine tables, which are computed here instead of loaded.
+      missing: our paths that the file lacks; they have initial values.
+      unknown_names: published names that the model has no array for.
+      buffers: published names of buffers that carry no information, such as counters.
+      cast: dtypes that were converted to float32.
+      zero_biases: number of biases of attention that the file lacks in all blocks, and that are zero.
+      assumptions: config values that the file does not determine.
     """
 
-    format: object
-    loaded: list
-    fixed: list
-    missing: list
-    unknown: list
-    unread: list
-    cast: list
-    notes: list
+    format: Format
+    loaded: list[str] = field(default_factory=list)
+    values: int = 0
+    recomputed: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unknown_names: list[str] = field(default_factory=list)
+    buffers: list[str] = field(default_factory=list)
+    cast: list[str] = field(default_factory=list)
+    zero_biases: int = 0
+    assumptions: list[Assumption] = field(default_factory=list)
 
 
-def from_torch(arrays, *, format_name=None, settings=None, overrides=(), partial=False):
-    """A Model from a state dict.
+def from_torch(
+    arrays: Mapping[str, np.ndarray],
+    *,
+    format_name: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    overrides: Iterable[str] = (),
+    partial: bool = False,
+) -> tuple[ModelBundle, LoadReport]:
+    """Load a PyTorch state dict into a ModelBundle.
 
     Args:
       arrays: {published name: array}.
-      format_name: a key of `formats.FORMATS`; None to have it told by the names.
-      settings: {"backbone": {...}, "image_size", "classes", "mask_ratio", "normalize_target"}, what a
-        library's own config file tells; any of these.
-      overrides: "key=value" of the config, the last word; see `infer_config.override`.
-      partial: whether missing arrays start fresh and unknown ones are left out, instead of an error.
-
-    Returns:
-      The Model and an Account.
+      format_name: a key of `formats.FORMATS`; None to detect the format by the names.
+      settings: facts that the arrays do not determine, from the file or its config.json: any of
+        {"backbone": {...}, "decoder": {...}, "image_size", "classes", "pooling", "mask_ratio",
+        "normalize_target", "block_size"}.
+      overrides: "key=value" of the config; they have the last word, see `infer_config.override`.
+      partial: leave out unknown arrays and give missing ones initial values, instead of an error.
 
     Raises:
-      UserError: the arrays are of no such model, or not all of it.
+      FormatMismatch: the arrays fit no format, or only a part of one.
+      UserError: no such format.
     """
     formats = [find_format(format_name)] if format_name else candidate_formats(arrays)
-    first = None
-    for known in formats:
+    mismatches = []
+    for fmt in formats:
         try:
-            return _read_as(known, arrays, settings or {}, overrides, partial)
-        except (UserError, ValueError, LookupError, TypeError) as error:
-            first = first or error
-    if isinstance(first, UserError):
-        raise first
-    raise UserError(
-        f"the arrays are not as the format '{formats[0].name}' has them ({type(first).__name__}: {first}): "
-        "the file is damaged, or needs --format=NAME"
-    ) from first
+            return _load_as(fmt, arrays, settings or {}, tuple(overrides), partial)
+        except FormatMismatch as error:
+            mismatches.append(error)
+    raise mismatches[0]
 
 
-def _read_as(known, arrays, settings, overrides, partial):
-    strange = unknown_names(arrays, known.name)
-    if strange and not partial:
-        shown = ", ".join(strange[:4]) + (" ..." if len(strange) > 4 else "")
-        raise UserError(
-            f"{len(strange)} of {len(arrays)} arrays have no place in the format '{known.name}': {shown}; "
-            "type --partial to leave them out, or --format=NAME if it is another"
+def _load_as(fmt, given, settings, overrides, partial):
+    foreign = unknown_names(given, fmt.name)
+    if foreign and not partial:
+        count = f"{len(foreign)} of {len(given)} arrays"
+        raise FormatMismatch(
+            f"{count} {'has' if len(foreign) == 1 else 'have'} no place in the format '{fmt.name}': "
+            f"{_shown(foreign)}; type --partial to leave them out, or --format=NAME if it is another"
         )
-    skipped = [name for name in arrays if is_ignorable(name, known.name)]
-    wanted = {name: x for name, x in arrays.items() if name not in strange and name not in skipped}
-    cast = sorted({str(x.dtype) for x in wanted.values() if x.dtype != np.float32})
-    variables = to_ours({name: np.asarray(x, np.float32) for name, x in wanted.items()}, known.name)
-    variables, fixed = _without_fixed(with_last_norm(variables), known, partial)
+    buffers = [name for name in given if is_ignorable(name, fmt.name)]
+    parameters = {name: x for name, x in given.items() if name not in foreign and name not in buffers}
+    for name, x in parameters.items():
+        if x.dtype.kind in NOT_REAL:
+            raise FormatMismatch(f"'{name}' is an array of {x.dtype}, expected real numbers")
+    variables = to_ours({name: np.asarray(x, np.float32) for name, x in parameters.items()}, fmt.name)
+    variables, fixed = _split_fixed_tables(move_pooling_norm(variables), fmt, partial)
     shapes = {path: x.shape for path, x in flatten_variables(variables).items()}
-    config, classes, notes = infer_config(known, shapes, fixed, settings)
+    config, classes, assumptions = infer_config(fmt, shapes, fixed, settings)
     override(config, overrides)
-    notes = [note for note in notes if not any(f"{x.partition('=')[0]}=" in note for x in overrides)]
-    model = ModelBundle(config, variables, classes, format=known.name)
-    variables, missing, surplus, more = _completed(model, known, partial)
-    loaded = [path for path in flatten_variables(variables) if path not in missing]
-    strange = [*strange, *(published_name(path, known.name) for path in surplus)]
-    account = LoadReport(known, loaded, fixed, missing, strange, skipped, cast, notes + more)
-    return model._replace(variables=variables), account
+    overridden = {config_key(setting) for setting in overrides}
+    report = LoadReport(
+        fmt,
+        recomputed=list(fixed),
+        buffers=buffers,
+        cast=sorted({str(x.dtype) for x in parameters.values() if x.dtype != np.float32}),
+        assumptions=[assumption for assumption in assumptions if assumption.key not in overridden],
+    )
+    bundle = ModelBundle(config, variables, classes, format=fmt.name)
+    variables, surplus = _complete(bundle, fmt, partial, report)
+    arrays = flatten_variables(variables)
+    report.loaded = [path for path in arrays if path not in report.missing]
+    report.values = sum(x.size for x in arrays.values())
+    report.unknown_names = [*foreign, *(published_name(path, fmt.name) for path in surplus)]
+    return bundle._replace(variables=variables), report
 
 
-def with_last_norm(variables):
-    """The norm of a pooling as the backbone's last one, in variables without a head that have no other."""
-    params = variables["params"]
-    pooling = params.get("pooling", {})
-    if "head" in params or "norm" in params["encoder"] or set(pooling) != {"norm"}:
-        return variables
-    encoder = {**params["encoder"], "norm": pooling["norm"]}
-    rest = {name: tree for name, tree in params.items() if name != "pooling"}
-    return {**variables, "params": {**rest, "encoder": encoder}}
-
-
-def _without_fixed(variables, known, partial):
-    """-> the variables without tables of sine-cosine positions, {path: shape} of those."""
+def _split_fixed_tables(variables, fmt, partial):
+    """-> (variables without sine-cosine tables of positions, {path: shape} of these tables)."""
     arrays = flatten_dict(variables, sep="/")
     fixed = {}
     for path in [path for path in arrays if path.endswith("position/pos_embed")]:
-        of_cls = arrays.get(path.replace("pos_embed", OF_CLS))
-        decoder = path.startswith("params/decoder/")
-        if not is_sincos(arrays[path], of_cls):
-            if decoder and not partial:
-                raise UserError(
-                    f"'{published_name(path.removeprefix('params/'), known.name)}' is not the sine-cosine "
-                    "table that decoders have here: type --partial to leave it out"
+        cls_path = path.replace("pos_embed", CLS_TABLE)
+        in_decoder = path.startswith("params/decoder/")
+        if not is_sincos(arrays[path], arrays.get(cls_path)):
+            if in_decoder and not partial:
+                name = published_name(path.removeprefix("params/"), fmt.name)
+                raise FormatMismatch(
+                    f"'{name}' is not the sine-cosine table that decoders have here: type --partial to "
+                    "leave it out"
                 )
-            if not decoder:
+            if not in_decoder:
                 continue
-        elif known.family == "vit" and known.kind == "classifier":
-            continue  # learned there, even where it has not moved
-        for part in {path, path.replace("pos_embed", OF_CLS)} & arrays.keys():
+        elif fmt.family == "vit" and fmt.kind == "classifier":
+            continue  # learned in this format, even if training left it unchanged
+        for part in {path, cls_path} & arrays.keys():
             fixed[part.removeprefix("params/")] = arrays.pop(part).shape
     return unflatten_dict(arrays, sep="/"), fixed
 
 
-def _completed(model, known, partial):
-    """-> variables of exactly the model's network, paths that start fresh, paths left out, assumptions."""
-    given, wanted = flatten_variables(model.variables), flatten_variables(model.shapes())
-    zeros = _zeros(given, wanted)
+def _complete(bundle, fmt, partial, report):
+    """-> (variables of exactly the bundle's network, paths left out); adds to the report."""
+    given, expected = flatten_variables(bundle.variables), flatten_variables(bundle.shapes())
+    zeros = _zero_biases(given, expected)
     given |= zeros
-    surplus, missing = [p for p in given if p not in wanted], [p for p in wanted if p not in given]
-    for paths, told in ((missing, "lacks"), (surplus, "has more than the model needs:")):
+    surplus, missing = [p for p in given if p not in expected], [p for p in expected if p not in given]
+    for paths, seen in ((missing, "lacks"), (surplus, "has more than the model needs:")):
         if paths and not partial:
-            names = [published_name(path, known.name) for path in paths]
-            shown = ", ".join(names[:4]) + (" ..." if len(names) > 4 else "")
-            raise UserError(
-                f"the file {told} {shown} ({len(names)} in all, as the format '{known.name}' has them): "
-                "type --partial if that is meant"
+            names = [published_name(path, fmt.name) for path in paths]
+            raise FormatMismatch(
+                f"the file {seen} {_shown(names)} ({len(names)} in all, as the format '{fmt.name}' has "
+                "them): type --partial if that is meant"
             )
     for path, value in given.items():
-        if path in wanted and value.shape != wanted[path].shape:
-            raise UserError(
-                f"'{published_name(path, known.name)}' makes an array of {value.shape}, but the model of "
-                f"the others has {wanted[path].shape} there: the file is damaged, or needs --format=NAME"
+        if path in expected and value.shape != expected[path].shape:
+            raise FormatMismatch(
+                f"'{published_name(path, fmt.name)}' makes an array of {value.shape}, but the model of the "
+                f"other arrays has {expected[path].shape} there: the file is damaged, or needs "
+                "--format=NAME"
             )
-    fresh = flatten_variables(_initial(model)) if missing else {}
-    arrays = {path: given[path] if path in given else fresh[path] for path in wanted}
-    notes = [f"{len(zeros)} biases of attention, which the file does not have, are zero"] if zeros else []
-    return unflatten_variables(arrays), missing, surplus, notes
+    initial = flatten_variables(_initial(bundle)) if missing else {}
+    arrays = {path: given[path] if path in given else initial[path] for path in expected}
+    report.missing, report.zero_biases = missing, len(zeros)
+    return unflatten_variables(arrays), surplus
 
 
-def _zeros(given, wanted):
-    """{path: zeros} of biases in attention, where a file has none of them: it means that there are none."""
-    biased = {path.split("/")[0] for path in given if NO_BIAS.search(path)}
-    lacking = [path for path in wanted if NO_BIAS.search(path) and path.split("/")[0] not in biased]
-    return {path: np.zeros(wanted[path].shape, np.float32) for path in lacking if path not in given}
+def _zero_biases(given, expected):
+    """{path: zeros} of the biases of attention in modules that have none in the file: trained without."""
+    with_bias = {path.split("/")[0] for path in given if ATTENTION_BIAS.search(path)}
+    biases = [path for path in expected if ATTENTION_BIAS.search(path)]
+    lacking = [path for path in biases if path.split("/")[0] not in with_bias]
+    return {path: np.zeros(expected[path].shape, np.float32) for path in lacking}
 
 
-def _initial(model):
-    images = jnp.zeros((1, *model.image_shape), jnp.float32)
+def _initial(bundle):
+    images = jnp.zeros((1, *bundle.image_shape), jnp.float32)
     keys = {"params": jax.random.key(0), "mask": jax.random.key(0)}
-    return jax.device_get(jax.jit(model.network().init)(keys, images))
+    return jax.device_get(jax.jit(bundle.network().init)(keys, images))
+
+
+def _shown(names):
+    return ", ".join(names[:SHOWN_NAMES]) + (" ..." if len(names) > SHOWN_NAMES else "")

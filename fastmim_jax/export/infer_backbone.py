@@ -1,13 +1,17 @@
-"""Which backbone a set of arrays is of: its sizes, read off their shapes."""
+"""Infer which backbone a set of arrays belongs to: its sizes, read from their shapes."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from fastmim_jax.errors import UserError
+import flax.linen as nn
+
+from fastmim_jax.errors import FormatMismatch
 from fastmim_jax.models.pyramid import STAGES
 from fastmim_jax.models.zoo import ZOO, create_model
 
-# What the arrays of a family do not tell is as in the table of models, usually of the one of this name.
-USUAL = {
+# Attributes that no array determines come from the model table, by default from this entry of a family.
+DEFAULT_MODELS = {
     "vit": "vit_b16",
     "swin": "swin_b",
     "mixmim": "mixmim_b",
@@ -15,180 +19,209 @@ USUAL = {
     "cmt": "cmt_s",
     "convnext": "convnext_t",
 }
-SIZES = ("patch_size", "width", "widths", "depth", "depths", "attention")  # by which models are told apart
-HEAD_WIDTH = 64  # of a ViT that is not in the table
+SIZES = (
+    "patch_size",
+    "width",
+    "widths",
+    "depth",
+    "depths",
+    "attention",
+)  # they identify an entry
+HEAD_WIDTH = 64  # assumed of a ViT that is not in the table
+
+Shapes = Mapping[str, tuple[int, ...]]  # {path without "encoder/": shape}
 
 
-def family_of(encoder):
-    """The family of a backbone module, a key of USUAL."""
-    return next(family for family, name in USUAL.items() if ZOO[name][0] is type(encoder))
+def family_of(encoder: nn.Module) -> str:
+    """Return the family of a backbone, a key of DEFAULT_MODELS."""
+    return next(family for family, name in DEFAULT_MODELS.items() if ZOO[name][0] is type(encoder))
 
 
-def infer_backbone(family, shapes):
-    """What a section `config.model.backbone` says of a backbone.
+def infer_backbone(family: str, shapes: Shapes) -> tuple[dict[str, Any], bool]:
+    """Infer the config section `model.backbone` or `method.backbone`.
 
     Args:
-      family: a key of USUAL.
-      shapes: {path: shape} of its arrays, paths without "encoder/".
+      family: a key of DEFAULT_MODELS.
+      shapes: of the backbone's arrays.
 
     Returns:
-      {"name": of the table of models, and what differs from that}, and whether heads are a guess.
+      {"name": of the model table, and the attributes that differ from that entry}, and whether its number
+      of heads is a guess.
 
     Raises:
-      UserError: the arrays are not of such a backbone.
+      FormatMismatch: an array that every such backbone has is missing, or has another number of axes.
     """
-    try:
-        sizes = READERS[family](shapes)
-    except (KeyError, IndexError, ValueError) as error:
-        raise UserError(f"the arrays make no {family} ({error} is missing): give --format=NAME") from error
-    name, known = _nearest(family, sizes)
-    given = {key: x for key, x in sizes.items() if getattr(create_model(name), key) != x}
-    guessed = "heads" not in sizes and not known and "heads" in create_model(name).__dataclass_fields__
+    sizes = READERS[family](shapes)
+    name, in_table = _nearest_model(family, sizes)
+    model = create_model(name)
+    backbone = {key: x for key, x in sizes.items() if getattr(model, key) != x}
+    guessed = "heads" not in sizes and not in_table and "heads" in model.__dataclass_fields__
     if guessed and family == "vit":
-        given["heads"] = max(1, sizes["width"] // HEAD_WIDTH)
-    return {"name": name, **given}, guessed
+        backbone["heads"] = max(1, sizes["width"] // HEAD_WIDTH)
+    return {"name": name, **backbone}, guessed
 
 
-def _nearest(family, sizes):
-    """-> (name of the table whose sizes are these, True); or the family's usual one, False."""
-    constructor = ZOO[USUAL[family]][0]
+def infer_image_side(family: str, shapes: Shapes) -> int | None:
+    """Infer the side in pixels of the (square) images from size-dependent arrays; None if there are none.
+
+    Raises:
+      FormatMismatch: as `infer_backbone`.
+    """
+    table = shape_of(shapes, POSITIONS, 3) if POSITIONS in shapes else None
+    if family == "vit":
+        patch = shape_of(shapes, "patch_embed/kernel", 4)[0]
+        biases = [path for path in shapes if path.endswith("bias_table")]
+        if table:
+            return patch * table[0]
+        return patch * (shape_of(shapes, biases[0], 3)[0] + 1) // 2 if biases else None
+    if family == "cmt":
+        return 4 * shape_of(shapes, "stages_0/relative_position", 5)[1]
+    if family == "mixmim" and table:
+        return 4 * table[0]
+    if family in ("swin", "mixmim"):
+        return 32 * (shape_of(shapes, _bias_table(STAGES - 1), 3)[0] + 1) // 2
+    return None
+
+
+def shape_of(shapes: Shapes, path: str, *ranks: int) -> tuple[int, ...]:
+    """Return the shape of an array, whose number of axes must be one of `ranks`.
+
+    Raises:
+      FormatMismatch: it is missing, empty or has another number of axes.
+    """
+    shape = shapes.get(path)
+    if shape is None:
+        seen = "is missing"
+    elif len(shape) not in ranks or 0 in shape:
+        seen = f"has the shape {shape}"
+    else:
+        return shape
+    axes = " or ".join(map(str, ranks))
+    raise FormatMismatch(
+        f"'{path}' {seen}, expected an array of {axes} axes: the file is damaged, or needs --format=NAME"
+    )
+
+
+POSITIONS = "position/pos_embed"
+SHARED_BIASES = "relative_position/relative_position_bias_table"
+
+
+def _nearest_model(family, sizes):
+    """-> (name of the entry of the model table with these sizes, True); or the family's default, False."""
+    constructor = ZOO[DEFAULT_MODELS[family]][0]
     for name, (other, _) in ZOO.items():
         if other is constructor:
             model = create_model(name)
-            sized = [key for key in SIZES if key in sizes]
-            if all(getattr(model, key) == sizes[key] for key in sized):
+            if all(getattr(model, key) == sizes[key] for key in SIZES if key in sizes):
                 return name, True
-    return USUAL[family], False
+    return DEFAULT_MODELS[family], False
 
 
-def depths(shapes):
-    """Number of blocks in each of four stages.
-
-    Raises:
-      ValueError: a stage has none.
-    """
-    found = [0] * STAGES
+def _depths(shapes):
+    """Number of blocks in each stage."""
+    depths = [0] * STAGES
     for path in shapes:
-        match = re.match(r"stages_(\d)/blocks/(\d+)/", path)
+        match = re.match(rf"stages_([0-{STAGES - 1}])/blocks/(\d+)/", path)
         if match:
-            found[int(match[1])] = max(found[int(match[1])], 1 + int(match[2]))
-    if not all(found):
-        raise ValueError(f"a block of stage {1 + found.index(0)}")
-    return tuple(found)
+            depths[int(match[1])] = max(depths[int(match[1])], 1 + int(match[2]))
+    if not all(depths):
+        raise FormatMismatch(
+            f"stage {1 + depths.index(0)} has no blocks: the file is damaged, or needs --format=NAME"
+        )
+    return tuple(depths)
 
 
 def _vit(shapes):
-    patch, _, _, width = shapes["patch_embed/kernel"]
+    patch, _, _, width = shape_of(shapes, "patch_embed/kernel", 4)
+    mlp_ratio = _ratio(shapes, "blocks/0/mlp/fc1/kernel")
     blocks = [int(match[1]) for path in shapes if (match := re.match(r"blocks/(\d+)/", path))]
-    shared, own = "relative_position/relative_position_bias_table", "blocks/0/attn/relative_position/"
-    relative = "shared" if shared in shapes else "none"
+    own = "blocks/0/attn/relative_position/"
+    relative = "shared" if SHARED_BIASES in shapes else "none"
     relative = "own" if any(path.startswith(own) for path in shapes) else relative
     sizes = dict(
         patch_size=patch,
         width=width,
         depth=1 + max(blocks),
-        mlp_ratio=_ratio(shapes["blocks/0/mlp/fc1/kernel"]),
-        positions="learned" if "position/pos_embed" in shapes else "none",
+        mlp_ratio=mlp_ratio,
+        positions="learned" if POSITIONS in shapes else "none",
         relative_positions=relative,
     )
-    table = shapes.get(shared) or shapes.get(own + "relative_position_bias_table")
     if "blocks/0/scale1/gamma" in shapes:
-        sizes["layer_scale"] = 0.1  # what they began at changes nothing now
-    return {**sizes, "heads": table[-1]} if table else sizes
+        sizes["layer_scale"] = 0.1  # only the initial value; it has no effect on loaded arrays
+    tables = [path for path in (SHARED_BIASES, f"blocks/0/attn/{SHARED_BIASES}") if path in shapes]
+    return {**sizes, "heads": shape_of(shapes, tables[0], 3)[-1]} if tables else sizes
+
+
+def _bias_table(stage):
+    return f"stages_{stage}/blocks/0/attn/relative_position_bias_table"
 
 
 def _windowed(shapes):
-    tables = [
-        shapes[f"stages_{stage}/blocks/0/attn/relative_position_bias_table"] for stage in range(STAGES)
-    ]
+    tables = [shape_of(shapes, _bias_table(stage), 3) for stage in range(STAGES)]
     return dict(
-        width=shapes["stem/patch/kernel"][-1],
-        depths=depths(shapes),
+        width=shape_of(shapes, "stem/patch/kernel", 2, 4)[-1],
+        depths=_depths(shapes),
         heads=tuple(table[-1] for table in tables),
-        mlp_ratio=_ratio(shapes["stages_0/blocks/0/mlp/fc1/kernel"]),
-        positions="learned" if "position/pos_embed" in shapes else "none",
+        mlp_ratio=_ratio(shapes, "stages_0/blocks/0/mlp/fc1/kernel"),
+        positions="learned" if POSITIONS in shapes else "none",
         windows=tuple((table[0] + 1) // 2 for table in tables),
     )
 
 
 def _swin(shapes):
-    """As of any windows; there is one side for all stages, which the last may be too small for."""
+    """Sizes with one window for all stages: the last stage may be smaller than the window."""
     sizes = _windowed(shapes)
     window = max(sizes.pop("windows"))
     return {**sizes, "window": window}
 
 
-def _pvt(shapes):
-    pooled = shapes["stages_0/blocks/0/attn/sr/kernel"][0] == 1
+def _pvt_v2(shapes):
+    pooled = shape_of(shapes, "stages_0/blocks/0/attn/sr/kernel", 4)[0] == 1
+    ratios = [_ratio(shapes, f"stages_{stage}/blocks/0/mlp/fc1/kernel") for stage in range(STAGES)]
     return dict(
-        widths=_stage_widths(shapes),
-        depths=depths(shapes),
-        mlp_ratios=_stage_ratios(shapes),
+        widths=_stage_widths(shapes, "stem/patch/kernel"),
+        depths=_depths(shapes),
+        mlp_ratios=tuple(ratios),
         attention="pooled" if pooled else "reduced",
     )
 
 
 def _cmt(shapes):
+    heads = [shape_of(shapes, f"stages_{stage}/relative_position", 5)[0] for stage in range(STAGES)]
     return dict(
-        stem_width=shapes["stem/conv1/kernel"][-1],
-        widths=(shapes["stem/halving/patch/kernel"][-1], *_halved_widths(shapes)),
-        depths=depths(shapes),
-        heads=tuple(shapes[f"stages_{stage}/relative_position"][0] for stage in range(STAGES)),
-        mlp_ratio=_ratio(shapes["stages_0/blocks/0/mlp/fc1/kernel"]),
+        stem_width=shape_of(shapes, "stem/conv1/kernel", 4)[-1],
+        widths=_stage_widths(shapes, "stem/halving/patch/kernel"),
+        depths=_depths(shapes),
+        heads=tuple(heads),
+        mlp_ratio=_ratio(shapes, "stages_0/blocks/0/mlp/fc1/kernel"),
     )
 
 
 def _convnext(shapes):
-    return dict(widths=_stage_widths(shapes), depths=depths(shapes))
+    return dict(widths=_stage_widths(shapes, "stem/patch/kernel"), depths=_depths(shapes))
 
 
-def _stage_widths(shapes):
-    return (shapes["stem/patch/kernel"][-1], *_halved_widths(shapes))
+def _stage_widths(shapes, first):
+    kernels = (first, *(f"downsamples_{stage}/patch/kernel" for stage in range(STAGES - 1)))
+    return tuple(shape_of(shapes, path, 2, 4)[-1] for path in kernels)
 
 
-def _halved_widths(shapes):
-    return tuple(shapes[f"downsamples_{stage}/patch/kernel"][-1] for stage in range(STAGES - 1))
+def _ratio(shapes, path):
+    """Infer the ratio of an MLP's widths from its first kernel.
 
-
-def _stage_ratios(shapes):
-    kernels = (shapes[f"stages_{stage}/blocks/0/mlp/fc1/kernel"] for stage in range(STAGES))
-    return tuple(_ratio(kernel) for kernel in kernels)
-
-
-def _ratio(kernel):
-    """Of the width inside an MLP to that outside, from the shape of its first kernel.
-
-    An MLP is int(ratio * width) wide, so that the ratio of CMT's is known to two digits only.
+    The inner width is int(ratio * width), which determines the ratio of a CMT to two digits only.
     """
-    width, hidden = kernel[-2:]
-    ratio = hidden / width
+    width, inner = shape_of(shapes, path, 2, 4)[-2:]
+    ratio = inner / width
     rounded = round(ratio, 2)
-    return rounded if int(width * rounded) == hidden else ratio
+    return rounded if int(width * rounded) == inner else ratio
 
 
 READERS = {
     "vit": _vit,
     "swin": _swin,
     "mixmim": _windowed,
-    "pvt_v2": _pvt,
+    "pvt_v2": _pvt_v2,
     "cmt": _cmt,
     "convnext": _convnext,
 }
-
-
-def image_side(family, shapes):
-    """Side in pixels of the images that size-dependent arrays were made for, or None if nothing tells.
-
-    shapes: as of `infer_backbone`.
-    """
-    if family == "vit":
-        patch, table = shapes["patch_embed/kernel"][0], shapes.get("position/pos_embed")
-        of_pairs = next((shape for path, shape in shapes.items() if path.endswith("bias_table")), None)
-        return patch * table[0] if table else of_pairs and patch * (of_pairs[0] + 1) // 2
-    if family == "cmt":
-        return 4 * shapes["stages_0/relative_position"][1]
-    if family == "mixmim" and "position/pos_embed" in shapes:
-        return 4 * shapes["position/pos_embed"][0]
-    if family in ("swin", "mixmim"):
-        return 32 * (shapes["stages_3/blocks/0/attn/relative_position_bias_table"][0] + 1) // 2
-    return None

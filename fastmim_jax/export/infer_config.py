@@ -1,19 +1,25 @@
-"""The config of a model, told by the shapes of its arrays."""
+"""Infer the config of a model from the shapes of its arrays."""
 
 import ast
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from fastmim_jax.config import finetune_config, pretrain_config
-from fastmim_jax.errors import UserError
-from fastmim_jax.export.infer_backbone import image_side, infer_backbone
+from fastmim_jax.errors import FormatMismatch
+from fastmim_jax.export.formats.rules import Format
+from fastmim_jax.export.infer_backbone import POSITIONS, Shapes, infer_backbone, infer_image_side, shape_of
 from fastmim_jax.models.zoo import create_model
 
-SIDES = {"fastmim": 128, "simmim": 192}  # of images, where no array tells; else USUAL_SIDE
-USUAL_SIDE = 224
-FIXED = {"fastmim": ("vit",), "mae": ("vit",), "mixmim": ("mixmim",), "classifier": ("mixmim",)}
-POSITIONS = "position/pos_embed"
+IMAGE_SIDES = {"fastmim": 128, "simmim": 192}  # of published models whose arrays fit any size
+DEFAULT_SIDE = 224
+# Families whose positions are sine-cosine tables, by the kind of model.
+FIXED_POSITIONS = {"fastmim": ("vit",), "mae": ("vit",), "mixmim": ("mixmim",), "classifier": ("mixmim",)}
 # The published mim_vit_base pre-trains this ViT-B with 6 heads (mim_vit_pretrain.py), not with 12.
 SIX_HEADED = {"name": "vit_b16", "positions": "fixed"}
-# Of pre-training, where it differs from base()'s and no array tells it: as published.
+# Published values of config.method that no array determines, where they differ from base()'s.
 RECIPES = {
     "fastmim": {},
     "mae": {"target": "pixel"},
@@ -24,55 +30,79 @@ SMALLEST_BLOCK = {"fastmim": 16, "simmim": 32}  # pixels; a block is no smaller 
 HOG_BINS, HOG_CELL = 9, 8
 
 
-def infer_config(known, shapes, fixed, settings=None):
-    """The config of a model whose arrays have these shapes.
+@dataclass(frozen=True)
+class Assumption:
+    """A config value that neither the arrays nor the settings of a file determine.
+
+    Attributes:
+      key: flattened config key, such as "method.backbone.heads".
+      value: the assumed value.
+      reason: where it comes from, such as "as published"; "" for the usual value.
+    """
+
+    key: str
+    value: Any
+    reason: str = ""
+
+    def __str__(self) -> str:
+        name = self.key.split(".")[-1].replace("_", " ")
+        is_size = isinstance(self.value, tuple)
+        value = " x ".join(map(str, self.value)) if is_size else self.value
+        setting = f'--set="{self.key}={self.value}"' if is_size else f"--set={self.key}={self.value}"
+        reason = f", {self.reason}" if self.reason else ""
+        return f"{name} {value}{reason}: the arrays do not determine it ({setting})"
+
+
+def infer_config(
+    fmt: Format, shapes: Shapes, fixed: Shapes, settings: Mapping[str, Any] | None = None
+) -> tuple[ConfigDict, tuple[str, ...], list[Assumption]]:
+    """Infer the config of a model.
 
     Args:
-      known: rules.Format that they came in.
-      shapes: {our path: shape}.
-      fixed: {path: shape} of tables that are sine-cosine ones and no longer among the shapes.
-      settings: as of `inward.from_torch`.
+      fmt: the format of its file.
+      shapes: {our path: shape} of its arrays.
+      fixed: {our path: shape} of its sine-cosine tables, which are not among `shapes`.
+      settings: see `from_torch`.
 
     Returns:
-      config, names of the classes (() without a head), and sentences on what was assumed.
+      config, names of the classes (() without a head), assumptions.
 
     Raises:
-      UserError: the arrays are not of such a model.
+      FormatMismatch: the arrays do not make such a model.
     """
     settings = settings or {}
     inside = {path.removeprefix("encoder/"): x for path, x in shapes.items() if path.startswith("encoder/")}
-    backbone, notes = _backbone(known, inside, fixed, settings.get("backbone", {}))
+    backbone, assumptions = _backbone(fmt, inside, fixed, settings.get("backbone", {}))
     tables = {path.removeprefix("encoder/"): x for path, x in fixed.items()}
-    side = image_side(known.family, {**inside, **tables})
-    size = tuple(settings.get("image_size") or (side or SIDES.get(known.kind, USUAL_SIDE),) * 2)
+    side = infer_image_side(fmt.family, {**inside, **tables})
+    size = tuple(settings.get("image_size") or (side or IMAGE_SIDES.get(fmt.kind, DEFAULT_SIDE),) * 2)
     if side is None and "image_size" not in settings:
-        notes.append(
-            f"the size of the images is not told by the arrays: {size[0]} x {size[1]} assumed "
-            f'(--set="data.image_size={size}")'
-        )
-    if known.kind == "classifier":
+        assumptions.append(Assumption("data.image_size", size))
+    if fmt.kind == "classifier":
         config, classes = finetune_config(), _classes(shapes, settings)
         section = config.model
-        section.pooling = (settings.get("pooling") or _pooling(known.family, shapes)) if classes else None
-        section.pooling_width = shapes.get("pooling/fc/bias", (None,))[0]
+        section.pooling = (settings.get("pooling") or _pooling(fmt.family, shapes)) if classes else None
+        bias = "pooling/fc/bias"
+        section.pooling_width = shape_of(shapes, bias, 1)[0] if bias in shapes else None
         section.backbone.drop_path = 0.0
     else:
         config, classes = pretrain_config(), ()
         section = config.method
-        _set_method(section, known.kind, create_model(**backbone), shapes, settings)
+        _set_method(section, fmt.kind, create_model(**backbone), shapes, settings)
     section.dtype = "float32"
     section.backbone.update(backbone)
     config.data.image_size, config.data.channels = size, _channels(inside)
-    return config, classes, notes
+    return config, classes, assumptions
 
 
-def override(config, settings):
-    """Sets keys of a config, in place.
+def override(config: ConfigDict, settings: Iterable[str]):
+    """Set keys of a config, in place.
 
-    settings: texts such as "method.backbone.heads=6".
+    Args:
+      settings: texts such as "method.backbone.heads=6".
 
     Raises:
-      UserError: no such key, or a value of another type.
+      FormatMismatch: the config of this kind of model has no such key, or the value has another type.
     """
     config.lock()
     for setting in settings:
@@ -82,60 +112,65 @@ def override(config, settings):
         except (ValueError, SyntaxError):
             value = text
         try:
-            config.update_from_flattened_dict({key.removeprefix("config."): value})
+            config.update_from_flattened_dict({config_key(key): value})
         except (KeyError, AttributeError, TypeError, ValueError) as error:
-            raise UserError(
+            raise FormatMismatch(
                 f"--set={setting} does not fit the config ({str(error).splitlines()[0]}): expected a key "
                 "of fastmim_jax/config.py and a value, such as --set=method.backbone.heads=6"
             ) from error
 
 
-def _backbone(known, inside, fixed, told):
-    """-> the section of the backbone, and what was assumed in it."""
-    backbone, guessed = infer_backbone(known.family, inside)
-    usual = known.family in FIXED.get(known.kind, ()) and POSITIONS not in inside
-    if f"encoder/{POSITIONS}" in fixed or usual:
+def config_key(setting: str) -> str:
+    """Return the flattened config key of a setting "KEY=VALUE" or "config.KEY=VALUE"."""
+    return setting.partition("=")[0].removeprefix("config.")
+
+
+def _backbone(fmt, inside, fixed, settings):
+    """-> (config section of the backbone, [Assumption])."""
+    backbone, guessed = infer_backbone(fmt.family, inside)
+    usually_fixed = fmt.family in FIXED_POSITIONS.get(fmt.kind, ()) and POSITIONS not in inside
+    if f"encoder/{POSITIONS}" in fixed or usually_fixed:
         backbone["positions"] = "fixed"
-    as_published = known.name == "fastmim_vit" and backbone == SIX_HEADED
+    as_published = fmt.name == "fastmim_vit" and backbone == SIX_HEADED
     if as_published:
         backbone["heads"] = 6
-    backbone.update(told)
-    notes = []
-    if (guessed or as_published) and "heads" not in told:
-        heads = create_model(**backbone).heads
-        section = "model" if known.kind == "classifier" else "method"
-        notes.append(
-            f"heads are not told by the arrays: {heads} assumed{', as published' * as_published} "
-            f"(--set={section}.backbone.heads={heads})"
-        )
-    return backbone, notes
+    backbone.update(settings)
+    if not (guessed or as_published) or "heads" in settings:
+        return backbone, []
+    section = "model" if fmt.kind == "classifier" else "method"
+    heads = create_model(**backbone).heads
+    return backbone, [
+        Assumption(f"{section}.backbone.heads", heads, "as published" if as_published else "")
+    ]
 
 
 def _classes(shapes, settings):
     if "head/kernel" not in shapes:
         return ()
-    count = shapes["head/kernel"][-1]
+    count = shape_of(shapes, "head/kernel", 2)[-1]
     names = tuple(settings.get("classes") or map(str, range(count)))
     if len(names) != count:
-        raise UserError(f"the head has {count} classes, but {len(names)} names were given for them")
+        raise FormatMismatch(
+            f"the head has {count} classes, but the file names {len(names)}: expected a name for each"
+        )
     return names
 
 
 def _pooling(family, shapes):
-    own = any(path.startswith("pooling/norm/") for path in shapes)
+    has_norm = any(path.startswith("pooling/norm/") for path in shapes)
     if family == "cmt":
         return "wide_pool"
-    after = "pool_norm" if family in ("vit", "convnext") else "norm_pool"
-    return after if own else {"vit": "cls"}.get(family, "pool")
+    with_norm = "pool_norm" if family in ("vit", "convnext") else "norm_pool"
+    return with_norm if has_norm else {"vit": "cls"}.get(family, "pool")
 
 
 def _channels(inside):
     kernels = ("patch_embed/kernel", "stem/patch/kernel", "stem/conv1/kernel")
-    return next((inside[path][-2] for path in kernels if path in inside), 3)
+    return next((shape_of(inside, path, 2, 4)[-2] for path in kernels if path in inside), 3)
 
 
 def _set_method(section, kind, encoder, shapes, settings):
-    """Sets what `config.method` says of anything but the backbone."""
+    """Set the keys of `config.method`, except for its backbone."""
     section.name = kind
     section.update(RECIPES[kind])
     section.block_size = max(encoder.stride, SMALLEST_BLOCK.get(kind, 0))
@@ -148,7 +183,8 @@ def _set_method(section, kind, encoder, shapes, settings):
     section.decoder.epsilon = 1e-6 if hasattr(encoder, "patch_size") else 1e-5
     section.decoder.update(settings.get("decoder", {}))
     cells = (encoder.stride // HOG_CELL) ** 2
-    if kind == "fastmim" and shapes["decoder/pred/kernel"][-1] % (HOG_BINS * cells):
+    outputs = shape_of(shapes, "decoder/pred/kernel", 2)[-1]
+    if kind == "fastmim" and (not cells or outputs % (HOG_BINS * cells)):
         section.target = "pixel"
     stages = {path.split("/")[2] for path in shapes if path.startswith("reconstruct/fill/")}
     if stages:
@@ -158,7 +194,7 @@ def _set_method(section, kind, encoder, shapes, settings):
 def _set_decoder(decoder, shapes):
     indices = {int(path.split("/")[2]) for path in shapes if path.startswith("decoder/blocks/")}
     decoder.depth = len(indices)
-    decoder.width = shapes["decoder/pred/kernel"][0]
+    decoder.width = shape_of(shapes, "decoder/pred/kernel", 2)[0]
     if indices:
-        width, hidden = shapes["decoder/blocks/0/mlp/fc1/kernel"]
-        decoder.mlp_ratio = hidden / width
+        width, inner = shape_of(shapes, "decoder/blocks/0/mlp/fc1/kernel", 2)
+        decoder.mlp_ratio = inner / width

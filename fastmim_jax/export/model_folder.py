@@ -66,7 +66,7 @@ def _copied_curve(model, folder):
     return picture.name
 
 
-def settings_of(folder):
+def read_settings(folder):
     """What the config.json of a foreign folder tells of its arrays, as `inward.from_torch` takes it.
 
     Raises:

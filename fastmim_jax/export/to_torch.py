@@ -1,12 +1,13 @@
-"""From a Model to the arrays of another library's file."""
+"""From a ModelBundle to the arrays of another library's file."""
 
 import json
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.bundle import position_tables
+from fastmim_jax.export.bundle import ModelBundle, position_tables
 from fastmim_jax.export.formats import FORMATS
 from fastmim_jax.export.formats.detect import find_format
 from fastmim_jax.export.formats.names import (
@@ -16,116 +17,126 @@ from fastmim_jax.export.formats.names import (
     unflatten_variables,
     unknown_paths,
 )
+from fastmim_jax.export.formats.rules import Format
+from fastmim_jax.validate.names import count
 
-# Arrays of pre-training alone, which libraries of backbones and classifiers have no place for.
+# Arrays of pre-training alone; formats of backbones and classifiers have no place for them.
 PRETRAINING = ("decoder/", "mask_token", "pred/", "reconstruct/")
+POOLING_NORM = "pooling/norm/scale"
 
 
-OWN_NORM = "pooling/norm/scale"
+@dataclass(frozen=True)
+class TorchArrays:
+    """A model in the names of a format.
+
+    Attributes:
+      format: the format.
+      state: {published name: array}.
+      dropped: our paths that the format has no place for.
+    """
+
+    format: Format
+    state: dict[str, np.ndarray]
+    dropped: list[str]
 
 
-class TorchArrays(NamedTuple):
-    """format: rules.Format. state: {published name: array}. dropped: our paths without a place in it."""
-
-    format: object
-    state: dict
-    dropped: list
-
-
-def formats_for(model, library):
-    """Formats of a library that a Model could be written in: of its own kind first, then as a backbone."""
-    found = [
-        known for known in FORMATS.values() if known.library == library and known.family == model.family
-    ]
-    same = [known for known in found if known.kind == model.kind]
-    return same + [known for known in found if known.kind == "classifier" and known not in same]
+def formats_for(bundle: ModelBundle, library: str) -> list[Format]:
+    """Return the formats of a library for a model: those of its own kind, then those of its backbone."""
+    formats = [fmt for fmt in FORMATS.values() if (fmt.library, fmt.family) == (library, bundle.family)]
+    same = [fmt for fmt in formats if fmt.kind == bundle.kind]
+    return same + [fmt for fmt in formats if fmt.kind == "classifier" and fmt not in same]
 
 
-def to_torch(model, library, format_name=None):
-    """A Written of a Model.
+def to_torch(bundle: ModelBundle, library: str, format_name: str | None = None) -> TorchArrays:
+    """Convert a model to the arrays of another library's file.
 
     Args:
       library: a key of `formats.LIBRARIES`.
-      format_name: one format of it.
+      format_name: one of its formats; None for the one that fits best.
 
     Raises:
       UserError: the library has no such model, or no place for a part of its backbone.
     """
-    formats = [find_format(format_name)] if format_name else formats_for(model, library)
+    formats = [find_format(format_name)] if format_name else formats_for(bundle, library)
     if not formats:
-        others = sorted({known.library for known in FORMATS.values() if formats_for(model, known.library)})
-        raise UserError(f"{library} has no {model.family}: type --to= with one of {', '.join(others)}")
-    known = min(formats, key=lambda known: _misfit(model, known))
-    arrays, lacking = _form(model, known)
-    needed = _needed(lacking, known, model)
-    if needed:
+        others = sorted({fmt.library for fmt in FORMATS.values() if formats_for(bundle, fmt.library)})
+        raise UserError(f"{library} has no {bundle.family}: choose --to= from: {', '.join(others)}")
+    fmt = min(formats, key=lambda fmt: _misfit(bundle, fmt))
+    arrays, dropped = _arrange(bundle, fmt)
+    required = _required(dropped, fmt, bundle)
+    if required:
         raise UserError(
-            f"the format '{known.name}' has no place for {', '.join(needed[:3])} ({len(needed)} arrays): "
-            "type --to=official, or --encoder_only where they are not of the backbone"
+            f"the format '{fmt.name}' has no place for {', '.join(required[:3])} "
+            f"({count(len(required), 'array')}): type --to=official, or --encoder_only to export the "
+            "backbone alone"
         )
-    kept = {path: x for path, x in arrays.items() if path not in lacking}
-    state = to_theirs(unflatten_variables(kept), known.name)
-    for buffers in known.buffers:
-        state |= buffers(state, model.image_shape[:2])
-    return TorchArrays(known, {name: np.asarray(x, order="C") for name, x in state.items()}, lacking)
+    state = to_theirs(unflatten_variables({p: x for p, x in arrays.items() if p not in dropped}), fmt.name)
+    for buffers in fmt.buffers:
+        state |= buffers(state, bundle.image_shape[:2])
+    return TorchArrays(fmt, {name: np.asarray(x, order="C") for name, x in state.items()}, dropped)
 
 
-def note_of(model):
-    """What arrays do not tell of a Model, as JSON: `settings` of `inward.from_torch`."""
-    section, data = model.section, model.config.data
-    told = {"image_size": list(data.image_size), "backbone": {}}
-    heads = getattr(model.encoder, "heads", None)
+def dump_settings(bundle: ModelBundle) -> str:
+    """Return the facts that arrays do not determine as JSON, to be saved beside them; see `from_torch`."""
+    section, data = bundle.section, bundle.config.data
+    settings = {"image_size": list(data.image_size), "backbone": {}}
+    heads = getattr(bundle.encoder, "heads", None)
     if heads is not None:
-        told["backbone"]["heads"] = heads if isinstance(heads, int) else list(heads)
-    if model.classes:
-        told |= {"classes": list(model.classes), "pooling": model.pooling}
-    if model.kind != "classifier":
-        told |= {key: section[key] for key in ("mask_ratio", "normalize_target", "block_size")}
-        told["decoder"] = {key: section.decoder[key] for key in ("heads", "epsilon")}
-    return json.dumps(told)
+        settings["backbone"]["heads"] = heads if isinstance(heads, int) else list(heads)
+    if bundle.classes:
+        settings |= {"classes": list(bundle.classes), "pooling": bundle.pooling}
+    if bundle.kind != "classifier":
+        settings |= {key: section[key] for key in ("mask_ratio", "normalize_target", "block_size")}
+        settings["decoder"] = {key: section.decoder[key] for key in ("heads", "epsilon")}
+    return json.dumps(settings)
 
 
-def settings_of(note):
-    """The inverse of `note_of`; {} for an empty note or one that is none."""
+def parse_settings(text: str) -> dict[str, Any]:
+    """Invert `dump_settings`; return {} for text that is no JSON object, as in files of others."""
     try:
-        told = json.loads(note or "{}")
+        settings = json.loads(text or "{}")
     except ValueError:
         return {}
-    return {key: _plain(x) for key, x in told.items()} if isinstance(told, dict) else {}
+    return {key: _with_tuples(x) for key, x in settings.items()} if isinstance(settings, dict) else {}
 
 
-def _plain(x):
+def _with_tuples(x):
     if isinstance(x, dict):
-        return {key: _plain(value) for key, value in x.items()}
+        return {key: _with_tuples(value) for key, value in x.items()}
     return tuple(x) if isinstance(x, list) else x
 
 
-def _misfit(model, known):
-    """Smaller fits better: arrays without a place, first those that count, then places without an array.
-
-    Of two formats that have a place for the norm of a pooling, the one that calls it so comes first.
+def _misfit(bundle, fmt):
+    """Sort key of formats, smaller fits better: counts of required and of all dropped arrays, whether the
+    pooling's norm has another name there, count of table entries without an array.
     """
-    arrays, lacking = _form(model, known)
-    moved = bool(unknown_paths([OWN_NORM], known.name))
-    return len(_needed(lacking, known, model)), len(lacking), moved, count_missing_paths(arrays, known.name)
+    arrays, dropped = _arrange(bundle, fmt)
+    renamed = bool(unknown_paths([POOLING_NORM], fmt.name))
+    return (
+        len(_required(dropped, fmt, bundle)),
+        len(dropped),
+        renamed,
+        count_missing_paths(arrays, fmt.name),
+    )
 
 
-def _form(model, known):
-    """-> ({path: array} as a format has them, but for names; those paths without a place in it).
+def _arrange(bundle, fmt):
+    """-> ({path: array} with the tables and norms that the format has, paths without a place in it).
 
-    Positions that the model makes itself are tables there, and a norm before the mean over cells stands
-    where that of the backbone does, unless the format has a place of its own for it.
+    A norm before the mean over tokens takes the name of the backbone's last norm, unless the format has a
+    name of its own for it.
     """
-    arrays = flatten_variables(model.variables)
-    tables = position_tables(model)
-    arrays |= {path: x for path, x in tables.items() if not unknown_paths([path], known.name)}
-    if model.pooling == "norm_pool" and unknown_paths([OWN_NORM], known.name):
+    arrays = flatten_variables(bundle.variables)
+    tables = position_tables(bundle)
+    arrays |= {path: x for path, x in tables.items() if not unknown_paths([path], fmt.name)}
+
+    if bundle.pooling == "norm_pool" and unknown_paths([POOLING_NORM], fmt.name):
         arrays = {path.replace("pooling/norm", "encoder/norm"): x for path, x in arrays.items()}
-    return arrays, unknown_paths(arrays, known.name)
+    return arrays, unknown_paths(arrays, fmt.name)
 
 
-def _needed(lacking, known, model):
-    """Of arrays without a place in a format those that cannot be left out."""
-    if model.kind == known.kind:
-        return lacking
-    return [path for path in lacking if not path.startswith(PRETRAINING)]
+def _required(dropped, fmt, bundle):
+    """The dropped arrays that must not be left out: all, or for a backbone those not of pre-training."""
+    if bundle.kind == fmt.kind:
+        return dropped
+    return [path for path in dropped if not path.startswith(PRETRAINING)]

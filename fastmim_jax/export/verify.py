@@ -1,47 +1,79 @@
-"""`fastmim verify A B`: the same images through two checkpoints, layer by layer."""
+"""`fastmim verify A B`: the same images through two checkpoints, compared layer by layer."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from fastmim_jax.build import create_backbone
 from fastmim_jax.errors import UserError
-from fastmim_jax.export import model_folder as layouts
-from fastmim_jax.export.convert import DEFAULT_OPTIONS, describe, open_source
+from fastmim_jax.export import model_folder
+from fastmim_jax.export.bundle import ModelBundle
+from fastmim_jax.export.convert import DEFAULT_OPTIONS, Log, Options, open_source
 from fastmim_jax.export.formats import LIBRARIES
 from fastmim_jax.export.formats.names import flatten_variables
 from fastmim_jax.export.to_torch import formats_for, to_torch
 from fastmim_jax.models.base import layer_names, with_identity_norm
+from fastmim_jax.validate.names import count
 
 TOLERANCE = 1e-4  # largest difference, of the largest value of a layer: some 50 times float32's rounding
 IMAGES = 2
-HIDDEN = ("heads", "epsilon")  # attributes of backbones that no array's name tells
+UNSEEN = ("heads", "epsilon")  # attributes of backbones that no array determines
 REFERENCES = {name: library.reference for name, library in LIBRARIES.items() if library.reference}
 
+Outputs = dict[str, np.ndarray]  # {layer: values}
 
-class Line(NamedTuple):
-    """of: a layer. error: the largest difference. largest: the largest absolute value of the first side."""
 
-    of: str
+@dataclass(frozen=True)
+class Comparison:
+    """A layer of A against the same layer of B.
+
+    Attributes:
+      layer: its name, such as "block 3".
+      backend: what computed B's, "PyTorch" or "JAX".
+      error: the largest absolute difference; inf for another shape.
+      largest: the largest absolute value of A's.
+    """
+
+    layer: str
+    backend: str
     error: float
     largest: float
 
     @property
-    def passes(self):
-        """Whether both sides agree; what is not finite never does."""
+    def passes(self) -> bool:
+        """Whether both agree; values that are not finite never do."""
         return bool(self.error <= TOLERANCE * max(self.largest, 1e-6))
 
 
-def verify(first, second, options=DEFAULT_OPTIONS, log=print):
-    """Compares two checkpoints of the same model in whatever formats.
+@dataclass(frozen=True)
+class OpenedReference:
+    """The model B in PyTorch.
 
-    The second runs in PyTorch, where a library there has its architecture; the first always here.
+    Attributes:
+      library: a key of REFERENCES.
+      class_name: of the module.
+      outputs: (images, noise) -> Outputs.
+    """
+
+    library: str
+    class_name: str
+    outputs: Callable[[np.ndarray, np.ndarray | None], Outputs]
+
+
+def verify(
+    first: str | Path, second: str | Path, options: Options = DEFAULT_OPTIONS, log: Log = print
+) -> bool:
+    """Compare two checkpoints of the same model, in any formats.
+
+    The second runs in PyTorch if a library there has its architecture; the first always in JAX.
 
     Args:
-      first, second: as the source of `convert`.
+      first, second: sources of `convert`.
       options: of `convert`, for both.
-      say: prints a line.
+      log: prints a line.
 
     Returns:
       Whether all layers agree to TOLERANCE.
@@ -49,30 +81,36 @@ def verify(first, second, options=DEFAULT_OPTIONS, log=print):
     Raises:
       UserError: one cannot be read, or they are models of different shapes.
     """
-    models = [open_source(path, options)[0] for path in (first, second)]
-    for name, model in zip("AB", models, strict=True):
-        log(f"{name:>12}  {model.origin}: {describe(model)}")
-    _check_alike(*models)
-    for text in _unlike(*(model.encoder for model in models)):
-        log(f"{'but':>12}  {text}")
-    ours, theirs = models
-    images, noise = seen_images(ours.image_shape), _noise(ours)
-    peer = _open_peer(theirs, log)
-    found = ours_look(ours, images, noise)
-    lines = compare(found, peer(images, noise)) if peer else []
-    unseen = {name: x for name, x in found.items() if name not in {line.of for line in lines}}
-    if unseen:  # in PyTorch, at least
-        lines += compare(unseen, ours_look(theirs, images, _noise(theirs)), " (JAX)" * bool(peer))
-    for text in _table(lines, ours, theirs):
+    ours, theirs = (open_source(path, options)[0] for path in (first, second))
+    for name, bundle in (("A", ours), ("B", theirs)):
+        _log(log, name, f"{bundle.origin}: {bundle.description}")
+    _check_comparable(ours, theirs)
+    for text in _differing_attributes(ours.encoder, theirs.encoder):
+        _log(log, "but", text)
+    images, noise = sample_images(ours.image_shape), _noise(ours)
+    reference, reason = _open_reference(theirs)
+    if reference:
+        _log(log, "B runs in", f"{reference.library}, {reference.class_name}, PyTorch")
+    else:
+        _log(log, "B runs in", f"JAX, as A does, not in PyTorch: {reason}")
+    outputs, comparisons = layer_outputs(ours, images, noise), []
+    if reference:
+        comparisons = compare(outputs, reference.outputs(images, noise), "PyTorch")
+    remaining = {name: x for name, x in outputs.items() if name not in _layers(comparisons)}
+    if remaining:
+        comparisons += compare(remaining, layer_outputs(theirs, images, _noise(theirs)), "JAX")
+    for text in _table(comparisons, marks_jax=reference is not None):
         log(text)
-    absent = [name for name in found if name not in {line.of.split(" (")[0] for line in lines}]
+    _log(log, "arrays", _equal_arrays(ours, theirs))
+    _log(log, "verdict", _verdict(comparisons))
+    absent = [name for name in outputs if name not in _layers(comparisons)]
     if absent:
-        log(f"{'not in B':>12}  {', '.join(absent)}")
-    return bool(lines) and all(line.passes for line in lines)
+        _log(log, "not in B", ", ".join(absent))
+    return bool(comparisons) and all(comparison.passes for comparison in comparisons)
 
 
-def seen_images(shape):
-    """(IMAGES, H, W, C) float32 as after normalisation: plane waves and noise, always the same."""
+def sample_images(shape: tuple[int, int, int]) -> np.ndarray:
+    """Return (IMAGES, H, W, C) float32, normalised: always the same plane waves and noise."""
     height, width, channels = shape
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[:height, :width] / max(height, width)
@@ -82,129 +120,149 @@ def seen_images(shape):
     return (image + 0.3 * random.standard_normal(image.shape)).astype(np.float32)
 
 
-def ours_look(model, images, noise=None):
-    """{layer: array} of a Model here, in float32, named as by `Reference.outputs`."""
-    section = model.section.copy_and_resolve_references()
+def layer_outputs(bundle: ModelBundle, images: np.ndarray, noise: np.ndarray | None = None) -> Outputs:
+    """Return the outputs of all layers in float32, named as by `formats.library.Reference`."""
+    section = bundle.section.copy_and_resolve_references()
     section.update(dtype="float32", kernel="xla", remat="none")
     encoder = create_backbone(section)
-    inside = {name: tree["encoder"] for name, tree in model.variables.items() if "encoder" in tree}
-    if model.pooling == "norm_pool":  # before the mean, so of every cell, as a backbone's last norm is
-        inside["params"] = {**inside["params"], "norm": model.variables["params"]["pooling"]["norm"]}
-    found = {}
-    names, outputs = layer_outputs(encoder, inside, images)
-    for name, encoded in zip(names, outputs, strict=True):
-        found[name] = np.asarray(encoded.tokens)
-    if outputs[-1].prefix.shape[1]:
-        found["cls"] = np.asarray(outputs[-1].prefix[:, 0])
-    network = model._replace(config=_with(model, section)).network()
-    if model.classes:
-        found["logits"] = np.asarray(jax.jit(network.apply)(model.variables, images))
+    variables = {name: tree["encoder"] for name, tree in bundle.variables.items() if "encoder" in tree}
+    if bundle.pooling == "norm_pool":  # it precedes the mean: a norm of every token, as a last norm is
+        norm = bundle.variables["params"]["pooling"]["norm"]
+        variables["params"] = {**variables["params"], "norm": norm}
+    names, encoded = encoder_outputs(encoder, variables, images)
+    outputs = {name: np.asarray(x.tokens) for name, x in zip(names, encoded, strict=True)}
+    if encoded[-1].prefix.shape[1]:
+        outputs["cls"] = np.asarray(encoded[-1].prefix[:, 0])
+    network = bundle._replace(config=_with_section(bundle, section)).network()
+    if bundle.classes:
+        outputs["logits"] = np.asarray(jax.jit(network.apply)(bundle.variables, images))
     if noise is not None:
-        out = jax.jit(lambda v, x: network.apply(v, x, noise=noise))(model.variables, images)
-        found |= {"prediction": np.asarray(out.prediction), "loss": np.asarray(out.loss)}
-    return found
+        out = jax.jit(lambda v, x: network.apply(v, x, noise=noise))(bundle.variables, images)
+        outputs |= {"prediction": np.asarray(out.prediction), "loss": np.asarray(out.loss)}
+    return outputs
 
 
-def layer_outputs(encoder, variables, images):
-    """-> (names of the layers, [Encoded] of each): the last as the backbone's own norm leaves it, if any.
+def encoder_outputs(encoder, variables: Mapping, images: np.ndarray) -> tuple[list[str], list]:
+    """Return the names of a backbone's layers and their outputs, [Encoded].
 
-    A classifier whose norm comes after its pooling has none in its backbone.
+    The last layer is normalised by the backbone's own norm if the variables have one; a classifier whose
+    norm follows its pooling has none in its backbone.
     """
     names, complete = layer_names(encoder), with_identity_norm(variables, encoder, images.shape[1:])
     if ("norm" in complete["params"]) == ("norm" in variables["params"]):
         return names, jax.jit(lambda v, x: encoder.apply(v, x, method="outputs"))(variables, images)
 
-    def raw(v, x):
+    def without_norm(v, x):
         *inner, _ = encoder.apply(v, x, method="outputs")
         return [*inner, encoder.apply(v, encoder.apply(v, x, method="embed"), method="transform")]
 
-    return names, jax.jit(raw)(complete, images)
+    return names, jax.jit(without_norm)(complete, images)
 
 
-def compare(found, others, mark=""):
-    """[Line] of every layer that both sides have; the rest is left out. mark: put behind their names."""
-    lines = []
-    for name, ours in found.items():
-        if name in others:
-            theirs = np.asarray(others[name])
-            if theirs.shape != ours.shape and theirs.size == ours.size:
-                theirs = theirs.reshape(ours.shape)
-            error = np.abs(theirs - ours).max() if theirs.shape == ours.shape else np.inf
-            lines.append(Line(name + mark, float(error), float(np.abs(ours).max())))
-    return lines
+def compare(ours: Mapping[str, np.ndarray], theirs: Mapping, backend: str) -> list[Comparison]:
+    """Compare all layers that both have.
+
+    Args:
+      backend: what computed `theirs`.
+    """
+    comparisons = []
+    for name, x in ours.items():
+        if name in theirs:
+            other = np.asarray(theirs[name])
+            other = other.reshape(x.shape) if other.size == x.size else other
+            error = np.abs(other - x).max() if other.shape == x.shape else np.inf
+            comparisons.append(Comparison(name, backend, float(error), float(np.abs(x).max())))
+    return comparisons
 
 
-def _open_peer(model, log):
-    """-> (images, noise) -> {layer: array} in PyTorch; None where it cannot be, which is said."""
-    libraries = {name: formats_for(model, name) for name in REFERENCES}
-    refused = []
-    # That of the file itself first, then one that has all of the model and not its backbone alone.
-    order = sorted(
-        (name for name in REFERENCES if libraries[name]),
-        key=lambda name: (not model.format.startswith(name), libraries[name][0].kind != model.kind),
+def _open_reference(bundle) -> tuple[OpenedReference | None, str]:
+    """-> (OpenedReference, "") or (None, why no library has the model)."""
+    formats = {name: formats_for(bundle, name) for name in REFERENCES}
+    # The library of the file itself first, then one that has the model and not only its backbone.
+    libraries = sorted(
+        (name for name in REFERENCES if formats[name]),
+        key=lambda name: (not bundle.format.startswith(name), formats[name][0].kind != bundle.kind),
     )
-    for library in order:
+    reasons = []
+    for library in libraries:
         try:
-            written = to_torch(model, library)
-            description = layouts.describe(model, written.format)
-            module = REFERENCES[library].build(description, written.state)
+            arrays = to_torch(bundle, library)
+            description = model_folder.describe(bundle, arrays.format)
+            module = REFERENCES[library].build(description, arrays.state)
         except UserError as error:
-            refused.append(str(error))
+            reasons.append(str(error))
             continue
-        log(f"{'B runs in':>12}  {library}, {type(module).__name__}, PyTorch")
-        takes_noise = written.format.kind == "mae"
-        look = REFERENCES[library].outputs
-        return lambda images, noise: look(module, images, **({"noise": noise} if takes_noise else {}))
-    why = refused[0] if refused else f"no library there has {model.family}"
-    log(f"{'B runs in':>12}  JAX, as A does, not in PyTorch: {why}")
-    return None
+        compute, takes_noise = REFERENCES[library].outputs, arrays.format.kind == "mae"
+
+        def outputs(images, noise, module=module, compute=compute, takes_noise=takes_noise):
+            return compute(module, images, **({"noise": noise} if takes_noise else {}))
+
+        return OpenedReference(library, type(module).__name__, outputs), ""
+    return None, reasons[0] if reasons else f"no library there has {bundle.family}"
 
 
-def _check_alike(first, second):
+def _check_comparable(first, second):
     if first.family != second.family:
         raise UserError(
-            f"these are different models, {describe(first)} and {describe(second)}: give two of the same"
+            f"these are different models, {first.description} and {second.description}: give two "
+            "checkpoints of the same model"
         )
     if first.image_shape != second.image_shape:
-        sizes = [f"{model.image_shape[0]} x {model.image_shape[1]}" for model in (first, second)]
+        sizes = [f"{bundle.image_shape[0]} x {bundle.image_shape[1]}" for bundle in (first, second)]
         raise UserError(
             f"A is for images of {sizes[0]} pixels, B of {sizes[1]}: type "
-            f'--set="data.image_size={tuple(second.image_shape[:2])}" where a file does not tell its size'
+            f'--set="data.image_size={tuple(second.image_shape[:2])}" if a file does not determine its size'
         )
 
 
-def _unlike(first, second):
-    """What arrays do not tell and would explain a difference, such as another number of heads."""
-    for key in HIDDEN:
+def _differing_attributes(first, second) -> Iterator[str]:
+    """Yield sentences on attributes that arrays do not determine, such as another number of heads."""
+    for key in UNSEEN:
         sides = [getattr(encoder, key, None) for encoder in (first, second)]
         if sides[0] != sides[1]:
-            yield f"A has {key} {sides[0]}, B {sides[1]}: say which by --set where a file does not tell"
+            yield f"A has {key} {sides[0]}, B {sides[1]}: set it by --set if a file does not determine it"
 
 
-def _noise(model):
-    """What decides the mask of a pre-trained model; None for others."""
-    if model.kind == "classifier":
+def _noise(bundle):
+    """The noise behind the mask of a pre-trained model; None for others."""
+    if bundle.kind == "classifier":
         return None
-    shape = model.network().noise_shape((IMAGES, *model.image_shape))
+    shape = bundle.network().noise_shape((IMAGES, *bundle.image_shape))
     return np.random.default_rng(1).random(shape, dtype=np.float32)
 
 
-def _with(model, section):
-    config = model.config.copy_and_resolve_references()
+def _with_section(bundle, section):
+    config = bundle.config.copy_and_resolve_references()
     config["method" if "method" in config else "model"] = section
     return config
 
 
-def _table(lines, first, second):
-    """The verdict as text."""
+def _layers(comparisons):
+    return {comparison.layer for comparison in comparisons}
+
+
+def _log(log: Log, label: str, text: str):
+    log(f"{label:>12}  {text}")
+
+
+def _table(comparisons: Iterable[Comparison], marks_jax: bool) -> Iterator[str]:
     yield f"{'':>12}  {'layer':<18} {'largest error':>14} {'of values up to':>16}"
-    for line in lines:
-        mark = "" if line.passes else "  <-- differs"
-        yield f"{'':>12}  {line.of:<18} {line.error:>14.3g} {line.largest:>16.4g}{mark}"
+    for comparison in comparisons:
+        layer = comparison.layer + (" (JAX)" if marks_jax and comparison.backend == "JAX" else "")
+        mark = "" if comparison.passes else "  <-- differs"
+        yield f"{'':>12}  {layer:<18} {comparison.error:>14.3g} {comparison.largest:>16.4g}{mark}"
+
+
+def _equal_arrays(first, second):
     ours, theirs = flatten_variables(first.variables), flatten_variables(second.variables)
     both = [path for path in ours if path in theirs]
     equal = sum(np.array_equal(ours[path], theirs[path]) for path in both)
-    yield f"{'arrays':>12}  {equal:,} of {len(both):,} that both have are equal to the bit"
-    failed = [line.of for line in lines if not line.passes]
-    told = f"{', '.join(failed)} differ by more than" if failed else f"all {len(lines)} layers agree within"
-    yield f"{'verdict':>12}  {told} {TOLERANCE:g} of their largest value"
+    return f"{equal:,} of {count(len(both), 'array')} in both are equal bit for bit"
+
+
+def _verdict(comparisons):
+    failed = [comparison.layer for comparison in comparisons if not comparison.passes]
+    if failed:
+        verb = "differs" if len(failed) == 1 else "differ"
+        return f"{', '.join(failed)} {verb} by more than {TOLERANCE:g} of the layer's largest value"
+    return f"all {len(comparisons)} layers agree within {TOLERANCE:g} of their largest value"

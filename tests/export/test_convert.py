@@ -1,4 +1,4 @@
-"""Every published case comes in from a file, is the model that it was, and goes out again to the bit."""
+"""Every published case loads from a file as the same model, and is exported again to the bit."""
 
 import json
 import re
@@ -10,14 +10,17 @@ import safetensors.numpy
 
 from fastmim_jax.__main__ import main
 from fastmim_jax.config import finetune_config, pretrain_config
-from fastmim_jax.errors import UserError
+from fastmim_jax.errors import FormatMismatch, UserError
+from fastmim_jax.export import from_torch as from_torch_module
+from fastmim_jax.export import infer_backbone
 from fastmim_jax.export.array_files import read_tensors
 from fastmim_jax.export.bundle import ModelBundle, open_bundle
 from fastmim_jax.export.convert import Options, convert, open_source
 from fastmim_jax.export.formats import FORMATS
 from fastmim_jax.export.formats.names import flatten_variables
+from fastmim_jax.export.formats.rules import Transform
 from fastmim_jax.export.from_torch import from_torch
-from fastmim_jax.export.infer_config import infer_config
+from fastmim_jax.export.infer_config import Assumption, infer_config
 from fastmim_jax.export.to_torch import to_torch
 from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.pretrain import pretrain
@@ -48,22 +51,22 @@ BUFFERS = (
 
 
 def settings(family, case):
-    """What the arrays of a pre-trained case do not tell."""
+    """Settings that the arrays of a pre-trained case do not determine."""
     config = case["config"]
     block = (
         case.get("block") or config.get("block_size") or {"mixmim": 32}.get(family, config["patch_size"])
     )
-    told = {
+    keys = {
         "data.image_size": (config["img_size"],) * 2,
         "method.block_size": block,
         "method.mask_ratio": case["mask_ratio"],
         "method.normalize_target": config.get("norm_pix_loss", False),
     }
     if "decoder_num_heads" in config and family in ("mae_vit", "mixmim"):
-        told["method.decoder.heads"] = config["decoder_num_heads"]
+        keys["method.decoder.heads"] = config["decoder_num_heads"]
     if family.endswith(("_vit", "_pvtv2")):
-        told["method.backbone.heads"] = small.BACKBONES[family.split("_")[1]](config)["heads"]
-    return tuple(f"{key}={value}" for key, value in told.items())
+        keys["method.backbone.heads"] = small.BACKBONES[family.split("_")[1]](config)["heads"]
+    return tuple(f"{key}={value}" for key, value in keys.items())
 
 
 def expected_network(family, case):
@@ -82,15 +85,15 @@ def save(folder, arrays):
 
 
 @pytest.mark.parametrize(("family", "name"), PRETRAINED)
-def test_a_published_file_is_recognised_and_goes_out_as_it_came_in(family, name, tmp_path):
+def test_a_published_file_is_detected_and_exported_unchanged(family, name, tmp_path):
     case, weights = CASES[family][name], published.weights(CASES[family], name)
     path = save(tmp_path, weights)
-    model, told = open_source(path, Options(settings=settings(family, case)))
-    assert dict(told)["format"].split()[0] == family
+    model, report = open_source(path, Options(settings=settings(family, case)))
+    assert report.load.format.name == family
     if (family, name) in COMPUTED:
         noise = published.load(family)[1][f"{name}/noise"]
         assert loss(model, case, noise) == pytest.approx(case["loss"], rel=1e-5)  # float32
-    else:  # the very module whose numbers are the published ones, as the tests of its method show
+    else:  # the module that the tests of its method compare with the published numbers
         assert in_words(model.network()) == in_words(expected_network(family, case))
     back = to_torch(model, "official").state
     assert set(weights) <= set(back)
@@ -115,25 +118,26 @@ def in_words(module):
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_a_published_classifier_is_recognised_and_goes_out_as_it_came_in(name, tmp_path):
+def test_a_published_classifier_is_detected_and_exported_unchanged(name, tmp_path):
     case, family = CLASSIFIERS[name], name.split("_")[0]
     if family == "mixmim":
         weights = published.weights(CASES["mixmim"], "classifier")
     else:
         weights = published.weights(CLASSIFIERS, case.get("weights_of", name))
     path = save(tmp_path, weights)
-    config, known = case["config"], f"{'' if family == 'mixmim' else 'fastmim_'}{family}_classifier"
-    told = (f"model.backbone.heads={config['num_heads']}", f"data.image_size={(config['img_size'],) * 2}")
-    # Without its fixed table of positions, nothing tells MixMIM's from a Swin of these windows.
-    model, lines = open_source(path, Options(settings=told, format=known if family == "mixmim" else ""))
-    assert dict(lines)["format"].split()[0] == known and len(model.classes) == 10
+    config, format_name = case["config"], f"{'' if family == 'mixmim' else 'fastmim_'}{family}_classifier"
+    keys = (f"model.backbone.heads={config['num_heads']}", f"data.image_size={(config['img_size'],) * 2}")
+    # Without its fixed table of positions, MixMIM has the names of a Swin with these windows.
+    options = Options(settings=keys, format=format_name if family == "mixmim" else "")
+    model, report = open_source(path, options)
+    assert report.load.format.name == format_name and len(model.classes) == 10
     if not case["train_mode"]:
         images = published.images(case["seed"], case["batch"], *model.image_shape[:2])
         found = jax.jit(model.network().apply)(model.variables, images)
         # 1e-4 as agreed; observed: below 1e-5.
         np.testing.assert_allclose(found, published.load("classifiers")[1][f"{name}/logits"], atol=1e-4)
     written = to_torch(model, "official")
-    assert written.format.name == known
+    assert written.format.name == format_name
     back = written.state
     for key, value in weights.items():
         np.testing.assert_array_equal(back[key], value, err_msg=key)
@@ -142,12 +146,12 @@ def test_a_published_classifier_is_recognised_and_goes_out_as_it_came_in(name, t
 
 @pytest.fixture(scope="module")
 def mae(tmp_path_factory):
-    """The file of a small MAE with its tables of positions, as published files have them."""
+    """File of a small MAE with its tables of positions, as published files have them."""
     case, weights = CASES["mae_vit"]["norm1"], published.weights(CASES["mae_vit"], "norm1")
     model, _ = open_source(
         save(tmp_path_factory.mktemp("mae"), weights), Options(settings=settings("mae_vit", case))
     )
-    return save(tmp_path_factory.mktemp("whole"), to_torch(model, "official").state)
+    return save(tmp_path_factory.mktemp("with_tables"), to_torch(model, "official").state)
 
 
 HEADS = ("method.backbone.heads=3", "method.decoder.heads=2")
@@ -155,47 +159,55 @@ HEADS = ("method.backbone.heads=3", "method.decoder.heads=2")
 
 @pytest.fixture(scope="module")
 def converted(mae, tmp_path_factory):
-    """-> (the work directory that it became, what was said)."""
-    said, folder = [], tmp_path_factory.mktemp("converted") / "mae"
-    convert(mae, folder, Options(settings=HEADS), said.append)
-    return folder, "\n".join(said)
+    """-> (the work directory that it was converted to, the log)."""
+    lines, folder = [], tmp_path_factory.mktemp("converted") / "mae"
+    convert(mae, folder, Options(settings=HEADS), lines.append)
+    return folder, "\n".join(lines)
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pth"])
-def test_a_file_of_ours_tells_what_arrays_do_not(mae, converted, ending, tmp_path):
+def test_a_file_of_ours_has_the_settings_that_arrays_do_not_determine(mae, converted, ending, tmp_path):
     if ending == "pth":
         pytest.importorskip("torch", reason="needs the torch extra: pip install '.[torch]'")
     path = tmp_path / f"again.{ending}"
     convert(converted[0], path, log=lambda text: None)
-    model, lines = open_source(path)
+    model, report = open_source(path)
     assert in_words(model.network()) == in_words(open_bundle(converted[0]).network())
-    assert "assumed" not in dict(lines) and "not read" not in dict(lines)
+    assert not report.load.assumptions and not report.tensors.others
 
 
 def test_the_published_vit_b_has_six_heads():
     config = pretrain_config()
     shapes = {path: x.shape for path, x in flatten_variables(ModelBundle(config, {}).shapes()).items()}
-    found, _, notes = infer_config(FORMATS["fastmim_vit"], shapes, {})
-    assert found.method.backbone.heads == 6 and "6 assumed, as published" in notes[0]
-    for told in ({"backbone": {"heads": 12}}, {"image_size": (128, 128)}):
-        found, _, notes = infer_config(FORMATS["fastmim_vit"], shapes, {}, told)
-        assert found.method.backbone.heads == told.get("backbone", {}).get("heads", 6)
-    assert not [note for note in notes if "size" in note]
+    found, _, assumptions = infer_config(FORMATS["fastmim_vit"], shapes, {})
+    heads, size = (
+        Assumption("method.backbone.heads", 6, "as published"),
+        Assumption("data.image_size", (128, 128)),
+    )
+    assert found.method.backbone.heads == 6 and assumptions == [heads, size]
+    assert str(heads).startswith("heads 6, as published: the arrays do not determine it (--set=method.")
+    assert '128 x 128: the arrays do not determine it (--set="data.image_size=(128, 128)")' in str(size)
+    for given, expected in (({"backbone": {"heads": 12}}, [size]), ({"image_size": (128, 128)}, [heads])):
+        found, _, assumptions = infer_config(FORMATS["fastmim_vit"], shapes, {}, given)
+        assert found.method.backbone.heads == given.get("backbone", {}).get("heads", 6)
+        assert assumptions == expected
 
 
-def test_what_happened_is_told(converted):
-    folder, told = converted
+def test_the_log_reports_every_step(converted):
+    folder, log = converted
     for expected in (
         "format  mae_vit (official: vit, mae)",
         "loaded  48 arrays",
-        "made anew  4 sine-cosine tables",
+        "recomputed  4 sine-cosine tables",
         "model  vit_b16 (mae), 64 x 64 pixels",
         f"config.init={folder}",
         f"written  {folder}",
     ):
-        assert expected in told
-    assert "assumed" not in told
-    assert json.loads((folder / "conversion.json").read_text())["format"] == "mae_vit"
+        assert expected in log
+    assert "assumed" not in log
+    conversion = json.loads((folder / "conversion.json").read_text())
+    assert conversion["format"] == "mae_vit"
+    assert ["model", "vit_b16 (mae), 64 x 64 pixels, 3 channels"] in conversion["told"]
 
 
 def test_a_work_directory_holds_the_same_bits_and_goes_back(mae, converted, tmp_path):
@@ -219,9 +231,9 @@ def test_other_commands_take_a_converted_checkpoint(converted, tmp_path):
     again.method.update(name="mae", target="pixel", block_size=16)
     again.method.backbone.update(open_bundle(folder).section.backbone)
     again.method.decoder.update(open_bundle(folder).section.decoder)
-    told = []
-    assert pretrain(again, tmp_path / "run", log=told.append) == 1
-    assert "loaded  48 arrays" in "\n".join(told)
+    lines = []
+    assert pretrain(again, tmp_path / "run", log=lines.append) == 1
+    assert "loaded  48 arrays" in "\n".join(lines)
 
 
 def small_images(folder):
@@ -231,30 +243,30 @@ def small_images(folder):
 
 
 def test_the_encoder_alone(mae, tmp_path):
-    silent = Options(settings=HEADS, encoder_only=True)
-    convert(mae, tmp_path / "encoder", silent, lambda text: None)
+    options = Options(settings=HEADS, encoder_only=True)
+    convert(mae, tmp_path / "encoder", options, lambda text: None)
     model = open_bundle(tmp_path / "encoder")
     assert (
         model.kind == "classifier" and not model.classes and set(model.variables["params"]) == {"encoder"}
     )
-    convert(mae, tmp_path / "encoder.safetensors", silent, lambda text: None)
+    convert(mae, tmp_path / "encoder.safetensors", options, lambda text: None)
     names = read_tensors(tmp_path / "encoder.safetensors").arrays
     assert "blocks.0.attn.qkv.weight" in names and not any("decoder" in name for name in names)
-    again, lines = open_source(tmp_path / "encoder.safetensors")
-    assert dict(lines)["format"].startswith("fastmim_vit_classifier") and not again.classes
+    again, report = open_source(tmp_path / "encoder.safetensors")
+    assert report.load.format.name == "fastmim_vit_classifier" and not again.classes
 
 
-def test_another_size_is_resampled_as_fine_tuning_does_it(tmp_path):
+def test_another_size_is_resampled_as_in_fine_tuning(tmp_path):
     name = "vit_pool"
     path = save(tmp_path, published.weights(CLASSIFIERS, name))
-    said = []
+    lines = []
     convert(
         path,
         tmp_path / "larger",
         Options(settings=("model.backbone.heads=3",), image_size=(96, 128)),
-        said.append,
+        lines.append,
     )
-    assert "resampled  for 96 x 128 pixels: 1 x pos_embed" in "\n".join(said)
+    assert "resampled  for 96 x 128 pixels: 1 x pos_embed" in "\n".join(lines)
     model = open_bundle(tmp_path / "larger")
     assert model.variables["params"]["encoder"]["position"]["pos_embed"].shape == (6, 8, 48)
     assert tuple(model.config.data.image_size) == (96, 128)
@@ -279,28 +291,28 @@ def damaged(arrays, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "message"),
     [
         ("missing", "lacks blocks.1.mlp.fc1.weight .1 in all.*--partial"),
         ("one bias missing", "lacks blocks.1.attn.qkv.bias"),
-        ("unknown", "1 of 51 arrays have no place in the format 'mae_vit': surprise; type --partial"),
+        ("unknown", "1 of 51 arrays has no place in the format 'mae_vit': surprise; type --partial"),
         ("shape", "'norm.weight' makes an array of .47,., but .* has .48,. there"),
         ("transposed", "'blocks.0.mlp.fc1.bias' makes an array of .96,., but the model .* has .24,."),
         ("foreign", "4 names such as conv0.weight.* are of no known format: expected one of fastmim_vit"),
     ],
 )
-def test_a_damaged_checkpoint_is_refused_and_nothing_is_left(mae, kind, told, tmp_path):
+def test_a_damaged_checkpoint_is_refused_and_nothing_is_left(mae, kind, message, tmp_path):
     path = save(tmp_path, damaged(read_tensors(mae).arrays, kind))
     for name in ("out", "out.safetensors"):
-        with pytest.raises(UserError, match=told) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             convert(path, tmp_path / name, Options(settings=HEADS), lambda text: None)
         assert "\n" not in str(caught.value)
     assert [path] == list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_any_damage_is_a_sentence(mae, seed):
-    """Arrays that are missing, transposed, cut or flattened: a UserError, and no other exception."""
+def test_any_damage_gives_one_sentence(mae, seed):
+    """Missing, transposed, cut or flattened arrays lead to a FormatMismatch and no other exception."""
     random, arrays = np.random.default_rng(seed), dict(read_tensors(mae).arrays)
     if seed % 2:
         arrays = dict(published.weights(CASES["fastmim_cmt"], "hog_norm1"))
@@ -313,16 +325,54 @@ def test_any_damage_is_a_sentence(mae, seed):
         arrays = {name: x for name, x in arrays.items() if not name.startswith("decoder_pred")}
     try:
         from_torch(arrays, overrides=HEADS)
-    except UserError as error:
+    except FormatMismatch as error:
         assert "\n" not in str(error)
 
 
-def test_partial_says_what_starts_fresh_and_what_was_left_out(mae, tmp_path):
+@pytest.mark.parametrize("mistake", [NameError, TypeError, ValueError, KeyError, AttributeError])
+@pytest.mark.parametrize("where", ["transform", "reader of sizes", "config"])
+def test_a_programming_error_surfaces_as_itself(mae, mistake, where, monkeypatch):
+    def broken(*args, **kwargs):
+        raise mistake("planted")
+
+    if where == "transform":
+        fmt = FORMATS["mae_vit"]
+        table = tuple(
+            rule._replace(arrays=tuple((*names, Transform(broken, broken)) for *names, _ in rule.arrays))
+            for rule in fmt.table
+        )
+        monkeypatch.setitem(FORMATS, "mae_vit", fmt._replace(table=table))
+    elif where == "reader of sizes":
+        monkeypatch.setitem(infer_backbone.READERS, "vit", broken)
+    else:
+        monkeypatch.setattr(from_torch_module, "infer_config", broken)
+    with pytest.raises(mistake, match="planted"):
+        from_torch(read_tensors(mae).arrays, overrides=HEADS)
+
+
+@pytest.mark.parametrize("dtype", ["U3", "S3", "complex64"])
+def test_arrays_of_other_things_than_numbers_are_named(mae, dtype):
+    arrays = dict(read_tensors(mae).arrays)
+    arrays["norm.bias"] = np.zeros(48, dtype)
+    with pytest.raises(FormatMismatch, match=f"'norm.bias' is .*{dtype}, expected real numbers"):
+        from_torch(arrays, overrides=HEADS)
+
+
+def test_an_override_by_its_full_name_is_no_assumption(tmp_path):
+    weights = published.weights(CLASSIFIERS, "vit_pool")
+    _, report = from_torch(weights)
+    assert [assumption.key for assumption in report.assumptions] == ["model.backbone.heads"]
+    for prefix in ("", "config."):
+        _, report = from_torch(weights, overrides=[f"{prefix}model.backbone.heads=3"])
+        assert not report.assumptions
+
+
+def test_partial_reports_initialised_and_left_out_arrays(mae, tmp_path):
     arrays = damaged(damaged(read_tensors(mae).arrays, "missing"), "unknown")
-    said = []
-    convert(save(tmp_path, arrays), tmp_path / "out", Options(settings=HEADS, partial=True), said.append)
-    told = "\n".join(said)
-    assert "start fresh  encoder/blocks 1" in told and "left out  1 arrays: surprise" in told
+    lines = []
+    convert(save(tmp_path, arrays), tmp_path / "out", Options(settings=HEADS, partial=True), lines.append)
+    log = "\n".join(lines)
+    assert "start fresh  encoder/blocks 1" in log and "left out  1 array: surprise" in log
 
 
 def test_no_bias_in_any_block_is_a_bias_of_zero(mae, tmp_path):
@@ -331,8 +381,9 @@ def test_no_bias_in_any_block_is_a_bias_of_zero(mae, tmp_path):
         for k, x in read_tensors(mae).arrays.items()
         if not k.startswith("decoder") or "qkv.bias" not in k
     }
-    model, lines = open_source(save(tmp_path, arrays), Options(settings=HEADS))
-    assert "1 biases of attention, which the file does not have, are zero" in dict(lines)["assumed"]
+    model, report = open_source(save(tmp_path, arrays), Options(settings=HEADS))
+    assert report.load.zero_biases == 1
+    assert "1 attention bias of zero: the file has none" in dict(report.lines())["assumed"]
     assert not model.variables["params"]["decoder"]["blocks"]["0"]["attn"]["qkv"]["bias"].any()
 
 
@@ -344,16 +395,19 @@ def run(capsys, *words):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["convert", "{mae}"], "1 paths were given, expected 2: type fastmim convert SOURCE DESTINATION"),
-        (["convert", "{mae}", "{new}", "--to=keras"], "unknown --to=keras: there is official, timm"),
+        (["convert", "{mae}", "{new}", "--to=keras"], "unknown --to=keras; choose from: official, timm"),
         (["convert", "{mae}", "{new}", "--to=mmdet"], "--to=mmdet writes a file.*type .*new.safetensors"),
-        (["convert", "{mae}", "{new}.pt"], "no kind of file .* such as .*new.pth, or a folder"),
-        (["convert", "{mae}", "{mae}"], "is there already: type --overwrite"),
+        (
+            ["convert", "{mae}", "{new}.pt"],
+            "suffix that is not written here: .* such as .*new.pth",
+        ),
+        (["convert", "{mae}", "{mae}"], "exists already: type --overwrite"),
         (
             ["convert", "{mae}", "{new}", "--format=resnet"],
-            "unknown format 'resnet'; choose from: fastmim_vit",
+            "unknown format 'resnet'; choose from: fastmim",
         ),
         (
             ["convert", "{mae}", "{new}", "--set=method.width=3"],
@@ -367,29 +421,29 @@ def run(capsys, *words):
         (["verify", "{mae}", "{swin}"], "these are different models, vit_b16 .* and swin_b"),
     ],
 )
-def test_bad_input_gets_one_sentence(mae, words, told, tmp_path, capsys):
+def test_bad_input_gets_one_sentence(mae, words, message, tmp_path, capsys):
     weights = published.weights(CASES["fastmim_swin"], "hog_norm1")
-    places = {"mae": mae, "new": tmp_path / "new", "swin": save(tmp_path, weights)}
-    code, output = run(capsys, *[word.format(**places) for word in words])
-    assert code == 2 and re.search(told, output.err) and output.err.count("\n") == 1
-    assert not places["new"].exists()
+    paths = {"mae": mae, "new": tmp_path / "new", "swin": save(tmp_path, weights)}
+    code, output = run(capsys, *[word.format(**paths) for word in words])
+    assert code == 2 and re.search(message, output.err) and output.err.count("\n") == 1
+    assert not paths["new"].exists()
 
 
 def test_mixmim_has_no_place_in_timm(tmp_path):
     weights = published.weights(CASES["mixmim"], "norm1")
-    with pytest.raises(UserError, match="timm has no mixmim: type --to= with one of mmpretrain, official"):
+    with pytest.raises(UserError, match="timm has no mixmim: choose --to= from: mmpretrain, official"):
         convert(save(tmp_path, weights), tmp_path / "out", Options(to="timm"), lambda text: None)
     convert(
         save(tmp_path, weights), tmp_path / "mm.safetensors", Options(to="mmpretrain"), lambda text: None
     )
-    again, lines = open_source(tmp_path / "mm.safetensors")
-    assert dict(lines)["format"].startswith("mmpretrain_mixmim")
+    again, report = open_source(tmp_path / "mm.safetensors")
+    assert report.load.format.name.startswith("mmpretrain_mixmim")
     for name, value in to_torch(again, "official").state.items():
         if name in weights:
             np.testing.assert_array_equal(value, weights[name], err_msg=name)
 
 
-def test_verify_tells_equal_from_different(mae, converted, tmp_path, capsys):
+def test_verify_finds_the_layer_that_differs(mae, converted, tmp_path, capsys):
     same = [
         "verify",
         str(converted[0]),
@@ -398,7 +452,7 @@ def test_verify_tells_equal_from_different(mae, converted, tmp_path, capsys):
         "--set=method.decoder.heads=2",
     ]
     code, output = run(capsys, *same)
-    assert code == 0 and "all 5 layers agree" in output.out and "48 of 48" in output.out
+    assert code == 0 and "all 5 layers agree" in output.out and "48 of 48 arrays" in output.out
     arrays = read_tensors(mae).arrays
     arrays["blocks.1.mlp.fc2.bias"] = arrays["blocks.1.mlp.fc2.bias"] + np.linspace(0, 0.1, 48, dtype="f4")
     code, output = run(capsys, "verify", str(converted[0]), str(save(tmp_path, arrays)), *same[3:])

@@ -1,4 +1,4 @@
-"""A new user's way, as the README has it: a published file, converted, fine-tuned, taken elsewhere."""
+"""The README's path: a published file is converted, fine-tuned and exported to other libraries."""
 
 import numpy as np
 import pytest
@@ -9,25 +9,25 @@ from fastmim_jax.export.bundle import ModelBundle, open_bundle
 from fastmim_jax.export.extras import import_timm, import_transformers
 from fastmim_jax.export.formats.names import to_ours, unflatten_variables
 from fastmim_jax.export.to_torch import to_torch
-from fastmim_jax.export.verify import ours_look, seen_images
+from fastmim_jax.export.verify import layer_outputs, sample_images
 from helpers import published, small
 
 torch = pytest.importorskip("torch", reason="needs the torch extra: pip install '.[torch]'")
-TOLD = ("--set=method.backbone.heads=3", "--set=method.decoder.heads=2")
+HEADS = ("--set=method.backbone.heads=3", "--set=method.decoder.heads=2")
 
 
 def call(*words):
-    """A command of `fastmim`, which has to end well."""
+    """Run a command of `fastmim`; it must succeed."""
     main([str(word) for word in words])
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    """{name: path} of what a user has after every step."""
+def paths(tmp_path_factory):
+    """{name: path} of the results of all steps."""
     folder = tmp_path_factory.mktemp("user")
     data = small.write_classes(folder / "labelled")
     torch.save({"model": published_mae(), "epoch": 799}, folder / "mae.pth")
-    call("convert", folder / "mae.pth", folder / "mae", *TOLD)
+    call("convert", folder / "mae.pth", folder / "mae", *HEADS)
     call(
         *("finetune", "--config=configs/finetune.py", f"--config.init={folder / 'mae'}"),
         *(
@@ -44,7 +44,7 @@ def places(tmp_path_factory):
 
 
 def published_mae():
-    """The state dict of a small MAE with its tables of positions, as the published training saves it."""
+    """State dict of a small MAE with its tables of positions, as the published training saves it."""
     cases, _ = published.load("mae_vit")
     case, config = cases["norm1"], pretrain_config()
     config.data.image_size = (64, 64)
@@ -57,44 +57,44 @@ def published_mae():
     return {name: torch.from_numpy(np.array(x)) for name, x in state.items()}
 
 
-def test_the_fine_tuned_classifier_opens_in_timm(places):
-    timm, model = import_timm(), open_bundle(places["tuned"])
-    opened = timm.create_model(f"local-dir:{places['timm']}", pretrained=True).eval()
-    images = seen_images(model.image_shape)
+def test_the_fine_tuned_classifier_opens_in_timm(paths):
+    timm, model = import_timm(), open_bundle(paths["tuned"])
+    opened = timm.create_model(f"local-dir:{paths['timm']}", pretrained=True).eval()
+    images = sample_images(model.image_shape)
     with torch.inference_mode():
         logits = opened(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
-    expected = ours_look(model, images)["logits"]
+    expected = layer_outputs(model, images)["logits"]
     # 1e-4 as agreed; observed: below 1e-6 of the largest value.
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
     assert opened.pretrained_cfg["label_names"] == [f"class{index}" for index in range(4)]
-    call("verify", places["tuned"], places["timm"])
+    call("verify", paths["tuned"], paths["timm"])
 
 
-def test_the_pretrained_model_opens_in_transformers(places):
+def test_the_pretrained_model_opens_in_transformers(paths):
     transformers = import_transformers()
-    opened = transformers.AutoModelForPreTraining.from_pretrained(places["hf"])
+    opened = transformers.AutoModelForPreTraining.from_pretrained(paths["hf"])
     assert type(opened).__name__ == "ViTMAEForPreTraining"
     assert opened.config.decoder_num_attention_heads == 2 and opened.config.num_attention_heads == 3
-    call("verify", places["mae"], places["hf"])
+    call("verify", paths["mae"], paths["hf"])
 
 
 @pytest.mark.parametrize("name", ["mae", "tuned"])
-def test_the_backbone_alone_opens_in_both(places, name, tmp_path):
+def test_the_backbone_alone_opens_in_both(paths, name, tmp_path):
     for library in ("timm", "hf"):
-        call("convert", places[name], tmp_path / library, f"--to={library}", "--encoder_only")
-        call("verify", places[name], tmp_path / library) if name == "mae" else None
+        call("convert", paths[name], tmp_path / library, f"--to={library}", "--encoder_only")
+        call("verify", paths[name], tmp_path / library) if name == "mae" else None
     alone = import_timm().create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True)
     assert alone.num_classes == 0
     opened = import_transformers().AutoModel.from_pretrained(tmp_path / "hf", add_pooling_layer=False)
     assert type(opened).__name__ == "ViTModel"
-    weight = open_bundle(places[name]).variables["params"]["encoder"]["patch_embed"]["bias"]
+    weight = open_bundle(paths[name]).variables["params"]["encoder"]["patch_embed"]["bias"]
     for found in (alone.patch_embed.proj.bias, opened.embeddings.patch_embeddings.projection.bias):
         np.testing.assert_array_equal(found.detach().numpy(), weight)
 
 
-def test_what_comes_back_is_to_the_bit_what_went(places, tmp_path):
-    before = torch.load(places["mae.pth"])["model"]
-    call("convert", places["hf"], tmp_path / "mae")
+def test_a_round_trip_is_exact_to_the_bit(paths, tmp_path):
+    before = torch.load(paths["mae.pth"])["model"]
+    call("convert", paths["hf"], tmp_path / "mae")
     call("convert", tmp_path / "mae", tmp_path / "mae.pth")
     after = torch.load(tmp_path / "mae.pth")["model"]
     assert before.keys() == after.keys()
@@ -102,8 +102,8 @@ def test_what_comes_back_is_to_the_bit_what_went(places, tmp_path):
         assert torch.equal(value, after[name]), name
 
 
-def test_the_card_says_where_it_comes_from(places):
-    card = (places["timm"] / "README.md").read_text()
+def test_the_card_names_the_starting_weights(paths):
+    card = (paths["timm"] / "README.md").read_text()
     assert "local-dir:" in card and "mae.pth`, a file in the format `mae_vit`" in card
-    assert "CC-BY-NC 4.0" in card and "1 updates of batch 16" in card and '"optimizer.layer_decay"' in card
-    assert "Converted by fastmim_jax" in (places["hf"] / "README.md").read_text()
+    assert "CC-BY-NC 4.0" in card and "for 1 step on `" in card and '"optimizer.layer_decay"' in card
+    assert "Converted by fastmim_jax" in (paths["hf"] / "README.md").read_text()
