@@ -11,7 +11,7 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.mim.fastmim import FastMIM
 from fastmim_jax.mim.mae import MAE
 from fastmim_jax.mim.mixmim import MixMIM
-from fastmim_jax.mim.partial import FILLS, SOURCES, Partial, decode_all
+from fastmim_jax.mim.partial import FILLS, SOURCES, PartialReconstruction, decode_all
 from fastmim_jax.mim.sampling import SAMPLERS
 from fastmim_jax.mim.simmim import SimMIM
 from fastmim_jax.mim.targets import TARGETS
@@ -114,7 +114,7 @@ def _reconstruction(method):
             "config.method.decoder.depth is 0, which leaves partial reconstruction nothing to save: type "
             "--config.method.decoder.depth=1 or --config.method.partial.throw_ratio=0"
         )
-    return Partial(**partial)
+    return PartialReconstruction(**partial)
 
 
 def _check_cells(method, stride, name):

@@ -1,7 +1,7 @@
-"""How the features of thrown tokens are made from their neighbours', at next to no cost.
+"""Fills: cheap features for thrown tokens, from those of their neighbours.
 
-A fill is a Flax module: features (B, h, w, D), known (B, h, w) bool and stage (B, h, w), 0 or the stage in
-which a thrown token is filled in -> features with all stages filled in.
+A fill is a Flax module: features (B, h, w, D), observed (B, h, w) bool and stage (B, h, w), 0 or the stage
+that fills in a thrown token -> features with all stages filled in.
 """
 
 import math
@@ -10,17 +10,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from fastmim_jax.models.layers import sincos_positions, token_init
+from fastmim_jax.models.typing import Array
 
-NEAREST = 4  # known cells that the inverse-distance mean is taken of
+NUM_NEIGHBOURS = 4  # observed cells in an inverse-distance mean
 
 
 class Progressive(nn.Module):
-    """Stage after stage, learned sums over the known neighbours; later stages see what earlier ones made.
+    """Learned sums over the observed neighbours, in stages; later stages also observe earlier ones.
 
     Attributes:
-      stages: how many.
+      stages: number of stages.
       radius: of the square neighbourhood, in cells.
     """
 
@@ -28,73 +30,90 @@ class Progressive(nn.Module):
     radius: int
 
     @nn.compact
-    def __call__(self, features, known, stage):
-        neighbour_sum = nn.remat(NeighbourSum)  # computed again sooner than kept, it is that cheap
+    def __call__(
+        self,
+        features: Float[Array, "B h w D"],
+        observed: Bool[Array, "B h w"],
+        stage: Int[Array, "B h w"],
+    ) -> Float[Array, "B h w D"]:
+        """Return the features with thrown tokens filled in."""
+        neighbour_sum = nn.remat(NeighbourSum)  # remat: cheaper to recompute than to store
         for index in range(1, self.stages + 1):
-            made = neighbour_sum(self.radius, name=f"stage_{index}")(features, known)
-            features = jnp.where((stage == index)[..., None], made, features)
-            known = known | (stage == index)
+            filled = neighbour_sum(self.radius, name=f"stage_{index}")(features, observed)
+            features = jnp.where((stage == index)[..., None], filled, features)
+            observed = observed | (stage == index)
         return features
 
 
 class NeighbourSum(nn.Module):
-    """Sum over the known neighbours of each cell, with a learned weight per offset and channel.
+    """Sum over the observed neighbours of each cell, with a learned weight per offset and channel.
 
-    The weights begin as a Gaussian of one cell, whose sum over the known neighbours divides; so a cell
-    begins as a mean of them. A learned token and the cell's position, learned per channel, are added.
+    Weights are initialised as a Gaussian of standard deviation 1 cell and divided by its sum over the
+    observed neighbours, so that the initial output is their mean. A learned token and position, scaled per
+    channel, are added.
     """
 
     radius: int
 
     @nn.compact
-    def __call__(self, x, known):
-        """(B, h, w, D) and (B, h, w) bool -> (B, h, w, D); a cell is no neighbour of itself."""
+    def __call__(
+        self, x: Float[Array, "B h w D"], observed: Bool[Array, "B h w"]
+    ) -> Float[Array, "B h w D"]:
+        """Return the sums; a cell is no neighbour of itself."""
         _, rows, columns, width = x.shape
         span = range(-self.radius, self.radius + 1)
         offsets = [(down, right) for down in span for right in span if down or right]
-        gauss = np.float32([math.exp(-(down**2 + right**2) / 2) for down, right in offsets])
-        begin = lambda key, shape: jnp.broadcast_to(gauss[:, None], shape)  # noqa: E731
-        kernel = self.param("kernel", begin, (len(offsets), width)).astype(x.dtype)
+        gaussian = np.float32([math.exp(-(down**2 + right**2) / 2) for down, right in offsets])
+        init = lambda key, shape: jnp.broadcast_to(gaussian[:, None], shape)  # noqa: E731
+        kernel = self.param("kernel", init, (len(offsets), width)).astype(x.dtype)
         token = self.param("thrown_token", token_init, (width,)).astype(x.dtype)
         scale = self.param("position_scale", nn.initializers.zeros, (width,)).astype(x.dtype)
 
-        x = _padded(jnp.where(known[..., None], x, 0), self.radius)
-        near = _padded(known[..., None].astype(jnp.float32), self.radius)
+        x = _pad(jnp.where(observed[..., None], x, 0), self.radius)
+        padded_observed = _pad(observed[..., None].astype(jnp.float32), self.radius)
 
         def neighbour(array, offset):
             down, right = (self.radius + step for step in offset)
             return array[:, down : down + rows, right : right + columns]
 
-        weighed = sum(own * neighbour(x, offset) for own, offset in zip(kernel, offsets, strict=True))
-        total = sum(share * neighbour(near, offset) for share, offset in zip(gauss, offsets, strict=True))
-        mean = weighed * (1 / jnp.maximum(total, gauss.min())).astype(x.dtype)
+        weighted = sum(w * neighbour(x, offset) for w, offset in zip(kernel, offsets, strict=True))
+        total = sum(
+            w * neighbour(padded_observed, offset) for w, offset in zip(gaussian, offsets, strict=True)
+        )
+        mean = weighted * (1 / jnp.maximum(total, gaussian.min())).astype(x.dtype)
         return mean + token + scale * sincos_positions(rows, columns, width).astype(x.dtype)
 
 
-def _padded(x, radius):
+def _pad(x, radius):
     return jnp.pad(x, ((0, 0), (radius, radius), (radius, radius), (0, 0)))
 
 
 class InverseDistance(nn.Module):
-    """Mean of the nearest known cells by the inverse of their squared distance; nothing is learned."""
+    """Mean of the nearest observed cells by their inverse squared distance; without parameters."""
 
-    count: int = NEAREST
+    num_neighbours: int = NUM_NEIGHBOURS
 
-    def __call__(self, features, known, stage):
+    def __call__(
+        self,
+        features: Float[Array, "B h w D"],
+        observed: Bool[Array, "B h w"],
+        stage: Int[Array, "B h w"],
+    ) -> Float[Array, "B h w D"]:
+        """Return the features with thrown tokens filled in."""
         batch, rows, columns, width = features.shape
         row, column = np.divmod(np.arange(rows * columns), columns)
         squares = np.square(row[:, None] - row) + np.square(column[:, None] - column)
         weight = np.float32(1 / np.maximum(squares, 1))
-        weight = jnp.where(known.reshape(batch, 1, -1), weight, 0)
-        weight, index = jax.lax.top_k(weight, self.count)  # (B, N, count)
+        weight = jnp.where(observed.reshape(batch, 1, -1), weight, 0)
+        weight, index = jax.lax.top_k(weight, self.num_neighbours)  # (B, N, num_neighbours)
         weight = weight / weight.sum(-1, keepdims=True)
         x = features.reshape(batch, -1, width)
-        chosen = jax.vmap(lambda rows, index: rows[index])(x, index)
-        made = jnp.einsum("bnk,bnkd->bnd", weight.astype(x.dtype), chosen).reshape(features.shape)
-        return jnp.where((stage > 0)[..., None], made, features)
+        neighbours = jax.vmap(lambda rows, index: rows[index])(x, index)
+        filled = jnp.einsum("bnk,bnkd->bnd", weight.astype(x.dtype), neighbours).reshape(features.shape)
+        return jnp.where((stage > 0)[..., None], filled, features)
 
 
 class Nearest(InverseDistance):
-    """A copy of the nearest known cell; nothing is learned."""
+    """A copy of the nearest observed cell; without parameters."""
 
-    count: int = 1
+    num_neighbours: int = 1

@@ -8,16 +8,25 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int, Shaped
+
+from fastmim_jax.models.typing import Array
 
 SMALLEST_NORM = 1e-12
-# Sums of normalised 8-bit pixels that cancel on paper leave up to 2e-6 in float32, and their smallest
-# true gradient is 0.01: below this a gradient is taken for zero. Without it rounding, which differs from
-# one compiled program to the next, would decide the bin of every tie at gx = 0.
+# Gradients below this are set to zero. Sums of normalised 8-bit pixels that cancel exactly leave up to 2e-6
+# in float32; their smallest true gradient is 0.01. Otherwise rounding, which differs between compiled
+# programs, would decide the bin of every tie at gx = 0.
 ROUNDING = 4e-6
 
 
-def hog(images, bins=9, cell=8, normalize=True, gaussian_window=0):
-    """HOG of every cell and channel.
+def hog(
+    images: Shaped[Array, "B H W C"],
+    bins: int = 9,
+    cell: int = 8,
+    normalize: bool = True,
+    gaussian_window: int = 0,
+) -> Float[Array, "B h w P"]:
+    """Compute the HOG of every cell and channel.
 
     Args:
       images: (B, H, W, C), any float or integer type, normalised to a scale of about 1 or 8-bit;
@@ -25,13 +34,23 @@ def hog(images, bins=9, cell=8, normalize=True, gaussian_window=0):
       bins: unsigned orientations over 180 degrees; a direction and its opposite share a bin.
       cell: side of a cell in pixels.
       normalize: divide the `bins` values of each cell and channel by their L2 norm.
-      gaussian_window: side in pixels of the Gaussian (sigma = half of it) that weighs the magnitudes,
-        tiled over the image; 0 for none, as in every FastMIM recipe.
+      gaussian_window: side in pixels of a Gaussian (sigma: half the side) that is tiled over the image and
+        weights the magnitudes; 0 for none, as in every FastMIM recipe.
 
     Returns:
       (B, H/cell, W/cell, C*bins) float32, channel-major: entry c*bins + b is bin b of channel c.
-      A pixel exactly on an edge between two bins belongs to the upper one, and a zero gradient
-      votes for nothing, so a constant image gives zeros.
+      A pixel exactly on an edge between two bins belongs to the upper one. A zero gradient does not vote,
+      so a constant image gives zeros.
+
+    Raises:
+      ValueError: sides that `cell` or `gaussian_window` does not divide.
+
+    >>> import jax.numpy as jnp
+    >>> images = jnp.zeros((1, 16, 24, 3)).at[:, :, 12:].set(1.0)  # a vertical edge
+    >>> hog(images).shape
+    (1, 2, 3, 27)
+    >>> hog(images)[0, 0, 1, :9].round(1)
+    Array([0., 0., 0., 0., 1., 0., 0., 0., 0.], dtype=float32)
     """
     batch, height, width, channels = images.shape
     if height % cell or width % cell:
@@ -55,10 +74,12 @@ def hog(images, bins=9, cell=8, normalize=True, gaussian_window=0):
     return histogram.reshape(batch, height // cell, width // cell, channels * bins)
 
 
-def sobel(images):
-    """(B, H, W, C) -> gx (left minus right), gy (top minus bottom), same shape; reflected borders."""
+def sobel(
+    images: Float[Array, "B H W C"],
+) -> tuple[Float[Array, "B H W C"], Float[Array, "B H W C"]]:
+    """Return the gradients gx (left minus right) and gy (top minus bottom), with reflected borders."""
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
-    # Differences before sums: on the reflected border the difference is then exactly zero.
+    # Differences before sums, so that the difference is exactly zero on the reflected border.
     across = padded[:, :, :-2] - padded[:, :, 2:]
     down = padded[:, :-2] - padded[:, 2:]
     gx = across[:, :-2] + 2 * across[:, 1:-1] + across[:, 2:]
@@ -66,11 +87,13 @@ def sobel(images):
     return gx, gy
 
 
-def orientation_bin(gx, gy, bins):
-    """Index of floor(atan2(gx, gy) / pi * bins) modulo `bins`, by comparisons instead of atan2.
+def orientation_bin(
+    gx: Float[Array, " *shape"], gy: Float[Array, " *shape"], bins: int
+) -> Int[Array, " *shape"]:
+    """Return floor(atan2(gx, gy) / pi * bins) modulo `bins`, by comparisons instead of atan2.
 
-    The gradient is turned into the half plane of angles [0, pi); it has passed the edge at angle a
-    when it lies to the left of that edge, cos(a) * gx >= sin(a) * gy.
+    The gradient is rotated into the half plane of angles [0, pi); it has passed the edge at angle a if it
+    lies to the left of that edge, cos(a) * gx >= sin(a) * gy.
     """
     lower = (gx < 0) | ((gx == 0) & (gy < 0))
     gx, gy = jnp.where(lower, -gx, gx), jnp.where(lower, -gy, gy)
@@ -83,10 +106,10 @@ def orientation_bin(gx, gy, bins):
 
 
 def _sum_per_bin(magnitude, votes, bins):
-    """(B, h, cell, w, cell, C) twice -> (B, h, w, C, bins): the magnitudes of each bin, summed.
+    """Sum magnitudes per bin: (B, h, cell, w, cell, C) twice -> (B, h, w, C, bins).
 
-    One reduction of `bins` operands: the selections fuse into it and the pixels are read once. As
-    `bins` separate sums, or as a one-hot product, XLA keeps `bins` times the image in memory.
+    A variadic reduction of `bins` operands: the selections fuse into it, and pixels are read once. With
+    `bins` separate sums, or a one-hot product, XLA stores `bins` copies of the image.
     """
     selected = tuple(jnp.where(votes == b, magnitude, 0.0) for b in range(bins))
 

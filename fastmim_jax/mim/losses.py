@@ -1,27 +1,39 @@
-"""Weighted reductions over the tokens of a batch."""
+"""Weighted means over the tokens of a batch."""
 
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Num
+
+from fastmim_jax.models.typing import Array
 
 
-def masked_mean_square(prediction, target, weight):
-    """Mean squared error over the hidden tokens and their values.
+def masked_mse(
+    prediction: Float[Array, "B h w P"],
+    target: Float[Array, "B h w P"],
+    weight: Num[Array, "B h w"] | Bool[Array, "B h w"],
+) -> Float[Array, ""]:
+    """Return the mean squared error over tokens and their values, float32.
 
-    prediction, target: (B, h, w, P); weight: (B, h, w), 0 where the loss does not count, 1 (or another
-    weight) where it does. Returns a float32 scalar.
+    weight: of each token in the mean; a token of weight 0 may have any values, NaN too.
     """
-    return _mean(jnp.square(prediction.astype(jnp.float32) - target), weight)
+    return _weighted_mean(jnp.square(prediction.astype(jnp.float32) - target), weight)
 
 
-def masked_mean_absolute(prediction, target, weight):
-    """Mean absolute error over the hidden tokens and their values; arguments as `masked_mean_square`."""
-    return _mean(jnp.abs(prediction.astype(jnp.float32) - target), weight)
+def masked_l1(
+    prediction: Float[Array, "B h w P"],
+    target: Float[Array, "B h w P"],
+    weight: Num[Array, "B h w"] | Bool[Array, "B h w"],
+) -> Float[Array, ""]:
+    """Return the mean absolute error over tokens and their values; arguments as of `masked_mse`."""
+    return _weighted_mean(jnp.abs(prediction.astype(jnp.float32) - target), weight)
 
 
-def _mean(error, weight):
+def _weighted_mean(error, weight):
     return jnp.where(weight > 0, weight * error.mean(-1), 0.0).sum() / weight.sum()
 
 
-def mean_target(target, weight):
-    """Mean (P,) of the targets (B, h, w, P), weighted by (B, h, w)."""
+def mean_target(
+    target: Float[Array, "B h w P"], weight: Num[Array, "B h w"] | Bool[Array, "B h w"]
+) -> Float[Array, " P"]:
+    """Return the weighted mean of the targets of all tokens."""
     weight = weight[..., None]
     return jnp.where(weight > 0, weight * target, 0.0).sum((0, 1, 2)) / weight.sum()

@@ -1,46 +1,55 @@
-"""Noise -> masks. 1 (True) means hidden everywhere."""
+"""Masks from noise; 1 (True) means masked everywhere."""
 
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int, Num
+
+from fastmim_jax.models.typing import Array
 
 
-def num_visible(cells, mask_ratio):
-    """How many of `cells` stay visible, rounded down in double precision as published."""
-    return int(cells * (1 - mask_ratio))
+def num_visible(num_tokens: int, mask_ratio: float) -> int:
+    """Return how many of `num_tokens` stay visible, rounded down in double precision as published."""
+    return int(num_tokens * (1 - mask_ratio))
 
 
-def shuffle_ids(key):
-    """(B, N) -> cells from the least key to the most, and the place of each in that order; (B, N) both."""
-    order = jnp.argsort(key, axis=1)
-    return order, jnp.argsort(order, axis=1)
+def shuffle_ids(noise: Num[Array, "B N"]) -> tuple[Int[Array, "B N"], Int[Array, "B N"]]:
+    """Return MAE's ids_shuffle and ids_restore: the argsort of the noise along N, and its inverse."""
+    ids_shuffle = jnp.argsort(noise, axis=1)
+    return ids_shuffle, jnp.argsort(ids_shuffle, axis=1)
 
 
-def random_mask(noise, grid, visible):
-    """Hides the same number of cells in every sample: all but those with the least noise.
-
-    Args:
-      noise: (B, rows*columns) uniform numbers, one per cell in row-major order.
-      grid: (rows, columns).
-      visible: how many cells of a sample stay visible.
-
-    Returns:
-      (B, rows, columns) bool.
-    """
-    _, place = shuffle_ids(noise)
-    return (place >= visible).reshape(noise.shape[0], *grid)
-
-
-def mixing_mask(noise, grid, mask_ratio):
-    """Takes the same number of cells of every group from a partner: those with the least noise.
+def random_mask(
+    noise: Float[Array, "B N"], grid: tuple[int, int], num_visible: int
+) -> Bool[Array, "B h w"]:
+    """Mask the same number of cells in every sample: all but those with the least noise.
 
     Args:
-      noise: (groups, rows*columns) uniform numbers, one per cell in row-major order.
-      grid: (rows, columns).
-      mask_ratio: share of the cells to take, rounded down in double precision as published.
+      noise: one uniform number per cell, in row-major order.
+      grid: (rows, columns) of cells.
+      num_visible: cells of a sample that stay visible.
+
+    >>> import jax.numpy as jnp
+    >>> random_mask(jnp.array([[0.1, 0.9, 0.4, 0.6]]), grid=(2, 2), num_visible=1).astype(int)
+    Array([[[0, 1],
+            [1, 1]]], dtype=int32)
+    """
+    _, ids_restore = shuffle_ids(noise)
+    return (ids_restore >= num_visible).reshape(noise.shape[0], *grid)
+
+
+def mixing_mask(
+    noise: Float[Array, "G N"], grid: tuple[int, int], mask_ratio: float
+) -> tuple[Bool[Array, "G h w"], tuple[Int[Array, "G K"], Int[Array, "G M"]]]:
+    """Mask the same number of cells in every group: those with the least noise, which a partner fills.
+
+    Args:
+      noise: one uniform number per cell, in row-major order.
+      grid: (rows, columns) of cells.
+      mask_ratio: share of masked cells; their number is rounded down in double precision as published.
 
     Returns:
-      (groups, rows, columns) bool, and the indices of the cells that are left and that are taken, (groups,
-      n) each in no particular order.
+      The mask, and (ids_keep, ids_mask): the row-major indices of visible and masked cells, unsorted.
     """
-    count = int(noise.shape[1] * mask_ratio)
-    order, place = shuffle_ids(noise)
-    return (place < count).reshape(len(noise), *grid), (order[:, count:], order[:, :count])
+    num_masked = int(noise.shape[1] * mask_ratio)
+    ids_shuffle, ids_restore = shuffle_ids(noise)
+    mask = (ids_restore < num_masked).reshape(len(noise), *grid)
+    return mask, (ids_shuffle[:, num_masked:], ids_shuffle[:, :num_masked])

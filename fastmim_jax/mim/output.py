@@ -1,23 +1,27 @@
-"""What every pre-training method gives."""
+"""The output of every pre-training method."""
 
 from typing import NamedTuple
 
-import jax
+from jaxtyping import Float
+
+from fastmim_jax.models.typing import Array
 
 
 class Output(NamedTuple):
-    """float32; all but loss and seen share the grid of the method.
+    """A pre-training pass; float32, on the method's own token grid (h, w).
 
-    loss: (). prediction, target: (B, h, w, P). mask: (B, h, w), 1 = hidden, 0 = visible.
-    seen: (B, H, W, C), the pixels that the encoder was given.
-    counted: (B, h, w), what a token counts in the loss; 0 for those that do not.
-    thrown: (B, h, w), 1 = hidden, but not decoded (partial reconstruction).
+    loss: the scalar to minimise.
+    prediction, target: the values of every token; predictions are exactly 0 where nothing is predicted.
+    mask: 1 = masked, 0 = visible.
+    encoder_input: the pixels that the encoder is given.
+    loss_weight: weight of each token in the loss; 0 leaves it out.
+    thrown: 1 = masked but not decoded (partial reconstruction).
     """
 
-    loss: jax.Array
-    prediction: jax.Array
-    target: jax.Array
-    mask: jax.Array
-    encoder_input: jax.Array
-    loss_weight: jax.Array
-    thrown: jax.Array
+    loss: Float[Array, ""]
+    prediction: Float[Array, "B h w P"]
+    target: Float[Array, "B h w P"]
+    mask: Float[Array, "B h w"]
+    encoder_input: Float[Array, "B H W C"]
+    loss_weight: Float[Array, "B h w"]
+    thrown: Float[Array, "B h w"]

@@ -1,52 +1,62 @@
-"""Partial reconstruction (PR-MIM, arXiv 2411.15746): some hidden tokens pass the decoder, the rest do not.
+"""Partial reconstruction (PR-MIM, arXiv 2411.15746): the decoder sees only some of the masked tokens.
 
-Those thrown out are filled in from their neighbours afterwards and count in the loss. The paper's code was
-never published; what is not in its abstract was designed here (see `experiments/partial_reconstruction`).
+The others, thrown out, are filled in from their neighbours after the decoder and are part of the loss. The
+paper's code was never published; details beyond its abstract are designs of this project (see
+`experiments/partial_reconstruction`).
 """
 
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.mim import fill as fills
 from fastmim_jax.mim.masking import shuffle_ids
-from fastmim_jax.mim.sampling import SAMPLERS, random_ranks, squared_distance
+from fastmim_jax.mim.sampling import SAMPLERS, random_ranks, squared_distance_transform
+from fastmim_jax.models.decoder import Decoder
 from fastmim_jax.models.layers import gather_rows
+from fastmim_jax.models.typing import Array
 
 
 class Reconstruction(NamedTuple):
-    """What a decoder made of a grid of tokens, hidden ones among them.
+    """Predictions for a grid of tokens.
 
-    prediction: (B, h, w, P) float32; zeros where nothing was predicted.
-    weight: (B, h, w) float32, what a token counts in the loss if it is hidden.
-    thrown: (B, h, w) float32, 1 = hidden and not decoded.
+    prediction: float32; zeros where nothing is predicted.
+    weight: float32 weight of a token in the loss, should it be masked.
+    thrown: float32, 1 = masked and not decoded.
     """
 
-    prediction: jax.Array
-    weight: jax.Array
-    thrown: jax.Array
+    prediction: Float[Array, "B h w P"]
+    weight: Float[Array, "B h w"]
+    thrown: Float[Array, "B h w"]
 
 
-def decode_all(decoder, tokens, prefix, hidden, counts, noise):
-    """Everything passes the decoder; arguments as of `Partial`."""
-    nothing = jnp.zeros(tokens.shape[:3], jnp.float32)
-    return Reconstruction(decoder.predict(tokens, prefix), nothing + 1, nothing)
+def decode_all(
+    decoder: Decoder,
+    tokens: Float[Array, "B h w D"],
+    prefix: Float[Array, "B K D"],
+    mask: Bool[Array, "B h w"],
+    num_masked: tuple[int, ...],
+    noise: Float[Array, " n *rest"],
+) -> Reconstruction:
+    """Decode every token; arguments as of `PartialReconstruction`."""
+    zeros = jnp.zeros(tokens.shape[:3], jnp.float32)
+    return Reconstruction(decoder.predict(tokens, prefix), zeros + 1, zeros)
 
 
-class Partial(nn.Module):
-    """Decodes a part of the hidden tokens and fills in the rest.
+class PartialReconstruction(nn.Module):
+    """Decode some of the masked tokens and fill in the others.
 
     Attributes:
-      throw_ratio: share of an image's tokens that are not decoded, rounded down. Of MAE's hidden 75 %,
-        0.5 leaves 25 % to be decoded.
-      sampler: which hidden tokens are decoded: a key of SAMPLERS.
-      fill: how the others are made: a key of FILLS; "none" leaves them out of the loss.
-      aggregate: a key of SOURCES: what they are made from.
-      stages: of the progressive fill; the tokens nearest to what is known come first.
-      thrown_weight: what a thrown token counts in the loss; a decoded one counts 1.
+      throw_ratio: share of an image's tokens that are not decoded; their number is rounded down. With 75 %
+        masked tokens, 0.5 leaves 25 % to decode.
+      sampler: a key of SAMPLERS, which chooses the masked tokens to decode.
+      fill: a key of FILLS, which computes the others; "none" leaves them out of the loss.
+      aggregate: a key of SOURCES, the tokens that a fill observes.
+      stages: of the progressive fill; tokens nearest to decoded ones come first.
+      thrown_weight: weight of a thrown token in the loss; that of a decoded one is 1.
     """
 
     throw_ratio: float
@@ -57,67 +67,78 @@ class Partial(nn.Module):
     thrown_weight: float = 1.0
 
     @nn.compact
-    def __call__(self, decoder, tokens, prefix, hidden, counts, noise):
-        """Reconstructs a grid.
+    def __call__(
+        self,
+        decoder: Decoder,
+        tokens: Float[Array, "B h w D"],
+        prefix: Float[Array, "B K D"],
+        mask: Bool[Array, "B h w"],
+        num_masked: tuple[int, ...],
+        noise: Float[Array, " n *rest"],
+    ) -> Reconstruction:
+        """Reconstruct a grid of tokens.
 
         Args:
           decoder: a bound Decoder.
-          tokens: (B, h, w, width), all that the decoder would be given, mask tokens and positions put in.
-          prefix: (B, K, width).
-          hidden: (B, h, w) bool.
-          counts: how many tokens of a grid are hidden; for an image that is spread over several grids,
-            of each of them. The number thrown is the same for all.
-          noise: (n, ...) float32, what the mask was made of; n divides B.
+          tokens: the decoder's full input, with mask tokens and positions.
+          prefix: tokens without a position in the image, such as cls.
+          mask: True = masked.
+          num_masked: masked tokens of a grid, one entry per grid that an image is spread over (MixMIM: two
+            streams). Each grid throws the same number of tokens.
+          noise: float32 noise that the mask was made from; n divides B.
 
         Raises:
-          UserError: no hidden token would be left to decode.
+          UserError: no masked token would be decoded.
         """
-        batch, *grid, width = tokens.shape
-        cells, most = grid[0] * grid[1], max(counts)
-        thrown = self._thrown_count(cells, counts)
-        if not thrown:
-            return decode_all(decoder, tokens, prefix, hidden, counts, noise)
-        hidden = hidden.reshape(batch, cells)
-        rank = random_ranks(noise, batch, cells)
-        wanted = hidden.sum(1, dtype=jnp.int32) - thrown
-        decoded = SAMPLERS[self.sampler](hidden, rank, wanted, most - thrown, grid)
-        order, place = _sort_tokens(hidden, decoded, rank, grid)
+        batch, rows, columns, width = tokens.shape
+        grid, num_tokens, max_masked = (rows, columns), rows * columns, max(num_masked)
+        num_thrown = self._num_thrown(num_tokens, num_masked)
+        if not num_thrown:
+            return decode_all(decoder, tokens, prefix, mask, num_masked, noise)
+        mask = mask.reshape(batch, num_tokens)
+        ranks = random_ranks(noise, batch, num_tokens)
+        num_decoded = mask.sum(1, dtype=jnp.int32) - num_thrown
+        decoded = SAMPLERS[self.sampler](mask, ranks, num_decoded, max_masked - num_thrown, grid)
+        ids_shuffle, ids_restore = _sort_tokens(mask, decoded, ranks, grid)
 
-        kept = cells - thrown  # the first places are decoded, the others are thrown
-        x = gather_rows(tokens.reshape(batch, cells, width), order[:, :kept], place)
-        x = gather_rows(decoder.transform(x, prefix), place, order[:, :kept])
-        end, thrown_weight = kept, 0.0  # of the places that get a prediction
-        fill = self._fill(cells, counts)
+        num_keep = num_tokens - num_thrown  # visible and decoded tokens, first in ids_shuffle
+        ids_keep = ids_shuffle[:, :num_keep]
+        x = gather_rows(tokens.reshape(batch, num_tokens, width), ids_keep, ids_restore)
+        x = gather_rows(decoder.transform(x, prefix), ids_restore, ids_keep)
+        stop, thrown_weight = num_keep, 0.0
+        fill = self._fill(num_tokens, num_masked)
         if fill:
-            stage = jnp.where(place < kept, 0, 1 + (place - kept) * self.stages // thrown)
-            known = SOURCES[self.aggregate](hidden, decoded)
-            x = fill(*_on_grid(grid, x, known, stage)).reshape(x.shape)
-            end, thrown_weight = cells, self.thrown_weight
+            turn = (ids_restore - num_keep) * self.stages // num_thrown
+            stage = jnp.where(ids_restore < num_keep, 0, 1 + turn)
+            observed = SOURCES[self.aggregate](mask, decoded)
+            x = fill(*_on_grid(grid, x, observed, stage)).reshape(x.shape)
+            stop, thrown_weight = num_tokens, self.thrown_weight
 
-        begin = cells - most  # visible tokens, the first places, need none
-        asked = order[:, begin:end]
-        x = decoder.head(gather_rows(x, asked, place - begin))
-        prediction = gather_rows(x, place - begin, asked).astype(jnp.float32)
-        weight = jnp.where(place < kept, 1.0, thrown_weight)
-        return Reconstruction(*_on_grid(grid, prediction, weight, (place >= kept).astype(jnp.float32)))
+        start = num_tokens - max_masked  # the first tokens are visible and need no prediction
+        ids_predict = ids_shuffle[:, start:stop]
+        x = decoder.head(gather_rows(x, ids_predict, ids_restore - start))
+        prediction = gather_rows(x, ids_restore - start, ids_predict).astype(jnp.float32)
+        weight = jnp.where(ids_restore < num_keep, 1.0, thrown_weight)
+        thrown = (ids_restore >= num_keep).astype(jnp.float32)
+        return Reconstruction(*_on_grid(grid, prediction, weight, thrown))
 
-    def _thrown_count(self, cells, counts):
-        """Of each grid."""
-        thrown = int(cells * self.throw_ratio / len(counts))
-        if thrown >= min(counts):
-            fitting = int(100 * len(counts) * (min(counts) - 1) / cells) / 100
+    def _num_thrown(self, num_tokens, num_masked):
+        """The number of thrown tokens of each grid."""
+        num_thrown = int(num_tokens * self.throw_ratio / len(num_masked))
+        if num_thrown >= min(num_masked):
+            fitting = int(100 * len(num_masked) * (min(num_masked) - 1) / num_tokens) / 100
             raise UserError(
-                f"config.method.partial.throw_ratio is {self.throw_ratio}, which throws {thrown} of "
-                f"{min(counts)} hidden tokens and leaves none to decode: type at most "
+                f"config.method.partial.throw_ratio is {self.throw_ratio}, which throws {num_thrown} of "
+                f"{min(num_masked)} masked tokens and leaves none to decode: type at most "
                 f"--config.method.partial.throw_ratio={fitting}"
             )
-        return thrown
+        return num_thrown
 
-    def _fill(self, cells, counts):
-        known = cells - self._thrown_count(cells, counts)
+    def _fill(self, num_tokens, num_masked):
+        num_observed = num_tokens - self._num_thrown(num_tokens, num_masked)
         if self.aggregate == "decoded":
-            known -= cells - min(counts)
-        return FILLS[self.fill](self.stages, 1 if 4 * known >= cells else 2)
+            num_observed -= num_tokens - min(num_masked)
+        return FILLS[self.fill](self.stages, 1 if 4 * num_observed >= num_tokens else 2)
 
 
 def _on_grid(grid, *arrays):
@@ -125,21 +146,20 @@ def _on_grid(grid, *arrays):
     return tuple(array.reshape(len(array), *grid, *array.shape[2:]) for array in arrays)
 
 
-def _sort_tokens(hidden, decoded, rank, grid):
-    """Visible, then decoded, then thrown tokens, these by their distance to what is decoded.
+def _sort_tokens(mask, decoded, ranks, grid):
+    """Sort tokens: visible, then decoded, then thrown ones by their distance to the decoded.
 
     Returns:
-      The tokens in that order, and the place of each in it; both (B, N).
+      ids_shuffle and ids_restore, both (B, N).
     """
-    cells = hidden.shape[1]
-    thrown = hidden & ~decoded
-    distance = jnp.where(thrown, 2 + squared_distance(decoded, grid), decoded)
-    return shuffle_ids(distance * cells + rank)
+    thrown = mask & ~decoded
+    distance = jnp.where(thrown, 2 + squared_distance_transform(decoded, grid), decoded)
+    return shuffle_ids(distance * mask.shape[1] + ranks)
 
 
 SOURCES = {
-    "decoded": lambda hidden, decoded: decoded,
-    "decoded_and_visible": lambda hidden, decoded: decoded | ~hidden,
+    "decoded": lambda mask, decoded: decoded,
+    "decoded_and_visible": lambda mask, decoded: decoded | ~mask,
 }
 FILLS = {
     "progressive": lambda stages, radius: fills.Progressive(stages, radius, name="fill"),

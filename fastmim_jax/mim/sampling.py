@@ -1,120 +1,130 @@
-"""Which hidden tokens are decoded: furthest-point sampling on the token grid, and what to compare it with.
+"""Choice of the masked tokens that partial reconstruction decodes: farthest-point sampling and baselines.
 
-A sampler gives each sample's `wanted` hidden tokens, on the device and with static shapes:
+A sampler runs on the device with static shapes:
 
-    sampler(hidden, rank, wanted, most, grid) -> (B, N) bool
+    sampler(mask, ranks, num_decoded, max_decoded, grid) -> (B, N) bool, the decoded tokens
 
-with hidden (B, N) bool in row-major order of the grid (rows, columns), rank (B, N) a random order of the
-cells, wanted (B,) int32 and most their largest, a Python integer.
+mask (B, N) bool is in row-major order of the grid (rows, columns), ranks (B, N) is a random permutation of
+the cells that breaks ties, num_decoded (B,) int32 is the number of tokens to decode in each sample, and
+max_decoded is its maximum, a Python integer.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from fastmim_jax.mim.masking import shuffle_ids
+from fastmim_jax.models.typing import Array
 
 
-def random_ranks(noise, rows, cells):
-    """A random order of the cells in each row, (rows, cells) int32, that follows from a mask's noise.
+def random_ranks(noise: Float[Array, " n *rest"], rows: int, num_tokens: int) -> Int[Array, "rows N"]:
+    """Return a random permutation of the cells in each row, a function of the masking noise.
 
     Args:
-      noise: (n, ...) uniform float32 numbers; rows is a multiple of n, consecutive rows share an entry.
+      noise: uniform float32 numbers; n divides `rows`, and consecutive rows share an entry.
+      rows: number of permutations.
+      num_tokens: length of a permutation.
     """
     bits = jax.lax.bitcast_convert_type(noise, jnp.uint32)
     seeds = bits.reshape(len(noise), -1).sum(1, dtype=jnp.uint32)  # modulo 2^32
 
     def draw(seed):
-        return jax.random.uniform(jax.random.key(seed), (rows // len(noise), cells))
+        return jax.random.uniform(jax.random.key(seed), (rows // len(noise), num_tokens))
 
-    return shuffle_ids(jax.vmap(draw)(seeds).reshape(rows, cells))[1]
+    return shuffle_ids(jax.vmap(draw)(seeds).reshape(rows, num_tokens))[1]
 
 
-def squared_distance(known, grid):
-    """Squared distance in cells to the nearest known cell: (B, N) bool -> (B, N) int32.
+def squared_distance_transform(selected: Bool[Array, "B N"], grid: tuple[int, int]) -> Int[Array, "B N"]:
+    """Return the squared distance in cells from every cell to the nearest selected one.
 
-    Exact: first along the columns, then along the rows. Where nothing is known, `beyond(grid)` or more.
+    Exact and separable: first along the columns, then along the rows. Without a selected cell the distance
+    is `unreachable(grid)` or more.
     """
     rows, columns = grid
-    far = jnp.where(known, 0, beyond(grid)).reshape(-1, rows, 1, columns)
-    along = (far + _squares(rows)[None, :, :, None]).min(1)  # (B, rows, columns)
-    nearest = (along[:, :, :, None] + _squares(columns)).min(2)
-    return nearest.reshape(known.shape)
+    far = jnp.where(selected, 0, unreachable(grid)).reshape(-1, rows, 1, columns)
+    along = (far + _squared_differences(rows)[None, :, :, None]).min(1)  # (B, rows, columns)
+    nearest = (along[:, :, :, None] + _squared_differences(columns)).min(2)
+    return nearest.reshape(selected.shape)
 
 
-def beyond(grid):
-    """A squared distance that no two cells of a grid have."""
+def unreachable(grid: tuple[int, int]) -> int:
+    """Return a squared distance larger than between any two cells of a grid."""
     return grid[0] ** 2 + grid[1] ** 2
 
 
-def _squares(count):
-    places = np.arange(count)
-    return np.square(places[:, None] - places).astype(np.int32)
+def _squared_differences(count):
+    positions = np.arange(count)
+    return np.square(positions[:, None] - positions).astype(np.int32)
 
 
-def furthest(hidden, rank, wanted, most, grid):
-    """Those furthest from each other: each pick is the hidden token furthest from all picks before it."""
-    return furthest_turns(hidden, rank, wanted, most, grid) < most
+def furthest(mask, ranks, num_decoded, max_decoded, grid):
+    """Farthest-point sampling: each pick is the masked token farthest from all earlier picks."""
+    return farthest_point_order(mask, ranks, num_decoded, max_decoded, grid) < max_decoded
 
 
-def furthest_from_visible(hidden, rank, wanted, most, grid):
-    """Those furthest from each other and from what is visible."""
-    return furthest_turns(hidden, rank, wanted, most, grid, known=~hidden) < most
+def furthest_from_visible(mask, ranks, num_decoded, max_decoded, grid):
+    """Farthest-point sampling that starts from the visible tokens."""
+    return farthest_point_order(mask, ranks, num_decoded, max_decoded, grid, seeds=~mask) < max_decoded
 
 
-def furthest_turns(hidden, rank, wanted, most, grid, known=None):
-    """Furthest-point sampling; equal distances are decided by the largest rank.
+def farthest_point_order(
+    mask: Bool[Array, "B N"],
+    ranks: Int[Array, "B N"],
+    num_decoded: Int[Array, " B"],
+    max_decoded: int,
+    grid: tuple[int, int],
+    seeds: Bool[Array, "B N"] | None = None,
+) -> Int[Array, "B N"]:
+    """Return the turn in which farthest-point sampling picks each token, `max_decoded` if it does not.
 
-    Arguments as of every sampler, and:
-      known: (B, N) bool, cells that count as picked from the start, or None: the first pick is random.
-
-    Returns:
-      (B, N) int32: the turn in which a token was picked, `most` if it was not.
+    The largest rank breaks ties. Arguments are those of every sampler, and:
+      seeds: cells that count as picked from the start, or None: the first pick is random.
     """
-    columns, cells = grid[1], hidden.shape[1]
-    cell = jnp.arange(cells, dtype=jnp.int32)
+    columns, num_tokens = grid[1], mask.shape[1]
+    cell = jnp.arange(num_tokens, dtype=jnp.int32)
     row, column = cell // columns, cell % columns
 
     def step(turn, state):
         nearest, turns = state
-        open_to_choice = hidden & (turns == most) & (turn < wanted)[:, None]
-        # Distances are integers: times the number of cells, ranks only decide between equal ones.
-        score = jnp.where(open_to_choice, nearest * cells + rank, -1)
+        candidates = mask & (turns == max_decoded) & (turn < num_decoded)[:, None]
+        # Distances are integers: multiplied by the number of cells, they leave ranks to break ties.
+        score = jnp.where(candidates, nearest * num_tokens + ranks, -1)
         pick = jnp.argmax(score, axis=1, keepdims=True).astype(jnp.int32)
         distance = jnp.square(row - pick // columns) + jnp.square(column - pick % columns)
-        turns = jnp.where((cell == pick) & open_to_choice, turn, turns)
+        turns = jnp.where((cell == pick) & candidates, turn, turns)
         return jnp.minimum(nearest, distance), turns
 
-    nearest = jnp.full(hidden.shape, beyond(grid), jnp.int32)
-    if known is not None:
-        nearest = jnp.minimum(nearest, squared_distance(known, grid))
-    start = nearest, jnp.full(hidden.shape, most, jnp.int32)
-    return jax.lax.fori_loop(0, most, step, start)[1]
+    nearest = jnp.full(mask.shape, unreachable(grid), jnp.int32)
+    if seeds is not None:
+        nearest = jnp.minimum(nearest, squared_distance_transform(seeds, grid))
+    initial = nearest, jnp.full(mask.shape, max_decoded, jnp.int32)
+    return jax.lax.fori_loop(0, max_decoded, step, initial)[1]
 
 
-def randomly(hidden, rank, wanted, most, grid):
-    """Any of them, as plain partial reconstruction does."""
-    return _first(hidden, rank, wanted)
+def uniform(mask, ranks, num_decoded, max_decoded, grid):
+    """Uniform sampling, as in plain partial reconstruction."""
+    return _lowest(mask, ranks, num_decoded)
 
 
-def lattice(hidden, rank, wanted, most, grid):
-    """Those on one of the four lattices of every second row and column, then any (VideoMAE V2's cells)."""
-    cell = jnp.arange(hidden.shape[1], dtype=jnp.int32)
-    phase = rank[:, :1] % 4
+def lattice(mask, ranks, num_decoded, max_decoded, grid):
+    """One of the four lattices of every second row and column, then any (running cells of VideoMAE V2)."""
+    cell = jnp.arange(mask.shape[1], dtype=jnp.int32)
+    phase = ranks[:, :1] % 4
     rows, columns = cell // grid[1] + phase // 2, cell % grid[1] + phase
-    off = (rows % 2) | (columns % 2)
-    return _first(hidden, off * hidden.shape[1] + rank, wanted)
+    off_lattice = (rows % 2) | (columns % 2)
+    return _lowest(mask, off_lattice * mask.shape[1] + ranks, num_decoded)
 
 
-def _first(hidden, key, wanted):
-    """The wanted number of hidden cells with the least key."""
-    _, place = shuffle_ids(jnp.where(hidden, key, jnp.iinfo(jnp.int32).max))
-    return hidden & (place < wanted[:, None])
+def _lowest(mask, scores, num_decoded):
+    """The `num_decoded` masked cells with the lowest scores."""
+    _, ids_restore = shuffle_ids(jnp.where(mask, scores, jnp.iinfo(jnp.int32).max))
+    return mask & (ids_restore < num_decoded[:, None])
 
 
 SAMPLERS = {
     "furthest": furthest,
-    "random": randomly,
+    "random": uniform,
     "lattice": lattice,
     "furthest_from_visible": furthest_from_visible,
 }

@@ -1,4 +1,4 @@
-"""SimMIM (arXiv 2111.09886): hidden cells are masked after embedding, and one linear layer predicts pixels.
+"""SimMIM (arXiv 2111.09886): mask tokens replace embedded cells, and one linear layer predicts pixels.
 
 Source: the published `models/simmim.py` and `data/data_simmim.py`.
 """
@@ -7,47 +7,48 @@ import math
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Float
 
-from fastmim_jax.mim.losses import masked_mean_absolute
+from fastmim_jax.mim.losses import masked_l1
 from fastmim_jax.mim.method import Method
 from fastmim_jax.mim.output import Output
 from fastmim_jax.models.layers import Dense, token_init, upsample_nearest
+from fastmim_jax.models.typing import Array
 
 
 class SimMIM(Method):
-    """One pre-training pass.
+    """SimMIM over any backbone.
 
     Attributes:
-      encoder: any backbone with cells of `embed_stride` pixels to mask and of `stride` pixels to predict.
-      target, block_size, mask_ratio: as of every Method; blocks are multiples of `embed_stride`. Where they
-        are smaller than the stride, predictions are regrouped to their grid, as FastMIM does it.
+      encoder, target, block_size, mask_ratio: see `Method`. Blocks are multiples of the encoder's
+        `embed_stride`; predictions of blocks smaller than its `stride` are split as in FastMIM.
     """
 
-    error = staticmethod(masked_mean_absolute)
+    loss_fn = staticmethod(masked_l1)
 
-    def num_masked(self, cells):
-        """How many of so many blocks are hidden in every image: rounded up, as published."""
-        return math.ceil(cells * self.mask_ratio)
+    def num_masked(self, num_blocks: int) -> int:
+        """Return how many of `num_blocks` are masked in every image: rounded up, as published."""
+        return math.ceil(num_blocks * self.mask_ratio)
 
     @nn.compact
-    def __call__(self, images, noise=None):
-        """(B, H, W, C) normalised images -> Output; without `noise`, drawn from the "mask" generator."""
+    def __call__(self, images: Float[Array, "B H W C"], noise: Float[Array, "B N"] | None = None) -> Output:
+        """Return the Output for normalised images; without `noise`, it comes from the "mask" stream."""
         noise = self.draw_noise(images) if noise is None else noise
         channels, block, stride = images.shape[-1], self.block_size, self.encoder.stride
-        blocks = self.mask_blocks(noise, images.shape)
-        # Hidden pixels are 0 too: where cells overlap, as CMT's do, their neighbours would have seen them.
-        encoder_input = jnp.where(upsample_nearest(blocks, block)[..., None], 0.0, images)
+        block_mask = self.mask_blocks(noise, images.shape)
+        # Zero masked pixels: overlapping patch embeddings (CMT) would leak them into visible neighbours.
+        encoder_input = jnp.where(upsample_nearest(block_mask, block)[..., None], 0.0, images)
 
         tokens = self.encoder.embed(encoder_input)
-        token = self.param("mask_token", token_init, (1, 1, tokens.shape[-1])).astype(tokens.dtype)
-        masked = upsample_nearest(blocks, block // self.encoder.embed_stride)[..., None]
-        encoded = self.encoder.encode(jnp.where(masked, token, tokens))
+        mask_token = self.param("mask_token", token_init, (1, 1, tokens.shape[-1])).astype(tokens.dtype)
+        embed_mask = upsample_nearest(block_mask, block // self.encoder.embed_stride)[..., None]
+        encoded = self.encoder.encode(jnp.where(embed_mask, mask_token, tokens))
         head = Dense(self.target.values(stride, channels), encoded.tokens.dtype, name="pred")
         prediction = head(encoded.tokens).astype(jnp.float32)
 
         target = self.target(images, self.output_stride)
         if block < stride:
             prediction = self.target.split(prediction, stride // block, stride)
-        mask = upsample_nearest(blocks, max(block // stride, 1)).astype(jnp.float32)
-        loss = self.error(prediction, target, mask)
+        mask = upsample_nearest(block_mask, max(block // stride, 1)).astype(jnp.float32)
+        loss = self.loss_fn(prediction, target, mask)
         return Output(loss, prediction, target, mask, encoder_input, mask, jnp.zeros_like(mask))

@@ -148,7 +148,7 @@ def constant_step(variables, batch, index, guess, **options):
     """
     out, _ = forward(variables, batch, index, **options)
     prediction = jnp.broadcast_to(guess, out.target.shape)
-    loss = options["method"].error(prediction, out.target, out.loss_weight)
+    loss = options["method"].loss_fn(prediction, out.target, out.loss_weight)
     return loss, mean_target(out.target, out.loss_weight)
 
 

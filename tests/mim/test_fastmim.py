@@ -21,7 +21,7 @@ def forward_and_gradients(family, name):
     method = small.published_method(family, case)
     weights = published.weights(cases, name)
     if (family, name) == ("pvtv2", "l2_block16"):
-        weights = predicting_by_pixel(weights, case["config"]["block_size"], method.encoder.stride)
+        weights = outputs_by_pixel(weights, case["config"]["block_size"], method.encoder.stride)
     variables = to_ours(weights, table)
     statistics = {key: tree for key, tree in variables.items() if key != "params"}
     changing = list(statistics) if case["train_mode"] else []
@@ -41,17 +41,17 @@ def forward_and_gradients(family, name):
     return method, out, after, to_theirs({"params": grads}, table)
 
 
-def predicting_by_pixel(weights, block, stride):
-    """The weights of a published PVT v2, its last layer's outputs in our order: by pixel of a token.
+def outputs_by_pixel(weights, block, stride):
+    """Return the weights of a published PVT v2, the last layer's outputs in our order: by pixel of a token.
 
-    Where blocks are smaller than tokens, and only there, that code takes the outputs as (row, column,
-    channel) inside a block first and the block's (row, column) last, so they stand for other pixels.
+    If blocks are smaller than tokens, and only then, the published order is (row, column, channel) inside a
+    block, then (row, column) of the block.
     """
     parts = stride // block
-    places = np.arange(stride * stride * 3).reshape(block, block, 3, parts, parts)
-    order = places.transpose(3, 0, 4, 1, 2).ravel()
+    published_order = np.arange(stride * stride * 3).reshape(block, block, 3, parts, parts)
+    index = published_order.transpose(3, 0, 4, 1, 2).ravel()
     last = ("decoder_pred.weight", "decoder_pred.bias")
-    return {**weights, **{name: weights[name][order] for name in last}}
+    return {**weights, **{name: weights[name][index] for name in last}}
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)
@@ -65,9 +65,9 @@ def test_equals_published(family, name):
 
 
 def on_one_grid(method, ours, theirs):
-    """Two predictions (B, h, w, P), the coarser one split to the grid of the other.
+    """Return two predictions (B, h, w, P), the coarser one split to the grid of the other.
 
-    The published ones are by token, by block or by cell of HOG; of pixels, 1 in 16 may be kept.
+    Published predictions are stored by token, by block or by HOG cell; of pixels, some store 1 in 16.
     """
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     image = ours.shape[1] * min(method.block_size, method.encoder.stride)
@@ -96,20 +96,20 @@ def run(module, images, noise=None):
     return init_and_apply(images)
 
 
-def test_encoder_sees_nothing_of_what_is_hidden():
+def test_masked_pixels_do_not_reach_the_encoder():
     images = jax.random.normal(jax.random.key(3), (2, 64, 64, 3))
     noise = jax.random.uniform(jax.random.key(4), (2, 16))
     module = method()
     variables, out = run(module, images, noise)
-    hidden = (np.asarray(out.mask) > 0).repeat(16, 1).repeat(16, 2)[..., None]
-    changed = jnp.where(hidden, images + 5, images)
+    masked = (np.asarray(out.mask) > 0).repeat(16, 1).repeat(16, 2)[..., None]
+    changed = jnp.where(masked, images + 5, images)
     apply = jax.jit(module.apply)
     out, again = (apply(variables, x, noise=noise) for x in (images, changed))
     np.testing.assert_array_equal(out.prediction, again.prediction)
     np.testing.assert_array_equal(out.encoder_input, again.encoder_input)
     token = variables["params"]["mask_token"]
     np.testing.assert_array_equal(
-        np.asarray(out.encoder_input)[hidden[..., 0]], np.broadcast_to(token, (2 * 12 * 256, 3))
+        np.asarray(out.encoder_input)[masked[..., 0]], np.broadcast_to(token, (2 * 12 * 256, 3))
     )
 
 
@@ -129,7 +129,7 @@ def test_any_shape_channels_blocks_and_target(target, block, patch, shape, chann
     np.testing.assert_allclose(out.loss, expected, rtol=1e-5)
 
 
-def test_without_noise_the_mask_follows_its_generator():
+def test_without_noise_the_mask_follows_its_random_stream():
     images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
     variables, out = run(method(), images)
     module = method()

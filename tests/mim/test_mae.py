@@ -33,7 +33,7 @@ def tiny(**changes):
 
 
 @pytest.mark.parametrize(("target", "shape"), [("pixel", (32, 64, 3)), ("hog", (48, 32, 5))])
-def test_the_encoder_is_given_nothing_of_what_is_hidden(target, shape):
+def test_masked_pixels_do_not_reach_the_encoder(target, shape):
     method = tiny(target=target)
     images = jax.random.normal(jax.random.key(0), (3, *shape))
     noise = jax.random.uniform(jax.random.key(1), method.noise_shape(images.shape))
@@ -43,29 +43,29 @@ def test_the_encoder_is_given_nothing_of_what_is_hidden(target, shape):
     rows, columns = shape[0] // 8, shape[1] // 8
     assert out.prediction.shape == out.target.shape == (3, rows, columns, out.target.shape[-1])
     assert (np.asarray(out.mask).sum((1, 2)) == method.num_masked(rows * columns)).all()
-    hidden = (np.asarray(out.mask) > 0).repeat(8, 1).repeat(8, 2)[..., None]
-    again = apply(variables, jnp.where(hidden, images + 5, images), noise=noise)
+    masked = (np.asarray(out.mask) > 0).repeat(8, 1).repeat(8, 2)[..., None]
+    again = apply(variables, jnp.where(masked, images + 5, images), noise=noise)
     np.testing.assert_array_equal(out.prediction, again.prediction)
-    np.testing.assert_array_equal(out.encoder_input, np.where(hidden, 0, images))
+    np.testing.assert_array_equal(out.encoder_input, np.where(masked, 0, images))
 
 
-def test_rows_are_taken_with_the_gradient_of_a_gather():
+def test_gather_rows_has_the_gradient_of_a_gather():
     x = jax.random.normal(jax.random.key(0), (2, 6, 4))
-    order = jnp.argsort(jax.random.uniform(jax.random.key(1), (2, 6)), axis=1)
-    place = jnp.argsort(order, axis=1)
+    ids_shuffle = jnp.argsort(jax.random.uniform(jax.random.key(1), (2, 6)), axis=1)
+    ids_restore = jnp.argsort(ids_shuffle, axis=1)
     weights = jax.random.normal(jax.random.key(2), (2, 3, 4))
 
     def ours(x):
-        return (gather_rows(x, order[:, :3], place) * weights).sum()
+        return (gather_rows(x, ids_shuffle[:, :3], ids_restore) * weights).sum()
 
     def plain(x):
-        return (jnp.take_along_axis(x, order[:, :3, None], axis=1) * weights).sum()
+        return (jnp.take_along_axis(x, ids_shuffle[:, :3, None], axis=1) * weights).sum()
 
     for function in (lambda f: f(x), lambda f: jax.grad(f)(x)):
         np.testing.assert_array_equal(function(ours), function(plain))
-    back = gather_rows(x[:, :3], place, order[:, :3])
-    np.testing.assert_array_equal(jnp.take_along_axis(back, order[:, :3, None], axis=1), x[:, :3])
-    np.testing.assert_array_equal(jnp.take_along_axis(back, order[:, 3:, None], axis=1), 0)
+    back = gather_rows(x[:, :3], ids_restore, ids_shuffle[:, :3])
+    np.testing.assert_array_equal(jnp.take_along_axis(back, ids_shuffle[:, :3, None], axis=1), x[:, :3])
+    np.testing.assert_array_equal(jnp.take_along_axis(back, ids_shuffle[:, 3:, None], axis=1), 0)
 
 
 def test_what_cannot_work_is_refused():

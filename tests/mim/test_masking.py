@@ -1,3 +1,5 @@
+"""Masks: how many cells, which, and how often."""
+
 import jax
 import numpy as np
 import pytest
@@ -14,32 +16,32 @@ def test_counts_are_rounded_as_published(cells, ratio, visible):
 
 
 @pytest.mark.parametrize("grid", [(8, 8), (3, 5)])
-def test_every_sample_hides_the_same_number_and_the_largest_noise(grid):
+def test_every_sample_masks_the_same_number_with_the_largest_noise(grid):
     cells = grid[0] * grid[1]
     noise = jax.random.uniform(jax.random.key(0), (50, cells))
-    hidden = np.asarray(random_mask(noise, grid, num_visible(cells, 0.75))).reshape(50, cells)
-    assert (hidden.sum(1) == cells - num_visible(cells, 0.75)).all()
-    for sample, row in zip(hidden, np.asarray(noise), strict=True):
+    mask = np.asarray(random_mask(noise, grid, num_visible(cells, 0.75))).reshape(50, cells)
+    assert (mask.sum(1) == cells - num_visible(cells, 0.75)).all()
+    for sample, row in zip(mask, np.asarray(noise), strict=True):
         assert row[sample].min() > row[~sample].max()
 
 
-def test_every_cell_is_hidden_equally_often():
+def test_every_cell_is_masked_equally_often():
     noise = jax.random.uniform(jax.random.key(1), (4000, 16))
     share = np.asarray(random_mask(noise, (4, 4), 4)).mean(0)
     assert np.abs(share - 0.75).max() < 0.03  # 4 standard deviations of 4,000 draws
 
 
-def test_refine_repeats_each_cell():
+def test_upsampling_repeats_each_cell():
     mask = np.array([[[True, False], [False, True]]])
     assert (np.asarray(upsample_nearest(mask, 3)) == np.kron(mask[0], np.ones((3, 3), bool))).all()
 
 
-def test_cells_are_taken_by_the_least_noise_and_indexed():
+def test_mixing_masks_the_least_noise_and_returns_its_indices():
     noise = jax.random.uniform(jax.random.key(2), (5, 12))
-    taken, (left, lent) = mixing_mask(noise, (3, 4), 0.45)
-    taken = np.asarray(taken).reshape(5, 12)
-    assert taken.sum(1).tolist() == [int(12 * 0.45)] * 5
-    for row, which, stay, go in zip(np.asarray(noise), taken, left, lent, strict=True):
-        assert row[which].max() < row[~which].min()
-        assert sorted(go.tolist()) == np.flatnonzero(which).tolist()
-        assert sorted(stay.tolist()) == np.flatnonzero(~which).tolist()
+    mask, (ids_keep, ids_mask) = mixing_mask(noise, (3, 4), 0.45)
+    mask = np.asarray(mask).reshape(5, 12)
+    assert mask.sum(1).tolist() == [int(12 * 0.45)] * 5
+    for row, masked, keep, swap in zip(np.asarray(noise), mask, ids_keep, ids_mask, strict=True):
+        assert row[masked].max() < row[~masked].min()
+        assert sorted(swap.tolist()) == np.flatnonzero(masked).tolist()
+        assert sorted(keep.tolist()) == np.flatnonzero(~masked).tolist()

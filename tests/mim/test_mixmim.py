@@ -48,7 +48,7 @@ def tiny(name="mixmim_b", **changes):
 
 @pytest.fixture(scope="module", params=["mixmim_b masked", "mixmim_b gathered", "swin_t masked"])
 def mixture(request):
-    """A method over 128-px images, jitted: variables, images, noise, call(images) -> (Output, encoded)."""
+    """Variables, images, noise and a jitted call(images) -> (Output, encoded tokens) at 128 px."""
     name, form = request.param.split()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fastmim_jax.models.swin.GATHERED_FROM", FORMS[form])
@@ -63,30 +63,30 @@ def make_mixture(method):
 
     @jax.jit
     def call(images):
-        looking = dict(capture_intermediates=lambda module, name: name == "encode")
-        out, seen = method.apply(variables, images, noise=noise, **looking)
-        return out, seen["intermediates"]["encoder"]["encode"][0].tokens
+        capture = dict(capture_intermediates=lambda module, name: name == "encode")
+        out, captured = method.apply(variables, images, noise=noise, **capture)
+        return out, captured["intermediates"]["encoder"]["encode"][0].tokens
 
     return variables, images, noise, call
 
 
-def test_what_comes_from_the_partner_leaves_the_own_tokens_alone(mixture):
+def test_the_partners_pixels_do_not_reach_the_own_tokens(mixture):
     _, images, _, call = mixture
     out, tokens = call(images)
     mask = np.asarray(out.mask) > 0
     assert (mask.sum((1, 2)) == 8).all()
     fine = mask.repeat(32, 1).repeat(32, 2)[..., None]
-    # Image 1 is the partner of image 0: what 0 sees of it changes, and what it does not see.
+    # Image 1 is the partner of image 0; both its masked and its visible cells change.
     changed = images.at[1].add(5 * jax.random.normal(jax.random.key(4), images.shape[1:]))
     again = call(changed)[1]
     np.testing.assert_array_equal(tokens[0][~mask[0]], again[0][~mask[0]])
     assert (np.abs(tokens[0] - again[0]).max(-1)[mask[0]] > 0).all()
     np.testing.assert_array_equal(tokens[2:], again[2:])  # another group
-    unseen = call(jnp.where(fine, images, images.at[1].add(5)))[1]  # where 0 keeps its own
+    unseen = call(jnp.where(fine, images, images.at[1].add(5)))[1]  # in cells that mixture 0 has of image 0
     np.testing.assert_array_equal(tokens[0], unseen[0])
 
 
-def test_the_mixture_holds_both_images_once(mixture):
+def test_both_mixtures_of_a_pair_hold_every_cell_once(mixture):
     _, images, _, call = mixture
     out, _ = call(images)
     fine = (np.asarray(out.mask) > 0).repeat(32, 1).repeat(32, 2)[..., None]
@@ -97,20 +97,20 @@ def test_the_mixture_holds_both_images_once(mixture):
     )
 
 
-def test_predictions_come_from_the_stream_that_did_not_see(mixture):
-    """Where an image was hidden, its prediction follows the mixture with holes there, and only that."""
+def test_predictions_come_from_the_stream_where_cells_are_masked(mixture):
+    """A prediction depends only on the mixture in which its cell is masked."""
     _, images, _, call = mixture
     out, _ = call(images)
     mask = np.asarray(out.mask) > 0
     fine = mask.repeat(32, 1).repeat(32, 2)[..., None]
-    # Image 0's pixels that its partner's mixture took over are what mixture 1 sees of it.
-    lent = call(jnp.where(fine, images.at[0].add(3.0), images))[0].prediction
-    moved = np.abs(lent - out.prediction).max(-1) > 0
+    # Mixture 1 holds the masked cells of image 0.
+    changed = call(jnp.where(fine, images.at[0].add(3.0), images))[0].prediction
+    moved = np.abs(changed - out.prediction).max(-1) > 0
     assert not moved[0][mask[0]].any() and moved[0][~mask[0]].all()
 
 
-def test_constants_come_back_to_their_images():
-    """Streams that predict a constant per image, of their own and their partner's, give it everywhere."""
+def test_unmixing_returns_constants_to_their_images():
+    """Streams that predict one constant per image give it everywhere after unmixing."""
     constants = jnp.arange(6.0)[:, None, None, None] * jnp.ones((6, 3, 5, 2))
     mask = jnp.asarray(np.random.default_rng(0).random((2, 3, 5)) < 0.5).repeat(3, axis=0)
     others = partner(constants, 2)
@@ -121,7 +121,7 @@ def test_constants_come_back_to_their_images():
     np.testing.assert_array_equal(mixed[~mask], constants[~mask])
 
 
-def test_nothing_is_mixed_where_nothing_is_taken():
+def test_a_mask_ratio_of_no_cell_mixes_nothing():
     method = tiny(mask_ratio=0.2)  # of 4 cells: none
     images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
     keys = {"params": jax.random.key(2), "mask": jax.random.key(3)}
@@ -141,7 +141,7 @@ def test_nothing_is_mixed_where_nothing_is_taken():
 
 
 @pytest.mark.parametrize(("batch", "groups"), [(16, 8), (16, 16), (6, 4), (5, 4), (1, 8), (512, 16)])
-def test_fewer_groups_where_a_batch_is_small(batch, groups):
+def test_a_small_batch_has_fewer_groups(batch, groups):
     count = tiny(groups=groups).noise_shape((batch, 64, 96, 3))
     expected = {(16, 8): 8, (16, 16): 8, (6, 4): 1, (5, 4): 2, (1, 8): 1, (512, 16): 16}
     assert count == (expected[batch, groups], 6)
@@ -158,7 +158,7 @@ def test_other_backbones_and_blocks_are_refused():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_mixing_moves_nothing_between_devices(form, monkeypatch):
-    """8 groups on 8 devices: all that is communicated are sums (gradients, the loss)."""
+    """8 groups on 8 devices communicate sums (gradients, the loss) only."""
     monkeypatch.setattr("fastmim_jax.models.swin.GATHERED_FROM", FORMS[form])
     config = small.mixmim(small.config())
     run = make_pretrain_stage(config, 64, jax.devices())
@@ -174,7 +174,7 @@ def test_mixing_moves_nothing_between_devices(form, monkeypatch):
 def test_the_published_model_has_the_published_number_of_parameters():
     config = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "mixmim.py"))["get_config"]("base")
     run = make_pretrain_stage(config, 1_281_167, jax.devices()[:1])
-    fixed = 56 * 56 * 128 + 7 * 7 * 512  # positions of the encoder and the decoder, which ours computes
+    fixed = 56 * 56 * 128 + 7 * 7 * 512  # sine-cosine tables, parameters in the published code
     assert count_parameters(run.abstract.params) + fixed == 114_665_784
     assert run.plan.num_masked == 24 and run.plan.peak_lr == pytest.approx(1.2e-3)
     assert run.model.noise_shape((2048, 224, 224, 3)) == (16, 49)

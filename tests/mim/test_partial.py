@@ -11,10 +11,10 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.mim.fill import InverseDistance, Nearest, NeighbourSum, Progressive
 from fastmim_jax.mim.mae import MAE
-from fastmim_jax.mim.partial import Partial, decode_all
+from fastmim_jax.mim.partial import PartialReconstruction, decode_all
 from helpers import small
 
-# host -> (its config, hidden tokens of an image, of them thrown at a ratio of 0.5, its key table)
+# host -> (its config, masked tokens of an image, of them thrown at a ratio of 0.5, its key table)
 HOSTS = {
     "mae": (lambda: small.mae(small.config()), 12, 8, "mae_vit"),
     "fastmim": (small.config, 12, 8, "fastmim_vit"),
@@ -37,7 +37,7 @@ def build(host, **partial):
 
 
 def run(method, images, params=None):
-    """-> (parameters, drawn if none are given; Output; gradients), with the same noise for every method."""
+    """Return (parameters, initialised unless given; Output; gradients), with the same noise every time."""
     keys = {"params": jax.random.key(1), "mask": jax.random.key(2)}
     noise = jax.random.uniform(jax.random.key(3), method.noise_shape(images.shape))
     params = params or jax.jit(method.init)(keys, images)["params"]
@@ -45,7 +45,7 @@ def run(method, images, params=None):
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_parameters_can_be_named_and_taken_back(host):
+def test_parameters_survive_export_and_import(host):
     method, images = build(host, throw_ratio=0.5)
     keys = {"params": jax.random.key(1), "mask": jax.random.key(2)}
     shapes = jax.eval_shape(method.init, keys, images)["params"]
@@ -59,12 +59,12 @@ def test_parameters_can_be_named_and_taken_back(host):
 def test_counts_loss_and_gradients(host):
     method, images = build(host, throw_ratio=0.5, thrown_weight=0.25)
     _, out, grads = run(method, images)
-    _, hidden, thrown, table = HOSTS[host]
-    mask, dropped = np.asarray(out.mask) > 0, np.asarray(out.thrown) > 0
-    assert (mask.sum((1, 2)) == hidden).all() and (dropped.sum((1, 2)) == thrown).all()
+    _, num_masked, num_thrown, table = HOSTS[host]
+    mask, thrown = np.asarray(out.mask) > 0, np.asarray(out.thrown) > 0
+    assert (mask.sum((1, 2)) == num_masked).all() and (thrown.sum((1, 2)) == num_thrown).all()
     counts = np.ones_like(mask) if host == "mixmim" else mask
-    assert not (dropped & ~counts).any()
-    np.testing.assert_array_equal(out.loss_weight, np.where(dropped, 0.25, 1.0) * counts)
+    assert not (thrown & ~counts).any()
+    np.testing.assert_array_equal(out.loss_weight, np.where(thrown, 0.25, 1.0) * counts)
     errors = np.square(np.asarray(out.prediction - out.target)).mean(-1)
     assert float(out.loss) == pytest.approx(
         np.average(errors, weights=np.asarray(out.loss_weight)), rel=1e-5
@@ -73,42 +73,42 @@ def test_counts_loss_and_gradients(host):
         assert np.isfinite(grad).all() and (np.abs(grad).max() > 0), path
 
 
-def test_nothing_thrown_is_the_host_itself():
+def test_throwing_nothing_gives_the_host_method():
     for host in HOSTS:
         assert build(host)[0].reconstruct is decode_all
         method, _ = build(host, throw_ratio=0.5)
-        assert isinstance(method.reconstruct, Partial)
+        assert isinstance(method.reconstruct, PartialReconstruction)
     # A share of less than one token throws none: the same parameters, loss and gradients to the bit.
     method, images = build("mae")
-    expected, found = run(method, images), run(build("mae", throw_ratio=0.01)[0], images)
-    jax.tree.map(np.testing.assert_array_equal, expected, found)
+    expected, actual = run(method, images), run(build("mae", throw_ratio=0.01)[0], images)
+    jax.tree.map(np.testing.assert_array_equal, expected, actual)
 
 
 def test_decoded_tokens_are_predicted_as_if_thrown_ones_did_not_exist():
-    """Against MAE's own decoder over the visible and the decoded tokens, put together by hand."""
+    """Compare with MAE's own decoder on the visible and the decoded tokens alone."""
     method, images = build("mae", throw_ratio=0.5, fill="none", sampler="random")
     params, out, _ = run(method, images)
-    mask, dropped = np.asarray(out.mask) > 0, np.asarray(out.thrown) > 0
-    decoded = mask & ~dropped
+    mask, thrown = np.asarray(out.mask) > 0, np.asarray(out.thrown) > 0
+    decoded = mask & ~thrown
 
     class Only(MAE):
-        """MAE whose decoder is given the kept tokens alone, in row-major order."""
+        """MAE whose decoder is given only the visible and decoded tokens, in row-major order."""
 
-        def decode(self, decoder, tokens, prefix, hidden, counts, noise):
-            kept = np.stack([np.flatnonzero(~row) for row in dropped.reshape(len(dropped), -1)])
+        def decode(self, decoder, tokens, prefix, mask, num_masked, noise):
+            ids_keep = np.stack([np.flatnonzero(~row) for row in thrown.reshape(len(thrown), -1)])
             rows = tokens.reshape(len(tokens), -1, tokens.shape[-1])
-            rows = jnp.take_along_axis(rows, kept[..., None], axis=1)
+            rows = jnp.take_along_axis(rows, ids_keep[..., None], axis=1)
             x = decoder.head(decoder.transform(rows, prefix))
-            full = jnp.zeros((*rows.shape[:1], 16, x.shape[-1])).at[np.arange(4)[:, None], kept].set(x)
-            weight = jnp.asarray(1.0 - dropped, jnp.float32)
-            return full.reshape(*hidden.shape, -1), weight, 1 - weight
+            full = jnp.zeros((*rows.shape[:1], 16, x.shape[-1])).at[np.arange(4)[:, None], ids_keep].set(x)
+            weight = jnp.asarray(1.0 - thrown, jnp.float32)
+            return full.reshape(*mask.shape, -1), weight, 1 - weight
 
     by_hand = Only(method.encoder, method.target, 8, method.mask_ratio, method.decoder)
     by_hand = by_hand.clone(reconstruct=by_hand.decode)
     _, plain, _ = run(by_hand, images, params)
     np.testing.assert_allclose(np.asarray(out.prediction)[decoded], plain.prediction[decoded], atol=1e-5)
     assert float(out.loss) == pytest.approx(float(plain.loss), rel=1e-6)
-    assert not np.asarray(out.prediction)[dropped].any() and not np.asarray(out.loss_weight)[dropped].any()
+    assert not np.asarray(out.prediction)[thrown].any() and not np.asarray(out.loss_weight)[thrown].any()
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_decoded_tokens_are_predicted_as_if_thrown_ones_did_not_exist():
     ids=str,
 )
 def test_gradients_of_thrown_tokens_reach_the_encoder(choice):
-    """The loss of the thrown tokens alone, by a weight that drowns the others."""
+    """With a weight that leaves the loss to the thrown tokens alone."""
     method, images = build("mae", throw_ratio=0.5, thrown_weight=1e6, **choice)
     _, out, grads = run(method, images)
     for path in ("encoder/blocks/0/mlp/fc1/kernel", "decoder/blocks/0/attn/qkv/kernel", "mask_token"):
@@ -125,64 +125,66 @@ def test_gradients_of_thrown_tokens_reach_the_encoder(choice):
     assert (np.abs(np.asarray(out.prediction)).max(-1)[np.asarray(out.mask) > 0] > 0).all()
 
 
-def test_a_fill_begins_as_a_mean_of_the_known_neighbours():
-    """Stage 1 of the cells beside what is known, stage 2 of those beside stage 1."""
-    known = np.zeros((1, 3, 4), bool)
-    known[0, :, 0] = True
-    x = jnp.where(known[..., None], jnp.arange(1.0, 4)[None, :, None, None], 7e3) * jnp.ones((1, 3, 4, 8))
+def test_a_fill_is_initialised_as_the_mean_of_the_observed_neighbours():
+    """Stage 1 fills the cells next to observed ones, stage 2 those next to stage 1."""
+    observed = np.zeros((1, 3, 4), bool)
+    observed[0, :, 0] = True
+    x = jnp.where(observed[..., None], jnp.arange(1.0, 4)[None, :, None, None], 7e3) * jnp.ones(
+        (1, 3, 4, 8)
+    )
     stage = np.array([[[0, 1, 2, 0]] * 3])
     module = Progressive(2, radius=1)
-    variables = module.init(jax.random.key(0), x, known, stage)
+    variables = module.init(jax.random.key(0), x, observed, stage)
     variables = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf * 0 if path[-1].key == "thrown_token" else leaf, variables
     )
-    filled = np.asarray(module.apply(variables, x, known, stage))[..., 0][0]
+    filled = np.asarray(module.apply(variables, x, observed, stage))[..., 0][0]
     near, far = np.exp(-0.5), np.exp(-1)
     first = [(near + 2 * far) / (near + far), 2.0, (3 * near + 2 * far) / (near + far)]
     np.testing.assert_allclose(filled[:, 0], [1, 2, 3], rtol=1e-6)
     np.testing.assert_allclose(filled[:, 1], first, rtol=1e-5)
     np.testing.assert_allclose(filled[0, 2], (near * first[0] + far * first[1]) / (near + far), rtol=1e-5)
-    np.testing.assert_array_equal(filled[:, 3], 7e3)  # in no stage: left alone
+    np.testing.assert_array_equal(filled[:, 3], 7e3)  # in no stage: unchanged
 
 
-def test_what_is_unknown_never_leaks_into_a_fill():
-    known = np.random.default_rng(0).random((2, 5, 6)) < 0.3
-    stage = np.where(known, 0, 1)
+def test_unobserved_features_do_not_reach_a_fill():
+    observed = np.random.default_rng(0).random((2, 5, 6)) < 0.3
+    stage = np.where(observed, 0, 1)
     x = jax.random.normal(jax.random.key(0), (2, 5, 6, 8))
     for module in (Progressive(1, radius=1), Progressive(1, radius=2), Nearest(), InverseDistance()):
-        variables = module.init(jax.random.key(1), x, known, stage)
+        variables = module.init(jax.random.key(1), x, observed, stage)
         fill = jax.jit(
-            lambda x, module=module, variables=variables: module.apply(variables, x, known, stage)
+            lambda x, module=module, variables=variables: module.apply(variables, x, observed, stage)
         )
-        poisoned = jnp.where(known[..., None], x, jnp.nan)
+        poisoned = jnp.where(observed[..., None], x, jnp.nan)
         if isinstance(module, Progressive):
             np.testing.assert_array_equal(fill(x), fill(poisoned))
         else:
-            np.testing.assert_allclose(fill(x), fill(jnp.where(known[..., None], x, 9.0)), atol=1e-6)
+            np.testing.assert_allclose(fill(x), fill(jnp.where(observed[..., None], x, 9.0)), atol=1e-6)
 
 
-def test_lonely_cells_get_their_token_and_nothing_else():
-    x, known = jnp.ones((1, 3, 3, 8)), np.zeros((1, 3, 3), bool)
+def test_cells_without_observed_neighbours_get_the_learned_token():
+    x, observed = jnp.ones((1, 3, 3, 8)), np.zeros((1, 3, 3), bool)
     module = NeighbourSum(1)
-    variables = module.init(jax.random.key(0), x, known)
+    variables = module.init(jax.random.key(0), x, observed)
     token = variables["params"]["thrown_token"]
-    np.testing.assert_array_equal(module.apply(variables, x, known), jnp.broadcast_to(token, x.shape))
+    np.testing.assert_array_equal(module.apply(variables, x, observed), jnp.broadcast_to(token, x.shape))
 
 
-def test_means_of_the_nearest_known_cells():
-    known = np.zeros((1, 1, 5), bool)
-    known[0, 0, [0, 3]] = True
+def test_means_of_the_nearest_observed_cells():
+    observed = np.zeros((1, 1, 5), bool)
+    observed[0, 0, [0, 3]] = True
     x = jnp.arange(5.0)[None, None, :, None] * jnp.ones((1, 1, 5, 2))
-    stage = np.where(known, 0, 1)
-    nearest = Nearest().apply({}, x, known, stage)[0, 0, :, 0]
+    stage = np.where(observed, 0, 1)
+    nearest = Nearest().apply({}, x, observed, stage)[0, 0, :, 0]
     assert nearest.tolist() == [0, 0, 3, 3, 3]
-    mean = InverseDistance().apply({}, x, known, stage)[0, 0, :, 0]
+    mean = InverseDistance().apply({}, x, observed, stage)[0, 0, :, 0]
     np.testing.assert_allclose(mean, [0, 3 * 0.25 / 1.25, 3 * 1 / 1.25, 3, 3 / (1 + 1 / 16)], rtol=1e-6)
 
 
 def test_what_cannot_work_is_refused():
     method, images = build("mae", throw_ratio=0.8)
-    with pytest.raises(UserError, match=r"throws 12 of 12 hidden .* type at most .*throw_ratio=0.68"):
+    with pytest.raises(UserError, match=r"throws 12 of 12 masked .* type at most .*throw_ratio=0.68"):
         jax.eval_shape(method.init, {"params": jax.random.key(0), "mask": jax.random.key(0)}, images)
     for choice, text in (
         ({"throw_ratio": -0.5}, "throw_ratio -0.5"),

@@ -20,12 +20,12 @@ CASES = [(family, name) for family, (cases, _) in DATA.items() for name in cases
 
 
 def noise_of(permutations):
-    """Noise that hides the first cells of every row of a permutation first."""
-    places = permutations.argsort(1).astype(np.float32)
-    return 1 - places / permutations.shape[1]
+    """Return noise that masks the first cells of every row of a permutation first."""
+    ranks = permutations.argsort(1).astype(np.float32)
+    return 1 - ranks / permutations.shape[1]
 
 
-def of_pixels(mask, images):
+def upsample(mask, images):
     """(B, h, w) -> (B, H, W, 1) bool."""
     rows, columns = (side // cells for side, cells in zip(images.shape[1:3], mask.shape[1:], strict=True))
     return (np.asarray(mask) > 0).repeat(rows, 1).repeat(columns, 2)[..., None]
@@ -48,9 +48,9 @@ def test_equals_published(family, name):
     out, grads = small.forward_and_gradients(method, params, images, noise)
     published.assert_equal(case, out, to_theirs({"params": grads}, table))
     assert method.num_masked(noise.shape[1]) == case["hidden"]
-    hidden = of_pixels(numbers[f"{name}/mask"], images)
-    np.testing.assert_array_equal(of_pixels(out.mask, images), hidden)
-    np.testing.assert_array_equal(out.encoder_input, np.where(hidden, 0, images))
+    masked = upsample(numbers[f"{name}/mask"], images)
+    np.testing.assert_array_equal(upsample(out.mask, images), masked)
+    np.testing.assert_array_equal(out.encoder_input, np.where(masked, 0, images))
     if f"{name}/prediction" in numbers:
         np.testing.assert_allclose(out.prediction[..., ::16], numbers[f"{name}/prediction"], atol=1e-4)
 
@@ -72,10 +72,10 @@ SHARED = {"backbone.relative_positions": "shared", "backbone.positions": "none"}
         ("vit", {**OWN, "block_size": 16}, (32, 64, 1)),
         ("vit", {**SHARED, "target": "hog"}, (48, 24, 5)),
         ("swin", {"block_size": 16, "backbone.positions": "learned"}, (64, 96, 5)),
-        ("cmt", {}, (64, 96, 3)),  # its first convolutions overlap, over the edges of blocks too
+        ("cmt", {}, (64, 96, 3)),  # its stem's convolutions overlap across the edges of blocks
     ],
 )
-def test_what_is_hidden_does_not_reach_the_prediction(family, changes, shape):
+def test_masked_pixels_do_not_reach_the_prediction(family, changes, shape):
     method = tiny(family, **changes)
     images = jax.random.normal(jax.random.key(0), (2, *shape))
     noise = jax.random.uniform(jax.random.key(1), method.noise_shape(images.shape))
@@ -84,7 +84,7 @@ def test_what_is_hidden_does_not_reach_the_prediction(family, changes, shape):
     @jax.jit
     def run(images, other):
         variables = method.init(keys, images)
-        # Tables that begin at zero, as others, so that they do what they do.
+        # Parameters initialised at zero get other values, so that they have an effect.
         variables = jax.tree.map(
             lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), variables
         )
@@ -93,17 +93,17 @@ def test_what_is_hidden_does_not_reach_the_prediction(family, changes, shape):
     cells = (shape[0] // method.block_size, shape[1] // method.block_size)
     count = method.num_masked(cells[0] * cells[1])
     blocks = (np.asarray(noise).argsort(1).argsort(1) >= cells[0] * cells[1] - count).reshape(2, *cells)
-    hidden = of_pixels(blocks, images)
-    out, again = run(images, jnp.where(hidden, images + 5, images))
+    masked = upsample(blocks, images)
+    out, again = run(images, jnp.where(masked, images + 5, images))
     np.testing.assert_array_equal(out.prediction, again.prediction)
-    np.testing.assert_array_equal(out.encoder_input, np.where(hidden, 0, images))
-    np.testing.assert_array_equal(of_pixels(out.mask, images), hidden)
+    np.testing.assert_array_equal(out.encoder_input, np.where(masked, 0, images))
+    np.testing.assert_array_equal(upsample(out.mask, images), masked)
     np.testing.assert_array_equal(out.loss_weight, out.mask)
     assert not np.asarray(out.thrown).any() and float(again.loss) != float(out.loss)
     error = np.abs(np.asarray(out.prediction) - out.target).mean(-1)
     assert float(out.loss) == pytest.approx(error[np.asarray(out.mask) > 0].mean(), rel=1e-5)
-    seen_less = run(images, jnp.where(hidden, images, images + 1))[1]
-    assert (np.abs(np.asarray(seen_less.prediction) - out.prediction) > 0).any()
+    visible_changed = run(images, jnp.where(masked, images, images + 1))[1]
+    assert (np.abs(np.asarray(visible_changed.prediction) - out.prediction) > 0).any()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_unknown_positions_are_refused(changes, told):
         jax.eval_shape(method.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
-PUBLISHED = {  # parameters; ours has biases of keys in ViT, which the published code has not; hidden blocks
+PUBLISHED = {  # (parameters, masked blocks); our ViT has biases of keys, the published one has none
     "vit_b16": (86_256_720 + 12 * 768, 30),
     "swin_b": (89_874_104, 22),
 }
@@ -146,7 +146,7 @@ PUBLISHED = {  # parameters; ours has biases of keys in ViT, which the published
 def test_the_published_models_have_the_published_number_of_parameters(variant):
     config = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "simmim.py"))["get_config"](variant)
     run = make_pretrain_stage(config, 1_281_167, jax.devices()[:1])
-    count, hidden = PUBLISHED[variant]
+    count, num_masked = PUBLISHED[variant]
     assert count_parameters(run.abstract.params) == count
-    assert run.plan.num_masked == hidden and run.plan.total_epochs == pytest.approx(800, abs=0.01)
+    assert run.plan.num_masked == num_masked and run.plan.total_epochs == pytest.approx(800, abs=0.01)
     assert (run.plan.peak_lr, run.plan.warmup_lr) == pytest.approx((4e-4, 2e-6))

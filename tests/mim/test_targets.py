@@ -1,16 +1,18 @@
+"""Order and scale of target values, and how targets are depicted."""
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fastmim_jax.mim.hog import hog
-from fastmim_jax.mim.targets import HOG, Pixels
+from fastmim_jax.mim.targets import HOG, TARGETS, Pixels, Target
 from fastmim_jax.mim.targets.pixels import patch_statistics
 from fastmim_jax.models.layers import patchify, unpatchify
 
 IMAGES = jnp.asarray(np.random.default_rng(0).standard_normal((2, 32, 64, 3)), jnp.float32)
 
 
-def test_hog_tokens_are_channel_major_then_row_and_column_of_the_cell():
+def test_hog_values_are_ordered_by_channel_bin_row_column():
     tokens = np.asarray(HOG()(IMAGES, 16))
     cells = np.asarray(hog(IMAGES))
     assert tokens.shape == (2, 2, 4, 27 * 4)
@@ -45,3 +47,19 @@ def test_patchify_has_an_inverse_and_row_column_channel_order():
     patches = patchify(IMAGES, 8)
     np.testing.assert_array_equal(patches[1, 2, 3, (5 * 8 + 6) * 3 + 2], IMAGES[1, 21, 30, 2])
     np.testing.assert_array_equal(unpatchify(patches, 8), IMAGES)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_perfect_prediction_is_depicted_as_the_truth(name, normalize):
+    target = TARGETS[name](normalize=normalize)
+    assert isinstance(target, Target) and 16 % target.unit == 0
+    values = target(IMAGES, 16)
+    depiction = target.depict(values, values, IMAGES, 16)
+    np.testing.assert_allclose(depiction.predicted, depiction.true, atol=1e-5)
+
+
+def test_histograms_are_depicted_by_cell_and_channel():
+    values = HOG()(IMAGES, 16)
+    predicted = HOG().depict(values, values, IMAGES, 16).predicted
+    np.testing.assert_array_equal(predicted.reshape(2, 4, 8, 27), hog(IMAGES))

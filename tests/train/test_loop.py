@@ -56,7 +56,7 @@ def test_a_run_of_non_finite_updates_stops(tmp_path, monkeypatch):
     config.data.channels = 1
     config.run.max_skipped = 3
     nan = lambda prediction, target, mask: jnp.nan * prediction.mean()  # noqa: E731
-    monkeypatch.setattr("fastmim_jax.mim.fastmim.FastMIM.error", staticmethod(nan))
+    monkeypatch.setattr("fastmim_jax.mim.fastmim.FastMIM.loss_fn", staticmethod(nan))
     with pytest.raises(UserError, match="3 updates in a row were not finite, up to step 3"):
         pretrain(config, tmp_path / "work", log=lambda text: None)
     lines = (tmp_path / "work" / "metrics.jsonl").read_text().splitlines()

@@ -5,12 +5,12 @@ A new target is one file in this folder and one line in TARGETS.
 
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Float, Shaped
 
 from fastmim_jax.mim.targets.depiction import Depiction
 from fastmim_jax.mim.targets.hog import HOG
 from fastmim_jax.mim.targets.pixels import Pixels
-from fastmim_jax.models.layers import AnyArray
+from fastmim_jax.models.typing import Array
 
 
 @runtime_checkable
@@ -32,12 +32,10 @@ class Target(Protocol):
     def values(self, size: int, channels: int) -> int:
         """Return P, the number of values per token of `size` pixels."""
 
-    def __call__(self, images: Shaped[AnyArray, "B H W C"], size: int) -> Float[Array, "B h w P"]:
+    def __call__(self, images: Shaped[Array, "B H W C"], size: int) -> Float[Array, "B h w P"]:
         """Return the target (B, H/size, W/size, P), float32, of normalised images (B, H, W, C)."""
 
-    def split(
-        self, tokens: Float[AnyArray, "B h w P"], parts: int, size: int
-    ) -> Float[AnyArray, "B h2 w2 P2"]:
+    def split(self, tokens: Float[Array, "B h w P"], parts: int, size: int) -> Float[Array, "B h2 w2 P2"]:
         """Regroup (B, h, w, P) from tokens of `size` pixels to (B, h*parts, w*parts, P/parts**2).
 
         Methods need it where masked blocks are smaller than the tokens of the backbone.
@@ -45,9 +43,9 @@ class Target(Protocol):
 
     def depict(
         self,
-        prediction: Float[AnyArray, "B h w P"],
-        target: Float[AnyArray, "B h w P"],
-        images: Float[AnyArray, "B H W C"],
+        prediction: Float[Array, "B h w P"],
+        target: Float[Array, "B h w P"],
+        images: Float[Array, "B H W C"],
         size: int,
     ) -> Depiction:
         """Return a prediction and its target in a form that can be drawn.

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from jaxtyping import Float
 
-from fastmim_jax.models.layers import AnyArray
+from fastmim_jax.models.typing import Array
 
 
 class Images(NamedTuple):
@@ -14,8 +14,8 @@ class Images(NamedTuple):
     note: what `predicted` takes from the truth, in a few words, or "".
     """
 
-    predicted: Float[AnyArray, "B H W C"]
-    true: Float[AnyArray, "B H W C"]
+    predicted: Float[Array, "B H W C"]
+    true: Float[Array, "B H W C"]
     note: str = ""
 
 
@@ -26,8 +26,8 @@ class Maps(NamedTuple):
       else three channels.
     """
 
-    predicted: Float[AnyArray, "B rows columns K"]
-    true: Float[AnyArray, "B rows columns K"]
+    predicted: Float[Array, "B rows columns K"]
+    true: Float[Array, "B rows columns K"]
 
 
 class Histograms(NamedTuple):
@@ -37,8 +37,8 @@ class Histograms(NamedTuple):
     normalized: True if every true histogram has an L2 norm of 1 (or 0).
     """
 
-    predicted: Float[AnyArray, "B rows columns C bins"]
-    true: Float[AnyArray, "B rows columns C bins"]
+    predicted: Float[Array, "B rows columns C bins"]
+    true: Float[Array, "B rows columns C bins"]
     normalized: bool
 
 

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Float, Shaped
 
 from fastmim_jax.mim.hog import hog
 from fastmim_jax.mim.targets.depiction import Histograms
-from fastmim_jax.models.layers import AnyArray
+from fastmim_jax.models.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +33,11 @@ class HOG:
         """Return P, the number of values per token of `size` pixels."""
         return channels * self.bins * (size // self.cell) ** 2
 
-    def __call__(self, images: Shaped[AnyArray, "B H W C"], size: int) -> Float[Array, "B h w P"]:
+    def __call__(self, images: Shaped[Array, "B H W C"], size: int) -> Float[Array, "B h w P"]:
         """(B, H, W, C) -> (B, H/size, W/size, P) float32."""
         return _merge(hog(images, self.bins, self.cell, self.normalize), size // self.cell)
 
-    def split(
-        self, tokens: Float[AnyArray, "B h w P"], parts: int, size: int
-    ) -> Float[AnyArray, "B h2 w2 P2"]:
+    def split(self, tokens: Float[Array, "B h w P"], parts: int, size: int) -> Float[Array, "B h2 w2 P2"]:
         """Regroup (B, h, w, P) from tokens of `size` pixels to (B, h*parts, w*parts, P/parts**2)."""
         side = size // self.cell
         batch, rows, columns, _ = tokens.shape
@@ -49,9 +47,9 @@ class HOG:
 
     def depict(
         self,
-        prediction: Float[AnyArray, "B h w P"],
-        target: Float[AnyArray, "B h w P"],
-        images: Float[AnyArray, "B H W C"],
+        prediction: Float[Array, "B h w P"],
+        target: Float[Array, "B h w P"],
+        images: Float[Array, "B H W C"],
         size: int,
     ) -> Histograms:
         """Return the histograms of every cell."""

@@ -3,10 +3,11 @@
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Float, Shaped
 
 from fastmim_jax.mim.targets.depiction import Images
-from fastmim_jax.models.layers import AnyArray, patchify, unpatchify
+from fastmim_jax.models.layers import patchify, unpatchify
+from fastmim_jax.models.typing import Array
 
 VARIANCE_EPSILON = 1e-6
 
@@ -28,7 +29,7 @@ class Pixels:
         """Return P, the number of values per token of `size` pixels."""
         return size * size * channels
 
-    def __call__(self, images: Shaped[AnyArray, "B H W C"], size: int) -> Float[Array, "B h w P"]:
+    def __call__(self, images: Shaped[Array, "B H W C"], size: int) -> Float[Array, "B h w P"]:
         """(B, H, W, C) -> (B, H/size, W/size, P) float32."""
         patches = patchify(images.astype(jnp.float32), size)
         if not self.normalize:
@@ -36,17 +37,15 @@ class Pixels:
         mean, std = patch_statistics(patches)
         return (patches - mean) / std
 
-    def split(
-        self, tokens: Float[AnyArray, "B h w P"], parts: int, size: int
-    ) -> Float[AnyArray, "B h2 w2 P2"]:
+    def split(self, tokens: Float[Array, "B h w P"], parts: int, size: int) -> Float[Array, "B h2 w2 P2"]:
         """Regroup (B, h, w, P) from tokens of `size` pixels to (B, h*parts, w*parts, P/parts**2)."""
         return patchify(unpatchify(tokens, size), size // parts)
 
     def depict(
         self,
-        prediction: Float[AnyArray, "B h w P"],
-        target: Float[AnyArray, "B h w P"],
-        images: Float[AnyArray, "B H W C"],
+        prediction: Float[Array, "B h w P"],
+        target: Float[Array, "B h w P"],
+        images: Float[Array, "B H W C"],
         size: int,
     ) -> Images:
         """Return the predicted images; normalised patches get the mean and contrast of the true ones."""
@@ -59,8 +58,8 @@ class Pixels:
 
 
 def patch_statistics(
-    patches: Float[AnyArray, "B h w P"],
-) -> tuple[Float[AnyArray, "B h w 1"], Float[AnyArray, "B h w 1"]]:
+    patches: Float[Array, "B h w P"],
+) -> tuple[Float[Array, "B h w 1"], Float[Array, "B h w 1"]]:
     """Return the mean and the standard deviation of every patch (B, h, w, P), both (B, h, w, 1)."""
     variance = patches.var(-1, keepdims=True, ddof=1)
     return patches.mean(-1, keepdims=True), jnp.sqrt(variance + VARIANCE_EPSILON)
