@@ -65,7 +65,7 @@ def run_one(name, seed, args):
         "seed": seed,
         "steps": args.steps,
         "accuracy": last.accuracies[0],
-        "told": last.told,
+        "setting": last.setting,
         "layers": {line.layer: line.accuracies[0] for line in lines},
         "held_out_loss": losses[-1],
         "seconds": round(seconds),

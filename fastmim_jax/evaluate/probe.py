@@ -16,7 +16,7 @@ from fastmim_jax.data.sources import evaluation_split, labelled, open_source
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.backbone import BackboneStage, Features, open_backbone
 from fastmim_jax.evaluate.probes import attentive, knn, linear, ridge
-from fastmim_jax.evaluate.probes.folds import folds as split_folds
+from fastmim_jax.evaluate.probes.folds import split_folds
 from fastmim_jax.io import write_json
 
 ON_FEATURES = {"ridge": ridge.probe, "knn": knn.probe, "linear": linear.probe}
@@ -197,9 +197,9 @@ def probe_layer(kind: str, layer: str, material: Material) -> Line:
     else:
         probe_features = ON_FEATURES[kind]
         results = [probe_features(*_arrays(material, layer, part), classes) for part in parts]
-    chosen = [max(result.tried.values()) for result in results if result.tried]
-    setting = results[0].told if len(results) == 1 else f"{len(results)} folds"
-    held_out = float(np.nanmean(chosen)) if chosen else float("nan")
+    best = [result.held_out[result.best] for result in results if result.held_out]
+    setting = results[0].setting if len(results) == 1 else f"{len(results)} folds"
+    held_out = float(np.mean(best)) if best else float("nan")
     return Line(kind, layer, [result.accuracy for result in results], held_out, setting)
 
 

@@ -22,7 +22,7 @@ from fastmim_jax.evaluate.probe import (
     probe_layer,
     ridge_lines,
 )
-from fastmim_jax.evaluate.probes.result import Result
+from fastmim_jax.evaluate.probes.result import ProbeResult
 from fastmim_jax.train.pretrain import make_pretrain_stage
 from helpers import small
 from helpers.commands import refused
@@ -168,7 +168,7 @@ def test_of_every_fold_a_probe_sees_its_own_images(monkeypatch, folder):
 
     def note(train, test, classes):
         seen.append((train, test))
-        return Result(0.5, "", 1.0, {})
+        return ProbeResult(0.5, "", 1.0, {})
 
     monkeypatch.setitem(probes.ON_FEATURES, "ridge", note)
     probe_layer("ridge", "block 1 mean", Material(None, parts, lambda source: found, 3))

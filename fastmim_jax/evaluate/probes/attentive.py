@@ -1,76 +1,83 @@
 """The attentive probe over the tokens of a frozen layer, which are computed anew and never stored."""
 
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 
-from fastmim_jax.evaluate.probes.attentive_head import Attentive
+from fastmim_jax.evaluate.probes.attentive_head import AttentiveHeads
 from fastmim_jax.evaluate.probes.folds import held_out
-from fastmim_jax.evaluate.probes.result import Result, choose
+from fastmim_jax.evaluate.probes.result import ProbeResult, choose_best
 from fastmim_jax.train import sharding
 from fastmim_jax.train.inference import compile_eval
 
 EPOCHS = 10
-HELD_OUT = 0.2
-MOST_HEADS = 12
+MAX_HEADS = 12
 
 
-def probe(frozen, layer, train, test, classes, epochs=EPOCHS, seed=0):
-    """Trains heads at several learning rates at once on four fifths of the training images.
+def probe(
+    backbone: Any, layer: str, train: Any, test: Any, classes: int, epochs: int = EPOCHS, seed: int = 0
+) -> ProbeResult:
+    """Train heads at several learning rates at once on four fifths of the training images.
 
     Args:
-      frozen: `backbone.BackboneStage`. layer: one of its layers.
+      backbone: `backbone.BackboneStage`.
+      layer: one of its layers.
       train, test: `probe.Images`.
-      classes: number of them.
+      classes: number of classes.
+      seed: decides which images are held out, their order and the initial values.
 
     Returns:
-      Result; the learning rate is the best on the fifth that is held out.
+      ProbeResult; the learning rate is the best on the fifth that is held out.
     """
     labels = np.array([train.source.label(int(record)) for record in train.records])
-    out = held_out(labels, HELD_OUT, seed)
-    fitted, chosen = train.records[~out], train.records[out]
-    size = frozen.batch_size_for(len(fitted))
-    stream = _stream(frozen, layer, size)
-    width = next(stream(train.source, fitted[:1]))[0].shape[-1]
-    steps = epochs * -(-len(fitted) // size)
-    heads = Attentive(classes, width, _heads(width), steps=steps, seed=seed)
-    state, random = heads.init(), np.random.default_rng(seed)
+    out = held_out(labels, seed)
+    fit_records, held_out_records = train.records[~out], train.records[out]
+    size = backbone.batch_size_for(len(fit_records))
+    stream = _stream(backbone, layer, size)
+    width = next(stream(train.source, fit_records[:1]))[0].shape[-1]
+    steps = epochs * -(-len(fit_records) // size)
+    heads = AttentiveHeads(classes, width, _num_heads(width), steps=steps, seed=seed)
+    state, rng = heads.init(), np.random.default_rng(seed)
     for _ in range(epochs):
-        for tokens, label in stream(train.source, random.permutation(fitted)):
+        for tokens, label in stream(train.source, rng.permutation(fit_records)):
             state = heads.update(state, tokens, label)
 
     def accuracies(source, records):
-        right, seen = 0, 0
+        correct, count = 0, 0
         for tokens, label in stream(source, records):
-            right = right + np.asarray(heads.accuracies(state, tokens, label))
-            seen += int((np.asarray(label) >= 0).sum())
-        return right / max(seen, 1)
+            correct = correct + np.asarray(heads.count_correct(state, tokens, label))
+            count += int((np.asarray(label) >= 0).sum())
+        return correct / max(count, 1)
 
-    tried = dict(zip(heads.rates, accuracies(train.source, chosen).tolist(), strict=True))
-    best = choose(tried)
+    found = dict(zip(heads.rates, accuracies(train.source, held_out_records).tolist(), strict=True))
+    best = choose_best(found)
     accuracy = accuracies(test.source, test.records)[heads.rates.index(best)]
-    return Result(float(accuracy), f"learning rate {best:g}", best, tried)
+    return ProbeResult(float(accuracy), f"learning rate {best:g}", best, found)
 
 
-def _stream(frozen, layer, size):
-    """-> (source, records) -> iterator over (tokens (B, N, D), label (B,), -1 where there is no image)."""
-    whole = sharding.replicated(frozen.mesh)
-    function = partial(frozen.tokens, layer=layer)
-    program = compile_eval(function, frozen.variables, frozen.mesh, sharding.batch_sharding(frozen.mesh))
+def _stream(backbone, layer, size) -> Callable[[Any, np.ndarray], Iterator[tuple[jax.Array, jax.Array]]]:
+    """Return (source, records) -> iterator over (tokens (B, N, D), label (B,), -1 for a row of padding)."""
+    replicated = sharding.replicated(backbone.mesh)
+    function = partial(backbone.tokens, layer=layer)
+    tokens_of = compile_eval(
+        function, backbone.variables, backbone.mesh, sharding.batch_sharding(backbone.mesh)
+    )
 
     def stream(source, records):
-        with frozen.eval_batches(source, size, records) as batches:
+        with backbone.eval_batches(source, size, records) as batches:
             for batch in batches:
                 label = np.where(batch["valid"], batch["label"], -1).astype(np.int32)
-                there = frozen.to_devices(
-                    {"image": batch["image"], "label": label}, size, ("image", "label")
-                )
-                yield program(frozen.variables, there["image"]), jax.device_put(there["label"], whole)
+                names = ("image", "label")
+                arrays = backbone.to_devices({"image": batch["image"], "label": label}, size, names)
+                tokens = tokens_of(backbone.variables, arrays["image"])
+                yield tokens, jax.device_put(arrays["label"], replicated)
 
     return stream
 
 
-def _heads(width):
-    """The largest number of heads up to MOST_HEADS that divides the width."""
-    return max(heads for heads in range(1, MOST_HEADS + 1) if width % heads == 0)
+def _num_heads(width: int) -> int:
+    """Return the largest number of heads up to MAX_HEADS that divides the width."""
+    return max(heads for heads in range(1, MAX_HEADS + 1) if width % heads == 0)

@@ -1,6 +1,6 @@
-"""The attentive probe: learned queries look at the frozen tokens, a linear layer tells the class.
+"""The attentive probe: learned queries attend to the frozen tokens, a linear layer gives the class.
 
-For features whose mean over the tokens says little, as those of masked image modelling. Source: AIM
+For features whose mean over the tokens says little, as with masked image modeling. Source: AIM
 (El-Nouby et al. 2024), with every token standardised on its own in place of its batch norm.
 """
 
@@ -20,10 +20,10 @@ WEIGHT_DECAY = 0.1
 
 
 class AttentiveHead(nn.Module):
-    """One cross-attention without biases, with one learned query a head, and a linear layer.
+    """One cross-attention without biases, with one learned query per head, and a linear layer.
 
     Attributes:
-      classes: number of them.
+      classes: number of classes.
       heads: number of heads; D must be a multiple of it.
     """
 
@@ -31,7 +31,7 @@ class AttentiveHead(nn.Module):
     heads: int
 
     @nn.compact
-    def __call__(self, tokens):
+    def __call__(self, tokens: jax.Array) -> jax.Array:
         """(B, N, D) frozen tokens -> logits (B, classes) float32."""
         tokens = tokens.astype(jnp.float32)
         tokens = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False)(tokens)
@@ -40,16 +40,16 @@ class AttentiveHead(nn.Module):
         query = self.param("query", nn.initializers.normal(0.02), (self.heads, size))
         key = self.param("key", init, (width, self.heads, size))
         value = self.param("value", init, (width, self.heads, size))
-        # The queries are the same for every token: projecting them, and what was attended to, in place of
-        # the tokens gives the same at a share of the work and memory.
-        looked_for = jnp.einsum("he,dhe->hd", query, key) / size**0.5
-        attention = jax.nn.softmax(jnp.einsum("hd,bnd->bhn", looked_for, tokens))
-        seen = jnp.einsum("bhn,bnd->bhd", attention, tokens)
-        pooled = jnp.einsum("bhd,dhe->bhe", seen, value).reshape(len(tokens), width)
+        # The queries are the same for all tokens: projecting queries and attended tokens, not every token,
+        # gives the same at a fraction of the work and memory.
+        projected = jnp.einsum("he,dhe->hd", query, key) / size**0.5
+        attention = jax.nn.softmax(jnp.einsum("hd,bnd->bhn", projected, tokens))
+        attended = jnp.einsum("bhn,bnd->bhd", attention, tokens)
+        pooled = jnp.einsum("bhd,dhe->bhe", attended, value).reshape(len(tokens), width)
         return nn.Dense(self.classes, kernel_init=nn.initializers.normal(0.02), name="head")(pooled)
 
 
-class State(NamedTuple):
+class HeadsState(NamedTuple):
     """step: (), updates done. params, opt_state: trees whose leaves have R as their first axis."""
 
     step: jax.Array
@@ -58,19 +58,19 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Attentive:
-    """One AttentiveHead for every learning rate; all see the same batches and begin alike.
+class AttentiveHeads:
+    """One AttentiveHead for every learning rate; all see the same batches and start with the same values.
 
     AdamW with weight decay on all but the biases, and half a cosine from the rate down to 0. The caller
-    streams the tokens, and chooses the rate by images that are neither trained on nor tested on. A label
-    of -1 marks a row of padding, which counts nothing.
+    streams the tokens, and chooses the rate on images that are neither trained on nor tested on. A label
+    of -1 marks a row of padding, which is ignored.
 
     Attributes:
-      classes: number of them.
+      classes: number of classes.
       width: D, of the tokens.
-      heads: number of them; D must be a multiple of it.
-      rates: R learning rates, a tuple.
-      steps: updates that will be made.
+      heads: number of heads; D must be a multiple of it.
+      rates: R learning rates.
+      steps: total number of updates.
       seed: of the initial values.
 
     Raises:
@@ -80,7 +80,7 @@ class Attentive:
     classes: int
     width: int
     heads: int = 12
-    rates: tuple = RATES
+    rates: tuple[float, ...] = RATES
     steps: int = 1000
     seed: int = 0
 
@@ -91,51 +91,50 @@ class Attentive:
                 f"heads that divides {self.width}"
             )
 
-    def init(self):
-        """-> State."""
+    def init(self) -> HeadsState:
+        """Return the state before the first update."""
         params = self._head.init(jax.random.key(self.seed), jnp.zeros((1, 1, self.width)))["params"]
         params = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], len(self.rates), 0), params)
-        return State(jnp.zeros((), jnp.int32), params, jax.vmap(self._optimizer.init)(params))
+        return HeadsState(jnp.zeros((), jnp.int32), params, jax.vmap(_optimizer(0.0).init)(params))
 
     @partial(jax.jit, static_argnums=0)
-    def update(self, state, tokens, labels):
-        """One step of every head: (B, N, D) frozen tokens, (B,) labels -> State."""
-        factor = 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(state.step / self.steps, 1)))
+    def update(self, state: HeadsState, tokens: jax.Array, labels: jax.Array) -> HeadsState:
+        """Return the state after one step of every head on (B, N, D) frozen tokens and (B,) labels."""
 
-        def one(params, opt_state, rate):
-            moves, opt_state = self._optimizer.update(
-                jax.grad(self._loss)(params, tokens, labels), opt_state, params
-            )
-            return jax.tree.map(lambda value, move: value - rate * move, params, moves), opt_state
+        def step(params, opt_state, rate):
+            grads = jax.grad(self._loss)(params, tokens, labels)
+            updates, opt_state = _optimizer(rate).update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state
 
-        rates = factor * jnp.asarray(self.rates, jnp.float32)
-        params, opt_state = jax.vmap(one)(state.params, state.opt_state, rates)
-        return State(state.step + 1, params, opt_state)
+        decay = optax.cosine_decay_schedule(1.0, self.steps)(state.step)
+        rates = decay * jnp.asarray(self.rates, jnp.float32)
+        params, opt_state = jax.vmap(step)(state.params, state.opt_state, rates)
+        return HeadsState(state.step + 1, params, opt_state)
 
     @partial(jax.jit, static_argnums=0)
-    def accuracies(self, state, tokens, labels):
-        """(B, N, D), (B,) -> (R,) how many are told right; none by a head that has diverged."""
+    def count_correct(self, state: HeadsState, tokens: jax.Array, labels: jax.Array) -> jax.Array:
+        """Return (R,) numbers of correct classes for (B, N, D), (B,); 0 for a head that has diverged."""
         logits = jax.vmap(self._logits, in_axes=(0, None))(state.params, tokens)
-        right = (logits.argmax(-1) == labels) & jnp.isfinite(logits).all(-1)
-        return right.sum(-1)
+        correct = (logits.argmax(-1) == labels) & jnp.isfinite(logits).all(-1)
+        return correct.sum(-1)
 
     @property
     def _head(self):
         return AttentiveHead(self.classes, self.heads)
-
-    @property
-    def _optimizer(self):
-        def kernels(params):
-            return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-
-        return optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(WEIGHT_DECAY, mask=kernels))
 
     def _logits(self, params, tokens):
         return self._head.apply({"params": params}, tokens)
 
     def _loss(self, params, tokens, labels):
         """Mean over the rows that are not padding."""
-        counted = labels >= 0
+        valid = labels >= 0
         logits = self._logits(params, tokens)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels.clip(0))
-        return (losses * counted).sum() / counted.sum().clip(1)
+        return (losses * valid).sum() / valid.sum().clip(1)
+
+
+def _optimizer(rate):
+    def is_kernel(params):
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+    return optax.adamw(rate, weight_decay=WEIGHT_DECAY, mask=is_kernel)

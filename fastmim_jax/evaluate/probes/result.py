@@ -1,33 +1,40 @@
-"""What the probes take and give."""
+"""Input checks and the result of every probe."""
 
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastmim_jax.errors import UserError
 
+Labelled = tuple[np.ndarray, np.ndarray]  # features (N, D) and labels (N,)
 
-class Result(NamedTuple):
-    """What a probe found.
 
-    accuracy: share of the test images that were told right, in [0, 1].
-    told: what the probe was set to, for people, such as "penalty 0.01".
-    chosen: the same as a number.
-    tried: {setting: accuracy on the held-out training images}, nan where training diverged; empty where
-      there was nothing to choose.
+class ProbeResult(NamedTuple):
+    """Result of a probe.
+
+    Attributes:
+      accuracy: share of the test images classified correctly, in [0, 1].
+      setting: the hyperparameter used, for people, such as "penalty 0.01".
+      best: its value.
+      held_out: {value: accuracy on the held-out training images} of all values compared; nan where
+        training diverged, empty where there was nothing to choose.
     """
 
     accuracy: float
-    told: str
-    chosen: float
-    tried: dict
+    setting: str
+    best: float
+    held_out: dict[float, float]
 
 
-def check(train, test, classes):
-    """The same pairs as arrays, looked through.
+def check_features(
+    train: tuple[ArrayLike, ArrayLike], test: tuple[ArrayLike, ArrayLike], classes: int
+) -> tuple[Labelled, Labelled]:
+    """Return the same pairs as arrays after checking them.
 
     Args:
-      train, test: (features (N, D) of any real dtype, labels (N,) whole numbers in [0, classes)) each.
+      train, test: (features (N, D) of any real dtype, labels (N,) integers in [0, classes)) each.
+      classes: number of classes.
 
     Raises:
       UserError: shapes that do not fit, no images, labels out of range, features that are not finite.
@@ -54,14 +61,14 @@ def check(train, test, classes):
     return pairs["training"], pairs["test"]
 
 
-def choose(tried):
-    """The setting with the best held-out accuracy, of equals the first, never one that is nan.
+def choose_best(held_out: dict[float, float]) -> float:
+    """Return the value with the best held-out accuracy; the first of equals, never one that is nan.
 
     Raises:
       UserError: all are nan.
     """
-    best = max(tried, key=lambda setting: np.nan_to_num(tried[setting], nan=-1))
-    if np.isnan(tried[best]):
-        shown = ", ".join(f"{setting:g}" for setting in tried)
-        raise UserError(f"training diverged at every learning rate ({shown}): give lower ones")
+    best = max(held_out, key=lambda value: np.nan_to_num(held_out[value], nan=-1))
+    if np.isnan(held_out[best]):
+        rates = ", ".join(f"{value:g}" for value in held_out)
+        raise UserError(f"training diverged at every learning rate ({rates}): give lower ones")
     return best

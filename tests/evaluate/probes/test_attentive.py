@@ -1,4 +1,4 @@
-"""The attentive probe: what it finds that a mean does not, and that its learning rates do not meet."""
+"""The attentive probe: it finds what a mean does not, and its learning rates are independent."""
 
 import jax
 import jax.numpy as jnp
@@ -7,21 +7,21 @@ import pytest
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.probes import ridge
-from fastmim_jax.evaluate.probes.attentive_head import Attentive, AttentiveHead
+from fastmim_jax.evaluate.probes.attentive_head import AttentiveHead, AttentiveHeads
 
 CLASSES, WIDTH, TOKENS = 4, 16, 40
 RATES = (1e-3, 1e-2)
 
 
 def needles(images, seed):
-    """Tokens of noise (B, N, D), one at a random place with a mark and the class, as weak as the noise."""
+    """Return (B, N, D) tokens of noise, one of them with a mark and a weak class, and labels (B,)."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(CLASSES, size=images)
     tokens = rng.normal(size=(images, TOKENS, WIDTH))
     tokens[..., 0] = -1
-    place = rng.integers(TOKENS, size=images)
-    tokens[np.arange(images), place, 0] = 3
-    tokens[np.arange(images), place, 1 : 1 + CLASSES] = 2 * np.eye(CLASSES)[labels]
+    index = rng.integers(TOKENS, size=images)
+    tokens[np.arange(images), index, 0] = 3
+    tokens[np.arange(images), index, 1 : 1 + CLASSES] = 2 * np.eye(CLASSES)[labels]
     return tokens.astype(np.float32), labels
 
 
@@ -33,22 +33,22 @@ def trained(probe, tokens, labels, batch=100):
     return state
 
 
-def test_finds_the_token_that_tells_the_class():
+def test_finds_the_token_that_holds_the_class():
     tokens, labels = needles(3000, 0)
     others, wanted = needles(500, 1)
-    probe = Attentive(CLASSES, WIDTH, 2, RATES, 150)
-    counts = np.asarray(probe.accuracies(trained(probe, tokens, labels), others, wanted))
+    probe = AttentiveHeads(CLASSES, WIDTH, 2, RATES, 150)
+    counts = np.asarray(probe.count_correct(trained(probe, tokens, labels), others, wanted))
     assert counts.max() > 0.95 * len(wanted)
     mean = ridge.probe((tokens.mean(1), labels), (others.mean(1), wanted), CLASSES)
     assert mean.accuracy < 0.6
 
 
-def test_rates_are_as_if_alone():
+def test_learning_rates_are_independent():
     """1e-4: Adam divides by gradients that differ in their last bits, over five steps."""
     data = needles(500, 0)
-    together = trained(Attentive(CLASSES, WIDTH, 4, (*RATES, np.inf), 5), *data)
+    together = trained(AttentiveHeads(CLASSES, WIDTH, 4, (*RATES, np.inf), 5), *data)
     for number, rate in enumerate(RATES):
-        alone = trained(Attentive(CLASSES, WIDTH, 4, (rate,), 5), *data)
+        alone = trained(AttentiveHeads(CLASSES, WIDTH, 4, (rate,), 5), *data)
         jax.tree.map(
             lambda ours, theirs: np.testing.assert_allclose(ours[number], theirs[0], atol=1e-4),  # noqa: B023
             together.params,
@@ -56,30 +56,30 @@ def test_rates_are_as_if_alone():
         )
 
 
-def test_a_head_that_diverged_tells_nothing_right():
+def test_a_head_that_diverged_classifies_nothing_correctly():
     tokens, labels = needles(200, 0)
-    probe = Attentive(CLASSES, WIDTH, 4, (1e-2, np.inf), 5)
-    counts = np.asarray(probe.accuracies(trained(probe, tokens, labels), tokens, labels))
+    probe = AttentiveHeads(CLASSES, WIDTH, 4, (1e-2, np.inf), 5)
+    counts = np.asarray(probe.count_correct(trained(probe, tokens, labels), tokens, labels))
     assert counts[0] > 20 and counts[1] == 0
 
 
-def test_padding_counts_nothing():
+def test_padding_is_ignored():
     tokens, labels = needles(60, 0)
     padded = np.concatenate([labels[:40], np.full(20, -1)])
-    probe = Attentive(CLASSES, WIDTH, 2, RATES, 10)
+    probe = AttentiveHeads(CLASSES, WIDTH, 2, RATES, 10)
     state = probe.init()
     short, long = probe.update(state, tokens[:40], labels[:40]), probe.update(state, tokens, padded)
     # Adam's first step is the rate times the sign of a slope: the slopes, as its mean of them.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), short.opt_state, long.opt_state)
-    counts = probe.accuracies(state, tokens, padded)
-    assert (counts == probe.accuracies(state, tokens[:40], labels[:40])).all()
+    counts = probe.count_correct(state, tokens, padded)
+    assert (counts == probe.count_correct(state, tokens[:40], labels[:40])).all()
     nothing = probe.update(state, tokens, np.full(60, -1))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nothing.params))
 
 
-def test_the_rate_falls_to_nothing():
+def test_the_rate_decays_to_zero():
     data = needles(100, 0)
-    probe = Attentive(CLASSES, WIDTH, 2, RATES, 8)
+    probe = AttentiveHeads(CLASSES, WIDTH, 2, RATES, 8)
     state, moved = probe.init(), []
     for _ in range(9):
         new = probe.update(state, *data)
@@ -116,4 +116,4 @@ def test_the_head_is_cross_attention():
 @pytest.mark.parametrize("heads", [0, 3])
 def test_heads_divide_the_width(heads):
     with pytest.raises(UserError, match=f"{heads} heads cannot share the 16 channels"):
-        Attentive(CLASSES, WIDTH, heads)
+        AttentiveHeads(CLASSES, WIDTH, heads)
