@@ -97,7 +97,7 @@ def describe_plan(plan: StagePlan) -> list[Note]:
     if isinstance(plan, PretrainPlan):
         rows, columns = plan.blocks
         notes.append(Note("tokens", _tokens(plan)))
-        notes.append(Note("hidden blocks", f"{plan.num_masked} of {rows} x {columns} = {rows * columns}"))
+        notes.append(Note("masked blocks", f"{plan.num_masked} of {rows} x {columns} = {rows * columns}"))
     return notes
 
 

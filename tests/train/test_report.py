@@ -12,4 +12,4 @@ def test_the_published_recipe_in_words():
     assert notes["batch"] == "4,096, 512 per device at a time"
     assert notes["steps"] == "250,227 = 800 epochs of 312.8"
     assert notes["learning rate"] == "0.0024 after 20 epochs of warm-up"
-    assert notes["hidden blocks"] == "48 of 8 x 8 = 64"
+    assert notes["masked blocks"] == "48 of 8 x 8 = 64"
