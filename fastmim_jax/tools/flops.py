@@ -1,10 +1,12 @@
-"""Matrix FLOPs of a function, counted in its jaxpr: exact, and right inside scans."""
+"""Matrix FLOPs of a function, counted exactly in its jaxpr, scans included."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
-PEAK_TFLOPS = {  # dense bfloat16, per device, as printed by the makers
+PEAK_TFLOPS = {  # dense bfloat16, per device, from the data sheets
     "NVIDIA H100": 989,
     "NVIDIA H200": 989,
     "NVIDIA A100": 312,
@@ -15,8 +17,12 @@ PEAK_TFLOPS = {  # dense bfloat16, per device, as printed by the makers
 }
 
 
-def matrix_flops(function, *args):
-    """FLOPs (2 per multiply-add) of all matrix products and convolutions of function(*args).
+def matrix_flops(function: Callable, *args: Any) -> int:
+    """Return the FLOPs (2 per multiply-add) of all matrix products and convolutions of function(*args).
+
+    Args:
+      function: traceable by JAX.
+      *args: its arguments, arrays or ShapeDtypeStructs.
 
     Raises:
       NotImplementedError: a while loop, whose length is unknown.
@@ -39,12 +45,12 @@ def _count(jaxpr):
         elif name == "while":
             raise NotImplementedError("a while loop has no fixed number of FLOPs")
         else:
-            times = params.get("length", 1) if name == "scan" else 1
-            total += times * sum(_count(inner) for inner in _inner(params))
+            repeats = params.get("length", 1) if name == "scan" else 1
+            total += repeats * sum(_count(inner) for inner in _inner_jaxprs(params))
     return total
 
 
-def _inner(params):
+def _inner_jaxprs(params):
     for value in params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
             item = getattr(item, "jaxpr", item)
@@ -52,8 +58,8 @@ def _inner(params):
                 yield item
 
 
-def peak_flops(device_kind):
-    """FLOP/s of a device in bfloat16, or None where it is not known."""
+def peak_flops(device_kind: str) -> float | None:
+    """Return the FLOP/s of a device in bfloat16, or None if it is not in PEAK_TFLOPS."""
     for name, tflops in PEAK_TFLOPS.items():
         if device_kind.startswith(name):
             return tflops * 1e12

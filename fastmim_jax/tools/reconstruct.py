@@ -1,43 +1,59 @@
-"""Pictures of what a model fills in: while it trains, and from any checkpoint."""
+"""Pictures of reconstructions, during pre-training and from any checkpoint, and of the loss curve."""
 
 import dataclasses
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.io import read_json_lines
+from fastmim_jax.mim.method import Method
 from fastmim_jax.mim.mixmim import MixMIM, partner
-from fastmim_jax.mim.targets.depiction import Histograms, Images
+from fastmim_jax.mim.output import Output
+from fastmim_jax.mim.targets.depiction import Histograms, Images, Maps
+from fastmim_jax.tools.draw.curve import draw_curve
 from fastmim_jax.tools.draw.glyphs import (
     ABSENT,
     DECODED,
     FILLED,
     VISIBLE,
-    not_predicted,
+    only_absent,
     shared_maximum,
-    told,
+    thrown_legend,
 )
 from fastmim_jax.tools.draw.pages import (
     Column,
-    draw_curve,
     draw_hog_reconstruction,
     draw_pixel_reconstruction,
-    marked,
+    marked_column,
 )
 from fastmim_jax.train.held_out import fixed_batches
-from fastmim_jax.train.inference import open_method
+from fastmim_jax.train.inference import MethodStage, open_method
 from fastmim_jax.train.loop import Hook
+from fastmim_jax.train.pretrain import PretrainStage
 from fastmim_jax.train.report import summarize
 from fastmim_jax.train.stage import open_held_out_data, open_training_data
 
 SHOWN = 6  # images in a picture
 
 
-def picture_hook(stage, workdir):
-    """A Hook that draws the same few images (held-out ones if there are any) and the curve so far."""
+class FilledImages(NamedTuple):
+    """Images whose masked patches are predictions.
+
+    images: (B, H, W, C), normalised. notes: what is taken from the truth, and the legend of patches without
+    a prediction. roles: (B, h, w) roles of the patches, see `glyphs`.
+    """
+
+    images: np.ndarray
+    notes: tuple[str, ...]
+    roles: np.ndarray
+
+
+def picture_hook(stage: PretrainStage, workdir: str | Path) -> Hook:
+    """Return a Hook that draws the same few images, held-out ones if there are any, and the loss curve."""
     source = open_held_out_data(stage.config) or open_training_data(stage.config)
     size, batches = fixed_batches(stage, source, SHOWN)
     folder = Path(workdir) / "pictures"
@@ -52,8 +68,8 @@ def picture_hook(stage, workdir):
     return Hook(stage.config.run.picture_every, draw_step)
 
 
-def draw_loss_curve(workdir):
-    """Writes pictures/curve.png from metrics.jsonl -> its path, or None before the first line."""
+def draw_loss_curve(workdir: str | Path) -> Path | None:
+    """Write pictures/curve.png from metrics.jsonl and return its path, or None without a logged loss."""
     lines = read_json_lines(Path(workdir) / "metrics.jsonl").records
     trained = [line for line in lines if "loss" in line]
     held_out = [line for line in lines if "eval_loss" in line]
@@ -74,7 +90,9 @@ def draw_loss_curve(workdir):
     )
 
 
-def reconstruct(workdir, images=None, count=SHOWN, step=None):
+def reconstruct(
+    workdir: str | Path, images: str | None = None, count: int = SHOWN, step: int | None = None
+) -> Path:
     """Draw reconstructions from a checkpoint of a work directory.
 
     Args:
@@ -109,105 +127,124 @@ def reconstruct(workdir, images=None, count=SHOWN, step=None):
     return draw(stage, output, normalized, loaded.step, count, path)
 
 
-def draw(stage, out, images, step, count, path):
-    """Draws the first `count` images of an Output as its target is depicted -> the path."""
-    method, (out, images) = stage.model, jax.device_get((out, images))
-    caption = f"step {step:,}, loss {float(out.loss):.4f} on these images"
-    out = out._replace(mask=out.mask > 0)
-    depiction = method.target.depict(out.prediction, out.target, images, method.output_stride)
-    denormalize = stage.reader.denormalize
+def draw(stage: MethodStage, output: Output, images: jax.Array, step: int, count: int, path: Path) -> Path:
+    """Draw the first images of a method's output in the form that its target depicts.
+
+    Args:
+      stage: the method.
+      output: of its forward pass.
+      images: (B, H, W, C), the normalised images of that pass.
+      step: for the caption.
+      count: number of images to draw.
+      path: PNG file.
+
+    Returns:
+      The path.
+    """
+    method, denormalize = stage.model, stage.reader.denormalize
+    output, images = jax.device_get((output, images))
+    caption = f"step {step:,}, loss {float(output.loss):.4f} on these images"
+    output = output._replace(mask=output.mask > 0)
+    label = method.target.label
+    depiction = method.target.depict(output.prediction, output.target, images, method.output_stride)
     if isinstance(depiction, Histograms):
-        shown = [denormalize(x[:count]) for x in (images, out.encoder_input)]
-        out, depiction = jax.tree.map(
-            lambda x: np.asarray(x)[:count] if np.ndim(x) else x, (out, depiction)
+        pixels = [denormalize(x[:count]) for x in (images, output.encoder_input)]
+        output, depiction = jax.tree.map(
+            lambda x: np.asarray(x)[:count] if np.ndim(x) else x, (output, depiction)
         )
-        return _draw_histograms(method.target.label, depiction, out, *shown, path, caption=caption)
+        return _draw_histograms(label, depiction, output, *pixels, path, caption)
     if isinstance(depiction, Images):
-        draw_columns = _mixture if isinstance(method, MixMIM) else _masked
-        columns, maps = draw_columns(method, out, images), []
+        make_columns = _mixture_columns if isinstance(method, MixMIM) else _masked_columns
+        image_columns, map_columns = make_columns(method, output, images), []
     else:
-        columns, maps = _inputs(out, images), _maps(method.target.label, depiction, out)
-    columns = [x._replace(images=denormalize(x.images)) for x in columns] + maps
-    columns = [x._replace(images=x.images[:count], roles=x.roles[:count]) for x in columns]
+        image_columns, map_columns = _input_columns(output, images), _map_columns(label, depiction, output)
+    columns = [x._replace(images=denormalize(x.images)) for x in image_columns] + map_columns
+    columns = [
+        column._replace(images=column.images[:count], roles=column.roles[:count]) for column in columns
+    ]
     return draw_pixel_reconstruction(columns, path, caption=caption)
 
 
-def _inputs(out, images):
-    """[Column of normalised images]: the images, and the encoder input."""
-    return [Column("original", "", images), Column("what the encoder saw", "", out.encoder_input)]
+def _input_columns(output: Output, images: np.ndarray) -> list[Column]:
+    """Return columns of normalised images: original and encoder input."""
+    return [Column("original", (), images), Column("encoder input", (), output.encoder_input)]
 
 
-def _masked(method, out, images):
-    """[Column of normalised images]: masked patches, filled in."""
-    filled, note, roles = _fill_in(method, out, out.mask, images)
-    note = f"hidden patches are predicted, visible ones are true{note}"
+def _masked_columns(method: Method, output: Output, images: np.ndarray) -> list[Column]:
+    """Return columns of normalised images: original, encoder input, masked patches filled in."""
+    filled = _fill_in(method, output, output.mask, images)
+    notes = "masked patches are predicted", "visible ones are true", *filled.notes
     return [
-        *_inputs(out, images),
-        Column("filled in", note, filled, not_predicted(roles)),
-        *marked(filled, roles),
+        *_input_columns(output, images),
+        Column("filled in", notes, filled.images, only_absent(filled.roles)),
+        *marked_column(filled.images, filled.roles),
     ]
 
 
-def _mixture(method, out, images):
-    """[Column of normalised images]: two images, their mixture, and both taken out of it."""
+def _mixture_columns(method: MixMIM, output: Output, images: np.ndarray) -> list[Column]:
+    """Return columns of normalised images: a pair, its mixture, and both reconstructed from the mixture."""
     partners = partial(partner, groups=method.noise_shape(images.shape)[0])
-    own, note, roles = _fill_in(method, out, out.mask, images)
-    # A mixture lacks of an image the cells that it has of the partner.
-    other, _, others = _fill_in(method, out, ~out.mask, images)
-    other, others = partners(other), partners(others)
+    own = _fill_in(method, output, output.mask, images)
+    # The cells of the partner that a mixture lacks are those that it has of the image itself.
+    other = _fill_in(method, output, ~output.mask, images)
+    other_images, other_roles = partners(other.images), partners(other.roles)
+    own_notes = "predicted where the mixture lacks it", *own.notes
+    other_notes = ("likewise, from the same mixture",)
     return [
-        Column("image", "", images),
-        Column("its partner", "", partners(images)),
-        Column("the mixture", "all that the encoder saw", out.encoder_input),
-        Column("image", f"where the mixture lacks it, predicted{note}", own, not_predicted(roles)),
-        *marked(own, roles),
-        Column("its partner", "likewise, from the same mixture", other, not_predicted(others)),
-        *marked(other, others),
+        Column("image", (), images),
+        Column("its partner", (), partners(images)),
+        Column("the mixture", ("the encoder input",), output.encoder_input),
+        Column("image", own_notes, own.images, only_absent(own.roles)),
+        *marked_column(own.images, own.roles),
+        Column("its partner", other_notes, other_images, only_absent(other_roles)),
+        *marked_column(other_images, other_roles),
     ]
 
 
-def _maps(label, maps, out):
-    """[Column in [0, 1]]: the predicted map in masked patches, and the true map."""
+def _map_columns(label: str, maps: Maps, output: Output) -> list[Column]:
+    """Return columns in [0, 1]: the predicted map in masked patches, and the true map."""
     low, high = (limit(maps.true, axis=(0, 1, 2)) for limit in (np.min, np.max))
     predicted, true = ((np.asarray(x) - low) / np.maximum(high - low, 1e-12) for x in maps)
-    roles = _roles(out, out.mask)
-    filled = np.where(_on_pixels(out.mask, true), predicted, true)
-    note = f"hidden patches are predicted, visible ones are true{told(not_predicted(roles))}"
+    roles = _patch_roles(output, output.mask)
+    filled = np.where(_upsample_mask(output.mask, true), predicted, true)
+    absent = only_absent(roles)
+    notes = "masked patches are predicted", "visible ones are true", *thrown_legend(absent)
     return [
-        Column(f"predicted {label}", note, filled, not_predicted(roles)),
-        *marked(filled, roles),
-        Column(f"true {label}", "", true),
+        Column(f"predicted {label}", notes, filled, absent),
+        *marked_column(filled, roles),
+        Column(f"true {label}", (), true),
     ]
 
 
-def _draw_histograms(label, histograms, out, images, encoder_input, path, caption):
+def _draw_histograms(label, histograms, output, images, encoder_input, path, caption):
     prediction, truth, normalized = histograms
-    roles = _roles(out, out.mask)
+    roles = _patch_roles(output, output.mask)
     side = prediction.shape[1] // roles.shape[1]
-    # Squared error shrinks unsure predictions towards zero; the header of the column gives the gain.
+    # Uncertain predictions shrink towards zero under a squared error: the gain, in the header, undoes it.
     strokes = dict(power=1.4, gain=1.5)
     if not normalized:
         strokes = dict(full=shared_maximum(prediction, truth), power=0.7)
-    roles, strokes = roles.repeat(side, 1).repeat(side, 2), dict(strokes, label=label, caption=caption)
-    return draw_hog_reconstruction(images, encoder_input, prediction, truth, roles, path, **strokes)
+    roles, text = roles.repeat(side, 1).repeat(side, 2), dict(label=label, caption=caption)
+    return draw_hog_reconstruction(images, encoder_input, prediction, truth, roles, path, **text, **strokes)
 
 
-def _fill_in(method, out, mask, images):
-    """-> images with predicted pixels in masked patches, words on the source of these, and all roles."""
-    size = method.output_stride
-    predicted, true, note = method.target.depict(out.prediction, out.target, images, size)
-    roles, note = _roles(out, mask), f"; {note}" if note else ""
-    filled = np.where(_on_pixels(mask, images), predicted, true)
-    return filled, note + told(not_predicted(roles)), roles
+def _fill_in(method: Method, output: Output, mask: np.ndarray, images: np.ndarray) -> FilledImages:
+    """Replace the masked patches of normalised images by their predictions; mask: (B, h, w) bool."""
+    predicted, true, note = method.target.depict(
+        output.prediction, output.target, images, method.output_stride
+    )
+    roles = _patch_roles(output, mask)
+    filled = np.where(_upsample_mask(mask, images), predicted, true)
+    return FilledImages(filled, ((note,) if note else ()) + thrown_legend(only_absent(roles)), roles)
 
 
-def _on_pixels(mask, images):
-    """(B, h, w) -> (B, H, W, 1), each cell repeated."""
+def _upsample_mask(mask, images):
+    """Repeat the cells of a mask, (B, h, w) -> (B, H, W, 1), to the size of images (B, H, W, ...)."""
     side = images.shape[1] // mask.shape[1]
     return mask.repeat(side, 1).repeat(side, 2)[..., None]
 
 
-def _roles(out, mask):
-    """(B, h, w) int of `glyphs`: the role of every patch under a mask."""
-    thrown = np.where(out.prediction.any(-1), FILLED, ABSENT)  # what was not predicted is exactly 0
-    return np.where(mask, np.where(out.thrown > 0, thrown, DECODED), VISIBLE)
+def _patch_roles(output, mask):
+    """Return the roles of patches, (B, h, w) int, for a mask (B, h, w) bool."""
+    thrown = np.where(output.prediction.any(-1), FILLED, ABSENT)  # a prediction of exactly 0 is absent
+    return np.where(mask, np.where(output.thrown > 0, thrown, DECODED), VISIBLE)

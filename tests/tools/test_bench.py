@@ -1,4 +1,4 @@
-"""What the bench tells of a fine-tuning config; of pre-training see test_reconstruct.py."""
+"""Figures of the bench, of pre-training and of fine-tuning."""
 
 import json
 
@@ -8,6 +8,7 @@ from fastmim_jax.data import image_reader
 from fastmim_jax.data.randaugment import RandAugment
 from fastmim_jax.tools import bench as benches
 from fastmim_jax.tools.bench import bench
+from helpers import small
 from helpers.commands import refused
 from helpers.labelled_images import tuning_config, write_images
 
@@ -19,42 +20,43 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def benched(folder, tmp_path_factory):
-    """(figures, what the loader was given, the folder of bench.json)."""
-    config, workdir, given = tuning_config(folder), tmp_path_factory.mktemp("out"), []
+    """(figures, options of the loader, the folder of bench.json)."""
+    config, workdir, calls = tuning_config(folder), tmp_path_factory.mktemp("out"), []
     config.augment.update(magnitude=7.0, mixup=0.8)
     make = image_reader.make_loader
 
-    def noted(*args, **options):
-        given.append(options)
+    def recorded(*args, **options):
+        calls.append(options)
         return make(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benches, "_reading_seconds", lambda batches: 0.5)
         patch.setattr(benches, "peak_flops", lambda kind: 1e12)
-        patch.setattr(image_reader, "make_loader", noted)
-        (found,) = bench(config, workdir)
-    return found, given, workdir
+        patch.setattr(image_reader, "make_loader", recorded)
+        (figures,) = bench(config, workdir)
+    return figures, calls, workdir
 
 
-def test_the_figures_of_fine_tuning_fit_together(benched):
-    found, _, workdir = benched
-    assert found["images_per_second"] == pytest.approx(16 / found["step_seconds"])
-    gflops = found["training_gflops_per_image"]
-    assert found["tflops"] == pytest.approx(gflops * found["images_per_second"] / 1e3)
-    assert found["mfu"] == pytest.approx(found["tflops"] / 8)  # of 8 devices with 1 TFLOP/s each
-    assert found["reading_images_per_second"] == 32
-    assert found["binds"] == ("reading" if found["step_seconds"] < 0.5 else "the step")
-    assert not any("hog" in name for name in found)
-    assert json.loads((workdir / "bench.json").read_text()) == [found]
+def test_the_figures_of_fine_tuning_are_consistent(benched):
+    figures, _, workdir = benched
+    assert figures["images_per_second"] == pytest.approx(16 / figures["step_seconds"])
+    gflops = figures["training_gflops_per_image"]
+    assert figures["tflops"] == pytest.approx(gflops * figures["images_per_second"] / 1e3)
+    assert figures["mfu"] == pytest.approx(figures["tflops"] / 8)  # of 8 devices with 1 TFLOP/s each
+    assert figures["reading_images_per_second"] == 32
+    expected = "reading" if figures["step_seconds"] < 0.5 else "the training step"
+    assert figures["bottleneck"] == expected
+    assert not any("hog" in name for name in figures)
+    assert json.loads((workdir / "bench.json").read_text()) == [figures]
 
 
 def test_flops_are_those_of_the_classifier(benched):
-    """A ViT 32 wide: 16 patches of 8 x 8 and a cls token, 2 blocks, 3 classes; backward is twice that."""
-    found, *_ = benched
+    """A ViT of width 32: 16 patches of 8 x 8 and a cls token, 2 blocks, 3 classes; backward costs twice."""
+    figures, *_ = benched
     tokens, width = 17, 32
     block = 2 * tokens * width * (3 + 1 + 4 + 4) * width + 2 * 2 * tokens**2 * width
     forward = 2 * 16 * (8 * 8 * 3) * width + 2 * block + 2 * width * 3
-    assert found["training_gflops_per_image"] == pytest.approx(3 * forward / 1e9)
+    assert figures["training_gflops_per_image"] == pytest.approx(3 * forward / 1e9)
 
 
 def test_reading_is_measured_with_randaugment(benched):
@@ -63,15 +65,23 @@ def test_reading_is_measured_with_randaugment(benched):
     assert options["batch_size"] == 16
 
 
-def test_where_the_peak_is_not_known_there_is_no_mfu(monkeypatch, folder, capsys):
+def test_without_the_peak_of_the_device_there_is_no_mfu(monkeypatch, folder, capsys):
     monkeypatch.setattr(benches, "_reading_seconds", lambda batches: 1e-9)
-    (found,) = bench(tuning_config(folder))
-    assert "mfu" not in found and found["binds"] == "the step"
+    (figures,) = bench(tuning_config(folder))
+    assert "mfu" not in figures and figures["bottleneck"] == "the training step"
     printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in printed] == list(found)
+    assert [line.split()[0] for line in printed] == list(figures)
 
 
 def test_a_classifier_without_backbone_or_classes_is_refused(capsys, folder):
     words = ["bench", "--config=configs/finetune.py"]
     assert "backbone.name is not set" in refused(capsys, *words, f"--config.data.path={folder}")
     assert "no class folders" in refused(capsys, *words, f"--config.data.path={folder / 'red'}")
+
+
+def test_the_figures_of_pretraining_include_hog(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(benches, "_reading_seconds", lambda batches: 0.5)
+    (figures,) = bench(small.config(), tmp_path)
+    assert figures["hog_share_of_step"] > 0 and figures["images_per_second"] > 0
+    assert figures["reading_images_per_second"] == 32
+    assert (tmp_path / "bench.json").exists() and "hog_share_of_step" in capsys.readouterr().out

@@ -38,7 +38,7 @@ def test_gradients_remat_and_loops_of_fixed_length():
 
     # 2 products forward, 2 for the kernel and 1 for the input of the second layer.
     assert matrix_flops(gradient(layer), w) == 5 * product
-    assert matrix_flops(gradient(jax.checkpoint(layer)), w) == 7 * product  # 2 computed again
+    assert matrix_flops(gradient(jax.checkpoint(layer)), w) == 7 * product  # remat recomputes 2
 
     def loop(w, x):
         return jax.lax.fori_loop(0, 9, lambda turn, x: layer(w, x), x)
@@ -59,5 +59,5 @@ def test_scanned_layers_count_as_much_as_unrolled_ones(name):
     assert counts[0] == counts[1] > 0
 
 
-def test_peaks_are_known_by_kind():
+def test_peak_of_a_device_kind():
     assert peak_flops("NVIDIA H200 SXM") == 989e12 and peak_flops("cpu") is None

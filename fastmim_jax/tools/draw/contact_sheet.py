@@ -1,11 +1,17 @@
-"""A contact sheet of one training batch as the network sees it, to look at before a run is begun."""
+"""A contact sheet of the first training batch as the network sees it, to check before a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
 from fastmim_jax.build import create_reader
-from fastmim_jax.data.sources import labelled
+from fastmim_jax.data.image_reader import ImageReader
+from fastmim_jax.data.sources import Source, labelled
 from fastmim_jax.stages import at_stage
 from fastmim_jax.tools.draw.pages import (
     GAP,
@@ -13,9 +19,10 @@ from fastmim_jax.tools.draw.pages import (
     PAGE,
     TITLE,
     as_rgb,
-    channels_shown,
+    channels_note,
     compose,
     enlarge,
+    line_height,
     panel_scale,
     save_png,
     wrap,
@@ -28,20 +35,22 @@ from fastmim_jax.validate import check_values
 from fastmim_jax.validate.training import check_data
 
 COLUMNS, SHOWN = 6, 24
-CAPTION = 14  # height of its letters, pixels
-LEAST = 0.005  # share from which on a class is named
+CAPTION_FONT = 14  # pixels
+MIN_SHARE = 0.005  # smallest share of a class that is named
+
+Shares = list[tuple[str, float]]  # classes of an image and their shares, largest first
 
 
-def show_batch(config, path):
-    """Draws the first images that training would see, after everything that is done to them.
+def show_batch(config: ConfigDict, path: str | Path) -> Path:
+    """Draw the first images of training after all augmentation.
 
     Args:
-      config: of pre-training (its first stage), or of fine-tuning, where the classes stand below. The
-        backbone may be left open: nothing is computed with it.
+      config: of pre-training (its first stage), or of fine-tuning, with the classes as captions. The
+        backbone may be unset: it is not used.
       path: PNG file.
 
     Returns:
-      The path written.
+      The path.
 
     Raises:
       UserError: the config or its data cannot be used.
@@ -56,54 +65,60 @@ def show_batch(config, path):
     return save_png(sheet, path)
 
 
-def mixture(shares, classes):
-    """ "cat 63 % + dog 37 %" from the share of every class, (K,); "cat" where there is one alone."""
-    order = [k for k in np.argsort(-shares, kind="stable") if shares[k] >= LEAST]
-    if len(order) == 1:
-        return classes[order[0]]
-    return " + ".join(f"{classes[k]} {shares[k]:.0%}".replace("%", " %") for k in order)
+def class_shares(targets: np.ndarray, classes: Sequence[str]) -> Shares:
+    """Return the classes with a share of at least MIN_SHARE of an image from its targets, (K,)."""
+    ranking = np.argsort(-targets, kind="stable")
+    return [(classes[k], float(targets[k])) for k in ranking if targets[k] >= MIN_SHARE]
 
 
-def unsmoothed(targets, smoothing):
-    """(B, K) targets as they were before label smoothing; as they are where it left nothing of them."""
+def unsmoothed(targets: np.ndarray, smoothing: float) -> np.ndarray:
+    """Return (B, K) targets without their label smoothing; unchanged for smoothing = 1."""
     return targets if smoothing == 1 else (targets - smoothing / targets.shape[1]) / (1 - smoothing)
 
 
-def _groups(wanted, count):
-    """As many groups of so few images as leave an even number in each, no more than the config wants."""
-    fitting = [groups for groups in range(1, wanted + 1) if count % (2 * groups) == 0]
+def _mix_groups(largest, count):
+    """Return the largest number of groups up to `largest` that divides `count` images into even groups."""
+    fitting = [groups for groups in range(1, largest + 1) if count % (2 * groups) == 0]
     return max(fitting, default=1)
 
 
-def _first_batch(config, reader, count):
-    """Return normalised images (B, H, W, C) of the first batch and the caption of each."""
+def _first_batch(config: ConfigDict, reader: ImageReader, count: int) -> tuple[np.ndarray, list[Shares]]:
+    """Return normalised images (B, H, W, C) of the first batch and the class shares of each."""
     source = open_training_data(config)
     if "method" in config:
         batch = _read(reader, source, config.seed, count)
-        return np.asarray(reader.normalize(batch["image"], batch["flip"])), [""] * count
+        return np.asarray(reader.normalize(batch["image"], batch["flip"])), [[]] * count
     classes, augment = labelled(source).classes, config.augment
     batch = _read(reader, source, config.seed, count, **host_augmentation(augment))
-    groups = _groups(augment.mix_groups, count)
+    groups = _mix_groups(augment.mix_groups, count)
     augmented = device_augmentation(augment, reader.normalize, len(classes), groups)
     key = jax.random.fold_in(run_key(config.seed), 0)  # of the first step
     images, targets = jax.device_get(jax.jit(augmented)(key, batch))
-    shares = unsmoothed(targets, augment.label_smoothing)
-    return images, [mixture(row, classes) for row in shares]
+    targets = unsmoothed(targets, augment.label_smoothing)
+    return images, [class_shares(row, classes) for row in targets]
 
 
-def _read(reader, source, seed, count, **augmentation):
+def _read(
+    reader: ImageReader, source: Source, seed: int, count: int, **augmentation: Any
+) -> dict[str, np.ndarray]:
     with reader.random_crops(source, batch_size=count, seed=seed, **augmentation) as loader:
         return next(iter(loader))
 
 
 def _sheet(images, captions, footer):
-    """A page of rows of COLUMNS pictures with their captions; images (B, H, W, C) in [0, 1]."""
+    """Compose a page of COLUMNS pictures per row, with captions.
+
+    Args:
+      images: (B, H, W, C) in [0, 1].
+      captions: class shares of each image, empty for none.
+      footer: see `compose`.
+    """
     pictures = as_rgb(images)
     scale = panel_scale(*pictures.shape[1:3])
     height, width = (round(side * scale) for side in pictures.shape[1:3])
-    font = ImageFont.load_default(CAPTION)
-    lines = [_lines(caption, font, max(width, NARROWEST)) for caption in captions]
-    below = max(map(len, lines)) * round(CAPTION * 1.3)
+    font = ImageFont.load_default(CAPTION_FONT)
+    lines = [_caption_lines(shares, font, max(width, NARROWEST)) for shares in captions]
+    below = max(map(len, lines)) * line_height(CAPTION_FONT)
     panels = [
         _panel(enlarge(picture, height, width), text, below, font)
         for picture, text in zip(pictures, lines, strict=True)
@@ -111,18 +126,22 @@ def _sheet(images, captions, footer):
     columns = min(COLUMNS, len(panels))
     panels += [np.full_like(panels[0], PAGE)] * (-len(panels) % columns)
     rows = [panels[first : first + columns] for first in range(0, len(panels), columns)]
-    return compose(rows, [("", "")] * columns, footer)
+    return compose(rows, [("", ())] * columns, footer)
 
 
-def _lines(caption, font, width):
-    """The caption in one line, or else each of its classes in lines of its own."""
+def _caption_lines(shares, font, width):
+    """Return a caption as one line, "cat 63 % + dog 37 %", or with lines of its own for each class."""
+    names = [name for name, _ in shares]
+    if len(shares) > 1:
+        names = [f"{name} {100 * share:.0f} %" for name, share in shares]
+    caption = " + ".join(names)
     if font.getlength(caption) <= width:
         return [caption] if caption else []
-    return [line for part in caption.split(" + ") for line in wrap(part, font, width)]
+    return [line for name in names for line in wrap(name, font, width)]
 
 
 def _panel(picture, lines, below, font):
-    """A picture with lines of text on the page below it -> (h, w, 3) uint8."""
+    """Return a picture with lines of text on `below` pixels of page under it, (h, w, 3) uint8."""
     if not below:
         return picture
     height, width = picture.shape[:2]
@@ -134,16 +153,16 @@ def _panel(picture, lines, below, font):
 
 def _footer(config, shown, batch_size):
     data = config.data
-    parts = [
+    notes = [
         f"the first {shown} of a batch of {batch_size:,}, as the network sees them, "
         f"{data.image_size[0]} x {data.image_size[1]} pixels",
         f"crops of {data.crop_scale[0]:.0%} to {data.crop_scale[1]:.0%} of the area",
     ]
     if "augment" in config:
         augment = config.augment
-        parts += [
+        notes += [
             f"RandAugment {augment.magnitude:g}, random erasing {augment.random_erasing:g}, "
             f"mixup {augment.mixup:g}, cutmix {augment.cutmix:g}, "
-            f"mixed here in groups of {shown // _groups(augment.mix_groups, shown)}"
+            f"mixed here in groups of {shown // _mix_groups(augment.mix_groups, shown)}"
         ]
-    return "  |  ".join(part for part in [*parts, channels_shown(data.channels)] if part)
+    return [*notes, channels_note(data.channels)]

@@ -1,80 +1,97 @@
-"""Pictures of what a model fills in, and of its loss: PNG files with honest labels.
+"""Pages of labelled pictures: rows of panels under column headers, saved as PNG.
 
-Pure numpy and Pillow (matplotlib for the curve only), so that drawing never touches a device.
+NumPy and Pillow only: drawing uses no device.
 """
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fastmim_jax.errors import UserError
 from fastmim_jax.io import atomic_write
 from fastmim_jax.tools.draw import glyphs
-from fastmim_jax.tools.draw.glyphs import ABSENT, VISIBLE, told
+from fastmim_jax.tools.draw.glyphs import ABSENT, VISIBLE, thrown_legend
 
 PAGE, TITLE, NOTE, LINE = (24, 26, 31), (236, 238, 242), (158, 164, 175), (62, 66, 75)
-TRAINED, HELD_OUT = glyphs.PREDICTED_INK, glyphs.FILLED_INK
-PANEL, WIDEST, NARROWEST, GAP, MARGIN = 256, 448, 200, 14, 24
+PANEL, WIDEST, NARROWEST, GAP, MARGIN = 256, 448, 200, 14, 24  # pixels
+TITLE_FONT, NOTE_FONT = 17, 13  # pixels
+LEADING = 1.3  # line height / font size
 
 
 class Column(NamedTuple):
-    """Images of a page, (n, H, W, C) in [0, 1], and what is said over them.
+    """A column of images on a page.
 
-    The note stands under the title in small; of predicted pixels it must say what is taken from the truth.
-    Patches are marked by their roles, (n, h, w) as in `glyphs`, if there are any.
+    title: text above it. notes: small text below the title; of predicted pixels they must say what is
+    taken from the truth. images: (n, H, W, C) in [0, 1]. roles: (n, h, w) roles of the patches (see
+    `glyphs`), which are marked; empty to mark none.
     """
 
     title: str
-    note: str
+    notes: tuple[str, ...]
     images: np.ndarray
     roles: np.ndarray | tuple = ()
 
 
-def as_rgb(images):
+class PanelColumn(NamedTuple):
+    """A column of a page, ready to paste; panels: (h, w, 3) uint8 pictures of one size."""
+
+    title: str
+    notes: tuple[str, ...]
+    panels: list[np.ndarray]
+
+
+def as_rgb(images: np.ndarray) -> np.ndarray:
     """(n, H, W, C) floats in [0, 1] -> (n, H, W, 3) uint8: gray for C < 3, else three channels."""
     images = np.nan_to_num(np.asarray(images, np.float64))
     shown = images[..., :3] if images.shape[-1] >= 3 else images[..., :1].repeat(3, axis=-1)
     return np.rint(np.clip(shown, 0, 1) * 255).astype(np.uint8)
 
 
-def channels_shown(channels):
-    """One sentence on which channels `as_rgb` shows, empty when it shows them all."""
+def channels_note(channels: int) -> str:
+    """Return a note on which channels `as_rgb` shows, empty if it shows all of them."""
     if channels in (1, 3):
         return ""
     return f"channel 1 of {channels} shown" if channels < 3 else f"channels 1-3 of {channels} shown"
 
 
-def panel_scale(height, width):
-    """Magnification that makes a panel `PANEL` high, or at most `WIDEST` wide."""
+def panel_scale(height: int, width: int) -> float:
+    """Return the magnification that makes a panel `PANEL` high, but at most `WIDEST` wide."""
     return min(PANEL / height, WIDEST / width)
 
 
-def enlarge(picture, height, width, hidden=None):
-    """(H, W, 3) uint8 -> (height, width, 3); `hidden` (h, w) bool cells keep hard edges."""
+def enlarge(picture: np.ndarray, height: int, width: int, sharp: np.ndarray | None = None) -> np.ndarray:
+    """Resize a picture, bicubic.
+
+    Args:
+      picture: (H, W, 3) uint8.
+      height, width: of the result.
+      sharp: (h, w) bool, patches whose edges stay sharp, or None.
+
+    Returns:
+      (height, width, 3) uint8.
+    """
     picture = Image.fromarray(picture)
     smooth = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
-    if hidden is None:
+    if sharp is None:
         return smooth
-    # Bicubic would let visible pixels ring into the mask's flat colour.
-    sharp = np.asarray(picture.resize((width, height), Image.Resampling.NEAREST))
-    cells = Image.fromarray(hidden.astype(np.uint8) * 255)
-    inside = np.asarray(cells.resize((width, height), Image.Resampling.NEAREST)) > 0
-    return np.where(inside[..., None], sharp, smooth)
+    # Bicubic would let visible pixels ring into the flat colour of the mask.
+    nearest = np.asarray(picture.resize((width, height), Image.Resampling.NEAREST))
+    patches = Image.fromarray(sharp.astype(np.uint8) * 255)
+    inside = np.asarray(patches.resize((width, height), Image.Resampling.NEAREST)) > 0
+    return np.where(inside[..., None], nearest, smooth)
 
 
-def marked(images, roles):
-    """[Column] that tells visible, decoded and thrown patches apart, beside one of the same images.
-
-    Empty where nothing was thrown.
-    """
-    note = f"amber: decoded{told(roles)}; the rest: visible"
-    return [Column("the same, marked", note, images, roles)] if told(roles) else []
+def marked_column(images: np.ndarray, roles: np.ndarray) -> list[Column]:
+    """Return a Column that marks visible, decoded and thrown patches, or no Column if none was thrown."""
+    legend = thrown_legend(roles)
+    notes = ("amber: decoded", *legend, "the rest: visible")
+    return [Column("the same, marked", notes, images, roles)] if legend else []
 
 
-def wrap(text, font, width):
-    """Lines of `text`, each at most `width` pixels unless a single word is longer."""
+def wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """Break text into lines of at most `width` pixels, or of a single longer word."""
     lines = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:
@@ -84,49 +101,60 @@ def wrap(text, font, width):
     return lines
 
 
-def write_lines(draw, lines, x, y, font, colour):
-    """Draws `lines` downwards from (x, y) and returns the y below the last one."""
-    step = round(font.size * 1.3)
+def line_height(font_size: float) -> int:
+    """Return the distance between lines in pixels."""
+    return round(font_size * LEADING)
+
+
+def write_lines(
+    draw: ImageDraw.ImageDraw,
+    lines: Iterable[str],
+    x: int,
+    y: int,
+    font: ImageFont.FreeTypeFont,
+    colour: tuple,
+) -> None:
+    """Draw lines of text downwards from (x, y)."""
     for i, line in enumerate(lines):
-        draw.text((x, y + i * step), line, font=font, fill=colour)
-    return y + len(lines) * step
+        draw.text((x, y + i * line_height(font.size)), line, font=font, fill=colour)
 
 
-def compose(rows, headers, footer):
-    """One page: a row of panels an image, a header over each column, a footer under all.
+def compose(
+    rows: Sequence[Sequence[np.ndarray]],
+    headers: Sequence[tuple[str, Sequence[str]]],
+    footer: Iterable[str],
+) -> Image.Image:
+    """Compose a page: a row of panels per image, a header over each column, a footer below.
 
     Args:
-      rows: list of rows, each a list of (h, w, 3) uint8 panels of one size.
-      headers: (title, note) of each column; notes are small and wrapped to the column.
-      footer: text under the panels, wrapped to the page, may be empty.
-
-    Returns:
-      PIL image.
+      rows: rows of (h, w, 3) uint8 panels of one size.
+      headers: (title, notes) of each column; notes are small and wrapped to the column.
+      footer: notes below the panels, wrapped to the page; empty ones are left out.
     """
     height, width = rows[0][0].shape[:2]
     column = max(width, NARROWEST)
     page_width = 2 * MARGIN + len(headers) * column + (len(headers) - 1) * GAP
-    large, small = ImageFont.load_default(17), ImageFont.load_default(13)
+    large, small = ImageFont.load_default(TITLE_FONT), ImageFont.load_default(NOTE_FONT)
     titles = [wrap(title, large, column) for title, _ in headers]
-    notes = [wrap(note, small, column) for _, note in headers]
-    feet = wrap(footer, small, page_width - 2 * MARGIN)
-    below_titles = MARGIN + max(map(len, titles)) * round(17 * 1.3) + 2
-    top = below_titles + max(map(len, notes)) * round(13 * 1.3) + 10
+    notes = [wrap("; ".join(notes), small, column) for _, notes in headers]
+    footer = wrap("  |  ".join(filter(None, footer)), small, page_width - 2 * MARGIN)
+    notes_top = MARGIN + max(map(len, titles)) * line_height(TITLE_FONT) + 2
+    top = notes_top + max(map(len, notes)) * line_height(NOTE_FONT) + 10
     bottom = top + len(rows) * height + (len(rows) - 1) * GAP
-    foot = (14 + len(feet) * round(13 * 1.3)) if feet else 0
-    page = Image.new("RGB", (page_width, bottom + foot + MARGIN), PAGE)
+    footer_height = (14 + len(footer) * line_height(NOTE_FONT)) if footer else 0
+    page = Image.new("RGB", (page_width, bottom + footer_height + MARGIN), PAGE)
     draw = ImageDraw.Draw(page)
     for c in range(len(headers)):
         left = MARGIN + c * (column + GAP)
         write_lines(draw, titles[c], left, MARGIN - 4, large, TITLE)
-        write_lines(draw, notes[c], left, below_titles, small, NOTE)
+        write_lines(draw, notes[c], left, notes_top, small, NOTE)
         for r, row in enumerate(rows):
             page.paste(Image.fromarray(row[c]), (left, top + r * (height + GAP)))
-    write_lines(draw, feet, MARGIN, bottom + 14, small, NOTE)
+    write_lines(draw, footer, MARGIN, bottom + 14, small, NOTE)
     return page
 
 
-def save_png(image, path):
+def save_png(image: Image.Image, path: str | Path) -> Path:
     """Write a PIL image atomically as a PNG file and return its path."""
     path = Path(path)
     with atomic_write(path) as temporary:
@@ -134,202 +162,106 @@ def save_png(image, path):
     return path
 
 
-def _footer(caption, images):
-    parts = [caption, channels_shown(np.shape(images)[-1])]
-    return "  |  ".join(part for part in parts if part)
-
-
 def draw_hog_reconstruction(
-    images, seen, prediction, target, roles, path, *, label="HOG", caption="", full=1.0, power=2.0, gain=1.0
-):
-    """PNG with a row an image: original, what the encoder saw, predicted histograms, true histograms.
+    images: np.ndarray,
+    encoder_input: np.ndarray,
+    prediction: np.ndarray,
+    target: np.ndarray,
+    roles: np.ndarray,
+    path: str | Path,
+    *,
+    label: str = "HOG",
+    caption: str = "",
+    full: float = 1.0,
+    power: float = 2.0,
+    gain: float = 1.0,
+) -> Path:
+    """Write a PNG with a row per image: original, encoder input, predicted histograms, true histograms.
 
-    Where something was thrown, what the encoder saw stands there a second time, marked by roles.
+    If patches were thrown, one more column has the encoder input with all patches marked by their role.
 
     Args:
-      images, seen: (n, H, W, C) in [0, 1]; `seen` has the mask's colour in hidden patches.
-      prediction, target: (n, h, w, C, bins) of the same units, one histogram a cell and channel.
-      roles: (n, h, w), what every cell is, see `glyphs`; True and False are decoded and visible.
+      images: (n, H, W, C) in [0, 1].
+      encoder_input: the same with the mask's colour in masked patches.
+      prediction, target: (n, h, w, C, bins) of the same units, one histogram per cell and channel.
+      roles: (n, h, w) roles of the cells, see `glyphs`; True counts as decoded and False as visible.
       label: name of the histograms in the titles.
       caption: footer, such as the step and the loss.
-      full, power: stroke scaling; the defaults suit L2-normalised HOG. Raw sums want
+      full, power: scaling of strokes; the defaults suit L2-normalised HOG. Raw sums need
         full=glyphs.shared_maximum(prediction, target), power=0.7.
-      gain: magnifies the prediction on the picture, and the header says so: a mean-squared error
-        shrinks uncertain predictions, so an early one is faint at gain 1.
+      gain: magnification of the prediction, which the header states: a mean-squared error shrinks
+        uncertain predictions, so early ones are faint at gain 1.
 
     Returns:
-      The path written.
+      The path.
+
+    Raises:
+      ValueError: shapes that differ.
     """
     roles, prediction, target = np.asarray(roles, int), np.asarray(prediction), np.asarray(target)
     if not prediction.shape == target.shape == (*roles.shape, *target.shape[3:]):
         raise ValueError(
-            f"prediction {prediction.shape}, target {target.shape}, roles {roles.shape} disagree"
+            f"prediction {prediction.shape}, target {target.shape}, roles {roles.shape}: expected equal "
+            "(n, h, w), and prediction and target of one shape"
         )
-    hidden = roles != VISIBLE
-    _, h, w = hidden.shape
-    # Whole pixels a cell keep all strokes of a kind identical; below 8 they are unreadable.
+    h, w = roles.shape[1:]
+    # Integer pixels per cell make equal strokes look equal; below 8 they are unreadable.
     scale = max(8, round(panel_scale(h, w)))
-    size, strength = (h * scale, w * scale), {"full": full, "power": power}
-    masked = [enlarge(x, *size, hidden=where) for x, where in zip(as_rgb(seen), hidden, strict=True)]
-    guesses = zip(gain * prediction, target, roles, strict=True)
-    magnified = "" if gain == 1 else f" x{gain:.3g}"
-    predicted = f"amber: hidden cells, predicted{magnified}{told(roles)}; gray: visible cells, true"
+    size, strokes = (h * scale, w * scale), {"full": full, "power": power}
+    truth = [glyphs.hog_glyphs(x, scale, **strokes) for x in target]
     columns = [
-        ("original", "", [enlarge(x, *size) for x in as_rgb(images)]),
-        ("what the encoder saw", f"{hidden.mean():.0%} hidden", masked),
-        *(_filled(column, size) for column in marked(seen, roles)),
-        (
-            f"predicted {label}",
-            predicted,
-            [glyphs.hidden_prediction(*x, scale, **strength) for x in guesses],
-        ),
-        (
-            f"true {label}",
-            "all cells; strokes lie along the edges",
-            [glyphs.hog_glyphs(x, scale, **strength) for x in target],
-        ),
+        PanelColumn("original", (), [enlarge(x, *size) for x in as_rgb(images)]),
+        _encoder_input_column(encoder_input, roles != VISIBLE, size),
+        *(_panel_column(column, size) for column in marked_column(encoder_input, roles)),
+        _prediction_column(label, prediction, target, roles, scale, gain, strokes),
+        PanelColumn(f"true {label}", ("all cells", "strokes lie along the edges"), truth),
     ]
-    return _save_page(columns, path, _footer(caption, images))
+    return _save_page(columns, path, caption, np.shape(images)[-1])
 
 
-def draw_pixel_reconstruction(columns, path, *, caption=""):
-    """PNG with a row an image.
+def _encoder_input_column(images, masked, size):
+    panels = [enlarge(x, *size, sharp=cells) for x, cells in zip(as_rgb(images), masked, strict=True)]
+    return PanelColumn("encoder input", (f"{masked.mean():.0%} masked",), panels)
+
+
+def _prediction_column(label, prediction, target, roles, scale, gain, strokes):
+    amber = "amber: masked cells, predicted" + ("" if gain == 1 else f" x{gain:.3g}")
+    notes = (amber, *thrown_legend(roles), "gray: visible cells, true")
+    images = zip(gain * prediction, target, roles, strict=True)
+    return PanelColumn(
+        f"predicted {label}", notes, [glyphs.prediction_glyphs(*x, scale, **strokes) for x in images]
+    )
+
+
+def draw_pixel_reconstruction(columns: Sequence[Column], path: str | Path, *, caption: str = "") -> Path:
+    """Write a PNG with a row per image.
 
     Args:
-      columns: a Column each.
+      columns: the columns of images.
       caption: footer, such as the step and the loss.
 
     Returns:
-      The path written.
+      The path.
     """
-    first = np.asarray(columns[0].images)
-    scale = panel_scale(*first.shape[1:3])
-    size = tuple(round(side * scale) for side in first.shape[1:3])
-    return _save_page([_filled(column, size) for column in columns], path, _footer(caption, first))
+    height, width, channels = np.shape(columns[0].images)[1:]
+    scale = panel_scale(height, width)
+    size = round(height * scale), round(width * scale)
+    return _save_page([_panel_column(column, size) for column in columns], path, caption, channels)
 
 
-def _filled(column, size):
-    """A Column -> its title, note and panels of that (height, width)."""
+def _panel_column(column, size):
+    """Enlarge the images of a Column to (height, width), with their patches marked."""
     pictures, roles = as_rgb(column.images), column.roles
     if not len(roles):
-        return column.title, column.note, [enlarge(picture, *size) for picture in pictures]
+        return PanelColumn(column.title, column.notes, [enlarge(picture, *size) for picture in pictures])
     panels = [
-        enlarge(glyphs.mark(picture, role), *size, hidden=role == ABSENT)
+        enlarge(glyphs.mark_patches(picture, role), *size, sharp=role == ABSENT)
         for picture, role in zip(pictures, roles, strict=True)
     ]
-    return column.title, column.note, panels
+    return PanelColumn(column.title, column.notes, panels)
 
 
-def _save_page(columns, path, footer):
-    """Writes a page of columns, each its title, note and panels."""
-    rows = list(zip(*(panels for *_, panels in columns), strict=True))
-    return save_png(compose(rows, [header for *header, _ in columns], footer), path)
-
-
-def running_mean(values, window):
-    """(n,) -> (n,): centred mean over `window` (odd) entries, fewer at the ends."""
-    half = window // 2
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    at = np.arange(len(values))
-    start, stop = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))
-    return (total[stop] - total[start]) / (stop - start)
-
-
-def spread(heights, least):
-    """Heights of labels, pushed up in rank order until neighbours differ by at least `least`."""
-    moved = np.array(heights, np.float64)
-    order = np.argsort(moved, kind="stable")
-    for low, high in zip(order[:-1], order[1:], strict=True):
-        moved[high] = max(moved[high], moved[low] + least)
-    return moved
-
-
-def _in_order(steps, losses):
-    """Finite points sorted by step, and how many points were not finite."""
-    steps, losses = np.asarray(steps, np.float64), np.asarray(losses, np.float64)
-    order = np.argsort(steps, kind="stable")
-    order = order[np.isfinite(losses[order])]
-    return steps[order], losses[order], len(losses) - len(order)
-
-
-def _dark_axes(axes):
-    axes.set_facecolor(_css(PAGE))
-    axes.grid(axis="y", color=_css(LINE), linewidth=0.6)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_css(LINE))
-    axes.tick_params(colors=_css(NOTE), length=0, labelsize=9)
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
-    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    axes.set_xlabel("step", color=_css(NOTE))
-    axes.set_ylabel("loss", color=_css(NOTE))
-
-
-def _css(colour):
-    """RGB 0..255 -> "#rrggbb"."""
-    return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
-def _draw_baselines(axes, baselines):
-    """Dashed lines across, each named beyond its right end, where no curve runs."""
-    low, high = axes.get_ylim()
-    places = spread(list(baselines.values()), 0.1 * (high - low))
-    beside = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 9}
-    for (name, value), place in zip(baselines.items(), places, strict=True):
-        axes.axhline(value, color=_css(NOTE), linewidth=1, dashes=(5, 4))
-        axes.text(1.01, place, f"{name}\n{value:.4g}", color=_css(NOTE), **beside)
-
-
-def _draw_stages(axes, stages):
-    """A thin upright line where each stage begins, named at its foot."""
-    foot = {"transform": axes.get_xaxis_transform(), "va": "bottom", "fontsize": 9}
-    for name, step in stages.items():
-        axes.axvline(step, color=_css(LINE), linewidth=1)
-        axes.text(step, 0.01, f" {name}", color=_css(NOTE), **foot)
-
-
-def draw_curve(path, steps, losses, *, baselines=None, evals=None, stages=None, title=""):
-    """PNG of a loss curve: raw values thin, their running mean bold, held-out losses as dots.
-
-    Args:
-      steps, losses: (n,) of the training log, in any order; non-finite losses are left out and
-        counted in the legend.
-      baselines: name -> loss of a trivial predictor, drawn as a labelled dashed line.
-      evals: (steps, losses) on held-out images, or None.
-      stages: name -> the step at which it begins, for runs of several.
-      title: line above the curve.
-
-    Returns:
-      The path written.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    baselines = {k: v for k, v in (baselines or {}).items() if np.isfinite(v)}
-    steps, losses, lost = _in_order(steps, losses)
-    if not len(steps):
-        raise UserError("no finite loss to draw: the log holds none yet")
-    window = len(losses) // 100 * 2 + 1
-    smooth = running_mean(losses, window)
-    figure = Figure(figsize=(9.6, 4.8), dpi=120, facecolor=_css(PAGE), layout="constrained")
-    axes = figure.add_subplot()
-    _dark_axes(axes)
-    missing = f", {lost} non-finite left out" if lost else ""
-    ink, dot = _css(TRAINED), "." if len(losses) < 20 else None
-    axes.plot(steps, losses, color=ink, alpha=0.35, linewidth=0.7, label="training" + missing)
-    mean = f"running mean of {window}"
-    axes.plot(steps, smooth, color=ink, linewidth=2.2, marker=dot, label=mean)
-    shown = [smooth, np.quantile(losses, [0.01, 0.99]), list(baselines.values())]
-    *held_out, _ = _in_order(*(evals or ((), ())))
-    if len(held_out[0]):
-        axes.plot(*held_out, "o", color=_css(HELD_OUT), markersize=5, label="held out")
-        shown.append(held_out[1])
-    shown = np.concatenate(shown)
-    # Spikes of single steps may leave the frame; the mean, dots and baselines may not.
-    pad = 0.06 * (np.ptp(shown) or abs(shown[0]) or 1.0)
-    axes.set_ylim(shown.min() - pad, shown.max() + pad)
-    _draw_baselines(axes, baselines)
-    _draw_stages(axes, stages or {})
-    axes.set_title(title, color=_css(TITLE), loc="left", fontsize=12, pad=10)
-    axes.legend(frameon=False, labelcolor=_css(TITLE), fontsize=9, loc="best")
-    FigureCanvasAgg(figure).draw()
-    return save_png(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()), path)
+def _save_page(columns, path, caption, channels):
+    rows = list(zip(*(column.panels for column in columns), strict=True))
+    headers = [(column.title, column.notes) for column in columns]
+    return save_png(compose(rows, headers, (caption, channels_note(channels))), path)

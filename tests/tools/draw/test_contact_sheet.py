@@ -1,18 +1,16 @@
-"""The contact sheet: the pictures that training would see, and true shares of classes below them."""
-
-import re
+"""The contact sheet: the images of the first training batch, and the shares of their classes."""
 
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from fastmim_jax.__main__ import main
 from fastmim_jax.config import finetune_config
 from fastmim_jax.data.mixing import soft_targets
 from fastmim_jax.errors import UserError
 from fastmim_jax.tools.draw import contact_sheet
-from fastmim_jax.tools.draw.contact_sheet import mixture, show_batch, unsmoothed
+from fastmim_jax.tools.draw.contact_sheet import class_shares, show_batch, unsmoothed
 from fastmim_jax.train.pretrain import make_pretrain_stage
 from fastmim_jax.train.stage import open_training_data
 from helpers import small
@@ -23,12 +21,12 @@ PURE = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
 @pytest.fixture(scope="module")
 def pure(tmp_path_factory):
-    """Images of one colour, which every crop and flip leaves as they are."""
+    """Images of one colour, unchanged by crops and flips."""
     return write_images(tmp_path_factory.mktemp("pure"), 10, PURE, noise=0)
 
 
 def sheet(monkeypatch, config, path="x.png"):
-    """(images in [0, 1], captions, footer) of what would be drawn."""
+    """Return (images in [0, 1], captions, footer) of the sheet."""
     drawn = []
     with monkeypatch.context() as patch:
         patch.setattr(contact_sheet, "_sheet", lambda *args: drawn.extend(args))
@@ -37,62 +35,66 @@ def sheet(monkeypatch, config, path="x.png"):
     return drawn
 
 
-def shares(caption):
-    """{"cat": 0.63, "dog": 0.37} of a caption."""
-    found = re.findall(r"(\w+) (\d+) %", caption)
-    return {name: int(share) / 100 for name, share in found} or {caption: 1.0}
-
-
 def test_pretraining_shows_the_first_crops_of_the_run(monkeypatch):
     config = small.config(batch_size=64)
     config.data.mean, config.data.std = (0.2, 0.5, 0.7), (0.1, 0.2, 0.3)
     images, captions, footer = sheet(monkeypatch, config)
     source = open_training_data(config)
-    run = make_pretrain_stage(config, len(source), jax.devices()[:1])
-    with run.loader(source, batch_size=64, seed=config.seed) as loader:
+    stage = make_pretrain_stage(config, len(source), jax.devices()[:1])
+    with stage.loader(source, batch_size=64, seed=config.seed) as loader:
         batch = next(iter(loader))
     mirrored = np.where(batch["flip"][:, None, None, None], batch["image"][:, :, ::-1], batch["image"])
     assert 0 < batch["flip"][:24].sum() < 24
     np.testing.assert_allclose(images, mirrored[:24] / 255, atol=1e-6)
-    assert captions == [""] * 24 and "first 24 of a batch of 64" in footer and "20% to 100%" in footer
+    assert captions == [[]] * 24
+    assert "first 24 of a batch of 64" in footer[0] and "20% to 100%" in footer[1]
 
 
 def test_without_mixing_there_is_one_class_below_each_picture(monkeypatch, pure):
     images, captions, _ = sheet(monkeypatch, tuning_config(pure))
-    assert set(captions) == set(PURE)
-    for image, caption in zip(images, captions, strict=True):
-        np.testing.assert_allclose(
-            image, np.broadcast_to(np.array(PURE[caption]) / 255, image.shape), atol=1e-5
-        )
+    assert {name for ((name, _),) in captions} == set(PURE)
+    for image, ((name, share),) in zip(images, captions, strict=True):
+        assert share == pytest.approx(1)
+        colour = np.broadcast_to(np.array(PURE[name]) / 255, image.shape)
+        np.testing.assert_allclose(image, colour, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_shares_below_are_those_of_the_colours(monkeypatch, pure, kind):
+def test_shares_of_classes_are_those_of_their_colours(monkeypatch, pure, kind):
     config = tuning_config(pure)
     config.augment.update({kind: 1.0, "mix_groups": 4, "label_smoothing": 0.2})
     config.schedule.batch_size = 24
     images, captions, footer = sheet(monkeypatch, config)
-    assert "groups of 6" in footer and len({caption for caption in captions}) > 4
+    assert "groups of 6" in footer[2] and len(set(map(tuple, captions))) > 4
     for image, caption in zip(images, captions, strict=True):
-        found = shares(caption)
-        mean = image.mean((0, 1))
+        mean, shares = image.mean((0, 1)), dict(caption)
         for name, colour in PURE.items():
-            # The caption is rounded to a percent; mixup mixes pixels, cutmix areas of them.
-            assert mean @ np.array(colour) / 255 == pytest.approx(found.get(name, 0), abs=0.006)
+            assert mean @ np.array(colour) / 255 == pytest.approx(shares.get(name, 0), abs=0.006)
         if kind == "cutmix":
             np.testing.assert_allclose(np.sort(image, axis=-1)[..., -1], 1, atol=1e-5)
-    assert any(" + " in caption for caption in captions)
+    assert any(len(caption) == 2 for caption in captions)
 
 
-def test_shares_in_words():
+def test_class_shares():
     classes = ("cat", "dog", "owl")
-    assert mixture(np.array([0.63, 0.37, 0]), classes) == "cat 63 % + dog 37 %"
-    assert mixture(np.array([0.2, 0, 0.8]), classes) == "owl 80 % + cat 20 %"
-    assert mixture(np.array([1e-4, 0.9999, 0]), classes) == "dog"
+    assert class_shares(np.array([0.63, 0.37, 0]), classes) == [("cat", 0.63), ("dog", 0.37)]
+    assert class_shares(np.array([0.2, 0, 0.8]), classes) == [("owl", 0.8), ("cat", 0.2)]
+    assert class_shares(np.array([1e-4, 0.9999, 0]), classes) == [("dog", 0.9999)]
+
+
+def test_captions_are_one_line_or_one_per_class():
+    font = ImageFont.load_default(14)
+
+    def lines(*shares, width=200):
+        return contact_sheet._caption_lines(shares, font, width)
+
+    assert lines() == [] and lines(("cat", 0.999)) == ["cat"]
+    assert lines(("cat", 0.63), ("dog", 0.37)) == ["cat 63 % + dog 37 %"]
+    assert lines(("cat", 0.63), ("dog", 0.37), width=80) == ["cat 63 %", "dog 37 %"]
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
-def test_smoothing_is_taken_back(smoothing):
+def test_unsmoothed_inverts_label_smoothing(smoothing):
     labels = np.array([2, 0, 1])
     smoothed = np.asarray(soft_targets(labels, 5, smoothing))
     np.testing.assert_allclose(unsmoothed(smoothed, smoothing), np.eye(5)[labels], atol=1e-6)
@@ -100,13 +102,13 @@ def test_smoothing_is_taken_back(smoothing):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "count", "found"), [(1, 24, 1), (8, 24, 6), (32, 24, 12), (2, 16, 2), (4, 15, 1)]
+    ("largest", "count", "groups"), [(1, 24, 1), (8, 24, 6), (32, 24, 12), (2, 16, 2), (4, 15, 1)]
 )
-def test_groups_are_as_many_as_fit_and_even(wanted, count, found):
-    assert contact_sheet._groups(wanted, count) == found
+def test_mix_groups_are_even_and_divide_the_images(largest, count, groups):
+    assert contact_sheet._mix_groups(largest, count) == groups
 
 
-def test_published_recipes_need_no_backbone_and_no_device_but_one(tmp_path, monkeypatch, pure):
+def test_published_recipes_need_no_backbone_and_one_device(tmp_path, monkeypatch, pure):
     config = finetune_config()
     config.data.update(path=str(pure), image_size=(40, 24), channels=1)
     config.augment.update(mix_groups=8, repeated_augmentation=3)
@@ -120,21 +122,22 @@ def test_published_recipes_need_no_backbone_and_no_device_but_one(tmp_path, monk
     assert page.width == 2 * 24 + 6 * 200 + 5 * 14 and page.height > 4 * 256 + 4 * 14
 
 
-def test_a_page_has_rows_of_six_and_room_for_what_is_said(monkeypatch):
+def test_a_page_has_rows_of_six_and_space_for_captions(monkeypatch):
     images = np.linspace(0, 1, 8 * 32 * 32 * 3).reshape(8, 32, 32, 3)
-    long = "great grey owl, Strix nebulosa 63 % + sulphur-crested cockatoo, Kakatoe galerita 37 %"
+    owl = [("owl", 1.0)]
+    long = [("great grey owl, Strix nebulosa", 0.63), ("sulphur-crested cockatoo, Kakatoe galerita", 0.37)]
     pages = [
-        contact_sheet._sheet(images, captions, "footer")
-        for captions in ([""] * 8, ["owl"] * 8, [long, *["owl"] * 7])
+        contact_sheet._sheet(images, captions, ["footer"])
+        for captions in ([[]] * 8, [owl] * 8, [long, *[owl] * 7])
     ]
     assert pages[0].height < pages[1].height < pages[2].height
-    bare, said = (np.asarray(page)[24 : 24 + 300] for page in pages[:2])
-    assert (said != bare).any()
-    few = contact_sheet._sheet(images[:2], [""] * 2, "")
+    bare, captioned = (np.asarray(page)[24 : 24 + 300] for page in pages[:2])
+    assert (captioned != bare).any()
+    few = contact_sheet._sheet(images[:2], [[]] * 2, [])
     assert few.width == 2 * 24 + 2 * 256 + 14
 
 
-def test_the_command_draws_either_kind(capsys, tmp_path, pure):
+def test_the_command_draws_pretraining_and_finetuning(capsys, tmp_path, pure):
     words = [f"--config.data.path={pure}", "--config.schedule.batch_size=6"]
     for config in ("quickstart.py", "finetune.py"):
         path = tmp_path / f"{config}.png"
