@@ -1,11 +1,11 @@
-"""Attention of a mixture: masked as a whole, or gathered into its two images first.
+"""Attention in a mixture of two images: masked over all cells, or gathered by image first.
 
     python experiments/mixmim_attention/measure.py
 
 One layer's attention of MixMIM-B at 224 px, forward and backward, in its last two stages, where windows
-are the whole grid. Masked: all pairs of cells, of which those of different images are cut away. Gathered:
-the cells of either image brought together, two attentions of about half the length, and everything put
-back. The forms take turns; the least of the turns is told.
+cover the grid. Masked: all pairs of cells, with a mask over pairs from different images. Gathered: the
+cells of each image are gathered, two attentions of about half the length, and scattered back. The two
+forms alternate; the minimum over the repeats is reported.
 """
 
 import argparse
@@ -34,18 +34,18 @@ def masked(qkv, bias, labels, members):
 
 
 def gathered(qkv, bias, labels, members):
-    """The same by attention among the cells of each image."""
+    """The same, by attention among the cells of each image."""
     return attend_apart(qkv, bias, members)
 
 
 def inputs(side, heads, factor, batch):
-    """Random projections and biases, and the parts of a mixture."""
+    """Return random projections and biases, and the groups of a mixture."""
     random = np.random.default_rng(0)
     qkv = random.normal(size=(batch, side * side, 3, heads, HEAD_WIDTH)).astype(np.float32)
     table = random.normal(size=(2 * side - 1, 2 * side - 1, heads)).astype(np.float32)
     bias = np.moveaxis(table[relative_index((side, side))], -1, 0)
-    taken, members = mixing_mask(jnp.asarray(random.random((GROUPS, 49))), (7, 7), RATIO)
-    labels, members = AttentionGroups(taken, members).refined(factor)
+    mask, members = mixing_mask(jnp.asarray(random.random((GROUPS, 49))), (7, 7), RATIO)
+    labels, members = AttentionGroups(mask, members).refined(factor)
     return jnp.asarray(qkv), jnp.asarray(bias), labels.reshape(GROUPS, -1), members
 
 
@@ -54,7 +54,7 @@ def main():
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
-    found = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "batch": args.batch}
+    results = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "batch": args.batch}
     for name, (side, heads, factor) in STAGES.items():
         case = inputs(side, heads, factor, args.batch)
         np.testing.assert_allclose(masked(*case), gathered(*case), atol=1e-5)
@@ -66,12 +66,12 @@ def main():
         times = [[], []]
         for _ in range(args.repeats):
             for step, seconds in zip(steps, times, strict=True):
-                began = time.perf_counter()
+                start = time.perf_counter()
                 jax.block_until_ready(step(*case))
-                seconds.append(time.perf_counter() - began)
+                seconds.append(time.perf_counter() - start)
         least = [1e3 * min(seconds) for seconds in times]
-        found[name] = {"masked_ms": least[0], "gathered_ms": least[1], "ratio": least[1] / least[0]}
-    print(json.dumps(found, indent=2))
+        results[name] = {"masked_ms": least[0], "gathered_ms": least[1], "ratio": least[1] / least[0]}
+    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What partial reconstruction saves of a MAE training step, from the compiler and not from a stopwatch.
+"""Savings of partial reconstruction in a MAE training step, as the compilers count them.
 
     python experiments/partial_reconstruction/cost.py --out=FILE.json
 
 The step is the package's own for `configs/mae.py:vit_b16` at 224 px (forward, backward, AdamW), built by
-`train.pretrain` and never run. Counted are the matrix products of its jaxpr, what XLA counts on a
-CPU (float32, one device), and what the TPU compiler plans for each chip of four TPU v5e (bfloat16). The
-last needs libtpu but no TPU. Layers are unrolled and nothing is rematerialised beyond what the model itself
-does. Savings are to the first ratio, 0.
+`fastmim_jax.train.pretrain` and never run. Three counters: matrix products of its jaxpr, XLA's analysis for
+a CPU (float32, one device), and the TPU compiler's for each chip of four TPU v5e (bfloat16). The last needs
+libtpu but no TPU. Layers are unrolled, without remat beyond the model's own. Savings are relative to the
+first ratio, 0.
 """
 
 import argparse
@@ -37,7 +37,7 @@ RECORDS = 1_281_167  # ImageNet-1k; no figure depends on it
 CPU_BATCH, CHIP_BATCH = 8, 64  # images on a device
 TOPOLOGY = "v5e:2x2"
 EFFORTS = {"O1": "O1", "default": "UNKNOWN"}  # of the TPU compiler: this script's name, JAX's
-RATIO, FEWER_FLOPS, LESS_MEMORY = 0.5, 27.5, 36.0  # the bars: at this ratio at least so many percent
+RATIO, FEWER_FLOPS, LESS_MEMORY = 0.5, 27.5, 36.0  # thresholds: at this ratio at least these percentages
 ROWS = [  # label, key of a figure, unit, digits
     ("forward, matrix products of the jaxpr, GFLOPs an image", "forward_flops", 1e9, 2),
     ("training step, matrix products of the jaxpr, GFLOPs an image", "step_flops", 1e9, 2),
@@ -68,7 +68,7 @@ def build(ratio, dtype, devices, images, fsdp=1):
 
 
 def cpu_figures(ratio):
-    """What is counted without a TPU compiler; FLOPs are of one image."""
+    """Return the figures that need no TPU compiler; FLOPs are per image."""
     run, batch = build(ratio, "float32", jax.devices()[:1], CPU_BATCH)
     index = jax.ShapeDtypeStruct((), np.int32)
     with jax.set_mesh(run.mesh):
@@ -82,18 +82,18 @@ def cpu_figures(ratio):
         "cpu_lowered_flops": lowered.cost_analysis()["flops"] / CPU_BATCH,
         "cpu_flops": compiled.cost_analysis()["flops"] / CPU_BATCH,
         "cpu_temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
-        "sampling_steps": _decoded_hidden(run, ratio) if ratio else 0,
+        "sampling_steps": _num_decoded(run, ratio) if ratio else 0,
     }
 
 
-def _decoded_hidden(run, ratio):
-    """Hidden tokens of an image that are decoded: furthest-point sampling picks them one by one."""
+def _num_decoded(run, ratio):
+    """Return how many masked tokens of an image farthest-point sampling picks to decode."""
     rows, columns = run.plan.grid
     return run.plan.num_masked - int(rows * columns * ratio)
 
 
 def tpu_figures(ratio, fsdp, effort):
-    """What the TPU compiler plans for one chip; FLOPs are of one image."""
+    """Return the TPU compiler's figures for one chip; FLOPs are per image."""
     devices = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY).devices
     run, batch = build(ratio, "bfloat16", list(devices), CHIP_BATCH, fsdp)
     before = jax.config.jax_optimization_level
@@ -113,7 +113,7 @@ def tpu_figures(ratio, fsdp, effort):
 
 
 def measure(ratios, with_tpu, fsdp, effort):
-    """[{figure: number}], one entry a ratio, the first of them 0."""
+    """Return [{figure: number}], one entry per ratio, the first for ratio 0."""
     results = []
     for ratio in ratios:
         result = {"throw_ratio": ratio, **cpu_figures(ratio)}
@@ -125,12 +125,12 @@ def measure(ratios, with_tpu, fsdp, effort):
 
 
 def saving(results, result, key):
-    """Percent that a result saves of the first one's figure."""
+    """Return the saving of a figure relative to the first result, in percent."""
     return 100 * (1 - result[key] / results[0][key])
 
 
 def table(results):
-    """Lines of a Markdown table, one column a ratio."""
+    """Return the lines of a Markdown table, one column per ratio."""
     ratios = [f"throw_ratio {result['throw_ratio']:g}" for result in results]
     lines = [f"| | {' | '.join(ratios)} |", "|---" * (len(ratios) + 1) + "|"]
     for label, key, unit, digits in ROWS:
@@ -148,20 +148,20 @@ def _cell(results, result, key, unit, digits):
 
 
 def verdict(results, where):
-    """(whether no bar is missed, one line that says so)."""
-    found = [result for result in results if result["throw_ratio"] == RATIO]
-    if not found:
+    """Return (True if every threshold is met, a line for the report)."""
+    at_ratio = [result for result in results if result["throw_ratio"] == RATIO]
+    if not at_ratio:
         return True, f"Verdict: none, throw_ratio {RATIO:g} was not among the ratios."
-    keys = [key for key in FLOP_COUNTERS if key in found[0]]
-    flops = min(saving(results, found[0], key) for key in keys)
+    keys = [key for key in FLOP_COUNTERS if key in at_ratio[0]]
+    flops = min(saving(results, at_ratio[0], key) for key in keys)
     passed = flops >= FEWER_FLOPS
     text = (
         f"at least {flops:.1f} % fewer training FLOPs by each of {len(keys)} counters "
         f"(bar {FEWER_FLOPS:g} %: {_word(passed)})"
     )
-    if "tpu_peak_bytes" not in found[0]:
+    if "tpu_peak_bytes" not in at_ratio[0]:
         return passed, f"Verdict at {RATIO:g}: {text}; peak memory not checked (bar {LESS_MEMORY:g} %)."
-    memory = saving(results, found[0], "tpu_peak_bytes")
+    memory = saving(results, at_ratio[0], "tpu_peak_bytes")
     enough = memory >= LESS_MEMORY
     text += f"; {memory:.1f} % less peak memory, {where} (bar {LESS_MEMORY:g} %: {_word(enough)})"
     return passed and enough, f"Verdict at {RATIO:g}: {text}."
@@ -172,7 +172,7 @@ def _word(passed):
 
 
 def _ratios(text):
-    """The ratios of a comma-separated list, 0 before all others."""
+    """Parse a comma-separated list of ratios; 0 comes first."""
     return [0.0, *sorted({float(ratio) for ratio in text.split(",")} - {0.0})]
 
 

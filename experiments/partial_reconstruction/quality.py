@@ -1,11 +1,11 @@
-"""What partial reconstruction does to what is learned: MAE, PR-MIM and plain partial reconstruction.
+"""Quality of the features under partial reconstruction: MAE, PR-MIM and plain partial reconstruction.
 
     python experiments/partial_reconstruction/quality.py --data=CIFAR10 --out=DIR
 
 CIFAR10 is a folder train/CLASS/*.png, test/CLASS/*.png. A small MAE (patches of 4 pixels) is trained
-without labels through `fastmim_jax.train.pretrain.pretrain`, every contestant with the same seeds, images,
-masks and number of updates; then a ridge probe reads its frozen features (`fastmim_jax.evaluate.probe`).
-A line of DIR/results.jsonl is one run; a run that is there already is not repeated.
+without labels, every variant with the same seeds, images, masks and number of updates; then a ridge probe
+is fitted to its frozen features (`fastmim_jax.evaluate.probe`). DIR/results.jsonl has one line per run;
+finished runs are not repeated.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from fastmim_jax.evaluate.probe import probe
 from fastmim_jax.io import append_json_line, read_json_lines
 from fastmim_jax.train.pretrain import pretrain
 
-CONTESTANTS = {
+VARIANTS = {
     "mae": {},
     "pr_mim": {"throw_ratio": 0.5},
     "plain": {"throw_ratio": 0.5, "sampler": "random", "fill": "none"},
@@ -28,7 +28,7 @@ CONTESTANTS = {
     "from_decoded": {"throw_ratio": 0.5, "aggregate": "decoded"},
     "thrown_half": {"throw_ratio": 0.5, "thrown_weight": 0.5},
 }
-FITTED = 20_000  # training images for the ridge probe; it is tested on all 10,000 others
+FITTED = 20_000  # training images for the ridge probe, which is tested on all 10,000 test images
 LAYER = "block 4 mean"  # the last
 
 
@@ -40,7 +40,7 @@ def config_of(name, seed, data, steps):
     config.method.update(name="mae", target="pixel", block_size=4, dtype="float32")
     config.method.backbone.update(name="vit_ti4", width=128, depth=4, heads=4)
     config.method.decoder.update(width=96, depth=2, heads=3)
-    config.method.partial.update(CONTESTANTS[name])
+    config.method.partial.update(VARIANTS[name])
     config.optimizer.base_lr = 1.5e-3
     config.schedule.update(batch_size=256, steps=steps, warmup_epochs=0.3)
     config.run.update(eval_every=steps, picture_every=0, checkpoint_every=0, log_every=20, workers=1)
@@ -48,11 +48,11 @@ def config_of(name, seed, data, steps):
 
 
 def run_one(name, seed, args):
-    """-> a line of the results."""
+    """Return a line of the results."""
     workdir = args.out / f"{name}_{seed}"
-    began = time.time()
+    start = time.time()
     pretrain(config_of(name, seed, args.data, args.steps), workdir, log=lambda text: None)
-    seconds = time.time() - began
+    seconds = time.time() - start
     losses = [
         line["eval_loss"]
         for line in read_json_lines(workdir / "metrics.jsonl").records

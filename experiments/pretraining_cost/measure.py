@@ -1,13 +1,13 @@
-"""What a training step costs: FastMIM at 128 px against SimMIM and MAE on the same backbone.
+"""Cost of a training step: FastMIM at 128 px against SimMIM and MAE on the same backbone.
 
     python experiments/pretraining_cost/measure.py --batch=16 --out=FILE.json
 
 Full steps (forward, backward, AdamW) through `fastmim_jax.train.steps.pretrain_step`, on one device and
-on random uint8 images that already lie there. The methods take turns within one process, so that a machine
-that slows down or warms up does it to all of them; ratios are taken within a turn.
+on random uint8 images in its memory. The methods alternate within one process, so that changes of the
+machine's speed affect all of them; ratios are taken within a turn.
 
-The methods are those of the recipes in `configs/`. One optimizer, FastMIM's AdamW, updates them all, and
-MAE and SimMIM get the same backbone as FastMIM but for what their recipes change of it.
+The methods are the recipes of `configs/`, all with FastMIM's AdamW. MAE and SimMIM use FastMIM's backbone
+with the changes of their own recipes.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from fastmim_jax.train.optimizer import make_optimizer
 from fastmim_jax.train.state import initializer
 from fastmim_jax.train.steps import pretrain_step
 
-UNCOUNTED, COUNTED = 2, 3  # steps in a turn
+WARMUP_STEPS, TIMED_STEPS = 2, 3  # in a turn
 CHANNELS = 3
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -49,7 +49,7 @@ class Contestant(NamedTuple):
 
 
 def contestants(backbone, dtype, layers):
-    """[Contestant] of a variant of configs/fastmim.py; FastMIM as published, the measure of all, first."""
+    """Return [Contestant] for a variant of configs/fastmim.py, FastMIM as published first."""
     fastmim = _recipe("fastmim", backbone)
     entries = [("FastMIM", fastmim.data.image_size[0], fastmim)]
     if isinstance(create_method(fastmim.method).encoder, ViT):
@@ -63,12 +63,12 @@ def contestants(backbone, dtype, layers):
 
 
 def _recipe(file, variant):
-    """The config of a variant of configs/FILE.py."""
+    """Return the config of a variant of configs/FILE.py."""
     return runpy.run_path(str(CONFIGS / f"{file}.py"))["get_config"](variant)
 
 
 class Training:
-    """A contestant's compiled step, its state, and the one batch that it is given again and again."""
+    """A contestant's compiled step, its state, and one batch, used for every step."""
 
     def __init__(self, contestant, batch_size, optimizer):
         method, side = contestant.method, contestant.pixels
@@ -86,32 +86,32 @@ class Training:
         random = np.random.default_rng(0)
         images = random.integers(0, 256, (batch_size, side, side, CHANNELS), np.uint8)
         self._batch = jax.device_put({"image": images, "flip": random.random(batch_size) < 0.5})
-        began = time.perf_counter()
+        start = time.perf_counter()
         self._step = jax.jit(step, donate_argnums=0).lower(abstract, self._batch).compile()
-        compiling = time.perf_counter() - began
+        compile_seconds = time.perf_counter() - start
         self.figures = {
             "method": contestant.name,
             "pixels": side,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),
             "training_gflops_per_image": 3 * _forward_flops(method, abstract, side) / 1e9,
-            "compile_seconds": compiling,
+            "compile_seconds": compile_seconds,
             "temporary_bytes": _temporary_bytes(self._step),
         }
         self._state = jax.jit(init)(jax.random.key(0))
 
     def turn(self):
-        """Median seconds of a step, after some that are not counted, and the last loss."""
+        """Return the median seconds of a step, after warm-up steps, and the last loss."""
         times = []
-        for _ in range(UNCOUNTED + COUNTED):
-            began = time.perf_counter()
+        for _ in range(WARMUP_STEPS + TIMED_STEPS):
+            start = time.perf_counter()
             self._state, metrics = self._step(self._state, self._batch)
             jax.block_until_ready((self._state, metrics))
-            times.append(time.perf_counter() - began)
-        return statistics.median(times[UNCOUNTED:]), float(metrics["loss"])
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[WARMUP_STEPS:]), float(metrics["loss"])
 
 
 def _forward_flops(method, abstract, side):
-    """Matrix FLOPs of the forward pass of one image."""
+    """Return the matrix FLOPs of the forward pass of one image."""
     images = jax.ShapeDtypeStruct((1, side, side, CHANNELS), np.float32)
     noise = jax.ShapeDtypeStruct(method.noise_shape(images.shape), np.float32)
 
@@ -122,13 +122,13 @@ def _forward_flops(method, abstract, side):
 
 
 def _temporary_bytes(compiled):
-    """What a step needs beside its state and batch, from the compiler; None where it does not say."""
+    """Return the compiler's temporary memory of a step; None if the backend does not report it."""
     analysis = compiled.memory_analysis()
     return analysis.temp_size_in_bytes if analysis else None
 
 
 def measure(backbone, batch_size, dtype, repeats, layers):
-    """-> {"backbone", "methods": [{name: figure}]}, FastMIM first; ratios are to it."""
+    """Return {"backbone", "methods": [{name: figure}]}; ratios are relative to FastMIM, the first."""
     entries = contestants(backbone, dtype, layers)
     optimizer = _recipe("fastmim", backbone).optimizer
     options = {key: optimizer[key] for key in ("epsilon", "weight_decay", "clip_norm")}
@@ -142,8 +142,8 @@ def measure(backbone, batch_size, dtype, repeats, layers):
     turns = []
     for index in range(repeats):
         turns.append([training.turn() for training in trainings])
-        told = ", ".join(f"{seconds:.3f}" for seconds, _ in turns[-1])
-        print(f"{backbone}: turn {index + 1} of {repeats}, s/step: {told}", flush=True)
+        times = ", ".join(f"{seconds:.3f}" for seconds, _ in turns[-1])
+        print(f"{backbone}: turn {index + 1} of {repeats}, s/step: {times}", flush=True)
 
     rows = []
     for training, results in zip(trainings, zip(*turns, strict=True), strict=True):
@@ -169,7 +169,7 @@ COLUMNS = "method | px | s/step | images/s | ratio | GFLOPs/image | ratio of FLO
 
 
 def table(results):
-    """Lines of a Markdown table."""
+    """Return the lines of a Markdown table."""
     lines = [f"| {COLUMNS} |", "|---" * len(COLUMNS.split("|")) + "|"]
     for result in results:
         for row in result["methods"]:
@@ -219,7 +219,9 @@ def main():
     except UserError as error:
         parser.error(str(error))
     print("\n" + ", ".join(f"{key} {value}" for key, value in about.items()))
-    print(f"median of {args.repeats} turns (least to most); a turn: {COUNTED} steps after {UNCOUNTED}\n")
+    print(
+        f"median of {args.repeats} turns (min to max); {TIMED_STEPS} steps after {WARMUP_STEPS} in each\n"
+    )
     print("\n".join(table(results)))
     if args.out:
         args.out.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")

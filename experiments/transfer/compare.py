@@ -1,12 +1,12 @@
-"""What pre-training is worth: the same small backbone, pre-trained in several ways, probed and fine-tuned.
+"""Value of pre-training: one small backbone, pre-trained in several ways, then probed and fine-tuned.
 
     python experiments/transfer/compare.py --data=CIFAR10 --out=DIR [--only=mae,none] [--seeds=0,1,2]
 
 CIFAR10 is a folder train/CLASS/*.png, test/CLASS/*.png. Images are enlarged to 64 px, so that a patch of 8
 is one of 4 pixels and HOG has its usual cells. Pre-training: 500 updates of 256 images, no labels.
-Fine-tuning: 5,000 labelled images (500 of each class, the same for all), 4 epochs. All goes through
+Fine-tuning: 5,000 labelled images (500 of each class, the same for all), 4 epochs. Everything uses
 `fastmim_jax.train.pretrain.pretrain`, `evaluate.probe.probe` and `train.finetune.finetune`. A line of
-DIR/results.jsonl is one contestant and seed; what is there already is not repeated.
+DIR/results.jsonl is one variant and seed; finished ones are not repeated.
 """
 
 import argparse
@@ -47,7 +47,7 @@ MIXMIM = {
     "method.mask_ratio": 0.5,
     "method.groups": 16,
 }
-CONTESTANTS = {
+VARIANTS = {
     "fastmim_hog": VIT,
     "mae": MAE,
     "pr_mim": {**MAE, "method.partial.throw_ratio": 0.5},
@@ -59,11 +59,11 @@ CONTESTANTS = {
 }
 FROM_SCRATCH = ("none", "pyramid_none")
 LABELLED = 500  # images of each class
-PROBED = 5000  # images that the ridge probe is fitted to, and tested on
+PROBED = 5000  # images to fit the ridge probe, and as many to test it
 
 
 def pretraining(name, seed, data, steps):
-    """The config of a contestant's pre-training."""
+    """Return the config of a variant's pre-training."""
     config = pretrain_config()
     config.seed = seed
     config.data.update(path=str(data), image_size=(64, 64), eval_split="test", eval_records=2048)
@@ -72,12 +72,12 @@ def pretraining(name, seed, data, steps):
     config.optimizer.base_lr = 1.5e-3
     config.schedule.update(batch_size=256, steps=steps, warmup_epochs=0.3)
     config.run.update(eval_every=steps, picture_every=0, checkpoint_every=0, log_every=20, workers=0)
-    config.update_from_flattened_dict(CONTESTANTS[name])
+    config.update_from_flattened_dict(VARIANTS[name])
     return config
 
 
 def tuning(name, seed, labelled, data, init):
-    """The config of a contestant's fine-tuning, without the augmentation that so short a run cannot use."""
+    """Return the config of a variant's fine-tuning, without augmentation (too short a run)."""
     config = finetune_config()
     config.seed, config.init = seed, str(init)
     config.data.update(path=str(labelled), image_size=(64, 64), crop_scale=(0.4, 1.0))
@@ -89,7 +89,7 @@ def tuning(name, seed, labelled, data, init):
     config.schedule.update(batch_size=128, epochs=4.0, warmup_epochs=0.5)
     config.run.update(checkpoint_every=0, eval_epochs=4.0, log_every=10, workers=0)
     if name in FROM_SCRATCH:
-        # Nothing is to be kept in the first blocks: all learn at one rate, the best of three.
+        # Without pre-training no layer decay: one learning rate, the best of three.
         config.init = ""
         config.optimizer.update(base_lr=4e-3, layer_decay=1.0)
         section = pretraining(name, seed, data, 1).method.backbone
@@ -99,7 +99,7 @@ def tuning(name, seed, labelled, data, init):
 
 
 def labelled_part(data, folder, seed=0):
-    """A folder of links to LABELLED images of each class -> its path."""
+    """Make a folder of links to LABELLED images of each class and return its path."""
     for where in sorted(p for p in (Path(data) / "train").iterdir() if p.is_dir()):
         files = sorted(where.iterdir())
         chosen = np.random.default_rng(seed).permutation(len(files))[:LABELLED]
@@ -112,7 +112,7 @@ def labelled_part(data, folder, seed=0):
 
 
 def run_one(name, seed, args):
-    """-> a line of the results."""
+    """Return a line of the results."""
     before, after = args.out / f"{name}_{seed}", args.out / f"{name}_{seed}_tuned"
     line = {"name": name, "seed": seed}
     if name not in FROM_SCRATCH:
@@ -122,19 +122,19 @@ def run_one(name, seed, args):
             x["images_per_second"] for x in read_json_lines(before / "metrics.jsonl").records if "loss" in x
         ]
         line.update(steps=args.steps, images_per_second=float(np.median(speeds)))
-        # As one that is interrupted takes longer by the clock.
+        # By the median speed, as the wall time of an interrupted run is longer.
         images = args.steps * config.schedule.batch_size
         line["pretraining_seconds"] = round(images / line["images_per_second"])
         lines = probe(before, args.data, kinds=("ridge",), count=PROBED, log=lambda text: None)
         best = max(lines, key=lambda x: x.held_out)
         line.update(probe=best.accuracies[0], probe_layer=best.layer)
         line["probes"] = {x.layer: x.accuracies[0] for x in lines}
-    began = time.time()
+    start = time.time()
     labelled = labelled_part(args.data, args.out / "labelled")
     finetune(tuning(name, seed, labelled, args.data, before), after, BestCheckpoint, log=lambda text: None)
-    found = [x for x in read_json_lines(after / "metrics.jsonl").records if "top1" in x]
-    line["tuned"] = found[-1]["top1"]
-    line["tuning_seconds"] = round(time.time() - began)
+    evaluations = [x for x in read_json_lines(after / "metrics.jsonl").records if "top1" in x]
+    line["tuned"] = evaluations[-1]["top1"]
+    line["tuning_seconds"] = round(time.time() - start)
     return line
 
 
@@ -143,7 +143,7 @@ def main():
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--only", default=",".join(CONTESTANTS))
+    parser.add_argument("--only", default=",".join(VARIANTS))
     parser.add_argument("--seeds", default="0,1,2")
     args = parser.parse_args()
     results = args.out / "results.jsonl"

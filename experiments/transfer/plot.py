@@ -1,4 +1,4 @@
-"""Draws results.jsonl of compare.py: every seed a dot, the mean a bar.
+"""Plot results.jsonl of compare.py: a dot per seed, a bar for the mean.
 
 python experiments/transfer/plot.py experiments/transfer/results.jsonl experiments/transfer/accuracy.png
 """
@@ -30,13 +30,17 @@ def main(results, path):
     axes = figure.add_subplot()
     for shift, (key, label) in zip((-0.2, 0.2), FIGURES.items(), strict=True):
         color = {"tuned": "#3b6ea8", "probe": "#d9a441"}[key]
-        for place, name in enumerate(names):
-            found = [100 * line[key] for line in lines if line["name"] == name and key in line]
-            if found:
+        for position, name in enumerate(names):
+            accuracies = [100 * line[key] for line in lines if line["name"] == name and key in line]
+            if accuracies:
                 axes.bar(
-                    place + shift, np.mean(found), 0.36, color=color, label=label if place == 1 else None
+                    position + shift,
+                    np.mean(accuracies),
+                    0.36,
+                    color=color,
+                    label=label if position == 1 else None,
                 )
-                axes.plot([place + shift] * len(found), found, "o", color="black", ms=3.5)
+                axes.plot([position + shift] * len(accuracies), accuracies, "o", color="black", ms=3.5)
     axes.set_xticks(range(len(names)), [NAMES[name] for name in names], fontsize=9)
     axes.set(ylabel="CIFAR-10 test accuracy, %", ylim=(0, 55))
     axes.spines[["top", "right"]].set_visible(False)
