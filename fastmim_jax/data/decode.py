@@ -65,6 +65,9 @@ def decode(data: bytes | np.ndarray, channels: int = 3) -> np.ndarray:
 
     Raises:
       DecodeError: the record cannot be decoded, or has another number of channels.
+
+    >>> decode(np.full((4, 6), 0.5, np.float32)).shape
+    (4, 6, 3)
     """
     try:
         image = _decode(data, channels)

@@ -115,6 +115,10 @@ def learning_rate(epoch, *, peak, floor, warmup, total, shape="cosine", decay_ep
       epoch: epochs done before this update, a float or array.
       warmup, total: epochs.
       shape: "cosine": half a cosine down to `floor` at `total`; "step": x 0.1 every `decay_epochs`.
+
+    >>> epochs = jnp.array([0.0, 5.0, 10.0, 30.0, 50.0])
+    >>> learning_rate(epochs, peak=1.0, floor=0.0, warmup=10, total=50).round(3)
+    Array([0. , 0.5, 1. , 0.5, 0. ], dtype=float32)
     """
     if shape == "cosine":
         done = (epoch - warmup) / max(total - warmup, 1e-9)

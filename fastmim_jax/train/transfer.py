@@ -52,6 +52,15 @@ def transfer(source, target, schemes=None):
     Raises:
       UserError: nothing of the source fits, too little of the backbone does, or a part of it has another
         width.
+
+    >>> import numpy as np
+    >>> source = {"params": {"encoder": {"kernel": np.ones(2)}, "mask_token": np.ones(1)}}
+    >>> target = {"params": {"encoder": {"kernel": np.zeros(2)}, "head": {"bias": np.zeros(3)}}}
+    >>> variables, report = transfer(source, target)
+    >>> variables["params"]["encoder"]["kernel"]
+    array([1., 1.])
+    >>> report.loaded, report.fresh, report.unused
+    (['params/encoder/kernel'], ['params/head/bias'], ['params/mask_token'])
     """
     theirs, ours = flatten_dict(source, sep="/"), flatten_dict(target, sep="/")
     report, found, used = Report([], [], [], []), {}, set()

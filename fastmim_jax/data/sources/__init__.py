@@ -68,6 +68,10 @@ def open_source(path: str | os.PathLike, split: str = "train") -> Source:
 
     Raises:
       UserError: no data set there, or none with this split.
+
+    >>> source = open_source("sample")
+    >>> source, source[0].shape, source.classes[source.label(0)]
+    (SampleSource('train', 4,096 images, 12 classes), (160, 160, 3), 'astronaut')
     """
     path, kind = _resolve(path)
     return kind.open_split(path, split)
