@@ -1,4 +1,4 @@
-"""Every library whose files are read and written, and every format; a new library adds one line here."""
+"""All libraries and formats of files that are read and written; a new library is one line in the table."""
 
 from fastmim_jax.export.formats.huggingface import HUGGINGFACE
 from fastmim_jax.export.formats.library import Library
@@ -8,7 +8,7 @@ from fastmim_jax.export.formats.rules import Format
 from fastmim_jax.export.formats.timm import TIMM
 from fastmim_jax.export.formats.torchvision import TORCHVISION
 
-# Among formats with the same names, as of Swin in mmpretrain and mmdet, the first is detected.
+# Of formats with equal names, such as Swin in mmpretrain and mmdet, the first one is detected.
 LIBRARIES: dict[str, Library] = {
     library.name: library
     for library in (OFFICIAL, TIMM, HUGGINGFACE, TORCHVISION, MMPRETRAIN, MMDET, MMSEG)

@@ -21,7 +21,7 @@ def candidate_formats(names: Iterable[str]) -> list[Format]:
     """
     names = list(names)
     scores = {fmt: _score(names, fmt) for fmt in FORMATS.values()}
-    ranked = sorted(scores, key=scores.get)
+    ranked = sorted(scores, key=lambda fmt: scores[fmt])
     fewest = scores[ranked[0]][0]
     if not names or fewest > MAX_UNKNOWN_SHARE * len(names):
         raise UserError(

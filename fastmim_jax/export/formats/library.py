@@ -32,7 +32,7 @@ class ModelSpec(NamedTuple):
     pooling: of a classifier, a key of `heads.POOLINGS`; None for a bare backbone, or with classes for the
       backbone's own.
     classes: their names; () for no head.
-    mean, std: of pixels in [0, 1], one number per channel; () for the usual ones.
+    mean, std: of pixels in [0, 1], one number per channel; () for `data.device.channel_statistics`.
     mae: None for a classifier or a backbone.
     """
 
@@ -86,7 +86,7 @@ class Library(NamedTuple):
     """A library, or the published repositories together, whose files are read and written.
 
     name: the value of --to.
-    formats: those of its files.
+    formats: of its files.
     describe: ModelSpec -> the library's description of the model, JSON. Raises UserError if the library has
       no such model.
     file_hints: (ModelSpec, path of a file) -> lines on how to open the file.

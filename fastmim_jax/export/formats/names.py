@@ -51,7 +51,7 @@ def to_theirs(variables: Variables, format_name: str) -> dict[str, np.ndarray]:
 
 def flatten_variables(variables: Variables) -> dict[str, Any]:
     """Convert variables {"params": nested, ...} to {path: array}, all collections together."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for tree in variables.values():
         arrays |= flatten_dict(jax.device_get(tree), sep="/")
     return arrays
@@ -141,7 +141,7 @@ def _entries(fmt: Format, direction: Direction) -> tuple[list[_Entry], dict[str,
                 entries.append(_Entry(theirs, ours, transform.to_ours, transform.ndim))
             else:
                 entries.append(_Entry(ours, theirs, transform.to_theirs, None))
-    positions = {}
+    positions: dict[str, tuple[int, int]] = {}
     for number, entry in enumerate(entries):
         for position, source in enumerate(entry.sources):
             positions.setdefault(source, (number, position))
@@ -192,7 +192,8 @@ def _count_unused(names: Iterable[str], fmt: Format, direction: Direction) -> in
 def _rename(arrays: Mapping[str, Any], fmt: Format, direction: Direction) -> dict[str, np.ndarray]:
     """{name: array} -> {other name: array}, for the names that the format has."""
     entries, _ = _entries(fmt, direction)
-    groups = {}  # {(entry, block indices): {position among the sources: array}}
+    # {(entry, block indices): {position among the sources: array}}
+    groups: dict[tuple[int, tuple[str, ...]], dict[int, np.ndarray]] = {}
     for name, match in _matches(arrays, fmt, direction):
         if match:
             group = groups.setdefault((match.entry, match.indices), {})

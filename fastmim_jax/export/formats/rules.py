@@ -149,9 +149,9 @@ SHUFFLED_KERNEL = Transform(
 SHUFFLED_BIAS = Transform(_pixels_last, _pixels_first, 1)
 MIX_TOKEN = Transform(lambda x: x[:, None], lambda x: x[:, 0], 3)  # (1, 1, D) <-> (1, 1, 1, D)
 
-LINEAR = ((".weight", "/kernel", TRANSPOSE), (".bias", "/bias", VECTOR))
-CONV = ((".weight", "/kernel", OIHW), (".bias", "/bias", VECTOR))
-NORM = ((".weight", "/scale", VECTOR), (".bias", "/bias", VECTOR))
+LINEAR: tuple[ArrayRule, ...] = ((".weight", "/kernel", TRANSPOSE), (".bias", "/bias", VECTOR))
+CONV: tuple[ArrayRule, ...] = ((".weight", "/kernel", OIHW), (".bias", "/bias", VECTOR))
+NORM: tuple[ArrayRule, ...] = ((".weight", "/scale", VECTOR), (".bias", "/bias", VECTOR))
 
 
 def array(transform: Transform = SAME) -> tuple[ArrayRule, ...]:

@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
@@ -64,7 +65,7 @@ def test_mmpretrain_merges_the_same_tokens_in_another_order():
     assert {"backbone.layers.0.blocks.0.ffn.layers.0.0.weight", "neck.ln1.bias"} <= set(theirs)
     x = np.random.default_rng(0).normal(size=(2, 4, 6, 16)).astype(np.float32)
     params = ours["params"]["encoder"]["downsamples_0"]
-    expected = PatchMerging().apply({"params": params}, x)
+    expected = PatchMerging().apply({"params": params}, jnp.asarray(x))
     np.testing.assert_allclose(mmpretrain_merging(x, theirs, 0), expected, atol=1e-5)
     back = to_ours(theirs, "mmpretrain_mixmim")
     jax.tree.map(np.testing.assert_array_equal, back, jax.tree.map(np.asarray, ours))

@@ -275,7 +275,7 @@ def read_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       UserError: another model type, or a variant that no model of ours corresponds to.
     """
-    entries = _MODEL_TYPES.get(config.get("model_type"))
+    entries = _MODEL_TYPES.get(config.get("model_type", ""))
     if entries is None:
         raise UserError(
             f"config.json is of a '{config.get('model_type')}', expected one of {', '.join(_MODEL_TYPES)}: "

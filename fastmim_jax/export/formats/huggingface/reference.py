@@ -10,6 +10,7 @@ import numpy as np
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.extras import import_torch, import_transformers
 from fastmim_jax.export.formats.rules import State
+from fastmim_jax.export.formats.torch_models import check_no_differences, to_pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,25 +37,17 @@ def build_reference(description: Mapping[str, Any], state: State | None = None) 
     config = kind.config_class.from_dict(description)
     # ViTModel's pooler is a layer after cls that only some models were trained with; no output uses it.
     pooled = any(part.startswith("pooler.") for part in state or ())
-    options = {"add_pooling_layer": pooled} if name == "ViTModel" else {}
+    options: dict[str, Any] = {"add_pooling_layer": pooled} if name == "ViTModel" else {}
     if state is None:
         return kind(config, **options).eval()
     arrays = {key: torch.from_numpy(np.array(x)) for key, x in state.items()}
     options.update(config=config, state_dict=arrays, output_loading_info=True, ignore_mismatched_sizes=True)
     with _quiet(transformers.utils.logging):
         model, report = kind.from_pretrained(None, **options)
-    differences = {
-        "missing": report["missing_keys"],
-        "unexpected": report["unexpected_keys"],
-        "of another shape": [mismatch[0] for mismatch in report["mismatched_keys"]],
-    }
-    listed = [
-        f"{', '.join(sorted(names)[:5])} {problem}" for problem, names in differences.items() if names
-    ]
-    if listed:
-        raise UserError(
-            f"the arrays are not those of {name}: {'; '.join(listed)}; give the config.json of the arrays"
-        )
+    reshaped = [key for key, *_ in report["mismatched_keys"]]
+    check_no_differences(
+        f"transformers' {name}", report["missing_keys"], report["unexpected_keys"], reshaped
+    )
     return model.eval()
 
 
@@ -73,7 +66,7 @@ def _quiet(logging: ModuleType) -> Iterator[None]:
 
 
 def reference_outputs(
-    model: "Module", images: np.ndarray, noise: np.ndarray | None = None
+    model: Any, images: np.ndarray, noise: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Return the outputs of the layers of a transformers model.
 
@@ -87,8 +80,7 @@ def reference_outputs(
       "logits": (B, classes) of a classifier; "prediction": (B, h, w, P), "mask": (B, h, w), 1 = masked, and
       "loss": () of an MAE with noise}, NumPy arrays.
     """
-    torch = import_torch()
-    pixels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
+    torch, pixels = import_torch(), to_pixels(images)
     with torch.no_grad():
         outputs = _OUTPUTS[model.config.model_type](model, pixels)
         if noise is not None:
@@ -96,12 +88,12 @@ def reference_outputs(
     return {name: x.numpy() for name, x in outputs.items()}
 
 
-def _vit_outputs(model: "Module", pixels: "Tensor") -> Layers:
+def _vit_outputs(model: Any, pixels: "Tensor") -> Layers:
     out = model(pixels, output_hidden_states=True)
     return _blocks(model, out, pixels) | _logits(out)
 
 
-def _mae_outputs(model: "Module", pixels: "Tensor") -> Layers:
+def _mae_outputs(model: Any, pixels: "Tensor") -> Layers:
     """Of the encoder with all patches: none is masked, and ascending noise keeps them in order."""
     torch, base = import_torch(), model.base_model
     config = base.embeddings.config
@@ -114,32 +106,32 @@ def _mae_outputs(model: "Module", pixels: "Tensor") -> Layers:
         config.mask_ratio = ratio
 
 
-def _swin_outputs(model: "Module", pixels: "Tensor") -> Layers:
+def _swin_outputs(model: Any, pixels: "Tensor") -> Layers:
     out = model(pixels, output_hidden_states=True, output_hidden_states_before_downsampling=True)
     return _stages(model, out.reshaped_hidden_states, model.base_model.layernorm) | _logits(out)
 
 
-def _grid_outputs(model: "Module", pixels: "Tensor") -> Layers:
+def _grid_outputs(model: Any, pixels: "Tensor") -> Layers:
     """The norm of a bare ConvNeXt, which follows the mean there, is applied to the grid."""
     out = model(pixels, output_hidden_states=True)
     return _stages(model, out.hidden_states, getattr(model, "layernorm", None)) | _logits(out)
 
 
-def _stages(model: "Module", states: Sequence["Tensor"], norm: "Module | None" = None) -> Layers:
+def _stages(model: Any, states: Sequence["Tensor"], norm: "Module | None" = None) -> Layers:
     grids = [grid.permute(0, 2, 3, 1) for grid in states[-len(model.config.depths) :]]
     if norm is not None:
         grids[-1] = norm(grids[-1])
     return {f"stage {number}": grid for number, grid in enumerate(grids, 1)}
 
 
-def _blocks(model: "Module", out: Any, pixels: "Tensor") -> Layers:
+def _blocks(model: Any, out: Any, pixels: "Tensor") -> Layers:
     states = list(out.hidden_states[-model.config.num_hidden_layers :])
     states[-1] = model.base_model.layernorm(states[-1])
     blocks = {f"block {number}": _grid(x[:, 1:], model, pixels) for number, x in enumerate(states, 1)}
     return blocks | {"cls": states[-1][:, 0]}
 
 
-def _grid(x: "Tensor", model: "Module", pixels: "Tensor") -> "Tensor":
+def _grid(x: "Tensor", model: Any, pixels: "Tensor") -> "Tensor":
     """(B, h * w, ...) -> (B, h, w, ...)."""
     return x.reshape(len(x), pixels.shape[2] // model.config.patch_size, -1, *x.shape[2:])
 
@@ -148,13 +140,13 @@ def _logits(out: Any) -> Layers:
     return {"logits": out.logits} if "logits" in out else {}
 
 
-def _reconstruction(model: "Module", pixels: "Tensor", noise: "Tensor") -> Layers:
+def _reconstruction(model: Any, pixels: "Tensor", noise: "Tensor") -> Layers:
     out = model(pixels, noise=noise)
     grids = {"prediction": out.logits, "mask": out.mask}
     return {**{name: _grid(x, model, pixels) for name, x in grids.items()}, "loss": out.loss}
 
 
-_OUTPUTS: dict[str, Callable[["Module", "Tensor"], Layers]] = {
+_OUTPUTS: dict[str, Callable[[Any, "Tensor"], Layers]] = {
     "vit": _vit_outputs,
     "vit_mae": _mae_outputs,
     "swin": _swin_outputs,

@@ -140,7 +140,7 @@ def _mmpretrain_swin(refuse: Refuse, spec: ModelSpec) -> Described:
     for stage, side in enumerate(sides):
         reached = [length // (encoder.embed_stride * 2**stage) == side for length in image_size]
         if any(reached) and not all(reached):
-            refuse("shifts no window that is as high as the cells but narrower, or the other way round")
+            refuse("shifts no window that spans the grid along one axis only")
     stages = [dict(window_size=side, **block) for side in sides]
     arguments = dict(
         type="SwinTransformer",

@@ -1,4 +1,4 @@
-"""timm's model classes that our backbones correspond to, and the named models that it has of each."""
+"""timm's model classes for our backbones, and the named models of each class."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -111,7 +111,7 @@ def _convnext(encoder: nn.Module, size: Size) -> Arguments:
 
 def _side(size: Size) -> int | Size:
     """(h, w) -> one number if they are equal."""
-    return size[0] if size[0] == size[1] else tuple(size)
+    return size[0] if size[0] == size[1] else (size[0], size[1])
 
 
 def _vit_architectures(

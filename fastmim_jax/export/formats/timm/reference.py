@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmim_jax.errors import UserError
 from fastmim_jax.export.extras import import_timm, import_torch
 from fastmim_jax.export.formats.rules import State
 from fastmim_jax.export.formats.timm.describe import model_arguments
+from fastmim_jax.export.formats.torch_models import load_state, to_pixels
 
 if TYPE_CHECKING:
     import torch
@@ -26,29 +26,11 @@ def build_reference(description: Mapping[str, Any], state: State | None = None) 
     """
     model = import_timm().create_model(description["architecture"], **model_arguments(description)).eval()
     if state is not None:
-        _load(model, state, description["architecture"])
+        load_state(model, state, f"timm's {description['architecture']}")
     return model
 
 
-def _load(model: "torch.nn.Module", state: State, name: str) -> None:
-    torch = import_torch()
-    expected = {key: tuple(x.shape) for key, x in model.state_dict().items()}
-    given = {key: tuple(np.shape(x)) for key, x in state.items()}
-    differences = {
-        "missing": sorted(expected.keys() - given.keys()),
-        "unexpected": sorted(given.keys() - expected.keys()),
-        "of another shape": sorted(x for x in expected.keys() & given.keys() if expected[x] != given[x]),
-    }
-    listed = [f"{', '.join(keys[:5])} {kind}" for kind, keys in differences.items() if keys]
-    if listed:
-        raise UserError(
-            f"this is not a state dict of timm's {name}: {'; '.join(listed)}; expected exactly the arrays "
-            "of the described model"
-        )
-    model.load_state_dict({key: torch.tensor(np.asarray(x)) for key, x in state.items()})
-
-
-def reference_outputs(model: "torch.nn.Module", images: np.ndarray) -> dict[str, np.ndarray]:
+def reference_outputs(model: Any, images: np.ndarray) -> dict[str, np.ndarray]:
     """Return the outputs of the layers of a timm model.
 
     Args:
@@ -59,10 +41,8 @@ def reference_outputs(model: "torch.nn.Module", images: np.ndarray) -> dict[str,
       {"block 1" ... of a ViT or "stage 1" ... of a pyramid: (B, h, w, D), the last after the model's last
       norm if that precedes the pooling; "cls": (B, D) of a ViT; "logits": (B, classes) with a head}.
     """
-    torch = import_torch()
-    with torch.inference_mode():
-        pixels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
-        last, grids = model.forward_intermediates(pixels)
+    with import_torch().inference_mode():
+        last, grids = model.forward_intermediates(to_pixels(images))
         logits = {"logits": model.forward_head(last).numpy()} if model.num_classes else {}
     grids = [np.moveaxis(grid.numpy(), 1, -1) for grid in grids]
     last = last.numpy()

@@ -4,6 +4,7 @@ Its ViT classifies by the cls token and takes square images of one size; its Swi
 stages; its ConvNeXt has a norm after the mean over the grid, where others have it before.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +17,7 @@ from fastmim_jax.export.infer_backbone import family_of
 
 _WINDOWS = dict(window_size=[7, 7], mlp_ratio=4.0)
 # Arguments of the models that the functions of these names in torchvision.models build.
-BUILDERS = {
+BUILDERS: dict[str, dict[str, Any]] = {
     "vit_b_16": dict(patch_size=16, num_layers=12, num_heads=12, hidden_dim=768, mlp_dim=3072),
     "vit_b_32": dict(patch_size=32, num_layers=12, num_heads=12, hidden_dim=768, mlp_dim=3072),
     "vit_l_16": dict(patch_size=16, num_layers=24, num_heads=16, hidden_dim=1024, mlp_dim=4096),
@@ -109,7 +110,7 @@ def _convnext_arguments(encoder: nn.Module, image_size: tuple[int, int]) -> dict
 
 
 # {family: (class, function that makes its arguments, possible poolings)}
-_ARCHITECTURES = {
+_ARCHITECTURES: dict[str, tuple[str, Callable, tuple[str, ...]]] = {
     "vit": ("VisionTransformer", _vit_arguments, ("cls",)),
     "swin": ("SwinTransformer", _swin_arguments, ("pool", "norm_pool")),
     "convnext": ("ConvNeXt", _convnext_arguments, ("pool_norm",)),

@@ -1,5 +1,6 @@
 """torchvision's own models, to verify conversions with."""
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import ModuleType
@@ -7,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastmim_jax.errors import UserError
 from fastmim_jax.export.extras import import_torch, import_torchvision
 from fastmim_jax.export.formats.rules import State
+from fastmim_jax.export.formats.torch_models import load_state, to_pixels
 from fastmim_jax.models.pyramid import STAGES
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _HEADS = {"VisionTransformer": "heads", "SwinTransformer": "head", "ConvNeXt": "
 
 
 def build_reference(description: Mapping[str, Any], state: State | None = None) -> "Module":
-    """Return torchvision's model of a description, in eval mode; without classes it has no head.
+    """Return torchvision's model of a description, in eval mode; without a head if there are no classes.
 
     Args:
       description: result of `describe`.
@@ -42,29 +43,17 @@ def build_reference(description: Mapping[str, Any], state: State | None = None) 
     if not classes:
         model.set_submodule(_HEADS[name], torch.nn.Identity())
     if state is not None:
-        _load(model, state)
+        load_state(model, state, f"torchvision's {name}")
     return model
 
 
 def models_module() -> ModuleType:
     """Return the module torchvision.models."""
     import_torchvision()
-    from torchvision import models
-
-    return models
+    return importlib.import_module("torchvision.models")
 
 
-def _load(model: "Module", state: State) -> None:
-    torch = import_torch()
-    tensors = {name: torch.from_numpy(np.array(x)) for name, x in state.items()}
-    try:
-        model.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"these are not the arrays of torchvision's model: {reason}") from error
-
-
-def reference_outputs(model: "Module", images: np.ndarray) -> dict[str, np.ndarray]:
+def reference_outputs(model: Any, images: np.ndarray) -> dict[str, np.ndarray]:
     """Return the outputs of the layers of a torchvision model.
 
     Args:
@@ -75,53 +64,53 @@ def reference_outputs(model: "Module", images: np.ndarray) -> dict[str, np.ndarr
       {"block 1" or "stage 1", ...: (B, h, w, D); "cls": (B, D) of a ViT; "logits": (B, classes) with a
       head}. The last grid is normed, except in a ConvNeXt with a head, whose norm follows the mean.
     """
-    torch, name = import_torch(), type(model).__name__
-    layers, outputs = _LAYERS[name], []
+    layers = _LAYERS[type(model).__name__]
+    outputs: Tensors = []
     hooks = [
         module.register_forward_hook(lambda *call: outputs.append(call[-1]))
         for module in layers.modules(model)
     ]
     try:
-        with torch.inference_mode():
-            logits = model(torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1))))
-            found = layers.arrange(model, outputs)
+        with import_torch().inference_mode():
+            logits = model(to_pixels(images))
+            arranged = layers.arrange(model, outputs)
     finally:
         for hook in hooks:
             hook.remove()
     if _has_head(model):
-        found["logits"] = logits
-    return {name: x.numpy() for name, x in found.items()}
+        arranged["logits"] = logits
+    return {name: x.numpy() for name, x in arranged.items()}
 
 
-def _has_head(model: "Module") -> bool:
+def _has_head(model: Any) -> bool:
     return not isinstance(model.get_submodule(_HEADS[type(model).__name__]), import_torch().nn.Identity)
 
 
-def _vit_blocks(model: "Module") -> Sequence["Module"]:
+def _vit_blocks(model: Any) -> Sequence["Module"]:
     *inner, _ = model.encoder.layers
     return (*inner, model.encoder.ln)
 
 
-def _vit_outputs(model: "Module", outputs: Tensors) -> dict[str, "torch.Tensor"]:
+def _vit_outputs(model: Any, outputs: Tensors) -> dict[str, "torch.Tensor"]:
     """[(B, 1 + h * w, D)] -> {"block 1": (B, h, w, D), ..., "cls": (B, D)}."""
     side = model.image_size // model.patch_size
     grids = {f"block {number}": x[:, 1:].unflatten(1, (side, side)) for number, x in enumerate(outputs, 1)}
     return {**grids, "cls": outputs[-1][:, 0]}
 
 
-def _swin_stages(model: "Module") -> Sequence["Module"]:
+def _swin_stages(model: Any) -> Sequence["Module"]:
     return (*(model.features[2 * stage + 1] for stage in range(STAGES - 1)), model.norm)
 
 
-def _stage_outputs(model: "Module", outputs: Tensors) -> dict[str, "torch.Tensor"]:
+def _stage_outputs(model: Any, outputs: Tensors) -> dict[str, "torch.Tensor"]:
     return {f"stage {number}": x for number, x in enumerate(outputs, 1)}
 
 
-def _convnext_stages(model: "Module") -> Sequence["Module"]:
+def _convnext_stages(model: Any) -> Sequence["Module"]:
     return [model.features[2 * stage + 1] for stage in range(STAGES)]
 
 
-def _convnext_outputs(model: "Module", outputs: Tensors) -> dict[str, "torch.Tensor"]:
+def _convnext_outputs(model: Any, outputs: Tensors) -> dict[str, "torch.Tensor"]:
     """[(B, D, h, w)] -> {"stage 1": (B, h, w, D), ...}, the last normed if there is no head."""
     *inner, last = outputs
     last = last if _has_head(model) else model.classifier[0](last)
@@ -134,8 +123,8 @@ class _Layers(NamedTuple):
     modules: model -> modules whose outputs are taken. arrange: (model, those outputs) -> {layer: output}.
     """
 
-    modules: Callable[["Module"], Sequence["Module"]]
-    arrange: Callable[["Module", Tensors], dict[str, "torch.Tensor"]]
+    modules: Callable[[Any], Sequence["Module"]]
+    arrange: Callable[[Any, Tensors], dict[str, "torch.Tensor"]]
 
 
 _LAYERS = {

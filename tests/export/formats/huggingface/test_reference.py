@@ -5,6 +5,7 @@ from functools import cache
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -283,7 +284,7 @@ def test_their_mae_predicts_the_same_as_ours(hf, reconstruct, tmp_path):
     images, noise = Case(VIT).images(), noise_of((BATCH, 16))
     found = reference_outputs(model, images, noise=noise)
     assert_close(part(found, "prediction", "mask", "loss"), reconstruct(ours, images, noise))
-    outputs = VIT.apply({"params": ours["params"]["encoder"]}, images, method="outputs")
+    outputs = VIT.apply({"params": ours["params"]["encoder"]}, jnp.asarray(images), method="outputs")
     assert_close(
         part(found, "block 1", "block 3", "cls"),
         {"block 1": outputs[0].tokens, "block 3": outputs[2].tokens, "cls": outputs[2].prefix[:, 0]},
@@ -316,7 +317,7 @@ def test_a_vit_takes_non_square_images(hf):
     model = build_reference(case.describe(), to_theirs(ours, "hf_vit"))
     found = reference_outputs(model, case.images())
     assert found["block 1"].shape == (BATCH, 2, 4, 32)
-    assert_close(part(found, "logits"), {"logits": network(case).apply(ours, case.images())})
+    assert_close(part(found, "logits"), {"logits": network(case).apply(ours, jnp.asarray(case.images()))})
 
 
 def test_a_state_dict_of_another_model_is_refused(hf):

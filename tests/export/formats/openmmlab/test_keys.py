@@ -1,6 +1,7 @@
 """Names and shapes against OpenMMLab's source; reshaped arrays against its arithmetic."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -71,7 +72,7 @@ PVT_LAYER = (
 )
 PVT_NAMES = (
     of_stages("layers.{}.", "0.projection.* 0.norm.* 2.*") | of_stages("layers.{}.1.0.", PVT_LAYER)
-) - names("layers.3.1.0.", "attn.sr.* attn.norm.*")  # whose keys are all cells
+) - names("layers.3.1.0.", "attn.sr.* attn.norm.*")  # whose keys are all tokens
 DENSE_VIT_LAYER = f"ln1.* attn.attn.in_proj_weight attn.attn.in_proj_bias attn.attn.out_proj.* ln2.* {FFN}"
 DENSE_VIT_NAMES = VIT_NAMES - names("layers.0.", VIT_LAYER) | names("layers.0.", DENSE_VIT_LAYER)
 HEAD = {"head.fc.weight", "head.fc.bias"}
@@ -136,8 +137,8 @@ def variables_of(module):
     if getattr(encoder, "positions", None) == "fixed":
         strides = {"encoder": encoder.embed_stride, "decoder": encoder.stride}
         for part in strides.keys() & {path.split("/")[0] for path in shapes}:
-            cells = (SIZE[0] // strides[part],) * 2
-            shapes[f"{part}/position/pos_embed"] = (*cells, 8)
+            grid = (SIZE[0] // strides[part],) * 2
+            shapes[f"{part}/position/pos_embed"] = (*grid, 8)
             if "encoder/cls_token" in shapes:
                 shapes[f"{part}/position/pos_embed_cls"] = (1, 8)
     rng = np.random.default_rng(0)
@@ -237,7 +238,7 @@ def test_patches_are_merged_in_the_order_of_unfold(name):
     y = layer_norm(unfolded(x, 2), theirs["norm.weight"], theirs["norm.bias"])
     y = y @ state["backbone.stages.1.downsample.reduction.weight"].T
     params = variables["params"]["encoder"]["downsamples_1"]
-    assert_close(PatchMerging().apply({"params": params}, x), y)
+    assert_close(PatchMerging().apply({"params": params}, jnp.asarray(x)), y)
 
 
 def multihead(query, key_value, state, name, heads):
@@ -269,7 +270,7 @@ def test_attention_of_pvt_is_that_of_joined_projections(stage, reduction):
         coarse = layer_norm(coarse, state[f"{name}.norm.weight"], state[f"{name}.norm.bias"])
     y = multihead(x.reshape(2, 16, width), coarse.reshape(2, -1, width), state, f"{name}.attn", heads)
     params = variables["params"]["encoder"][f"stages_{stage}"]["blocks"]["0"]["attn"]
-    found = PVTAttention(heads, reduction).apply({"params": params}, x)
+    found = PVTAttention(heads, reduction).apply({"params": params}, jnp.asarray(x))
     assert_close(found.reshape(y.shape), y)
 
 
@@ -288,7 +289,7 @@ def test_mlp_of_pvt_is_that_of_convolutions():
     y = y * (1 + erf(y / np.sqrt(2))) / 2
     y = np.einsum("oi,bhwi->bhwo", state[f"{name}.4.weight"][:, :, 0, 0], y) + state[f"{name}.4.bias"]
     params = variables["params"]["encoder"]["stages_1"]["blocks"]["0"]["mlp"]
-    found = ConvolutionalMLP(2).apply({"params": params}, x)
+    found = ConvolutionalMLP(2).apply({"params": params}, jnp.asarray(x))
     assert_close(found, y)
 
 

@@ -249,7 +249,7 @@ def tabled(variables, encoder, size):
 
 BARE = {
     "vit": (ViT(**{**VIT, "positions": "fixed"}), (32, 48)),
-    "swin": (Swin(**SWIN), (64, 96)),  # windows of 4 x 3 cells, of 2 x 3 in the last stage
+    "swin": (Swin(**SWIN), (64, 96)),  # windows of 4 x 3 tokens, of 2 x 3 in the last stage
     "pvt_v2": (PVTv2(**PVT), (64, 96)),
     "convnext": (ConvNeXt(**PYRAMID), (64, 96)),
 }
