@@ -2,6 +2,7 @@
 
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -58,7 +59,7 @@ def test_features_equal_the_outputs_of_the_encoder(npz, workdir):
     mean, std = backbone.reader.mean, backbone.reader.std
     crops = [center_crop(np.asarray(Image.open(name)), (32, 32)) for name in found["name"]]
     images = (np.stack(crops) / 255 - np.array(mean)) / np.array(std)
-    outputs = backbone.model.apply(backbone.variables, images.astype(np.float32), method="outputs")
+    outputs = backbone.model.apply(backbone.variables, jnp.asarray(images, jnp.float32), method="outputs")
     # float32, summed in another order than in the jitted program over 8 devices.
     np.testing.assert_allclose(found["block_1_mean"], outputs[0][0].mean((1, 2)), atol=1e-5)
     np.testing.assert_allclose(found["block_2_cls"], outputs[1][1][:, 0], atol=1e-5)
