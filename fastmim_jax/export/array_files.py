@@ -1,4 +1,4 @@
-"""Files of named arrays: checkpoints of torch.save and safetensors, found, unwrapped and written."""
+"""Files of named arrays: reading and writing checkpoints of torch.save and safetensors."""
 
 import json
 from collections.abc import Mapping
@@ -14,15 +14,16 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.export.extras import import_torch
 from fastmim_jax.export.torch_file.reader import read_pth
 from fastmim_jax.io import atomic_write
+from fastmim_jax.validate.names import count
 
-# Under which of its entries a checkpoint has the arrays of the model; the first that there is.
+# Entries of a checkpoint that may hold the arrays of the model; the first that exists is taken.
 WRAPPERS = (
     *("model", "state_dict", "model_state_dict", "module", "teacher", "encoder", "target_encoder"),
     *("backbone", "student", "net", "network", "weights", "params", "model_ema", "state_dict_ema", "ema"),
 )
-# What distributed training, torch.compile and Lightning put before every name.
+# Prefixes of all names, added by distributed training, torch.compile and Lightning.
 PREFIXES = ("module.", "_orig_mod.", "model.")
-DEPTH = 4  # of wrappers in wrappers
+MAX_DEPTH = 4  # of nested wrappers
 IN_FOLDER = (
     *("model.safetensors", "model.safetensors.index.json"),
     *("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -32,93 +33,107 @@ IN_FOLDER = (
 class Tensors(NamedTuple):
     """The arrays of a file.
 
-    arrays: {name: array}. wrapper: dotted key of the entry that had them, "" for the file's whole.
-    prefix: what all names started with, now stripped. others: what else the file holds, to be told.
-    note: what `write_...` was given as a note, "" in files of others.
+    Attributes:
+      arrays: {name: array}.
+      wrapper: dotted key of the entry that holds them, "" for the top level.
+      prefix: common prefix of all names, stripped here.
+      ignored: other entries of the file, such as "optimizer (2 entries)".
+      metadata: text that our own writers saved beside the arrays; "" in other files.
     """
 
-    arrays: dict
+    arrays: dict[str, np.ndarray]
     wrapper: str
     prefix: str
-    others: list
-    note: str = ""
+    ignored: list[str]
+    metadata: str = ""
 
 
-NOTE = "fastmim_jax"  # entry of a file, beside the arrays
+METADATA = "fastmim_jax"  # entry of a file, beside the arrays
 
 
-def read_tensors(path, key=None):
-    """Reads named arrays, whatever the file's name.
+def read_tensors(path: str | Path, key: str | None = None) -> Tensors:
+    """Read named arrays; the kind of file is detected by its content.
 
     Args:
       path: a checkpoint of torch.save, a safetensors file, the JSON index of one in several parts, or a
         folder with model.safetensors or pytorch_model.bin.
-      key: dotted key of the entry that has the arrays, such as "model_ema"; None for the first of
-        WRAPPERS that there is, or else the file itself.
+      key: dotted key of the entry that holds the arrays, such as "model_ema"; None for the first entry
+        of WRAPPERS that exists, or else the top level.
 
     Raises:
-      UserError: no such file or entry, another kind of file, or no arrays in it.
+      UserError: no such file or entry, another kind of file, or a file without arrays.
     """
     path = _in_folder(Path(path).expanduser())
     tree = _read_tree(path)
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds a {type(tree).__name__}: expected named arrays, a dict of tensors")
     wrapper = _find(tree) if key is None else key
-    found, others = tree, []
+    found, ignored = tree, []
     for part in wrapper.split(".") if wrapper else ():
         if not isinstance(found, dict) or part not in found:
             raise UserError(f"{path} has no entry {wrapper!r}: {_choice(tree)}")
-        others += [_told(name, value) for name, value in found.items() if name != part]
+        ignored += [_entry(name, value) for name, value in found.items() if name != part]
         found = found[part]
     if not _is_state(found):
         raise UserError(
             f"{path} has no arrays {f'under {wrapper!r}' if wrapper else 'in it'}: {_choice(tree)}"
         )
-    others += [_told(name, value) for name, value in found.items() if not _is_array(name, value)]
+    ignored += [_entry(name, value) for name, value in found.items() if not _is_array(name, value)]
     arrays = {name: value for name, value in found.items() if _is_array(name, value)}
     prefix = _shared_prefix(arrays)
     arrays = {name.removeprefix(prefix): x for name, x in arrays.items()}
-    note = tree[NOTE] if isinstance(tree.get(NOTE), str) else ""
-    return Tensors(arrays, wrapper, prefix, [x for x in others if not note or x != NOTE], note)
+    metadata = tree[METADATA] if isinstance(tree.get(METADATA), str) else ""
+    ignored = [entry for entry in ignored if not metadata or entry != METADATA]
+    return Tensors(arrays, wrapper, prefix, ignored, metadata)
 
 
-def write_safetensors(path, arrays, note="", overwrite=False):
-    """Writes {name: array} with the names of a PyTorch state dict, each array with its own dtype.
+def write_safetensors(
+    path: str | Path, arrays: Mapping[str, np.ndarray], metadata: str = "", overwrite: bool = False
+):
+    """Write {name: array} as a safetensors file, each array with its own dtype.
 
-    note: text to read back, in the metadata, where transformers wants to see {"format": "pt"}.
+    Args:
+      metadata: text that `read_tensors` returns; saved beside {"format": "pt"}, which transformers needs.
 
     Raises:
-      UserError: it exists and is not to be overwritten, or a dtype that safetensors does not have.
+      UserError: the file exists and must not be replaced, or safetensors has no such dtype.
     """
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    metadata = {"format": "pt", **({NOTE: note} if note else {})}
+    header = {"format": "pt", **({METADATA: metadata} if metadata else {})}
     with atomic_write(path, overwrite) as temporary:
         try:
-            safetensors.numpy.save_file(arrays, temporary, metadata)
+            safetensors.numpy.save_file(arrays, temporary, header)
         except safetensors.SafetensorError as error:
             raise UserError(
                 f"{path} cannot be written ({error}): expected arrays of plain numbers"
             ) from error
 
 
-def write_pth(path, arrays, note="", wrapper="model", overwrite=False):
-    """Writes {name: array} as torch.save({wrapper: tensors}), each array with its own dtype.
+def write_pth(
+    path: str | Path,
+    arrays: Mapping[str, np.ndarray],
+    metadata: str = "",
+    wrapper: str = "model",
+    overwrite: bool = False,
+):
+    """Write {name: array} by torch.save({wrapper: tensors}), each array with its own dtype.
 
-    note: text to read back, an entry beside the tensors' where they have a wrapper.
-    wrapper: "" for the tensors without one.
+    Args:
+      metadata: text that `read_tensors` returns; an entry beside the wrapper.
+      wrapper: "" for tensors at the top level, without metadata.
 
     Raises:
-      UserError: it exists and is not to be overwritten, or torch is not installed.
+      UserError: the file exists and must not be replaced, or torch is not installed.
     """
     torch = import_torch()
     tensors = {name: _tensor(torch, array) for name, array in arrays.items()}
     with atomic_write(path, overwrite) as temporary:
-        beside = {NOTE: note} if note else {}
+        beside = {METADATA: metadata} if metadata else {}
         torch.save({wrapper: tensors, **beside} if wrapper else tensors, temporary)
 
 
 def _tensor(torch, array):
-    array = np.array(array, order="C")  # a copy: PyTorch wants to be able to write to it
+    array = np.array(array, order="C")  # a copy: PyTorch needs writable memory
     try:
         return torch.from_numpy(array)
     except TypeError:  # the dtypes of ml_dtypes
@@ -153,15 +168,16 @@ def _head(path):
         with path.open("rb") as file:
             return file.read(9)
     except OSError:
-        return b""  # read_pth tells why
+        return b""  # read_pth reports the error
 
 
 def _read_safetensors(path):
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            note = (file.metadata() or {}).get(NOTE)
-            return {name: file.get_tensor(name) for name in file.keys()} | ({NOTE: note} if note else {})
-    except AttributeError as error:  # a dtype that numpy has no name for
+            metadata = (file.metadata() or {}).get(METADATA)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            return arrays | ({METADATA: metadata} if metadata else {})
+    except AttributeError as error:  # a dtype that NumPy lacks
         raise UserError(f"{path} cannot be read ({error}): expected arrays of 16 bits or more") from error
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UserError(
@@ -170,12 +186,12 @@ def _read_safetensors(path):
 
 
 def _read_parts(path):
-    """Arrays that are in several files, by the index that names the file of each."""
+    """Read arrays in several files by the index {"weight_map": {array: file}}."""
     try:
-        places = json.loads(path.read_bytes())["weight_map"]
-        files = sorted(set(places.values()))
+        weight_map = json.loads(path.read_bytes())["weight_map"]
+        files = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no index of arrays: expected JSON with a weight_map") from error
+        raise UserError(f"{path} is not an index of arrays: expected JSON with a weight_map") from error
     arrays = {}
     for name in files:
         if not isinstance(name, str) or Path(name).name != name:
@@ -187,7 +203,7 @@ def _read_parts(path):
         if not _is_state(tree):
             raise UserError(f"{part} has no arrays: expected the part of a model that {path.name} names")
         arrays |= tree
-    missing = sorted(places.keys() - arrays.keys())
+    missing = sorted(weight_map.keys() - arrays.keys())
     if missing:
         raise UserError(f"{path} names {missing[0]!r}, which is in none of its parts: fetch them again")
     return arrays
@@ -201,8 +217,8 @@ def _is_state(tree):
     return isinstance(tree, dict) and any(_is_array(name, value) for name, value in tree.items())
 
 
-def _find(tree, depth=DEPTH):
-    """Dotted key of the arrays; "" where no entry of a known name has any."""
+def _find(tree, depth=MAX_DEPTH):
+    """Return the dotted key of the arrays; "" if no entry of WRAPPERS has any."""
     for name in WRAPPERS if depth else ():
         inner = tree.get(name)
         if isinstance(inner, dict):
@@ -213,21 +229,21 @@ def _find(tree, depth=DEPTH):
 
 
 def _choice(tree):
-    """What may be typed instead."""
+    """Return what to type instead."""
     states = [str(name) for name, value in tree.items() if _is_state(value)]
-    there = ", ".join(map(str, list(tree)[:8])) + (", ..." if len(tree) > 8 else "")
+    entries = ", ".join(map(str, list(tree)[:8])) + (", ..." if len(tree) > 8 else "")
     if states:
-        return f"choose one of {', '.join(states)} by its key"
-    return f"expected named arrays, it holds {there or 'nothing'}"
+        return f"choose --key= from: {', '.join(states)}"
+    return f"expected named arrays, but it holds {entries or 'nothing'}"
 
 
-def _told(name, value):
-    entries = len(value) if isinstance(value, Mapping | list | tuple) else None
-    return str(name) if entries is None else f"{name} ({entries} entries)"
+def _entry(name, value):
+    size = len(value) if isinstance(value, Mapping | list | tuple) else None
+    return str(name) if size is None else f"{name} ({count(size, 'entry', 'entries')})"
 
 
 def _shared_prefix(names):
-    """As many of PREFIXES as all names start with, one after the other."""
+    """Return the longest sequence of PREFIXES that all names start with."""
     prefix = ""
     while longer := [prefix + more for more in PREFIXES if all(n.startswith(prefix + more) for n in names)]:
         prefix = longer[0]

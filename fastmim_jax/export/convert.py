@@ -96,8 +96,8 @@ class SourceReport:
         entry = f" under '{tensors.wrapper}'" if tensors.wrapper else ""
         entry += f", without the prefix '{tensors.prefix}' of all names" if tensors.prefix else ""
         yield Line("read", f"{self.path}: {count(len(tensors.arrays), 'array')}{entry}")
-        if tensors.others:
-            yield Line("ignored", ", ".join(tensors.others))
+        if tensors.ignored:
+            yield Line("ignored", ", ".join(tensors.ignored))
         yield from _load_lines(self.load)
 
 
@@ -174,7 +174,7 @@ def open_source(source: str | Path, options: Options = DEFAULT_OPTIONS) -> tuple
         return bundle, SourceReport(source, origin=bundle.origin)
     tensors = read_tensors(source, options.key or None)
     is_folder = source.is_dir()
-    settings = model_folder.read_settings(source) if is_folder else parse_settings(tensors.note)
+    settings = model_folder.read_settings(source) if is_folder else parse_settings(tensors.metadata)
     bundle, report = from_torch(
         tensors.arrays,
         format_name=options.format or None,

@@ -1,16 +1,17 @@
-"""Packages of the extras `torch` and `onnx`, imported only where they are needed."""
+"""Packages of the extras `torch` and `onnx`, imported on demand."""
 
 import importlib
 from functools import cache
+from types import ModuleType
 
 from fastmim_jax.errors import UserError
 
-# Operators that torchvision describes at import, and that only its compiled part declares.
+# Operators that torchvision uses at import and that only its compiled part declares.
 DECLARED = ("nms", "qnms")
 
 
-def import_torch():
-    """The module torch.
+def import_torch() -> ModuleType:
+    """Import torch.
 
     Raises:
       UserError: it is not installed.
@@ -19,8 +20,8 @@ def import_torch():
 
 
 @cache
-def import_timm():
-    """The module timm.
+def import_timm() -> ModuleType:
+    """Import timm.
 
     Raises:
       UserError: it is not installed.
@@ -30,8 +31,8 @@ def import_timm():
 
 
 @cache
-def import_transformers():
-    """The module transformers.
+def import_transformers() -> ModuleType:
+    """Import transformers.
 
     Raises:
       UserError: it is not installed.
@@ -41,8 +42,8 @@ def import_transformers():
 
 
 @cache
-def import_torchvision():
-    """The module torchvision.
+def import_torchvision() -> ModuleType:
+    """Import torchvision.
 
     Raises:
       UserError: it is not installed.
@@ -52,9 +53,9 @@ def import_torchvision():
 
 @cache
 def _import_torchvision():
-    """torchvision, also where its compiled part does not fit a CPU's PyTorch; None where there is none.
+    """Import torchvision even if its compiled part does not load with this PyTorch; None if not installed.
 
-    Nothing here calls an operator of it, but timm and transformers import it.
+    Nothing here calls its operators, but timm and transformers import it.
     """
     torch = import_torch()
     try:
@@ -62,21 +63,21 @@ def _import_torchvision():
     except ImportError:
         return None
     except RuntimeError:
-        _library(torch)
+        _declare_operators(torch)
         return importlib.import_module("torchvision")
 
 
 @cache
-def _library(torch):
-    """Declares the operators; they are gone when what is returned is."""
+def _declare_operators(torch):
+    """Declare the operators through `torch.library`; cached, as they vanish with the returned library."""
     library = torch.library.Library("torchvision", "DEF")
     for name in DECLARED:
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return library
 
 
-def require(name, extra):
-    """The module of a package that an extra of ours brings.
+def require(name: str, extra: str) -> ModuleType:
+    """Import a package of an extra of fastmim_jax.
 
     Raises:
       UserError: it is not installed.

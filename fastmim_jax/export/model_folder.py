@@ -1,76 +1,83 @@
-"""Folders that Hugging Face's transformers and timm open: weights, their config.json and a model card."""
+"""Folders that transformers and timm open: weights, their config.json and a model card."""
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.array_files import write_safetensors
+from fastmim_jax.export.bundle import ModelBundle
 from fastmim_jax.export.card import model_card
 from fastmim_jax.export.formats import LIBRARIES
 from fastmim_jax.export.formats.library import MAESpec, ModelSpec
+from fastmim_jax.export.formats.rules import Format
+from fastmim_jax.export.to_torch import TorchArrays
 
 WEIGHTS = "model.safetensors"
 
 
-def spec_of(model, fmt):
-    """The ModelSpec of a Model that is written in a Format."""
-    section, data = model.section, model.config.data
+def spec_of(bundle: ModelBundle, fmt: Format) -> ModelSpec:
+    """Return the ModelSpec of a model that is written in a format."""
+    section, data = bundle.section, bundle.config.data
     mae = None
     if fmt.kind == "mae":
         mae = MAESpec(dict(section.decoder), section.mask_ratio, section.normalize_target)
-    *size, channels = model.image_shape
+    *size, channels = bundle.image_shape
     statistics = tuple(data.mean), tuple(data.std)
-    return ModelSpec(model.encoder, tuple(size), channels, model.pooling, model.classes, *statistics, mae)
+    return ModelSpec(
+        bundle.encoder, tuple(size), channels, bundle.pooling, bundle.classes, *statistics, mae
+    )
 
 
-def describe(model, fmt):
-    """The library's own description of a Model, as JSON.
+def describe(bundle: ModelBundle, fmt: Format) -> dict[str, Any]:
+    """Return the library's own description of a model, as JSON.
 
     Raises:
       UserError: the library has no such model.
     """
-    return LIBRARIES[fmt.library].describe(spec_of(model, fmt))
+    return LIBRARIES[fmt.library].describe(spec_of(bundle, fmt))
 
 
-def write_folder(model, written, folder, shown):
-    """Writes a folder of "timm" or "hf".
+def write_folder(
+    bundle: ModelBundle, arrays: TorchArrays, folder: str | Path, destination: str | Path
+) -> str:
+    """Write the folder of a library.
 
     Args:
-      model: export.model.Model.
-      written: outward.Written.
-      folder: where to; made here.
-      shown: where it will be when all is done, for what the card says.
+      arrays: of the model, in a format of a library with a `folder`.
+      folder: where to write; created.
+      destination: where the folder will be moved to, for the model card.
 
     Returns:
-      The Python lines that open it.
+      Python lines that open it.
     """
-    opens, folder = LIBRARIES[written.format.library].folder, Path(folder)
-    spec, description = spec_of(model, written.format), describe(model, written.format)
-    lines = opens.code(description, shown)
+    library, folder = LIBRARIES[arrays.format.library].folder, Path(folder)
+    spec, description = spec_of(bundle, arrays.format), describe(bundle, arrays.format)
+    code = library.code(description, destination)
     folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder / WEIGHTS, written.state)
-    for name, content in {"config.json": description, **opens.files(spec)}.items():
+    write_safetensors(folder / WEIGHTS, arrays.state)
+    for name, content in {"config.json": description, **library.files(spec)}.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-    curve = _copied_curve(model, folder)
-    (folder / "README.md").write_text(model_card(model, lines, opens.package, curve))
-    return lines
+    curve = _copy_curve(bundle, folder)
+    (folder / "README.md").write_text(model_card(bundle, code, library.package, curve))
+    return code
 
 
-def _copied_curve(model, folder):
-    """The name of a picture of the run's loss, copied to the folder; None where there is none."""
-    picture = model.workdir and Path(model.workdir) / "pictures" / "curve.png"
+def _copy_curve(bundle, folder):
+    """Copy the picture of the run's loss to the folder and return its name; None if there is none."""
+    picture = bundle.workdir and Path(bundle.workdir) / "pictures" / "curve.png"
     if not picture or not picture.exists():
         return None
     shutil.copy(picture, folder / picture.name)
     return picture.name
 
 
-def read_settings(folder):
-    """What the config.json of a foreign folder tells of its arrays, as `inward.from_torch` takes it.
+def read_settings(folder: str | Path) -> dict[str, Any]:
+    """Return the `settings` of `from_torch` from the config.json of a library's folder, {} without one.
 
     Raises:
-      UserError: it cannot be read, or is of a model that ours cannot be like.
+      UserError: it cannot be read, or describes a model that the backbones here cannot express.
     """
     path = Path(folder) / "config.json"
     if not path.exists():
@@ -79,6 +86,8 @@ def read_settings(folder):
         config = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error}): expected the config.json of a model") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds a JSON {type(config).__name__}: expected the config.json of a model")
     folders = [library.folder for library in LIBRARIES.values() if library.folder]
     readers = (x.read_settings for x in folders if any(key in config for key in x.keys))
     read = next(readers, None)

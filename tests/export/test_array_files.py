@@ -48,7 +48,7 @@ def checkpoint(path, tree):
 
 
 @pytest.mark.parametrize(
-    "tree, key, wrapper, prefix, names, others",
+    "tree, key, wrapper, prefix, names, ignored",
     [
         ({"w": "T", "b": "T"}, None, "", "", ["w", "b"], []),
         ({"w": "T", "steps": 1, "o": {}}, None, "", "", ["w"], ["steps", "o (0 entries)"]),
@@ -59,7 +59,7 @@ def checkpoint(path, tree):
             "model",
             "",
             ["v"],
-            ["model_ema (1 entries)"],
+            ["model_ema (1 entry)"],
         ),
         (
             {"model_ema": {"w": "T"}, "model": {"v": "T"}},
@@ -67,7 +67,7 @@ def checkpoint(path, tree):
             "model_ema",
             "",
             ["w"],
-            ["model (1 entries)"],
+            ["model (1 entry)"],
         ),
         ({"state_dict": {"w": "T"}, "best_acc1": "T"}, None, "state_dict", "", ["w"], ["best_acc1"]),
         ({"model": {"module": {"w": "T", "x": 1}}}, None, "model.module", "", ["w"], ["x"]),
@@ -86,9 +86,9 @@ def checkpoint(path, tree):
         ({"x": {"y": {"w": "T"}}}, "x.y", "x.y", "", ["w"], []),
     ],
 )
-def test_where_arrays_are_found(tmp_path, tree, key, wrapper, prefix, names, others):
+def test_where_arrays_are_found(tmp_path, tree, key, wrapper, prefix, names, ignored):
     found = read_tensors(checkpoint(tmp_path / "file.ckpt", tree), key)
-    assert (found.wrapper, found.prefix, found.others) == (wrapper, prefix, others)
+    assert (found.wrapper, found.prefix, found.ignored) == (wrapper, prefix, ignored)
     assert list(found.arrays) == names
     assert all((array == np.arange(24)).all() for array in found.arrays.values())
 
@@ -99,11 +99,11 @@ def test_where_arrays_are_found(tmp_path, tree, key, wrapper, prefix, names, oth
         (
             {"epoch": 1, "args": 2},
             None,
-            "has no arrays in it: expected named arrays, it holds epoch, args$",
+            "has no arrays in it: expected named arrays, but it holds epoch, args$",
         ),
-        ({}, None, "it holds nothing"),
-        ({"generator": {"w": "T"}}, None, "choose one of generator by its key"),
-        ({"model": {"w": "T"}}, "model_ema", "has no entry 'model_ema': choose one of model by its key"),
+        ({}, None, "but it holds nothing"),
+        ({"generator": {"w": "T"}}, None, "choose --key= from: generator"),
+        ({"model": {"w": "T"}}, "model_ema", "has no entry 'model_ema': choose --key= from: model"),
         ({"model": {"w": "T"}}, "model.w.x", "has no entry 'model.w.x'"),
         ({"model": {"w": "T"}, "x": {"y": 1}}, "x", "has no arrays under 'x'"),
         ("T", None, "holds a ndarray: expected named arrays"),
@@ -122,7 +122,7 @@ def test_a_wrapper_that_holds_itself_has_an_end(tmp_path):
 
 def test_safetensors_come_back(tmp_path):
     path = tmp_path / "model.anything"
-    write_safetensors(path, ARRAYS, note="vit_b16")
+    write_safetensors(path, ARRAYS, metadata="vit_b16")
     found = read_tensors(path)
     assert_same(found.arrays, {name: ARRAYS[name] for name in found.arrays})
     assert found.arrays.keys() == ARRAYS.keys() and found[1:] == ("", "", [], "vit_b16")
@@ -146,14 +146,14 @@ def test_checkpoints_come_back(torch, tmp_path, wrapper):
     write_pth(path, ARRAYS, "a note" if wrapper else "", wrapper)
     found = read_tensors(path)
     assert_same(found.arrays, ARRAYS)
-    assert found.wrapper == wrapper and found.note == ("a note" if wrapper else "")
+    assert found.wrapper == wrapper and found.metadata == ("a note" if wrapper else "")
     theirs = torch.load(path, weights_only=True)
     theirs = theirs[wrapper] if wrapper else theirs
     assert theirs["bfloat16"].dtype == torch.bfloat16 and theirs["half"].dtype == torch.float16
     # The same arrays make the same file, though it was written under another name at first.
     before = path.read_bytes()
     write_pth(
-        path, found.arrays, found.note, wrapper, overwrite=True
+        path, found.arrays, found.metadata, wrapper, overwrite=True
     )  # also while the old one is looked into
     assert path.read_bytes() == before
 
@@ -182,13 +182,13 @@ def test_parts_and_folders(tmp_path):
         ({"0": "../one.safetensors"}, "names the part '../one.safetensors'"),
         ({"0": index.name}, "is text that starts with"),
         ({"9": "one.safetensors"}, "names '9', which is in none"),
-        ({"0": 1}, "names the part 1|is no index"),
+        ({"0": 1}, "names the part 1|is not an index"),
     ]:
         index.write_text(json.dumps({"weight_map": changed}))
         with pytest.raises(UserError, match=match):
             read_tensors(tmp_path)
     index.write_text("{}")
-    with pytest.raises(UserError, match="no index of arrays"):
+    with pytest.raises(UserError, match="not an index of arrays"):
         read_tensors(tmp_path)
 
     write_safetensors(tmp_path / "model.safetensors", {"whole": np.ones(1)})  # goes before the parts

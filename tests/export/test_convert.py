@@ -173,7 +173,7 @@ def test_a_file_of_ours_has_the_settings_that_arrays_do_not_determine(mae, conve
     convert(converted[0], path, log=lambda text: None)
     model, report = open_source(path)
     assert in_words(model.network()) == in_words(open_bundle(converted[0]).network())
-    assert not report.load.assumptions and not report.tensors.others
+    assert not report.load.assumptions and not report.tensors.ignored
 
 
 def test_the_published_vit_b_has_six_heads():

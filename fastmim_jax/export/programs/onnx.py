@@ -1,113 +1,143 @@
-"""An inference function as an ONNX file, by jax2onnx; nothing is left there that gives other numbers."""
+"""An inference function as an ONNX file, written by jax2onnx and checked against the model."""
 
 import logging
+from collections.abc import Callable
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.export.bundle import ModelBundle
 from fastmim_jax.export.extras import require
-from fastmim_jax.export.programs.stablehlo import check_size, image_function, outputs
+from fastmim_jax.export.programs.stablehlo import check_size, image_function, output_names
 from fastmim_jax.io import atomic_write
 
 TOLERANCE = 1e-4  # of the largest value of an output
-COUNTS = (1, 3)  # images at once, in the check
+CHECKED_BATCHES = (1, 3)  # batch sizes of the check
 PACKAGES = ("jax2onnx", "onnx", "onnxruntime")
 
 
-def write_onnx(model, path, overwrite=False):
-    """Writes what a model does with images, as `exported.write_function` does, but for ONNX runtimes.
+def write_onnx(bundle: ModelBundle, path: str | Path, overwrite: bool = False) -> str:
+    """Write a model's inference function as `stablehlo.write_function` does, but for ONNX runtimes.
 
-    Input "images" (B, H, W, C) uint8 for any B, outputs by the names of `exported.outputs`, float32. The
-    file's metadata has the names of classes under "classes", one a line.
+    Input "images" (B, H, W, C) uint8 for any B; outputs named as by `stablehlo.output_names`, float32. The
+    file's metadata lists the names of classes under "classes", one a line.
 
     Args:
-      model: `model.ModelBundle`. path: of the file. overwrite: what is there.
+      overwrite: replace a file at `path`.
 
     Returns:
-      What was written, a sentence, with the difference that onnxruntime has from JAX here.
+      A sentence on the file, with the difference between onnxruntime and JAX.
 
     Raises:
-      UserError: jax2onnx cannot write this model, its file gives other numbers than the model, parameters
-        beyond `exported.LARGEST`, a path that exists, or a package of the extra is not installed.
+      UserError: jax2onnx cannot write this model, the file computes other values than the model, more
+        parameters than `stablehlo.MAX_GIB`, a path that exists, or a missing package.
     """
-    check_size(model)
+    check_size(bundle)
     jax2onnx, onnx, runtime = (require(name, "onnx") for name in PACKAGES)
     path = Path(path).expanduser()
     with atomic_write(path, overwrite) as file:
-        proto = _convert(jax2onnx, model)
-        onnx.helper.set_model_props(proto, {"classes": "\n".join(model.classes)})
+        proto = _to_proto(jax2onnx, bundle)
+        onnx.helper.set_model_props(proto, {"classes": "\n".join(bundle.classes)})
         onnx.save(proto, file)
-        difference = _check(runtime, model, file)
+        difference = _check(runtime, bundle, file)
         size = file.stat().st_size
-    height, width, channels = model.image_shape
+    height, width, channels = bundle.image_shape
     return (
         f"{path} ({size / 2**20:.1f} MiB): uint8 images (B, {height}, {width}, {channels}) to "
-        f"{', '.join(outputs(model))} in float32; within {difference:.1e} of the model, by onnxruntime "
-        f"{runtime.__version__} on the CPU"
+        f"{', '.join(output_names(bundle))} in float32; within {difference:.1e} of the model, by "
+        f"onnxruntime {runtime.__version__} on the CPU"
     )
 
 
-def traced(model):
-    """The function of a batch, of JAX's primitives alone: (B, H, W, C) uint8 -> what `outputs` names.
+def batch_function(bundle: ModelBundle) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
+    """Return the function of a batch, (B, H, W, C) uint8 -> outputs, in JAX primitives alone.
 
-    jax2onnx has rules of its own for Flax's modules, which cannot be mapped over a batch. Where the models
-    choose by platform, none is named here.
+    jax2onnx has rules of its own for Flax modules, which do not work under vmap.
     """
-
-    def anywhere(*args, default, **_):
-        return default(*args)
-
-    with mock.patch.object(jax.lax, "platform_dependent", anywhere):
-        image = jax.ShapeDtypeStruct(model.image_shape, jnp.uint8)
-        of_one = jaxpr_as_fun(jax.make_jaxpr(lambda x: _in_order(image_function(model)(x), model))(image))
-    return jax.vmap(lambda image: tuple(of_one(image)))
+    image = jax.ShapeDtypeStruct(bundle.image_shape, jnp.uint8)
+    jaxpr = jax.make_jaxpr(lambda x: _ordered(image_function(bundle)(x), bundle))(image)
+    function = jaxpr_as_fun(_inline_default_branches(jaxpr))
+    return jax.vmap(lambda image: tuple(function(image)))
 
 
-def _in_order(found, model):
-    return tuple(found[name] for name in outputs(model))
+def _inline_default_branches(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """Replace every `jax.lax.platform_dependent` by the equations of its default branch.
+
+    jax2onnx lacks the primitive `platform_index`, and JAX chooses a branch only on lowering to StableHLO.
+    """
+    constvars, consts, eqns = list(closed.jaxpr.constvars), list(closed.consts), []
+    for eqn in closed.jaxpr.eqns:
+        platforms = eqn.params.get("branches_platforms")
+        if eqn.primitive.name == "platform_index":
+            continue  # the first operand of the conds below, which go too
+        if not platforms:
+            eqns.append(eqn)
+            continue
+        branch = eqn.params["branches"][platforms.index(None)]
+        outer = dict(zip(branch.jaxpr.invars, eqn.invars[1:], strict=True))
+        outer |= zip(branch.jaxpr.outvars, eqn.outvars, strict=True)
+
+        def rename(variables, outer=outer):
+            return [v if isinstance(v, Literal) else outer.get(v, v) for v in variables]
+
+        eqns += [x.replace(invars=rename(x.invars), outvars=rename(x.outvars)) for x in branch.jaxpr.eqns]
+        constvars += branch.jaxpr.constvars
+        consts += branch.consts
+    return ClosedJaxpr(closed.jaxpr.replace(eqns=eqns, constvars=constvars), consts)
 
 
-def _convert(jax2onnx, model):
-    """An ONNX ModelProto."""
-    images = jax.ShapeDtypeStruct(("b", *model.image_shape), jnp.uint8)
-    names = dict(input_names=["images"], output_names=list(outputs(model)))
-    before = logging.root.manager.disable
-    logging.disable(
-        logging.WARNING
-    )  # one for every shape that it cannot tell, and every rule it cannot load
+def _ordered(values, bundle):
+    return tuple(values[name] for name in output_names(bundle))
+
+
+def _to_proto(jax2onnx, bundle):
+    """Return an ONNX ModelProto."""
+    images = jax.ShapeDtypeStruct(("b", *bundle.image_shape), jnp.uint8)
+    names = dict(input_names=["images"], output_names=list(output_names(bundle)))
     try:
-        return jax2onnx.to_onnx(traced(model), inputs=[images], model_name="fastmim", **names)
-    except (NotImplementedError, ValueError, TypeError, RuntimeError) as error:
+        with _without_warnings():
+            return jax2onnx.to_onnx(batch_function(bundle), inputs=[images], model_name="fastmim", **names)
+    except (NotImplementedError, ValueError, TypeError, RuntimeError) as error:  # of unsupported primitives
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"jax2onnx {jax2onnx.__version__} cannot write this model ({reason}): type --to=stablehlo"
+            f"jax2onnx {version('jax2onnx')} cannot write this model ({reason}): type --to=stablehlo"
         ) from error
+
+
+@contextmanager
+def _without_warnings():
+    """Disable logging: jax2onnx warns of every shape and every rule of its own that it cannot use."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
     finally:
         logging.disable(before)
 
 
-def _check(runtime, model, file):
-    """The largest difference between the file and the model, as a share of the largest value."""
+def _check(runtime, bundle, file):
+    """Return the largest difference between the file and the model, relative to the largest value."""
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors
     session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (max(COUNTS), *model.image_shape), dtype=np.uint8)
-    wanted = _in_order(jax.jit(jax.vmap(image_function(model)))(pixels), model)
+    pixels = random.integers(0, 256, (max(CHECKED_BATCHES), *bundle.image_shape), dtype=np.uint8)
+    expected = _ordered(jax.jit(jax.vmap(image_function(bundle)))(pixels), bundle)
     worst = 0.0
-    for count in COUNTS:
-        found = session.run(list(outputs(model)), {"images": pixels[:count]})
-        for ours, theirs in zip(wanted, found, strict=True):
-            ours = np.asarray(ours[:count])
+    for size in CHECKED_BATCHES:
+        outputs = session.run(list(output_names(bundle)), {"images": pixels[:size]})
+        for ours, theirs in zip(expected, outputs, strict=True):
+            ours = np.asarray(ours[:size])
             worst = max(worst, float(np.abs(ours - theirs).max() / np.abs(ours).max()))
     if not worst <= TOLERANCE:
         raise UserError(
             f"the ONNX file differs from the model by {worst:.1e} of its largest value, expected at most "
-            f"{TOLERANCE}, and is not kept: type --to=stablehlo"
+            f"{TOLERANCE}, and was deleted: type --to=stablehlo"
         )
     return worst

@@ -1,4 +1,4 @@
-"""ONNX files: what onnxruntime makes of any number of images, and what is never left."""
+"""ONNX files: outputs of onnxruntime for any batch size; files that fail the check are deleted."""
 
 from importlib.util import find_spec
 
@@ -34,7 +34,7 @@ def test_logits_of_any_number_of_images(family, tmp_path):
     session, wanted = opened(tmp_path / "f.onnx"), classifiers.logits(model, pixels)
     for batch in (1, 5, 8):
         logits, probabilities = session.run(["logits", "probabilities"], {"images": pixels[:batch]})
-        # 1e-4 as agreed; observed up to 1e-5, of other orders of float32 sums.
+        # Observed: up to 1e-5, from float32 sums in another order.
         assert np.abs(logits - wanted[:batch]).max() < 1e-4 * np.abs(wanted).max()
         np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
     assert session.get_modelmeta().custom_metadata_map["classes"].split("\n") == list(classifiers.CLASSES)
@@ -54,14 +54,14 @@ def test_bare_backbone_gives_features(vit, tmp_path):
 
 
 @needs_extra
-def test_a_file_with_other_numbers_is_not_kept(vit, tmp_path, monkeypatch):
+def test_a_file_with_other_values_is_deleted(vit, tmp_path, monkeypatch):
     monkeypatch.setattr(ours, "TOLERANCE", 1e-12)
-    with pytest.raises(UserError, match="differs from the model by .* and is not kept"):
+    with pytest.raises(UserError, match="differs from the model by .* and was deleted"):
         ours.write_onnx(vit, tmp_path / "f.onnx")
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_missing_is_named(vit, tmp_path, monkeypatch):
+def test_a_missing_package_is_named(vit, tmp_path, monkeypatch):
     monkeypatch.setattr(ours, "PACKAGES", ("no_such_converter", "onnx", "onnxruntime"))
     with pytest.raises(
         UserError, match="needs no_such_converter, which is not installed: type pip install"

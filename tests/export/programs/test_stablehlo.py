@@ -1,4 +1,4 @@
-"""Functions in a file: what they give of any number of images, where nothing of this package is there."""
+"""Functions in a file: their outputs for any batch size, in a process without this package."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from fastmim_jax.export.programs.stablehlo import write_function
 from fastmim_jax.train.inference import open_classifier
 from helpers import classifiers, small
 
-# The same sums in float32, in the order that XLA likes for another batch.
+# float32 sums in another order, which XLA chooses by the batch size.
 CLOSE = dict(rtol=1e-5, atol=1e-5)
 READER = """
 import sys
@@ -41,7 +41,7 @@ def vit():
 
 @pytest.fixture(scope="module")
 def written(vit, tmp_path_factory):
-    """(path, sentence) of a model whose run was trained in ways that few platforms have."""
+    """(path, sentence) of a model whose run was trained with kernels that few platforms have."""
     model = vit._replace(config=vit.config.copy_and_resolve_references())
     model.config.model.update(dtype="bfloat16", kernel="cudnn", remat="full", layers="scanned")
     path = tmp_path_factory.mktemp("out") / "new" / "vit.stablehlo"
@@ -56,7 +56,7 @@ def test_a_process_without_this_package_gets_the_logits_of_the_model(vit, writte
     names = [str(written[0]), str(tmp_path / "in.npy"), str(tmp_path / "out.npz")]
     subprocess.run([sys.executable, "-c", READER, *names], check=True, cwd=tmp_path)
     found, wanted = np.load(names[2]), classifiers.logits(vit, pixels)
-    assert wanted.std(0).min() > 1e-3  # images do matter
+    assert wanted.std(0).min() > 1e-3  # the outputs depend on the images
     for batch in (1, 3, 8):
         logits, probabilities = found[f"logits {batch}"], found[f"probabilities {batch}"]
         assert logits.dtype == probabilities.dtype == np.float32
@@ -65,7 +65,7 @@ def test_a_process_without_this_package_gets_the_logits_of_the_model(vit, writte
         np.testing.assert_allclose(probabilities, shares, **CLOSE)
 
 
-def test_what_lies_beside_it_tells_what_goes_in_and_out(written):
+def test_the_file_beside_it_describes_inputs_and_outputs(written):
     path, said = written
     told = json.loads((path.parent / "vit.stablehlo.json").read_text())
     assert sorted(x.name for x in path.parent.iterdir()) == ["vit.stablehlo", "vit.stablehlo.json"]
@@ -88,7 +88,7 @@ def test_other_families(family, tmp_path):
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
 
 
-def test_of_fine_tuned_run_as_it_is_evaluated(vit, tmp_path):
+def test_a_fine_tuned_run_gives_the_probabilities_of_evaluation(vit, tmp_path):
     write_workdir(vit, tmp_path / "run", {})
     write_function(open_bundle(tmp_path / "run"), tmp_path / "f", platforms=("cpu",))
     pixels, rows = classifiers.images(8), np.zeros(8, np.int32)
@@ -102,7 +102,7 @@ def test_of_fine_tuned_run_as_it_is_evaluated(vit, tmp_path):
     )
 
 
-def test_of_pretrained_run_the_features(tmp_path):
+def test_a_pretrained_run_gives_features(tmp_path):
     model = ModelBundle(small.config(), {})
     random, (width, height, _) = np.random.default_rng(0), model.image_shape
     drawn = jax.tree.map(lambda x: random.normal(0, 0.2, x.shape).astype(x.dtype), model.shapes())
@@ -126,10 +126,10 @@ def test_refusals_leave_nothing(vit, written, tmp_path, monkeypatch):
         with pytest.raises(UserError, match=match):
             write_function(model, path, **options)
 
-    refused("unknown platform 'gpu': there is cpu, cuda, tpu, rocm", platforms=("gpu",))
-    refused("no platform is given", platforms=())
+    refused("unknown platform 'gpu'; choose from: cpu, cuda, tpu, rocm", platforms=("gpu",))
+    refused("no platform given", platforms=())
     refused("vit.stablehlo exists already", path=written[0], platforms=("cpu",))
     refused("backbone of some file has no final norm", model=bare)
-    monkeypatch.setattr(stablehlo, "LARGEST", 1e-5)
-    refused("one file of a function holds up to 1e-05")
+    monkeypatch.setattr(stablehlo, "MAX_GIB", 1e-5)
+    refused("a file of a function holds at most 1e-05")
     assert not list(tmp_path.iterdir())
