@@ -16,7 +16,7 @@ from fastmim_jax.mim.sampling import SAMPLERS
 from fastmim_jax.mim.simmim import SimMIM
 from fastmim_jax.mim.targets import TARGETS
 from fastmim_jax.models.heads import POOLINGS, Classifier
-from fastmim_jax.models.zoo import attributes, create_model
+from fastmim_jax.models.zoo import backbone_fields, create_model
 
 
 def create_method(method):
@@ -44,7 +44,7 @@ def create_backbone(section):
     """
     given = {key: value for key, value in section.backbone.items() if value is not None}
     name = given.pop("name")
-    known = attributes(name)
+    known = backbone_fields(name)
     computing = dict(_compute(section), layers=section.layers)
     return create_model(name, **{key: x for key, x in computing.items() if key in known}, **given)
 
@@ -59,11 +59,11 @@ def create_classifier(model, classes):
     pooling = model.pooling or encoder.pooling
     if pooling not in POOLINGS:
         raise UserError(f"unknown model.pooling '{pooling}': there is {', '.join(POOLINGS)}")
-    if pooling == "cls" and "cls_token" not in encoder.official_no_decay:
+    if pooling == "cls" and not encoder.has_cls_token:
         raise UserError(
             f"'{model.backbone.name}' has no cls token: type --config.model.pooling={encoder.pooling}"
         )
-    wide = {"norm_groups": getattr(encoder, "norm_groups", None), "width": model.pooling_width}
+    wide = {"norm_groups": encoder.norm_groups, "width": model.pooling_width}
     options = {key: x for key, x in wide.items() if x is not None} if pooling == "wide_pool" else None
     return Classifier(encoder, classes, pooling, options)
 

@@ -68,10 +68,10 @@ def test_configs_that_cannot_work(capsys, tmp_path, change, told):
     [
         (
             "method.backbone.heads=6",
-            "backbone 'swin_t' is 6, expected something like (3, 6, 12, 24)",
+            "backbone 'swin_t' is 6, expected a value like (3, 6, 12, 24)",
         ),
-        ("method.backbone.depths=(2,2)", "is (2, 2), expected 4 numbers as (2, 2, 6, 2)"),
-        ("method.backbone.depth=4", "'swin_t' has no 'depth': there is depths"),
+        ("method.backbone.depths=(2,2)", "is (2, 2), expected 4 numbers, such as (2, 2, 6, 2)"),
+        ("method.backbone.depth=4", "'swin_t' has no 'depth'; choose from: depths"),
         ("method.backbone.window=7", "windows of 7 x 7 cells do not fit a grid of 32 x 32"),
         ("method.block_size=16 data.image_size=(80,64)", "--config.data.image_size='(64, 64)'"),
         ("data.image_size=(544,544)", "no window divides 17 cells"),

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastmim_jax.mim.masking import mixing_mask
-from fastmim_jax.models.swin import AttentionGroups, attend, attend_apart, relative_index
+from fastmim_jax.models.base import AttentionGroups
+from fastmim_jax.models.swin import group_attention, masked_attention, relative_position_index
 
 STAGES = {
     "stage 3": (14, 16, 2),
@@ -30,12 +31,12 @@ def masked(qkv, bias, labels, members):
     """(B, N, 3, heads, d) -> (B, N, heads, d), all pairs of cells computed."""
     labels = jnp.repeat(labels, len(qkv) // len(labels), axis=0)
     same = labels[:, None, :, None] == labels[:, None, None, :]
-    return attend(qkv[:, None], bias, same)[:, 0]
+    return masked_attention(qkv[:, None], bias, same)[:, 0]
 
 
 def gathered(qkv, bias, labels, members):
     """The same, by attention among the cells of each image."""
-    return attend_apart(qkv, bias, members)
+    return group_attention(qkv, bias, members)
 
 
 def inputs(side, heads, factor, batch):
@@ -43,9 +44,9 @@ def inputs(side, heads, factor, batch):
     random = np.random.default_rng(0)
     qkv = random.normal(size=(batch, side * side, 3, heads, HEAD_WIDTH)).astype(np.float32)
     table = random.normal(size=(2 * side - 1, 2 * side - 1, heads)).astype(np.float32)
-    bias = np.moveaxis(table[relative_index((side, side))], -1, 0)
+    bias = np.moveaxis(table[relative_position_index((side, side))], -1, 0)
     mask, members = mixing_mask(jnp.asarray(random.random((GROUPS, 49))), (7, 7), RATIO)
-    labels, members = AttentionGroups(mask, members).refined(factor)
+    labels, members = AttentionGroups(mask, members).upsample(factor)
     return jnp.asarray(qkv), jnp.asarray(bias), labels.reshape(GROUPS, -1), members
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastmim_jax.build import create_backbone, create_reader
 from fastmim_jax.data.image_reader import ImageReader
-from fastmim_jax.models.base import layer_names, with_identity_norm
+from fastmim_jax.models.base import with_identity_norm
 from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.train import sharding
 from fastmim_jax.train.inference import ROWS, InferenceStage, compile_eval, round_up
@@ -129,7 +129,7 @@ def make_backbone_stage(
     A backbone without a final norm, as of some classifiers, gets one without learned factors.
     """
     devices = devices or jax.devices()
-    mesh, layers = sharding.make_mesh(devices=devices), layer_names(encoder)
+    mesh, layers = sharding.make_mesh(devices=devices), encoder.layer_names
     complete = with_identity_norm(variables, encoder, reader.image_shape)
     on_devices = jax.device_put(complete, sharding.replicated(mesh))
     pool = partial(_pool, encoder=encoder, normalize=reader.normalize, layers=layers)

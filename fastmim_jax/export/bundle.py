@@ -14,9 +14,8 @@ from ml_collections import ConfigDict
 from fastmim_jax.build import create_backbone, create_classifier, create_method
 from fastmim_jax.config import finetune_config
 from fastmim_jax.errors import FormatMismatch, UserError
-from fastmim_jax.export.infer_backbone import family_of
 from fastmim_jax.io import write_json, write_text
-from fastmim_jax.models.layers import resampled_positions
+from fastmim_jax.models.positions import resampled_positions
 from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.runs import load_run
@@ -65,7 +64,7 @@ class ModelBundle(NamedTuple):
     @property
     def family(self) -> str:
         """Family of the backbone; see `rules.Format`."""
-        return family_of(self.encoder)
+        return self.encoder.family
 
     @property
     def pooling(self) -> str | None:
@@ -217,7 +216,7 @@ def position_tables(bundle: ModelBundle) -> dict[str, np.ndarray]:
     """
     height, width, _ = bundle.image_shape
     encoder, tables = bundle.encoder, {}
-    has_cls = "cls_token" in bundle.variables["params"]["encoder"]
+    has_cls = encoder.has_cls_token
 
     def add(module, cell, channels, grid):
         table = resampled_positions(height // cell, width // cell, channels, grid)
@@ -225,8 +224,8 @@ def position_tables(bundle: ModelBundle) -> dict[str, np.ndarray]:
         if has_cls:
             tables[f"{module}/position/{CLS_TABLE}"] = np.zeros((1, channels), np.float32)
 
-    if getattr(encoder, "positions", None) == "fixed":
-        add("encoder", encoder.embed_stride, encoder.width, encoder.position_grid)
+    if encoder.positions == "fixed":
+        add("encoder", encoder.embed_stride, encoder.stage_widths[0], encoder.position_grid)
     if bundle.kind in ("mae", "mixmim"):
         add("decoder", encoder.stride, bundle.config.method.decoder.width, None)
     return tables

@@ -4,8 +4,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-
 from fastmim_jax.errors import FormatMismatch
 from fastmim_jax.models.pyramid import STAGES
 from fastmim_jax.models.zoo import ZOO, create_model
@@ -30,11 +28,6 @@ SIZES = (
 HEAD_WIDTH = 64  # assumed of a ViT that is not in the table
 
 Shapes = Mapping[str, tuple[int, ...]]  # {path without "encoder/": shape}
-
-
-def family_of(encoder: nn.Module) -> str:
-    """Return the family of a backbone, a key of DEFAULT_MODELS."""
-    return next(family for family, name in DEFAULT_MODELS.items() if ZOO[name][0] is type(encoder))
 
 
 def infer_backbone(family: str, shapes: Shapes) -> tuple[dict[str, Any], bool]:

@@ -180,7 +180,7 @@ def _set_method(section, kind, encoder, shapes, settings):
     if kind == "simmim":
         return
     _set_decoder(section.decoder, shapes)
-    section.decoder.epsilon = 1e-6 if hasattr(encoder, "patch_size") else 1e-5
+    section.decoder.epsilon = encoder.official_decoder_epsilon
     section.decoder.update(settings.get("decoder", {}))
     cells = (encoder.stride // HOG_CELL) ** 2
     outputs = shape_of(shapes, "decoder/pred/kernel", 2)[-1]

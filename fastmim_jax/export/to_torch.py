@@ -80,8 +80,8 @@ def dump_settings(bundle: ModelBundle) -> str:
     """Return the facts that arrays do not determine as JSON, to be saved beside them; see `from_torch`."""
     section, data = bundle.section, bundle.config.data
     settings = {"image_size": list(data.image_size), "backbone": {}}
-    heads = getattr(bundle.encoder, "heads", None)
-    if heads is not None:
+    if bundle.encoder.stage_heads:
+        heads = bundle.encoder.heads
         settings["backbone"]["heads"] = heads if isinstance(heads, int) else list(heads)
     if bundle.classes:
         settings |= {"classes": list(bundle.classes), "pooling": bundle.pooling}

@@ -15,7 +15,7 @@ from fastmim_jax.export.convert import DEFAULT_OPTIONS, Log, Options, open_sourc
 from fastmim_jax.export.formats import LIBRARIES
 from fastmim_jax.export.formats.names import flatten_variables
 from fastmim_jax.export.to_torch import formats_for, to_torch
-from fastmim_jax.models.base import layer_names, with_identity_norm
+from fastmim_jax.models.base import with_identity_norm
 from fastmim_jax.validate.names import count
 
 TOLERANCE = 1e-4  # largest difference, of the largest value of a layer: some 50 times float32's rounding
@@ -148,7 +148,7 @@ def encoder_outputs(encoder, variables: Mapping, images: np.ndarray) -> tuple[li
     The last layer is normalised by the backbone's own norm if the variables have one; a classifier whose
     norm follows its pooling has none in its backbone.
     """
-    names, complete = layer_names(encoder), with_identity_norm(variables, encoder, images.shape[1:])
+    names, complete = encoder.layer_names, with_identity_norm(variables, encoder, images.shape[1:])
     if ("norm" in complete["params"]) == ("norm" in variables["params"]):
         return names, jax.jit(lambda v, x: encoder.apply(v, x, method="outputs"))(variables, images)
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fastmim_jax.models.layers import sincos_positions, token_init
+from fastmim_jax.models.layers import token_init
+from fastmim_jax.models.positions import sincos_positions
 from fastmim_jax.models.typing import Array
 
 NUM_NEIGHBOURS = 4  # observed cells in an inverse-distance mean

@@ -14,7 +14,8 @@ from fastmim_jax.mim.method import Method
 from fastmim_jax.mim.output import Output
 from fastmim_jax.mim.partial import decode_all
 from fastmim_jax.models.decoder import Decoder
-from fastmim_jax.models.layers import FixedPositions, gather_rows, token_init, upsample_nearest
+from fastmim_jax.models.layers import gather_rows, token_init, upsample_nearest
+from fastmim_jax.models.positions import FixedPositions
 from fastmim_jax.models.typing import Array
 
 

@@ -15,9 +15,10 @@ from fastmim_jax.mim.masking import mixing_mask
 from fastmim_jax.mim.method import Method
 from fastmim_jax.mim.output import Output
 from fastmim_jax.mim.partial import Reconstruction, decode_all
+from fastmim_jax.models.base import AttentionGroups
 from fastmim_jax.models.decoder import Decoder
-from fastmim_jax.models.layers import FixedPositions, token_init, upsample_nearest
-from fastmim_jax.models.swin import AttentionGroups
+from fastmim_jax.models.layers import token_init, upsample_nearest
+from fastmim_jax.models.positions import FixedPositions
 from fastmim_jax.models.typing import Array
 
 

@@ -1,21 +1,22 @@
-"""Convolutions, and the batch norm that goes with them."""
-
-from typing import Any
+"""Convolutions, and the batch norm of convolutional backbones."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.initializers import Initializer
+from jax.typing import DTypeLike
+from jaxtyping import Float
 
-from fastmim_jax.errors import UserError
+from fastmim_jax.models.typing import Array
 
 # On CPUs XLA's grouped convolution is 5 times slower than 9 shifted sums, gradients included; 49 of them
 # would gain less than they take to compile.
-SMALL = 3
+MAX_SHIFTED_SIZE = 3
 
 
-def fan_out_normal(groups=1):
-    """Normal with variance 2 / fan-out of a kernel (kh, kw, in, out) of a convolution in `groups`."""
+def fan_out_normal(groups: int = 1) -> Initializer:
+    """Return the He-normal initialiser of a grouped convolution: variance 2 * groups / fan-out."""
 
     def init(key, shape, dtype=jnp.float32):
         rows, columns, _, outputs = shape
@@ -25,16 +26,16 @@ def fan_out_normal(groups=1):
 
 
 class Conv(nn.Module):
-    """A size x size convolution of grids (B, h, w, D), padded by half its size, with a bias of zero."""
+    """A size x size convolution, padded by half its size, with a bias initialised as zero."""
 
     width: int
     size: int = 3
     stride: int = 1
-    dtype: Any = jnp.float32
-    kernel_init: Any = fan_out_normal()
+    dtype: DTypeLike = jnp.float32
+    kernel_init: Initializer = fan_out_normal()
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B _h _w {self.width}"]:
         shape = (self.size, self.size, x.shape[-1], self.width)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
@@ -42,20 +43,20 @@ class Conv(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """A size x size convolution of every channel by itself: (B, h, w, D) -> the same shape."""
+    """A size x size depthwise convolution."""
 
     size: int = 3
-    dtype: Any = jnp.float32
-    kernel_init: Any = fan_out_normal()
+    dtype: DTypeLike = jnp.float32
+    kernel_init: Initializer = fan_out_normal()
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
         width = x.shape[-1]
         shape = (self.size, self.size, 1, width)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (width,)).astype(self.dtype)
         x = x.astype(self.dtype)
-        if self.size > SMALL:
+        if self.size > MAX_SHIFTED_SIZE:
             return _depthwise(x, kernel) + bias
         return jax.lax.platform_dependent(x, kernel, cpu=_shifted_sums, default=_depthwise) + bias
 
@@ -84,13 +85,13 @@ def _shifted_sums(x, kernel):
 
 
 class BatchNorm(nn.Module):
-    """Batch norm of (B, h, w, D), as PyTorch's: running variances are unbiased, statistics are float32.
+    """PyTorch's batch norm: unbiased running variances, float32 statistics.
 
-    It normalises by the batch where "batch_stats" may be changed, else by the running statistics.
+    It normalises by the batch if the collection "batch_stats" is mutable, else by the running statistics.
 
     Attributes:
-      groups: parts of the batch with statistics of their own, as devices had them in the published
-        training; 1 takes them over the whole batch, whatever the devices. Running statistics are the
+      groups: groups of consecutive images with statistics of their own, like the devices of the published
+        training; 1: statistics of the whole batch, on any number of devices. Running statistics are the
         mean of the groups'.
       momentum: the new batch's share of the running statistics.
     """
@@ -98,10 +99,15 @@ class BatchNorm(nn.Module):
     groups: int = 1
     momentum: float = 0.1
     epsilon: float = 1e-5
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
+        """Normalise a batch.
+
+        Raises:
+          ValueError: the groups do not divide the batch.
+        """
         width = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (width,))
         bias = self.param("bias", nn.initializers.zeros, (width,))
@@ -110,21 +116,21 @@ class BatchNorm(nn.Module):
         if self.is_initializing() or not self.is_mutable_collection("batch_stats"):
             return self._normalize(x, mean.value, variance.value, scale, bias)
         if x.shape[0] % self.groups:
-            raise UserError(
-                f"{x.shape[0]} images cannot be split into {self.groups} groups for batch norm: type "
-                "--config.method.backbone.norm_groups=1 or another batch size"
+            raise ValueError(
+                f"{x.shape[0]} images cannot be split into {self.groups} groups for batch norm, expected "
+                "norm_groups that divide the batch"
             )
-        parts = x.reshape(self.groups, -1, *x.shape[1:]).astype(jnp.float32)
-        means = parts.mean((1, 2, 3), keepdims=True)
-        variances = jnp.square(parts - means).mean((1, 2, 3), keepdims=True)
-        count = parts[0].size // width
-        self._keep(mean, means)
-        self._keep(variance, variances * (count / max(count - 1, 1)))
-        return self._normalize(parts, means, variances, scale, bias).reshape(x.shape)
+        groups = x.reshape(self.groups, -1, *x.shape[1:]).astype(jnp.float32)
+        means = groups.mean((1, 2, 3), keepdims=True)
+        variances = jnp.square(groups - means).mean((1, 2, 3), keepdims=True)
+        count = groups[0].size // width
+        self._update(mean, means)
+        self._update(variance, variances * (count / max(count - 1, 1)))
+        return self._normalize(groups, means, variances, scale, bias).reshape(x.shape)
 
-    def _keep(self, stage_options, new):
+    def _update(self, running, new):
         new = new.mean(0).reshape(-1)
-        stage_options.value = (1 - self.momentum) * stage_options.value + self.momentum * new
+        running.value = (1 - self.momentum) * running.value + self.momentum * new
 
     def _normalize(self, x, mean, variance, scale, bias):
         factor = jax.lax.rsqrt(variance + self.epsilon) * scale

@@ -1,76 +1,80 @@
-"""From what a backbone makes of an image to classes.
+"""Classifier heads: pooling of a backbone's tokens, and a linear layer.
 
 Source: FastMIM's `models_vit.py` and `mim_{swin,pvtv2,cmt}_finetune.py`, whose four families differ in
 where they normalise and pool.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float
 
+from fastmim_jax.models.base import Backbone, EncoderOutput
 from fastmim_jax.models.convolution import BatchNorm
 from fastmim_jax.models.layers import PatchEmbed, layer_norm
+from fastmim_jax.models.typing import Array
 
-head_init = nn.initializers.normal(2e-5)  # as published; its truncation at +-2 does nothing
+head_init = nn.initializers.normal(2e-5)  # as published; its truncation at +-2 has no effect
 
 
 class PoolNorm(nn.Module):
-    """ViT's: the mean of the patches, then a norm of its own; (B, h, w, D) -> (B, D)."""
+    """ViT's pooling: the mean of the patches, then its own norm."""
 
-    encoding = "transform"
+    encoder_norm: ClassVar[bool] = False  # whether it pools tokens that the backbone has normalised
     epsilon: float = 1e-6
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, encoded):
+    def __call__(self, encoded: EncoderOutput) -> Float[Array, "B D"]:
         return layer_norm(self.epsilon, self.dtype, name="norm")(encoded.tokens.mean((1, 2)))
 
 
 class NormPool(nn.Module):
-    """Swin's: a norm of its own, then the mean; (B, h, w, D) -> (B, D)."""
+    """Swin's pooling: its own norm, then the mean."""
 
-    encoding = "transform"
+    encoder_norm: ClassVar[bool] = False
     epsilon: float = 1e-5
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, encoded):
+    def __call__(self, encoded: EncoderOutput) -> Float[Array, "B D"]:
         return layer_norm(self.epsilon, self.dtype, name="norm")(encoded.tokens).mean((1, 2))
 
 
 class Pool(nn.Module):
-    """PVT's: the mean of what the backbone itself has normalised; (B, h, w, D) -> (B, D)."""
+    """PVT's pooling: the mean of the tokens that the backbone has normalised."""
 
-    encoding = "encode"
-    dtype: Any = jnp.float32
+    encoder_norm: ClassVar[bool] = True
+    dtype: DTypeLike = jnp.float32
 
-    def __call__(self, encoded):
+    def __call__(self, encoded: EncoderOutput) -> Float[Array, "B D"]:
         return encoded.tokens.mean((1, 2))
 
 
 class Cls(nn.Module):
-    """The cls token, normalised by the backbone; (B, 1, D) -> (B, D)."""
+    """The cls token that the backbone has normalised."""
 
-    encoding = "encode"
-    dtype: Any = jnp.float32
+    encoder_norm: ClassVar[bool] = True
+    dtype: DTypeLike = jnp.float32
 
-    def __call__(self, encoded):
+    def __call__(self, encoded: EncoderOutput) -> Float[Array, "B D"]:
         return encoded.prefix[:, 0]
 
 
 class WidePool(nn.Module):
-    """CMT's: a wide layer, batch norm and Swish, then the mean; (B, h, w, D) -> (B, width)."""
+    """CMT's pooling: a wide linear layer, batch norm and Swish, then the mean."""
 
-    encoding = "transform"
+    encoder_norm: ClassVar[bool] = False
     width: int = 1280
     norm_groups: int = 1
-    dropout: float = 0.1  # where a "dropout" generator is given
-    dtype: Any = jnp.float32
+    dropout: float = 0.1  # if there is a "dropout" generator
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, encoded):
+    def __call__(self, encoded: EncoderOutput) -> Float[Array, "B {self.width}"]:
         init = dict(kernel_init=nn.initializers.he_normal(), bias_init=nn.initializers.zeros)
         x = PatchEmbed(1, self.width, self.dtype, **init, name="fc")(encoded.tokens)
         x = nn.swish(BatchNorm(self.norm_groups, dtype=self.dtype, name="norm")(x)).mean((1, 2))
@@ -84,27 +88,27 @@ class Classifier(nn.Module):
     """A backbone, a pooling and a linear layer.
 
     Attributes:
-      encoder: any backbone.
-      classes: number of them.
-      pooling: a key of POOLINGS; None for the one that was published with the backbone.
+      encoder: the backbone.
+      classes: number of classes.
+      pooling: a key of POOLINGS; None: the one published with the backbone.
       options: keyword arguments of the pooling.
     """
 
-    encoder: nn.Module
+    encoder: Backbone
     classes: int
     pooling: str | None = None
-    options: Mapping | None = None
+    options: Mapping[str, Any] | None = None
 
     def setup(self):
         options = dict(self.options or {}, dtype=self.encoder.dtype)
         self.pool = POOLINGS[self.pooling or self.encoder.pooling](**options, name="pooling")
         self.head = nn.Dense(self.classes, kernel_init=head_init)
 
-    def __call__(self, images):
-        """(B, H, W, C) normalised images -> logits (B, classes) float32."""
+    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B {self.classes}"]:
+        """Return the float32 logits of normalised images."""
         return self.head(self.pooled(images))
 
-    def pooled(self, images):
-        """(B, H, W, C) normalised images -> what the head sees, (B, D) float32."""
-        encode = getattr(self.encoder, self.pool.encoding)
+    def pooled(self, images: Float[Array, "B H W C"]) -> Float[Array, "B D"]:
+        """Return the float32 input of the head for normalised images."""
+        encode = self.encoder.encode if self.pool.encoder_norm else self.encoder.transform
         return self.pool(encode(self.encoder.embed(images))).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""PVT v2: attention to a coarsened grid of keys, overlapping patches, convolutions inside the MLPs.
+"""PVT v2: attention to a coarser grid of keys, overlapping patches, convolutions inside the MLPs.
 
 Source: FastMIM's `mim_pvtv2_pretrain.py`, itself the code of PVT v2 (arXiv 2106.13797).
 """
@@ -10,24 +10,26 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Float
 
-from fastmim_jax.errors import UserError
 from fastmim_jax.models.convolution import Conv, DepthwiseConv, fan_out_normal
 from fastmim_jax.models.layers import Dense, PatchEmbed, layer_norm
 from fastmim_jax.models.pyramid import STAGES, Pyramid
-from fastmim_jax.models.stack import Stack, residual
+from fastmim_jax.models.stack import BranchScale, Stack, residual
+from fastmim_jax.models.typing import Array
 
-REDUCTIONS = (8, 4, 2, 1)  # cells along a side that become one key, by stage
-POOLED = 7  # keys along a side in every stage, where they are pooled
+REDUCTIONS = (8, 4, 2, 1)  # spatial reduction ratio of keys and values, along one side, by stage
+POOL_SIZE = 7  # side of the grid of keys in every stage with pooled attention
 ATTENTIONS = ("reduced", "pooled")
-EPSILON = 1e-5  # of the norms after a patch embedding and of the keys, whatever the blocks' is
+EPSILON = 1e-5  # of the norms after patch embeddings and of the keys; the blocks' own is a field
 
 
-def pooling(source, target):
-    """Average pooling to any length, a (target, source) float32 matrix.
+def adaptive_pooling(source: int, target: int) -> Float[np.ndarray, "{target} {source}"]:
+    """Return the matrix of an average pooling along one axis to any length, float32.
 
-    As PyTorch's AdaptiveAvgPool: bin i is the mean of floor(i * source / target) up to, and without,
-    ceil((i + 1) * source / target). Bins overlap where the lengths do not divide each other.
+    As PyTorch's AdaptiveAvgPool: bin i is the mean from floor(i * source / target) up to, excluding,
+    ceil((i + 1) * source / target). Bins overlap if the target does not divide the source.
     """
     edges = np.arange(target + 1) * source
     first, end = edges[:-1] // target, -(-edges[1:] // target)
@@ -36,22 +38,21 @@ def pooling(source, target):
     return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
 
 
-class PVTAttention(nn.Module):
-    """Self-attention of all cells of a grid to the cells of a coarser one.
+class SpatialReductionAttention(nn.Module):
+    """Self-attention from all cells of a grid to the cells of a coarser grid.
 
     Attributes:
-      attention: "reduced": keys are cells of reduction x reduction, by a convolution of that stride.
-        "pooled": 7 x 7 averages of the grid, whatever its size, so that the cost is linear in it.
+      attention: "reduced": keys by a convolution with size and stride `reduction`. "pooled": keys from
+        7 x 7 averages of the grid, whatever its size, so that the cost is linear in it.
     """
 
     heads: int
     reduction: int
     attention: str = "reduced"
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
-        """(B, h, w, D) -> the same shape."""
+    def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
         batch, rows, columns, width = x.shape
         query = Dense(width, self.dtype, name="q")(x).reshape(batch, rows * columns, self.heads, -1)
         coarse = self._coarsen(x)
@@ -61,11 +62,13 @@ class PVTAttention(nn.Module):
         return Dense(width, self.dtype, name="proj")(x.reshape(batch, rows, columns, width))
 
     def _coarsen(self, x):
-        """(B, h, w, D) -> what the keys and values are made of, (B, h', w', D)."""
+        """Return the grid (B, h', w', D) from which keys and values are projected."""
         pooled = self.attention == "pooled"
         if pooled:
-            down, across = (jnp.asarray(pooling(side, POOLED), x.dtype) for side in x.shape[1:3])
-            x = jnp.einsum("ph,qw,bhwd->bpqd", down, across, x)
+            row_matrix, column_matrix = (
+                jnp.asarray(adaptive_pooling(side, POOL_SIZE), x.dtype) for side in x.shape[1:3]
+            )
+            x = jnp.einsum("ph,qw,bhwd->bpqd", row_matrix, column_matrix, x)
         elif self.reduction == 1:
             return x
         inits = dict(kernel_init=fan_out_normal(), bias_init=nn.initializers.zeros)
@@ -74,84 +77,85 @@ class PVTAttention(nn.Module):
         return nn.gelu(x, approximate=False) if pooled else x
 
 
-class ConvolutionalMLP(nn.Module):
-    """An MLP that sees the eight cells around each: (B, h, w, D) -> the same shape.
+class ConvMLP(nn.Module):
+    """MLP with a 3 x 3 depthwise convolution between its layers; D -> ratio * D -> D.
 
-    rectified: a ReLU after the first layer, which goes with pooled attention.
+    relu: whether a ReLU follows the first layer, as with pooled attention.
     """
 
     ratio: float = 4.0
-    rectified: bool = False
-    dtype: Any = jnp.float32
+    relu: bool = False
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
         width = x.shape[-1]
-        hidden = int(width * self.ratio)
-        x = Dense(hidden, self.dtype, name="fc1")(x)
-        x = nn.relu(x) if self.rectified else x
-        x = DepthwiseConv(dtype=self.dtype, kernel_init=fan_out_normal(hidden), name="dwconv")(x)
+        inner_width = int(width * self.ratio)
+        x = Dense(inner_width, self.dtype, name="fc1")(x)
+        x = nn.relu(x) if self.relu else x
+        x = DepthwiseConv(dtype=self.dtype, kernel_init=fan_out_normal(inner_width), name="dwconv")(x)
         return Dense(width, self.dtype, name="fc2")(nn.gelu(x, approximate=False))
 
 
 class PVTBlock(nn.Module):
-    """Pre-norm block on a grid (B, h, w, D): attention, then an MLP with a convolution.
-
-    keep: a factor of what either adds to x, see `residual`.
-    """
+    """Pre-norm block: x + attention(norm(x)), then x + ConvMLP(norm(x))."""
 
     heads: int
     reduction: int
     attention: str = "reduced"
     mlp_ratio: float = 4.0
     epsilon: float = 1e-6
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
-    branches = 2  # that drop path may drop
+    num_branches = 2  # residual branches under drop path
 
     @nn.compact
-    def __call__(self, x, *, keep=(None, None)):
-        y = layer_norm(self.epsilon, self.dtype, name="norm1")(x)
-        y = PVTAttention(self.heads, self.reduction, self.attention, self.dtype, name="attn")(y)
-        x = residual(x, y, keep[0])
+    def __call__(
+        self, x: Float[Array, "B h w D"], *, scales: BranchScale = (None, None)
+    ) -> Float[Array, "B h w D"]:
+        """Apply the block; for scales see `residual`."""
+        attention = SpatialReductionAttention(
+            self.heads, self.reduction, self.attention, self.dtype, name="attn"
+        )
+        y = attention(layer_norm(self.epsilon, self.dtype, name="norm1")(x))
+        x = residual(x, y, scales[0])
         y = layer_norm(self.epsilon, self.dtype, name="norm2")(x)
-        rectified = self.attention == "pooled"
-        y = ConvolutionalMLP(self.mlp_ratio, rectified, self.dtype, name="mlp")(y)
-        return residual(x, y, keep[1])
+        y = ConvMLP(self.mlp_ratio, self.attention == "pooled", self.dtype, name="mlp")(y)
+        return residual(x, y, scales[1])
 
 
 class PVTStage(nn.Module):
-    """Blocks on one grid, and a norm after them."""
+    """Blocks on one grid, and a norm after them; `block` holds the keyword arguments of the blocks."""
 
     depth: int
-    block: Mapping
+    block: Mapping[str, Any]
     remat: str = "none"
     layers: str = "unrolled"
     drop_path: tuple[float, ...] | None = None
 
     @nn.compact
-    def __call__(self, x):
-        how = self.remat, self.layers, self.drop_path
-        x = Stack(PVTBlock, self.depth, self.block, *how, name="blocks")(x)
+    def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
+        stack = self.remat, self.layers, self.drop_path
+        x = Stack(PVTBlock, self.depth, self.block, *stack, name="blocks")(x)
         return layer_norm(self.block["epsilon"], self.block["dtype"], name="norm")(x)
 
 
-class OverlappingPatches(nn.Module):
-    """A convolution wider than its stride, and a norm: (B, H, W, C) -> (B, H/stride, W/stride, width)."""
+class OverlapPatchEmbed(nn.Module):
+    """Patch embedding by a convolution larger than its stride, and a norm."""
 
     width: int
     size: int
     stride: int
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w {self.width}"]:
         x = Conv(self.width, self.size, self.stride, self.dtype, name="patch")(x)
         return layer_norm(EPSILON, self.dtype, name="norm")(x)
 
 
 class PVTv2(Pyramid):
-    """PVT v2.
+    """PVT v2; the defaults are PVT v2-B2.
 
     Attributes:
       widths, depths, heads, mlp_ratios: one number per stage.
@@ -165,17 +169,20 @@ class PVTv2(Pyramid):
     mlp_ratios: tuple[float, ...] = (8, 8, 4, 4)
     attention: str = "reduced"
     epsilon: float = 1e-6
-    dtype: Any = jnp.float32
-    remat: str = "none"
-    layers: str = "unrolled"
 
+    family = "pvt_v2"
     pooling = "pool"
+
+    @property
+    def stage_heads(self) -> tuple[int, ...]:
+        """Attention heads of each stage."""
+        return self.heads
 
     def setup(self):
         if self.attention not in ATTENTIONS:
-            raise UserError(f"unknown attention '{self.attention}': there is {', '.join(ATTENTIONS)}")
-        self.stem = OverlappingPatches(self.widths[0], 7, 4, self.dtype)
-        self.downsamples = [OverlappingPatches(width, 3, 2, self.dtype) for width in self.widths[1:]]
+            raise ValueError(f"unknown attention '{self.attention}'; choose from: {', '.join(ATTENTIONS)}")
+        self.stem = OverlapPatchEmbed(self.widths[0], 7, 4, self.dtype)
+        self.downsamples = [OverlapPatchEmbed(width, 3, 2, self.dtype) for width in self.widths[1:]]
         self.stages = [
             PVTStage(
                 block=dict(
@@ -191,14 +198,26 @@ class PVTv2(Pyramid):
             for stage in range(STAGES)
         ]
 
-    def norm(self, x):
-        """x as it is: every stage ends with a norm of its own."""
+    def norm(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
+        """Return x: every stage ends with its own norm."""
         return x
 
-    def layer_group(self, path):
-        """As any pyramid's, but the norm of a stage goes with the downsampling after it."""
+    def layer_group(self, path: str) -> int:
+        """Return the group of `Pyramid.layer_group`; a stage's norm goes with the next downsampling."""
         name, part, *_ = path.split("/")
         if name.startswith("stages") and part == "norm":
             through = int(name[-1]) + 1
             return sum(self.depths[:through]) + (through == STAGES)
         return super().layer_group(path)
+
+
+SIZES = {
+    "b0": dict(widths=(32, 64, 160, 256), depths=(2, 2, 2, 2)),
+    "b1": dict(depths=(2, 2, 2, 2)),
+    "b2": dict(),
+    "b2_linear": dict(attention="pooled"),
+    "b3": dict(depths=(3, 4, 18, 3)),
+    "b4": dict(depths=(3, 8, 27, 3)),
+    "b5": dict(depths=(3, 6, 40, 3), mlp_ratios=(4, 4, 4, 4)),
+}
+VARIANTS = {f"pvt_v2_{size}": (PVTv2, sizes) for size, sizes in SIZES.items()}

@@ -1,117 +1,117 @@
-"""What all hierarchical backbones share: a stem, and four stages with halvings between them."""
+"""The base class of hierarchical backbones: a stem, and four stages with downsampling between them."""
 
-import flax.linen as nn
+from typing import Any, ClassVar
+
 import jax.numpy as jnp
+from jaxtyping import Float
 
-from fastmim_jax.errors import UserError
-from fastmim_jax.models.layers import EncoderOutput
+from fastmim_jax.models.base import AttentionGroups, Backbone, EncoderOutput
 from fastmim_jax.models.stack import drop_path_rates
+from fastmim_jax.models.typing import Array
 
 STAGES = 4
 
 
-class Pyramid(nn.Module):
-    """A backbone whose cells are 4, 8, 16 and 32 pixels wide, stage by stage.
+class Pyramid(Backbone):
+    """A backbone whose tokens are 4, 8, 16 and 32 pixels wide, stage by stage.
 
-    A subclass has `depths`, `remat`, `layers` and, made in its setup: `stem`, from images to the cells of
-    the first stage; `downsamples`, three modules that halve a grid; `stages`, four; and `norm`, after the
-    last. Images may have any sides that are multiples of 32, and any number of channels.
-
-    Attributes:
-      drop_path: how often the last block drops a residual branch, see `drop_path_rates`.
+    A subclass has the field `depths` and makes in its setup: `stem`, from images to the tokens of the first
+    stage; `downsamples`, three modules that halve a grid; `stages`, four modules; and `norm`, the last.
     """
 
-    drop_path: float = 0.0
+    embed_stride = 4
+    downsample_offset: ClassVar[int] = 0  # layer groups from the block before a downsampling to its own
 
     @property
-    def num_blocks(self):
-        """Number of blocks in all stages."""
+    def stride(self) -> int:
+        """Pixels per output token, along one side."""
+        return self.embed_stride * 2 ** (STAGES - 1)
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks, in all stages."""
         return sum(self.depths)
 
     @property
-    def stride(self):
-        """Pixels per output cell, along one side."""
-        return self.embed_stride * 2 ** (STAGES - 1)
+    def layer_names(self) -> tuple[str, ...]:
+        """("stage 1", ..., "stage 4")."""
+        return tuple(f"stage {number}" for number in range(1, STAGES + 1))
 
-    def __call__(self, images):
-        """(B, H, W, C) -> Encoded: tokens (B, H/32, W/32, D), no prefix."""
-        return self.encode(self.embed(images))
+    @property
+    def stage_widths(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        return self.widths
 
-    def embed(self, images):
-        """(B, H, W, C) -> (B, H/4, W/4, D of the first stage).
+    def embed(self, images: Float[Array, "B H W C"]) -> Float[Array, "B H//4 W//4 D"]:
+        """Return the tokens of the first stage, without positions.
 
         Raises:
-          UserError: sides that are no multiples of 32.
+          ValueError: sides that are not multiples of 32.
         """
         height, width = images.shape[1:3]
         if height % self.stride or width % self.stride:
-            raise UserError(
-                f"images of {height} x {width} pixels do not halve evenly down to cells of {self.stride}: "
-                f"give sides that are multiples of {self.stride}"
+            raise ValueError(
+                f"images are {height} x {width} pixels, expected sides that are multiples of {self.stride}"
             )
         return self.stem(images)
 
-    def transform(self, tokens, *parts):
-        """What `embed` gives -> Encoded, not yet normalised."""
-        return _without_prefix(self._grids(tokens, *parts)[-1])
+    def transform(
+        self, tokens: Float[Array, "B h w D"], groups: AttentionGroups | None = None
+    ) -> EncoderOutput:
+        """Return the tokens of the last stage, before the last norm, for those of `embed`."""
+        return _without_prefix(self._stage_outputs(tokens, groups)[-1])
 
-    def encode(self, tokens, *parts):
-        """What `embed` gives -> Encoded, normalised. For parts see `WindowedBackbone`."""
-        tokens, prefix = self.transform(tokens, *parts)
+    def encode(
+        self, tokens: Float[Array, "B h w D"], groups: AttentionGroups | None = None
+    ) -> EncoderOutput:
+        """Return the normalised tokens of the last stage for those of `embed`.
+
+        groups: of the last grid; needs `supports_groups`.
+        """
+        tokens, prefix = self.transform(tokens, groups)
         return EncoderOutput(self.norm(tokens), prefix)
 
-    def outputs(self, images):
-        """(B, H, W, C) -> Encoded after each stage, (B, H/4, W/4, D) tokens first; the last normalised."""
-        *grids, last = self._grids(self.embed(images))
-        return [_without_prefix(tokens) for tokens in (*grids, self.norm(last))]
+    def outputs(self, images: Float[Array, "B H W C"]) -> list[EncoderOutput]:
+        """Return the tokens after each stage, (B, H/4, W/4, D) first; the last are normalised."""
+        *inner, last = self._stage_outputs(self.embed(images))
+        return [_without_prefix(tokens) for tokens in (*inner, self.norm(last))]
 
-    def features(self, images):
-        """The grids of `outputs`."""
-        return [encoded.tokens for encoded in self.outputs(images)]
-
-    def stage_options(self, stage):
-        """How many blocks a stage has and how they are run, as keyword arguments of its module."""
+    def stage_options(self, stage: int) -> dict[str, Any]:
+        """Return the keyword arguments of a stage's module that set its Stack."""
         rates = drop_path_rates(self.drop_path, self.depths)[stage]
         return dict(depth=self.depths[stage], remat=self.remat, layers=self.layers, drop_path=rates)
 
-    def _grids(self, x, *parts):
-        grids = []
+    def _stage_outputs(self, x, groups=None):
+        outputs = []
         for index, stage in enumerate(self.stages):
             if index:
                 x = self.downsamples[index - 1](x)
-            x = stage(x, *(part.refined(2 ** (STAGES - 1 - index)) for part in parts))
-            grids.append(x)
-        return grids
+            # The other backbones' stages take no groups.
+            shared = () if groups is None else (groups.upsample(2 ** (STAGES - 1 - index)),)
+            x = stage(x, *shared)
+            outputs.append(x)
+        return outputs
 
-    def layer_group(self, path):
-        """The group of a parameter for layer-wise learning rates, as the published fine-tuning has it.
+    def layer_group(self, path: str) -> int:
+        """Return the group of a parameter for layer-wise learning rates, as in published fine-tuning.
 
-        0 for the stem, then one group per block; a downsampling goes with the block `downsample_offset`
-        after the last one before it, and what comes after all blocks has a group of its own.
+        0 is the stem, then one group per block. A downsampling has the group of the block before it plus
+        `downsample_offset`; everything after the blocks has the last group.
 
         Args:
           path: of a parameter of this module, joined by "/".
         """
         name, *rest = path.split("/")
-        kind, _, index = name.partition("_")
-        if kind == "stem":
+        prefix, _, index = name.partition("_")
+        if prefix == "stem":
             return 0
-        if kind == "downsamples":
+        if prefix == "downsamples":
             return sum(self.depths[: int(index) + 1]) + self.downsample_offset
-        if kind == "stages" and rest[0] == "blocks":
+        if prefix == "stages" and rest[0] == "blocks":
             return sum(self.depths[: int(index)]) + 1 + int(rest[1])
         return self.num_blocks + 1
 
-    embed_stride = 4  # pixels per cell of `embed`
-    supports_groups = False  # whether Parts can be given, see `WindowedBackbone`
-    supports_token_dropping = False  # whether tokens can be left out, see `ViT.encode_visible`
-    downsample_offset = 0
-    resampling = {}  # schemes of `resample.matrices_for` that published fine-tuning has of its own
-    official_tail_groups = 1  # groups from the last block's to that of all that follows, as published
-    official_no_decay = ()  # arrays with several axes that fine-tuning does not decay
-    pooling = "norm_pool"  # of the published classifier, see `fastmim_jax.models.heads`
-
 
 def _without_prefix(tokens):
-    """A grid (B, h, w, D) as Encoded."""
+    """Return a grid (B, h, w, D) as an EncoderOutput."""
     return EncoderOutput(tokens, jnp.zeros((len(tokens), 0, tokens.shape[-1]), tokens.dtype))

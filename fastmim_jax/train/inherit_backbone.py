@@ -3,7 +3,7 @@
 import copy
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.models.zoo import ZOO, attributes
+from fastmim_jax.models.zoo import backbone_fields, create_model
 from fastmim_jax.stages import at_stage, stage_count
 
 OF_A_SIZE = ("window", "windows")  # chosen for the size of the images
@@ -42,22 +42,18 @@ def inherit_backbone(config, saved):
             f"'{theirs.name}': give another --config.init, or --config.model.backbone.name={theirs.name}"
         )
     same_size = tuple(saved.data.image_size) == tuple(config.data.image_size)
-    known = attributes(ours.name)
     for key, value in theirs.items():
         if ours[key] is None and key not in OWN and (same_size or key not in OF_A_SIZE):
             ours[key] = value
-    _set_positions(ours, theirs, known, saved.data.image_size)
+    _set_positions(ours, theirs, saved.data.image_size)
     return config
 
 
-def _set_positions(ours, theirs, known, image_size):
-    if "positions" not in known:
-        return
-    constructor, sizes = ZOO[ours.name]
-    kind = ours.positions or constructor.positions
-    is_vit = "patch_size" in known
-    if is_vit and kind == "fixed":
+def _set_positions(ours, theirs, image_size):
+    fields = backbone_fields(ours.name).intersection(("positions", "patch_size"))
+    encoder = create_model(ours.name, **{key: ours[key] for key in fields if ours[key] is not None})
+    if encoder.positions == "fixed" and encoder.finetunes_learned_positions:
         ours.positions = "learned"
-    if kind != "none" and ours.position_grid is None:
-        cell = (ours.patch_size or sizes["patch_size"]) if is_vit else constructor.embed_stride
-        ours.position_grid = theirs.get("position_grid") or tuple(side // cell for side in image_size)
+    if encoder.positions != "none" and ours.position_grid is None:
+        grid = tuple(side // encoder.embed_stride for side in image_size)
+        ours.position_grid = theirs.get("position_grid") or grid

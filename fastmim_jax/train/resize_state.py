@@ -4,7 +4,7 @@ from collections import Counter
 
 import jax
 
-from fastmim_jax.models.resample import apply, matrices_for, second_moments
+from fastmim_jax.models.resample import apply_matrices, resampling_matrices, second_moment_matrices
 
 
 def resize_state(state, abstract):
@@ -29,7 +29,7 @@ def resize_state(state, abstract):
     maps = {i: _maps(leaves[i][0], leaves[i][1].shape, goals[i].shape) for i in moving}
 
     def resampled(tables):
-        return {i: apply(maps[i], table) for i, table in tables.items()}
+        return {i: apply_matrices(maps[i], table) for i, table in tables.items()}
 
     shardings = {i: goals[i].sharding for i in moving}
     moved = jax.jit(resampled, out_shardings=shardings)({i: leaves[i][1] for i in moving})
@@ -40,6 +40,6 @@ def resize_state(state, abstract):
 
 def _maps(path, shape, goal):
     """The matrices that take a leaf of the state from one shape to another."""
-    matrices = matrices_for(path[-1].key, shape, goal)
+    matrices = resampling_matrices(path[-1].key, shape, goal)
     is_second_moment = any(getattr(key, "name", None) == "nu" for key in path)
-    return second_moments(matrices) if is_second_moment else matrices
+    return second_moment_matrices(matrices) if is_second_moment else matrices

@@ -43,7 +43,7 @@ def transfer(source, target, schemes=None):
     Args:
       source: variables {"params": nested, ...}, such as those of a pre-training method.
       target: initial variables of the other model, arrays.
-      schemes: how tables are resampled, where not as usual; see `models.resample.matrices_for`.
+      schemes: how tables are resampled, where not as usual; see `models.resample.resampling_matrices`.
 
     Returns:
       New variables in the shapes of the target, and a Report. What is of another shape starts fresh where

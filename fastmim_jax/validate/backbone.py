@@ -6,10 +6,9 @@
 import difflib
 from typing import Any
 
-from flax import linen as nn
-
 from fastmim_jax.build import create_backbone
 from fastmim_jax.errors import UserError
+from fastmim_jax.models.base import Backbone
 from fastmim_jax.models.pyramid import STAGES
 from fastmim_jax.models.zoo import ZOO, create_model
 from fastmim_jax.validate.names import Stage, count, flag
@@ -17,7 +16,7 @@ from fastmim_jax.validate.names import Stage, count, flag
 SINCOS_DIVISOR = 4  # sine and cosine, of rows and of columns
 
 
-def check_backbone(stage: Stage, section: str) -> nn.Module:
+def check_backbone(stage: Stage, section: str) -> Backbone:
     """Check the backbone of a section and return it.
 
     Raises:
@@ -29,7 +28,7 @@ def check_backbone(stage: Stage, section: str) -> nn.Module:
     encoder = create_backbone(config)
     _check_heads(encoder, section)
     _check_positions(encoder, section)
-    if config.kernel == "cudnn" and getattr(encoder, "relative_positions", "none") != "none":
+    if config.kernel == "cudnn" and not encoder.supports_cudnn:
         raise UserError(
             f"config.{section}.kernel is cudnn, which cannot learn relative positions: type "
             f"--config.{section}.kernel=xla"
@@ -65,27 +64,16 @@ def _check_sizes(stage, section):
         )
 
 
-def channels_of_stages(encoder: nn.Module) -> tuple[int, ...]:
-    """Return the channels of each stage of a pyramid, or of a ViT."""
-    if hasattr(encoder, "widths"):
-        return tuple(encoder.widths)
-    stages = STAGES if hasattr(encoder, "depths") else 1
-    return tuple(encoder.width * 2**stage for stage in range(stages))
-
-
 def _check_heads(encoder, section):
-    if not hasattr(encoder, "heads"):
+    heads, channels = encoder.stage_heads, encoder.stage_widths
+    if not heads:
         return
-    heads = encoder.heads if isinstance(encoder.heads, tuple) else (encoder.heads,)
-    channels = channels_of_stages(encoder)
     fitting = tuple(
         max(divisor for divisor in range(1, n + 1) if width % divisor == 0)
         for n, width in zip(heads, channels, strict=True)
     )
     if fitting != heads:
-        seen, wide, example = (
-            x if isinstance(encoder.heads, tuple) else x[0] for x in (heads, channels, fitting)
-        )
+        seen, wide, example = (x if len(heads) > 1 else x[0] for x in (heads, channels, fitting))
         raise UserError(
             f"config.{section}.backbone.heads is {seen}, which does not divide {wide} channels: type "
             + flag(f"{section}.backbone.heads", example)
@@ -93,8 +81,8 @@ def _check_heads(encoder, section):
 
 
 def _check_positions(encoder, section):
-    if getattr(encoder, "positions", "none") != "none":
-        check_sincos_width(encoder.width, f"{section}.backbone.width")
+    if encoder.positions != "none":
+        check_sincos_width(encoder.stage_widths[0], f"{section}.backbone.width")
 
 
 def check_sincos_width(width: int, key: str) -> None:
@@ -107,7 +95,7 @@ def check_sincos_width(width: int, key: str) -> None:
 
 
 def _check_norm_groups(stage, section, encoder):
-    groups, schedule = getattr(encoder, "norm_groups", 1), stage.config.schedule
+    groups, schedule = encoder.norm_groups, stage.config.schedule
     images = schedule.batch_size // schedule.accumulation
     if images % groups:
         raise UserError(
@@ -117,7 +105,7 @@ def _check_norm_groups(stage, section, encoder):
         )
 
 
-def check_image_size(stage: Stage, encoder: nn.Module) -> None:
+def check_image_size(stage: Stage, encoder: Backbone) -> None:
     """Raise UserError if an image cannot be cut into the tokens and windows of a backbone."""
     size, stride = stage.config.data.image_size, encoder.stride
     if any(side % stride for side in size):
@@ -132,16 +120,16 @@ def fitting_size(size: tuple[int, int], step: int) -> tuple[int, int]:
     return tuple(max(step, round(side / step) * step) for side in size)
 
 
-def check_windows(stage: Stage, section: str, encoder: nn.Module) -> None:
+def check_windows(stage: Stage, section: str, encoder: Backbone) -> None:
     """Raise UserError if the windows of a Swin or MixMIM backbone do not divide its grids."""
-    if not hasattr(encoder, "window_options"):
+    if encoder.window_field is None:
         return
-    key = f"{section}.backbone.{'windows' if hasattr(encoder, 'windows') else 'window'}"
+    key = f"{section}.backbone.{encoder.window_field}"
     for index in range(STAGES):
         cell = encoder.embed_stride * 2**index
         grid = tuple(side // cell for side in stage.config.data.image_size)
         options = encoder.window_options(index)
-        window = options["window"] or _chosen(stage, options["choose"], grid)
+        window = options["window"] or _chosen(stage, options["default_window"], grid)
         window = (window, window) if isinstance(window, int) else tuple(window)
         if any(side % min(side, part) for side, part in zip(grid, window, strict=True)):
             name = stage.name(key)

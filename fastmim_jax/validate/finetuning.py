@@ -36,7 +36,7 @@ def check_finetuning(config: ConfigDict, *, platform: str, devices: int) -> None
 
 
 def _check_pooling(model, encoder):
-    if (model.pooling or encoder.pooling) == "cls" and "cls_token" not in encoder.official_no_decay:
+    if (model.pooling or encoder.pooling) == "cls" and not encoder.has_cls_token:
         raise UserError(
             f"config.model.pooling is 'cls', but '{model.backbone.name}' has no cls token: type "
             f"--config.model.pooling={encoder.pooling}"

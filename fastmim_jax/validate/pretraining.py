@@ -8,7 +8,6 @@ from fastmim_jax.mim.method import Method
 from fastmim_jax.models.decoder import HEAD_WIDTH
 from fastmim_jax.stages import stage_count, stage_lengths
 from fastmim_jax.validate.backbone import (
-    channels_of_stages,
     check_backbone,
     check_kernel,
     check_sincos_width,
@@ -158,7 +157,7 @@ def _check_decoder(method, encoder):
         if decoder.depth:
             check_sincos_width(width, "method.decoder.width")
         else:
-            check_sincos_width(channels_of_stages(encoder)[-1], "method.backbone.width")
+            check_sincos_width(encoder.stage_widths[-1], "method.backbone.width")
 
 
 def _check_throw_ratio(stage, method, blocks):

@@ -13,9 +13,9 @@ from fastmim_jax.mim.sampling import SAMPLERS
 from fastmim_jax.mim.targets import TARGETS
 from fastmim_jax.models.attention import KERNELS
 from fastmim_jax.models.heads import POOLINGS
-from fastmim_jax.models.layers import POSITIONS
+from fastmim_jax.models.positions import POSITIONS
 from fastmim_jax.models.stack import REMAT_POLICIES
-from fastmim_jax.models.vit import RELATIVE
+from fastmim_jax.models.vit import RELATIVE_POSITIONS
 from fastmim_jax.saved_config import default_config, flatten
 from fastmim_jax.validate.names import flag
 
@@ -153,7 +153,7 @@ BACKBONE = {
     ),
     "mlp_ratio": optional(number(above=0, example=4.0)),
     "positions": optional(choice(POSITIONS)),
-    "relative_positions": optional(choice(RELATIVE)),
+    "relative_positions": optional(choice(RELATIVE_POSITIONS)),
     "layer_scale": optional(number(0, example=0.1)),
     "drop_path": optional(number(0, below=1, example=0.1)),
 }

@@ -12,7 +12,7 @@ from fastmim_jax import create_method
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.mim.mixmim import mix, partner, unmix
-from fastmim_jax.models.swin import AttentionGroups
+from fastmim_jax.models.base import AttentionGroups
 from fastmim_jax.train import sharding
 from fastmim_jax.train.pretrain import make_pretrain_stage
 from fastmim_jax.train.state import count_parameters
@@ -30,7 +30,7 @@ PUBLISHED = [*((name, "masked") for name in PRETRAINING), ("norm1", "gathered")]
 
 @pytest.mark.parametrize(("name", "form"), PUBLISHED)
 def test_equals_published(name, form, monkeypatch):
-    monkeypatch.setattr("fastmim_jax.models.swin.GATHERED_FROM", FORMS[form])
+    monkeypatch.setattr("fastmim_jax.models.swin.MIN_GROUP_ATTENTION_CELLS", FORMS[form])
     # The published float32 is 3e-6 from its float64 in the predictions.
     case = CASES[name]
     params = to_ours(published.weights(CASES, name), "mixmim")["params"]
@@ -51,7 +51,7 @@ def mixture(request):
     """Variables, images, noise and a jitted call(images) -> (Output, encoded tokens) at 128 px."""
     name, form = request.param.split()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastmim_jax.models.swin.GATHERED_FROM", FORMS[form])
+        patch.setattr("fastmim_jax.models.swin.MIN_GROUP_ATTENTION_CELLS", FORMS[form])
         yield make_mixture(tiny(name, groups=2))
 
 
@@ -159,7 +159,7 @@ def test_other_backbones_and_blocks_are_refused():
 @pytest.mark.parametrize("form", FORMS)
 def test_mixing_moves_nothing_between_devices(form, monkeypatch):
     """8 groups on 8 devices communicate sums (gradients, the loss) only."""
-    monkeypatch.setattr("fastmim_jax.models.swin.GATHERED_FROM", FORMS[form])
+    monkeypatch.setattr("fastmim_jax.models.swin.MIN_GROUP_ATTENTION_CELLS", FORMS[form])
     config = small.mixmim(small.config())
     run = make_pretrain_stage(config, 64, jax.devices())
     batch = run.to_devices({"image": np.zeros((16, 64, 64, 3), np.uint8), "flip": np.zeros(16, bool)}, 16)

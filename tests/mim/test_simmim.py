@@ -126,13 +126,13 @@ def test_what_cannot_work_is_refused(changes, told):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"positions": "sine"}, "unknown positions 'sine': there is none, fixed, learned"),
-        ({"relative_positions": "yes"}, "unknown relative_positions 'yes': there is none, shared, own"),
+        ({"positions": "sine"}, "unknown positions 'sine'; choose from: none, fixed, learned"),
+        ({"relative_positions": "yes"}, "unknown relative_positions 'yes'; choose from: none, shared, own"),
     ],
 )
 def test_unknown_positions_are_refused(changes, told):
     method = tiny(**{f"backbone.{key}": value for key, value in changes.items()})
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(ValueError, match=told):
         jax.eval_shape(method.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 

@@ -6,7 +6,7 @@ from flax.traverse_util import flatten_dict
 
 from fastmim_jax import create_model
 from fastmim_jax.export.formats.names import to_ours
-from fastmim_jax.models.cmt import CMT, CMTStage, ReducedAttention
+from fastmim_jax.models.cmt import CMT, CMTStage, LightweightAttention
 from helpers import published, small
 
 CASES, NUMBERS = published.load("fastmim_cmt")
@@ -70,7 +70,7 @@ def test_without_changing_statistics_images_do_not_touch_each_other(training):
 def test_attention_is_its_definition_on_a_wide_grid():
     x = jax.random.normal(jax.random.key(0), (2, 4, 6, 8))
     bias = jax.random.normal(jax.random.key(1), (1, 2, 24, 6))
-    module = ReducedAttention(heads=2, reduction=2)
+    module = LightweightAttention(heads=2, reduction=2)
 
     @jax.jit
     def found_and_expected():

@@ -1,11 +1,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.initializers import zeros
 from flax.traverse_util import flatten_dict
 
 from fastmim_jax import create_model
 from fastmim_jax.export.formats.names import to_ours, to_theirs
-from fastmim_jax.models.convnext import ConvNeXt, ConvNeXtBlock, ConvNeXtStage, Patches
+from fastmim_jax.models.convnext import ConvNeXt, ConvNeXtBlock, ConvNeXtStage, conv_init
+from fastmim_jax.models.layers import PatchEmbedNorm
 
 TINY = dict(widths=(4, 6, 8, 12), depths=(1, 1, 2, 1))
 
@@ -85,7 +87,7 @@ def test_published_names_and_back():
 
 
 def test_initial_values():
-    block, halving = ConvNeXtBlock(layer_scale=1e-6), Patches(2, 64)
+    block, halving = ConvNeXtBlock(layer_scale=1e-6), PatchEmbedNorm(2, 64, conv_init, zeros)
 
     @jax.jit
     def params():

@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastmim_jax.errors import UserError
 from fastmim_jax.models.convolution import BatchNorm, Conv, DepthwiseConv, _depthwise, _shifted_sums
 from fastmim_jax.tools.flops import matrix_flops
 
@@ -63,6 +62,6 @@ def test_groups_of_a_batch_have_statistics_of_their_own():
     np.testing.assert_allclose(after["var"], np.mean([stats["var"] for _, stats in alone], 0), rtol=1e-5)
 
 
-def test_a_batch_that_does_not_divide_into_groups_is_told():
-    with pytest.raises(UserError, match="5 images cannot be split into 2 groups"):
+def test_a_batch_that_does_not_divide_into_groups_is_an_error():
+    with pytest.raises(ValueError, match="5 images cannot be split into 2 groups"):
         batch_norm(np.zeros((5, 2, 2, 3), np.float32), 2)

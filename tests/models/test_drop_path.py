@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from fastmim_jax import create_model
-from fastmim_jax.errors import UserError
 from fastmim_jax.models.attention import TransformerBlock
 from fastmim_jax.models.cmt import CMTBlock
 from fastmim_jax.models.convnext import ConvNeXtBlock
@@ -35,11 +34,11 @@ def tiny(family, **options):
 class Factors(nn.Module):
     """Puts the factors of its two branches in place of the last axis: (B, 2) -> (B, 2)."""
 
-    branches = 2
+    num_branches = 2
 
     @nn.compact
-    def __call__(self, x, *, keep=(None, None)):
-        return jnp.stack(keep, axis=1)
+    def __call__(self, x, *, scales=(None, None)):
+        return jnp.stack(scales, axis=1)
 
 
 def factors(rates, batch, key):
@@ -74,8 +73,8 @@ def test_every_backbone_gives_its_blocks_their_rates(family):
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0])
-def test_a_rate_that_is_no_share_below_one_is_told(rate):
-    with pytest.raises(UserError, match=f"drop_path is {rate}, .* type --config.model.backbone.drop_path"):
+def test_a_rate_outside_0_to_1_is_an_error(rate):
+    with pytest.raises(ValueError, match=f"drop_path is {rate}, expected a probability"):
         jax.eval_shape(tiny("vit", drop_path=rate).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
@@ -154,7 +153,7 @@ BLOCKS = {
 def test_a_block_multiplies_every_branch_of_a_sample_by_its_factor(name):
     block, shared = BLOCKS[name]
     x = jax.random.normal(jax.random.key(0), (4, 16, 8) if "vit" in name else (4, 4, 4, 8))
-    keep = np.array([[0, 0, 1, 1], [0, 1, 0, 1]], np.float32)[: block.branches]
+    keep = np.array([[0, 0, 1, 1], [0, 1, 0, 1]], np.float32)[: block.num_branches]
 
     @jax.jit
     def outcomes(keep):
@@ -163,7 +162,7 @@ def test_a_block_multiplies_every_branch_of_a_sample_by_its_factor(name):
         return (
             left,
             block.apply(variables, x, *shared),
-            block.apply(variables, x, *shared, keep=tuple(keep)),
+            block.apply(variables, x, *shared, scales=tuple(keep)),
         )
 
     left, whole, found = outcomes(keep)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from fastmim_jax.errors import UserError
 from fastmim_jax.models.attention import TransformerBlock
-from fastmim_jax.models.layers import PatchEmbed, make_positions, sincos_positions
+from fastmim_jax.models.layers import PatchEmbed
+from fastmim_jax.models.positions import make_positions, sincos_positions
 from fastmim_jax.models.resample import resample
 from fastmim_jax.models.stack import Stack
 from helpers import published
@@ -111,7 +111,6 @@ def test_a_table_of_another_grid_is_resampled(name):
         np.testing.assert_array_equal(ours, sincos_positions(7, 9, 16))
 
 
-@pytest.mark.parametrize("grid", [14, (14,), (0, 14)])
-def test_a_grid_that_is_none_is_told(grid):
-    with pytest.raises(UserError, match="expected rows and columns of cells: type --config.model"):
-        make_positions("fixed", grid)
+def test_a_grid_without_cells_is_an_error():
+    with pytest.raises(ValueError, match=r"position_grid is \(0, 14\), expected \(rows, columns\)"):
+        make_positions("fixed", (0, 14))

@@ -7,18 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastmim_jax.models.layers import sincos_positions
 from fastmim_jax.models.mixmim import MixMIMEncoder
+from fastmim_jax.models.positions import sincos_positions
 from fastmim_jax.models.resample import (
     FASTMIM_BOUNDS,
     SIMMIM_BOUNDS,
-    apply,
+    apply_matrices,
     bicubic,
     flat_relative_position,
     geometric,
-    matrices_for,
     resample,
-    second_moments,
+    resampling_matrices,
+    second_moment_matrices,
 )
 from helpers import published
 
@@ -73,7 +73,7 @@ def test_geometric_tables_equal_published(name):
     bounds = SIMMIM_BOUNDS if "simmim_code" in name else FASTMIM_BOUNDS
     matrix = geometric(len(x), len(expected), bounds)
     # 2e-6: float32 values below 1, with absolute weights that add up to 23; observed 4e-7.
-    np.testing.assert_allclose(apply((matrix, matrix, None), x), expected, atol=2e-6)
+    np.testing.assert_allclose(apply_matrices((matrix, matrix, None), x), expected, atol=2e-6)
     if bounds == FASTMIM_BOUNDS:
         np.testing.assert_allclose(resample(TABLE, x, expected.shape), expected, atol=2e-6)
 
@@ -83,7 +83,7 @@ def test_bicubic_tables_equal_published(name):
     x, expected = source_and_result(name)
     matrix = bicubic(len(x), len(expected))
     atol = bicubic_tolerance(len(x))
-    np.testing.assert_allclose(apply((matrix, matrix, None), x), expected, atol=atol)
+    np.testing.assert_allclose(apply_matrices((matrix, matrix, None), x), expected, atol=atol)
 
 
 @pytest.mark.parametrize("name", cases("cmt.in."))
@@ -157,8 +157,8 @@ def test_rectangular_tables_up_and_down():
     assert resized.shape == (13, 7, 2) and resized.dtype == jnp.float32
     np.testing.assert_allclose(resized[..., 0], resized[:, :1, 0].repeat(7, 1), atol=1e-6)  # of rows only
     np.testing.assert_allclose(resized[..., 1], -resized[::-1, :, 1], atol=1e-6)  # antisymmetric
-    kept = matrices_for(TABLE, (7, 13, 2), (13, 13, 2))
-    assert kept[1] is None and kept[2] is None
+    matrices = resampling_matrices(TABLE, (7, 13, 2), (13, 13, 2))
+    assert matrices[1] is None and matrices[2] is None
 
 
 def test_relative_positions_of_queries_and_keys_are_resampled_as_grids():
@@ -178,8 +178,8 @@ SHAPES = [
 
 @pytest.mark.parametrize(("name", "source", "target"), SHAPES)
 def test_second_moments_keep_adam_bounded(name, source, target):
-    matrices = matrices_for(name, source, target)
-    positive = second_moments(matrices)
+    matrices = resampling_matrices(name, source, target)
+    positive = second_moment_matrices(matrices)
     given = [matrix for matrix in positive if matrix is not None]
     assert len(given) == sum(matrix is not None for matrix in matrices) > 0
     for matrix in given:
@@ -190,7 +190,7 @@ def test_second_moments_keep_adam_bounded(name, source, target):
 
     @jax.jit
     def resampled(mean, square):
-        return apply(matrices, mean), apply(positive, square)
+        return apply_matrices(matrices, mean), apply_matrices(positive, square)
 
     mean, square = resampled(mean, square)
     gain = math.prod(np.abs(matrix).sum(1).max() for matrix in matrices if matrix is not None)
@@ -201,8 +201,8 @@ def test_second_moments_keep_adam_bounded(name, source, target):
 @pytest.mark.parametrize(
     ("name", "source", "target", "told"),
     [
-        (TABLE, (7, 7, 3), (13, 13, 4), "axis 2 is no grid's"),
-        (TABLE, (6, 7, 3), (13, 7, 3), "odd in number, not 6"),
+        (TABLE, (7, 7, 3), (13, 13, 4), "axis 2 is not an axis of a grid"),
+        (TABLE, (6, 7, 3), (13, 7, 3), "from 6 to 13 entries along an axis, expected odd"),
         ("attn/qkv/kernel", (4, 12), (8, 12), "no rule to resample 'attn/qkv/kernel'"),
         ("pos_embed", (17, 8), (50, 8), "no rule"),
         ("pos_embed", (4, 4, 8), (1, 7, 7, 8), "no rule"),
@@ -210,4 +210,4 @@ def test_second_moments_keep_adam_bounded(name, source, target):
 )
 def test_what_no_rule_covers_is_refused(name, source, target, told):
     with pytest.raises(ValueError, match=told):
-        matrices_for(name, source, target)
+        resampling_matrices(name, source, target)

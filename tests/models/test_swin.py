@@ -4,19 +4,18 @@ import numpy as np
 import pytest
 
 from fastmim_jax import create_model
-from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.names import to_ours
+from fastmim_jax.models.base import AttentionGroups
 from fastmim_jax.models.heads import Classifier
 from fastmim_jax.models.swin import (
-    AttentionGroups,
     SwinBlock,
     WindowAttention,
-    attend,
-    attend_apart,
     choose_window,
-    join_windows,
+    group_attention,
+    masked_attention,
     shift_mask,
-    split_windows,
+    window_partition,
+    window_reverse,
 )
 from helpers import published, small
 
@@ -55,17 +54,17 @@ def test_windows_follow_the_image_size(side, window):
     assert choose_window(side) == window
 
 
-def test_a_side_without_a_window_is_told():
-    with pytest.raises(UserError, match="no window divides 17 cells"):
+def test_a_side_without_a_window_is_an_error():
+    with pytest.raises(ValueError, match="no window divides 17 cells"):
         choose_window(17)
 
 
 def test_windows_come_apart_and_together():
     x = np.arange(2 * 6 * 8 * 3).reshape(2, 6, 8, 3)
-    windows = split_windows(x, (3, 4))
+    windows = window_partition(x, (3, 4))
     assert windows.shape == (2, 4, 12, 3)
     np.testing.assert_array_equal(windows[1, 1].reshape(3, 4, 3), x[1, :3, 4:])
-    np.testing.assert_array_equal(join_windows(windows, (3, 4), (6, 8)), x)
+    np.testing.assert_array_equal(window_reverse(windows, (3, 4), (6, 8)), x)
 
 
 def test_shifted_windows_hold_only_neighbours():
@@ -74,7 +73,7 @@ def test_shifted_windows_hold_only_neighbours():
     mask = shift_mask(grid, window, shift)
     rows, columns = np.indices(grid)
     rolled = [np.roll(axis, [-step for step in shift], (0, 1))[None] for axis in (rows, columns)]
-    rows, columns = (split_windows(axis, window)[0] for axis in rolled)
+    rows, columns = (window_partition(axis, window)[0] for axis in rolled)
     near = np.ones(mask.shape, bool)
     for axis, side in ((rows, window[0]), (columns, window[1])):
         near &= np.abs(axis[:, :, None] - axis[:, None, :]) < side
@@ -157,13 +156,13 @@ def test_learned_positions_begin_as_the_fixed_ones():
 
 
 @pytest.mark.parametrize(
-    ("options", "shape", "told"),
+    ("options", "shape", "message"),
     [(dict(window=5), (64, 64), "windows of 5 x 5 cells do not fit a grid of 16 x 16"),
-     (dict(), (64, 72), "images of 64 x 72 pixels do not halve evenly")],
+     (dict(), (64, 72), "images are 64 x 72 pixels, expected sides that are multiples of 32")],
 )  # fmt: skip
-def test_what_does_not_fit_is_told(options, shape, told):
+def test_windows_or_sides_that_do_not_fit_are_errors(options, shape, message):
     model = create_model("swin_t", **TINY, **options)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(ValueError, match=message):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape, 3)))
 
 
@@ -184,24 +183,26 @@ def test_depth_groups_are_the_published_ones():
     assert {path: model.layer_group(path) for path in groups} == groups
 
 
-def test_parts_on_a_finer_grid():
+def test_groups_on_a_finer_grid():
     labels = np.array([[[0, 1, 1], [1, 0, 0]]])
-    members = (np.array([[0, 5, 4]]), np.array([[2, 1, 3]]))
-    fine = AttentionGroups(labels, members).refined(2)
+    indices = (np.array([[0, 5, 4]]), np.array([[2, 1, 3]]))
+    fine = AttentionGroups(labels, indices).upsample(2)
     np.testing.assert_array_equal(fine.labels, labels.repeat(2, 1).repeat(2, 2))
-    for part, index in enumerate(fine.members):
+    for part, index in enumerate(fine.indices):
         assert sorted(index[0]) == np.flatnonzero(fine.labels[0] == part).tolist()
 
 
-def test_attention_apart_is_attention_under_a_mask():
+def test_group_attention_equals_masked_attention():
     random = np.random.default_rng(0)
     qkv = random.normal(size=(6, 8, 3, 2, 4)).astype(np.float32)
     bias = jnp.asarray(random.normal(size=(2, 8, 8)), jnp.float32)
     order = np.stack([random.permutation(8) for _ in range(3)])  # 3 groups of 2 images
-    members = (jnp.asarray(order[:, :3]), jnp.asarray(order[:, 3:]))
+    indices = (jnp.asarray(order[:, :3]), jnp.asarray(order[:, 3:]))
     labels = (order.argsort(1) >= 3).repeat(2, 0)
     same = (labels[:, :, None] == labels[:, None, :])[:, None]
-    both = jax.jit(lambda qkv: (attend_apart(qkv, bias, members), attend(qkv[:, None], bias, same)[:, 0]))
+    both = jax.jit(
+        lambda qkv: (group_attention(qkv, bias, indices), masked_attention(qkv[:, None], bias, same)[:, 0])
+    )
     np.testing.assert_allclose(*both(qkv), atol=1e-6)
 
 

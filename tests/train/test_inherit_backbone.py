@@ -11,7 +11,7 @@ from fastmim_jax import create_method
 from fastmim_jax.build import create_classifier
 from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.errors import UserError
-from fastmim_jax.models.layers import sincos_positions
+from fastmim_jax.models.positions import sincos_positions
 from fastmim_jax.models.resample import resample
 from fastmim_jax.saved_config import config_from_dict
 from fastmim_jax.train.inherit_backbone import inherit_backbone

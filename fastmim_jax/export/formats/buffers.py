@@ -10,7 +10,7 @@ import numpy as np
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.rules import State
-from fastmim_jax.models.attention import relative_index
+from fastmim_jax.models.attention import relative_position_index
 from fastmim_jax.models.swin import shift_mask
 
 TABLE = "relative_position_bias_table"
@@ -30,7 +30,7 @@ def relative_indices(state: State, image_size: tuple[int, int]) -> dict[str, np.
     for name, table in state.items():
         if name.endswith(TABLE):
             window, has_cls = _window(name, table)
-            rows, columns = relative_index((window, window))
+            rows, columns = relative_position_index((window, window))
             index = rows * (2 * window - 1) + columns
             buffers[name.replace(TABLE, "relative_position_index")] = _with_cls(index) if has_cls else index
     return buffers

@@ -24,7 +24,7 @@ def fitted_windows(encoder: nn.Module, image_size: tuple[int, int]) -> tuple[tup
     for stage in range(STAGES):
         options = encoder.window_options(stage)
         grid = tuple(side // (encoder.embed_stride * 2**stage) for side in image_size)
-        window = options["window"] or tuple(options["choose"](side) for side in grid)
+        window = options["window"] or tuple(options["default_window"](side) for side in grid)
         window = (window, window) if isinstance(window, int) else window
         windows.append(tuple(min(*sides) for sides in zip(window, grid, strict=True)))
     return tuple(windows)

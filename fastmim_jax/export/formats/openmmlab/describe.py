@@ -13,7 +13,6 @@ import flax.linen as nn
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.library import ModelSpec
 from fastmim_jax.export.formats.windows import Refuse, one_window, square_windows
-from fastmim_jax.export.infer_backbone import family_of
 from fastmim_jax.models.pvt_v2 import REDUCTIONS
 
 STAGES = (0, 1, 2, 3)  # whose outputs a detector or segmenter takes
@@ -32,7 +31,7 @@ def config_lines(library: str, spec: ModelSpec, path: Path) -> list[str]:
     Raises:
       UserError: the library has no such backbone.
     """
-    family = family_of(spec.encoder)
+    family = spec.encoder.family
     describe_backbone = _BACKBONES.get((library, family))
     if describe_backbone is None:
         _refuse(library, f"has no {family}")

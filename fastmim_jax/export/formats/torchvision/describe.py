@@ -13,7 +13,6 @@ import flax.linen as nn
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.library import ModelSpec
 from fastmim_jax.export.formats.windows import one_window
-from fastmim_jax.export.infer_backbone import family_of
 
 _WINDOWS = dict(window_size=[7, 7], mlp_ratio=4.0)
 # Arguments of the models that the functions of these names in torchvision.models build.
@@ -44,7 +43,7 @@ def describe(spec: ModelSpec) -> dict[str, Any]:
     Raises:
       UserError: torchvision has no such model.
     """
-    encoder, family = spec.encoder, family_of(spec.encoder)
+    encoder, family = spec.encoder, spec.encoder.family
     if family not in _ARCHITECTURES:
         _refuse(f"has no {family}")
     if spec.channels != 3:

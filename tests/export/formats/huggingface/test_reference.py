@@ -19,10 +19,10 @@ from fastmim_jax.export.formats.library import MAESpec, ModelSpec
 from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.mim.mae import MAE
 from fastmim_jax.mim.targets import Pixels
-from fastmim_jax.models.base import layer_names
+from fastmim_jax.models.base import EncoderOutput
 from fastmim_jax.models.convnext import ConvNeXt
 from fastmim_jax.models.heads import Classifier
-from fastmim_jax.models.layers import EncoderOutput, resampled_positions
+from fastmim_jax.models.positions import resampled_positions
 from fastmim_jax.models.pvt_v2 import PVTv2
 from fastmim_jax.models.swin import Swin
 from fastmim_jax.models.vit import ViT
@@ -149,7 +149,7 @@ def forward(name):
     def run(variables, images):
         params = variables["params"]
         outputs = case.encoder.apply({"params": params["encoder"]}, images, method=outputs_of(case))
-        found = {key: x.tokens for key, x in zip(layer_names(case.encoder), outputs, strict=True)}
+        found = {key: x.tokens for key, x in zip(case.encoder.layer_names, outputs, strict=True)}
         if isinstance(case.encoder, ViT):
             found["cls"] = outputs[-1].prefix[:, 0]
         if case.pooling:

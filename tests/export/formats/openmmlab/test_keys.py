@@ -15,7 +15,7 @@ from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.models.convnext import ConvNeXt
 from fastmim_jax.models.heads import Classifier
 from fastmim_jax.models.mixmim import MixMIMEncoder
-from fastmim_jax.models.pvt_v2 import ConvolutionalMLP, PVTAttention, PVTv2
+from fastmim_jax.models.pvt_v2 import ConvMLP, PVTv2, SpatialReductionAttention
 from fastmim_jax.models.swin import PatchMerging, Swin
 from fastmim_jax.models.vit import ViT
 
@@ -134,7 +134,7 @@ def variables_of(module):
     shapes = shapes if hasattr(module, "encoder") or "decoder" in shapes else {"encoder": shapes}
     shapes = {path: x.shape for path, x in flatten_dict(shapes, sep="/").items()}
     encoder = getattr(module, "encoder", module)
-    if getattr(encoder, "positions", None) == "fixed":
+    if encoder.positions == "fixed":
         strides = {"encoder": encoder.embed_stride, "decoder": encoder.stride}
         for part in strides.keys() & {path.split("/")[0] for path in shapes}:
             grid = (SIZE[0] // strides[part],) * 2
@@ -270,7 +270,7 @@ def test_attention_of_pvt_is_that_of_joined_projections(stage, reduction):
         coarse = layer_norm(coarse, state[f"{name}.norm.weight"], state[f"{name}.norm.bias"])
     y = multihead(x.reshape(2, 16, width), coarse.reshape(2, -1, width), state, f"{name}.attn", heads)
     params = variables["params"]["encoder"][f"stages_{stage}"]["blocks"]["0"]["attn"]
-    found = PVTAttention(heads, reduction).apply({"params": params}, jnp.asarray(x))
+    found = SpatialReductionAttention(heads, reduction).apply({"params": params}, jnp.asarray(x))
     assert_close(found.reshape(y.shape), y)
 
 
@@ -289,7 +289,7 @@ def test_mlp_of_pvt_is_that_of_convolutions():
     y = y * (1 + erf(y / np.sqrt(2))) / 2
     y = np.einsum("oi,bhwi->bhwo", state[f"{name}.4.weight"][:, :, 0, 0], y) + state[f"{name}.4.bias"]
     params = variables["params"]["encoder"]["stages_1"]["blocks"]["0"]["mlp"]
-    found = ConvolutionalMLP(2).apply({"params": params}, jnp.asarray(x))
+    found = ConvMLP(2).apply({"params": params}, jnp.asarray(x))
     assert_close(found, y)
 
 

@@ -19,10 +19,9 @@ from fastmim_jax.export.formats.library import ModelSpec
 from fastmim_jax.export.formats.names import to_ours, to_theirs, unknown_names
 from fastmim_jax.export.formats.timm.describe import describe, format_name, load_call
 from fastmim_jax.export.formats.timm.reference import build_reference, reference_outputs
-from fastmim_jax.models.base import layer_names
 from fastmim_jax.models.convnext import ConvNeXt
 from fastmim_jax.models.heads import POOLINGS, Classifier
-from fastmim_jax.models.layers import resampled_positions
+from fastmim_jax.models.positions import resampled_positions
 from fastmim_jax.models.pvt_v2 import PVTv2
 from fastmim_jax.models.pyramid import Pyramid
 from fastmim_jax.models.swin import Swin
@@ -148,7 +147,7 @@ def compiled(encoder, pooling, classes=CLASSES):
         params = variables["params"]
         with nullcontext() if normed else nn.intercept_methods(skip_norm):
             outputs = encoder.apply({"params": params["encoder"]}, images, method="outputs")
-        found = {name: out.tokens for name, out in zip(layer_names(encoder), outputs, strict=True)}
+        found = {name: out.tokens for name, out in zip(encoder.layer_names, outputs, strict=True)}
         if outputs[-1].prefix.shape[1]:
             found["cls"] = outputs[-1].prefix[:, 0]
         if classes:

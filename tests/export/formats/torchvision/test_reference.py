@@ -20,7 +20,6 @@ from fastmim_jax.export.formats.torchvision.reference import (
     models_module,
     reference_outputs,
 )
-from fastmim_jax.models.base import layer_names
 from fastmim_jax.models.convnext import ConvNeXt
 from fastmim_jax.models.heads import Classifier
 from fastmim_jax.models.swin import Swin
@@ -106,7 +105,7 @@ def layers_of(encoder, variables, case):
         return [(x, x[:, :0, 0]) for x in grids]
 
     outputs = jax.jit(run)(variables, images_of(case))
-    found = {name: tokens for name, (tokens, _) in zip(layer_names(encoder), outputs, strict=True)}
+    found = {name: tokens for name, (tokens, _) in zip(encoder.layer_names, outputs, strict=True)}
     cls = outputs[-1][1]
     return {**found, "cls": cls[:, 0]} if cls.shape[1] else found
 
