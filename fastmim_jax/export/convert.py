@@ -74,7 +74,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class SourceReport:
-    """What was read.
+    """Report on a source that was read.
 
     Attributes:
       path: of the source.
@@ -103,7 +103,7 @@ class SourceReport:
 
 @dataclass(frozen=True)
 class WriteReport:
-    """What was written, for a library or a work directory.
+    """Report on what was written, for a library or as a work directory.
 
     Attributes:
       arrays: the arrays of a library's file or folder; None for a work directory.
@@ -121,9 +121,7 @@ class WriteReport:
             fmt = self.arrays.format
             yield Line("as", f"{fmt.name}, {count(len(self.arrays.state), 'array')}")
             if self.arrays.dropped:
-                yield Line(
-                    "left out", f"{_modules(self.arrays.dropped)}: {fmt.library} has no place for them"
-                )
+                yield Line("left out", f"{_modules(self.arrays.dropped)}: not in {fmt.library}")
         for text in self.opens_with:
             yield Line("opens with", text)
         if self.next:

@@ -31,7 +31,7 @@ NOT_REAL = "SUOc"  # kinds of NumPy dtypes: bytes, text, objects, complex
 
 @dataclass
 class LoadReport:
-    """What became of the arrays of a file.
+    """Report on the arrays of a file that was loaded.
 
     Attributes:
       format: the format that the file was read in.

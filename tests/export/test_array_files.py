@@ -1,4 +1,4 @@
-"""Files of arrays: the arrays are found and come back to the bit; a file is written whole or not at all."""
+"""Files of arrays: the arrays are found, and a round trip is exact to the bit."""
 
 import json
 
@@ -114,13 +114,13 @@ def test_no_arrays(tmp_path, tree, key, match):
         read_tensors(checkpoint(tmp_path / "file.pth", tree), key)
 
 
-def test_a_wrapper_that_holds_itself_has_an_end(tmp_path):
+def test_a_wrapper_that_contains_itself_terminates(tmp_path):
     body = b"}q\x00X\x05\x00\x00\x00modelh\x00s"
     with pytest.raises(UserError, match="has no arrays"):
         read_tensors(write_zip(tmp_path / "x.pth", program(body)))
 
 
-def test_safetensors_come_back(tmp_path):
+def test_safetensors_round_trip(tmp_path):
     path = tmp_path / "model.anything"
     write_safetensors(path, ARRAYS, metadata="vit_b16")
     found = read_tensors(path)
@@ -141,12 +141,12 @@ def test_safetensors_as_torch_reads_them(torch, tmp_path):
 
 
 @pytest.mark.parametrize("wrapper", ["model", ""])
-def test_checkpoints_come_back(torch, tmp_path, wrapper):
+def test_checkpoints_round_trip(torch, tmp_path, wrapper):
     path = tmp_path / "model.pth"
-    write_pth(path, ARRAYS, "a note" if wrapper else "", wrapper)
+    write_pth(path, ARRAYS, "a text" if wrapper else "", wrapper)
     found = read_tensors(path)
     assert_same(found.arrays, ARRAYS)
-    assert found.wrapper == wrapper and found.metadata == ("a note" if wrapper else "")
+    assert found.wrapper == wrapper and found.metadata == ("a text" if wrapper else "")
     theirs = torch.load(path, weights_only=True)
     theirs = theirs[wrapper] if wrapper else theirs
     assert theirs["bfloat16"].dtype == torch.bfloat16 and theirs["half"].dtype == torch.float16
@@ -170,8 +170,8 @@ def test_parts_and_folders(tmp_path):
     write_safetensors(tmp_path / "one.safetensors", {"0": arrays["0"], "1": arrays["1"]})
     write_safetensors(tmp_path / "two.safetensors", {"2": arrays["2"], "3": arrays["3"]})
     index = tmp_path / "model.safetensors.index.json"
-    places = {"0": "one", "1": "one", "2": "two", "3": "two"}
-    weight_map = {name: f"{part}.safetensors" for name, part in places.items()}
+    parts = {"0": "one", "1": "one", "2": "two", "3": "two"}
+    weight_map = {name: f"{part}.safetensors" for name, part in parts.items()}
     index.write_text(json.dumps({"weight_map": weight_map}))
     for path in (tmp_path, index):
         found = read_tensors(path).arrays
@@ -191,8 +191,8 @@ def test_parts_and_folders(tmp_path):
     with pytest.raises(UserError, match="not an index of arrays"):
         read_tensors(tmp_path)
 
-    write_safetensors(tmp_path / "model.safetensors", {"whole": np.ones(1)})  # goes before the parts
-    assert list(read_tensors(tmp_path).arrays) == ["whole"]
+    write_safetensors(tmp_path / "model.safetensors", {"full": np.ones(1)})  # preferred to the parts
+    assert list(read_tensors(tmp_path).arrays) == ["full"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="has no model.safetensors"):
         read_tensors(tmp_path / "empty")
@@ -202,14 +202,14 @@ def test_parts_and_folders(tmp_path):
 
 def test_damaged_safetensors(tmp_path):
     write_safetensors(tmp_path / "x", {"a": np.arange(30.0), "b": np.ones(3)})
-    whole = (tmp_path / "x").read_bytes()
-    for length in range(9, len(whole), 5):
-        (tmp_path / "cut").write_bytes(whole[:length])
+    intact = (tmp_path / "x").read_bytes()
+    for length in range(9, len(intact), 5):
+        (tmp_path / "cut").write_bytes(intact[:length])
         with pytest.raises(UserError, match="cut short or damaged"):
             read_tensors(tmp_path / "cut")
     rng = np.random.default_rng(0)
     for _ in range(100):
-        damaged = bytearray(whole)
+        damaged = bytearray(intact)
         damaged[rng.integers(200)] ^= 1 << rng.integers(8)
         (tmp_path / "damaged").write_bytes(damaged)
         try:

@@ -1,4 +1,4 @@
-"""Tiny classifiers with settled parameters, and what they give, for tests of exported functions."""
+"""Tiny classifiers with nonzero parameters, and their logits, for tests of exported functions."""
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +19,18 @@ FAMILIES = {
 
 
 def classifier(family):
-    """A Model of three classes, computed in float32; its arrays are their beginnings and positive noise."""
+    """ModelBundle of three classes in float32, with initial values plus positive noise."""
     config = finetune_config()
     config.model.backbone.update(FAMILIES[family])
     config.model.dtype = "float32"
     config.data.update(image_size=(SIDE, SIDE), mean=MEAN, std=STD)
     model, random = ModelBundle(config, {}, CLASSES, "a tiny model"), np.random.default_rng(0)
-    began = jax.jit(model.network().init)(jax.random.key(0), jnp.zeros((1, *model.image_shape)))
+    initial = jax.jit(model.network().init)(jax.random.key(0), jnp.zeros((1, *model.image_shape)))
 
-    def settled(x):
+    def perturbed(x):
         return np.asarray(x) + np.abs(random.normal(0, 0.05, x.shape)).astype(np.float32)
 
-    return model._replace(variables=jax.tree.map(settled, began))
+    return model._replace(variables=jax.tree.map(perturbed, initial))
 
 
 def images(count, seed=0):
@@ -39,6 +39,6 @@ def images(count, seed=0):
 
 
 def logits(model, pixels):
-    """Those of a Model for uint8 images, (B, 3): normalised by NumPy, without anything of the export."""
+    """Logits (B, 3) for uint8 images, normalised by NumPy: independent of the exported function."""
     normal = (pixels / np.float32(255) - np.float32(MEAN)) / np.float32(STD)
     return np.asarray(jax.jit(model.network().apply)(model.variables, normal))

@@ -1,4 +1,4 @@
-"""A small writer of checkpoints in both formats of torch.save; the names in them need not exist here."""
+"""Writer of small checkpoints in both formats of torch.save; their globals need not be importable."""
 
 import pickle
 import struct
@@ -8,7 +8,7 @@ import numpy as np
 
 from fastmim_jax.export.torch_file import reader
 
-NUMBERS = np.arange(24, dtype=np.float32)  # what storage "0" holds
+NUMBERS = np.arange(24, dtype=np.float32)  # content of storage "0"
 
 
 def named(module, name):
@@ -37,9 +37,9 @@ def called(module, name, *args):
 
 def tensor(size, stride, offset=0, kind="FloatStorage", key="0", count=24, numbers=number):
     storage = several(text("storage"), named("torch", kind), text(key), text("cpu"), number(count)) + b"Q"
-    places = number(offset), several(*map(numbers, size)), several(*map(numbers, stride))
+    view = number(offset), several(*map(numbers, size)), several(*map(numbers, stride))
     hooks = called("collections", "OrderedDict")
-    return called("torch._utils", "_rebuild_tensor_v2", storage, *places, b"\x89", hooks)
+    return called("torch._utils", "_rebuild_tensor_v2", storage, *view, b"\x89", hooks)
 
 
 def program(body):
@@ -47,7 +47,7 @@ def program(body):
 
 
 def write_zip(path, pickled, records=None, folder="archive", **others):
-    """others: records beside the pickle, such as byteorder."""
+    """Write the zip format. others: records beside the pickle, such as byteorder."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{folder}/data.pkl", pickled)
         for name, content in others.items():
@@ -59,7 +59,7 @@ def write_zip(path, pickled, records=None, folder="archive", **others):
 
 
 def write_stream(path, pickled, records=None):
-    """The format before PyTorch 1.6, for storages of 32 bits."""
+    """Write the format before PyTorch 1.6, for storages of 32-bit values."""
     records = records or {"0": NUMBERS.tobytes()}
     parts = [pickle.dumps(x, 2) for x in (reader.MAGIC, reader.PROTOCOL, {"little_endian": True})]
     parts += [pickled, pickle.dumps(list(records), 2)]

@@ -2,7 +2,7 @@
 
 A checkpoint is a pickle, which is a program, and the storages of its tensors: in a zip archive
 (PyTorch 1.6 and later), or one after the other behind the pickle. `machine` runs the pickle; this module
-reads the files and looks into the storages.
+reads the files and maps the storages.
 """
 
 import io
@@ -63,7 +63,7 @@ class Storage(NamedTuple):
 
 
 class StorageReader:
-    """The storages of a file, and the arrays that look into them.
+    """The storages of a file, and the arrays that view them.
 
     Args:
       fetch: (key, dtype, count) -> bytes (N,) uint8 of at least `count` numbers, or None.

@@ -29,8 +29,8 @@ def vit():
 @pytest.mark.parametrize("family", ["vit", "cmt", "convnext"])
 def test_logits_of_any_number_of_images(family, tmp_path):
     model, pixels = classifiers.classifier(family), classifiers.images(8, seed=1)
-    said = ours.write_onnx(model, tmp_path / "f.onnx")
-    assert "within" in said and [x.name for x in tmp_path.iterdir()] == ["f.onnx"]
+    sentence = ours.write_onnx(model, tmp_path / "f.onnx")
+    assert "within" in sentence and [x.name for x in tmp_path.iterdir()] == ["f.onnx"]
     session, wanted = opened(tmp_path / "f.onnx"), classifiers.logits(model, pixels)
     for batch in (1, 5, 8):
         logits, probabilities = session.run(["logits", "probabilities"], {"images": pixels[:batch]})

@@ -45,9 +45,9 @@ def written(vit, tmp_path_factory):
     model = vit._replace(config=vit.config.copy_and_resolve_references())
     model.config.model.update(dtype="bfloat16", kernel="cudnn", remat="full", layers="scanned")
     path = tmp_path_factory.mktemp("out") / "new" / "vit.stablehlo"
-    said = write_function(model, path)
+    sentence = write_function(model, path)
     assert model.config.model.kernel == "cudnn"
-    return path, said
+    return path, sentence
 
 
 def test_a_process_without_this_package_gets_the_logits_of_the_model(vit, written, tmp_path):
@@ -66,18 +66,18 @@ def test_a_process_without_this_package_gets_the_logits_of_the_model(vit, writte
 
 
 def test_the_file_beside_it_describes_inputs_and_outputs(written):
-    path, said = written
-    told = json.loads((path.parent / "vit.stablehlo.json").read_text())
+    path, sentence = written
+    description = json.loads((path.parent / "vit.stablehlo.json").read_text())
     assert sorted(x.name for x in path.parent.iterdir()) == ["vit.stablehlo", "vit.stablehlo.json"]
-    assert told["classes"] == list(classifiers.CLASSES) and told["image_size"] == [64, 64]
-    assert told["input"]["shape"] == ["b", 64, 64, 3] and told["input"]["dtype"] == "uint8"
-    assert told["normalized_inside"]["mean"] == list(classifiers.MEAN)
-    assert {name: x["shape"] for name, x in told["outputs"].items()} == {
+    assert description["classes"] == list(classifiers.CLASSES) and description["image_size"] == [64, 64]
+    assert description["input"]["shape"] == ["b", 64, 64, 3] and description["input"]["dtype"] == "uint8"
+    assert description["normalized_inside"]["mean"] == list(classifiers.MEAN)
+    assert {name: x["shape"] for name, x in description["outputs"].items()} == {
         "logits": ["b", 3],
         "probabilities": ["b", 3],
     }
-    assert told["platforms"] == ["cpu", "cuda", "tpu"] == list(opened(path).platforms)
-    assert str(path) in said and "logits, probabilities" in said
+    assert description["platforms"] == ["cpu", "cuda", "tpu"] == list(opened(path).platforms)
+    assert str(path) in sentence and "logits, probabilities" in sentence
 
 
 @pytest.mark.parametrize("family", ["swin", "cmt"])
@@ -93,12 +93,12 @@ def test_a_fine_tuned_run_gives_the_probabilities_of_evaluation(vit, tmp_path):
     write_function(open_bundle(tmp_path / "run"), tmp_path / "f", platforms=("cpu",))
     pixels, rows = classifiers.images(8), np.zeros(8, np.int32)
     _, stage = open_classifier(tmp_path / "run")
-    told = stage.classify(
+    predictions = stage.classify(
         stage.variables, dict(image=pixels, label=rows, index=rows, valid=rows == 0, undecodable=rows == 1)
     )
     found = np.asarray(opened(tmp_path / "f").call(pixels)["probabilities"])
     np.testing.assert_allclose(
-        np.take_along_axis(found, np.asarray(told["best"]), 1), told["probability"], **CLOSE
+        np.take_along_axis(found, np.asarray(predictions["best"]), 1), predictions["probability"], **CLOSE
     )
 
 
@@ -108,8 +108,8 @@ def test_a_pretrained_run_gives_features(tmp_path):
     drawn = jax.tree.map(lambda x: random.normal(0, 0.2, x.shape).astype(x.dtype), model.shapes())
     write_workdir(model._replace(variables=drawn), tmp_path / "run", {})
     write_function(open_bundle(tmp_path / "run"), tmp_path / "f", platforms=("cpu",))
-    told = json.loads((tmp_path / "f.json").read_text())
-    assert told["classes"] is None and list(told["outputs"]) == ["mean", "cls"]
+    description = json.loads((tmp_path / "f.json").read_text())
+    assert description["classes"] is None and list(description["outputs"]) == ["mean", "cls"]
     _, frozen = open_backbone(tmp_path / "run")
     pixels = random.integers(0, 256, (3, height, width, 3), dtype=np.uint8)
     found = opened(tmp_path / "f").call(pixels)

@@ -1,4 +1,4 @@
-"""Checkpoints that ask for more than arrays, or are damaged: refused, and nothing of them is run."""
+"""Malicious and damaged checkpoints are refused, and no code of theirs runs."""
 
 import copyreg
 import os
@@ -25,12 +25,12 @@ from helpers.torch_files import (
 )
 
 WRITERS = pytest.mark.parametrize("write", [write_zip, write_stream], ids=["zip", "stream"])
-# What a pickle may do, with a command or Python expression that makes a folder named "harm".
+# A shell command and a Python expression that make a folder named "harm".
 COMMAND, EXPRESSION = text("mkdir harm"), text("__import__('os').mkdir('harm')")
 
 
 def dotted(module, name):
-    """STACK_GLOBAL, which enters a module's attributes."""
+    """STACK_GLOBAL, which can reach attributes of a module."""
     return b"\x80\x04" + text(module) + text(name) + b"\x93"
 
 
@@ -39,7 +39,7 @@ class Reduced:
         return os.mkdir, ("harm",)
 
 
-EVIL = {
+MALICIOUS = {
     "os.system": program(called("os", "system", COMMAND)),
     "posix.mkdir": pickle.dumps(Reduced(), 4),
     "builtins.eval": program(called("builtins", "eval", EXPRESSION)),
@@ -54,21 +54,21 @@ EVIL = {
 HARMLESS_ALONE = ("collections._sys.modules", "builtins.getattr")
 
 
-@pytest.mark.parametrize("name", EVIL)
+@pytest.mark.parametrize("name", MALICIOUS)
 @WRITERS
-def test_other_names_are_refused_and_nothing_is_run(tmp_path, monkeypatch, name, write):
+def test_other_globals_are_refused_and_no_code_runs(tmp_path, monkeypatch, name, write):
     monkeypatch.chdir(tmp_path)
-    path = write(tmp_path / "model.pth", EVIL[name])
+    path = write(tmp_path / "model.pth", MALICIOUS[name])
     with pytest.raises(UserError, match=f"asks for '{name}', which no checkpoint of arrays needs: the"):
         read_pth(path)
     assert not os.path.exists("harm")
 
 
-@pytest.mark.parametrize("name", sorted(EVIL.keys() - HARMLESS_ALONE))
-def test_the_evil_files_would_do_harm(tmp_path, monkeypatch, name):
-    """Python's own unpickler is harmed by them: the test above can fail."""
+@pytest.mark.parametrize("name", sorted(MALICIOUS.keys() - HARMLESS_ALONE))
+def test_the_malicious_files_do_harm_in_pickle(tmp_path, monkeypatch, name):
+    """Python's own unpickler runs them, so that the test above could fail."""
     monkeypatch.chdir(tmp_path)
-    made = pickle.loads(EVIL[name])
+    made = pickle.loads(MALICIOUS[name])
     if name == "subprocess.Popen":
         made.wait()
     assert os.path.exists("harm")
@@ -88,7 +88,7 @@ def long(value):
 
 
 def twice(depth):
-    """A tuple of twice the same tuple of twice ..., whose hash takes 2 ** depth steps."""
+    """A tuple of twice the same tuple, nested: its hash takes 2 ** depth steps."""
     return b")" + b"q\x00h\x00\x86" * depth
 
 
@@ -142,8 +142,8 @@ def test_impossible_values_are_refused(tmp_path, body, write):
     assert (read_pth(write(tmp_path / "y.pth", program(tensor((24,), (1,))), records)) == NUMBERS).all()
 
 
-def test_no_memory_is_taken_for_what_is_not_there(tmp_path):
-    """A place of 2 ** 32 - 1 in the memo, of which Python's unpickler makes a table of 64 GB."""
+def test_memory_is_not_allocated_ahead(tmp_path):
+    """A memo number of 2 ** 32 - 1, for which Python's unpickler allocates a table of 64 GB."""
     body = program(b"]r\xff\xff\xff\xff")
     assert read_pth(write_zip(tmp_path / "x.pth", body)) == []
     huge = b"\x80\x04\x8d" + struct.pack("<Q", 2**62) + b"a."
@@ -163,7 +163,7 @@ def test_no_memory_is_taken_for_what_is_not_there(tmp_path):
         (named("timm.models.vision_transformer", "Block"), "'timm.models.vision_transformer.Block'"),
     ],
 )
-def test_what_is_no_plain_array_is_named(tmp_path, body, match):
+def test_other_kinds_of_tensors_are_named(tmp_path, body, match):
     with pytest.raises(UserError, match=match):
         read_pth(write_zip(tmp_path / "x.pth", program(body)))
 
@@ -187,14 +187,14 @@ def test_cut_files(tmp_path, write):
 
 @WRITERS
 def test_damaged_files(tmp_path, write):
-    """A UserError or, in an archive, which has checksums, the right values: no other error, no hang."""
+    """Damage gives a UserError, or the right values in an archive, which has checksums."""
     path = write(tmp_path / "x.pth", *some_checkpoint())
     whole, wanted = path.read_bytes(), read_pth(path)
     rng, refused = np.random.default_rng(0), 0
     for _ in range(400):
         damaged = bytearray(whole)
-        for place in rng.integers(len(whole), size=rng.integers(1, 4)):
-            damaged[place] ^= 1 << rng.integers(8)
+        for position in rng.integers(len(whole), size=rng.integers(1, 4)):
+            damaged[position] ^= 1 << rng.integers(8)
         (tmp_path / "damaged.pth").write_bytes(damaged)
         try:
             found = read_pth(tmp_path / "damaged.pth")

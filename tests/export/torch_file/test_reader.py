@@ -1,4 +1,4 @@
-"""Checkpoints without PyTorch: values to the bit, by hand and against torch.load; files that are none."""
+"""Checkpoints read without PyTorch: values to the bit, against torch.load too; messages for other files."""
 
 import argparse
 import collections
@@ -33,9 +33,9 @@ WRITERS = pytest.mark.parametrize("write", [write_zip, write_stream], ids=["zip"
 
 
 @WRITERS
-def test_tensors_are_what_their_strides_say(tmp_path, write):
+def test_tensors_follow_their_strides(tmp_path, write):
     body = {
-        "whole": tensor((4, 6), (6, 1)),
+        "full": tensor((4, 6), (6, 1)),
         "tied": tensor((4, 6), (6, 1)),
         "transposed": tensor((6, 4), (1, 6)),
         "slice": tensor((2, 3), (12, 2), offset=7),
@@ -47,7 +47,7 @@ def test_tensors_are_what_their_strides_say(tmp_path, write):
     found = read_pth(write(tmp_path / "x", program(b"}" + entries(body))))
     table = NUMBERS.reshape(4, 6)
     wanted = {
-        "whole": table,
+        "full": table,
         "tied": table,
         "transposed": table.T,
         "slice": table[1::2, 1::2],
@@ -60,10 +60,10 @@ def test_tensors_are_what_their_strides_say(tmp_path, write):
     for name, array in found.items():
         assert type(array) is np.ndarray and array.dtype == np.float32 and array.flags.c_contiguous
         assert array.shape == wanted[name].shape and (array == wanted[name]).all(), name
-    assert found["tied"] is found["whole"] and found["transposed"].flags.aligned
+    assert found["tied"] is found["full"] and found["transposed"].flags.aligned
 
 
-def test_arrays_can_be_written_to_and_the_file_is_not(tmp_path):
+def test_writing_to_an_array_leaves_the_file_unchanged(tmp_path):
     path = write_zip(tmp_path / "x.pth", program(tensor((24,), (1,))))
     before = path.read_bytes()
     read_pth(path)[:] = 7
@@ -95,7 +95,7 @@ def test_part_of_a_storage_in_an_old_file(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", range(5))
-def test_plain_values_are_what_pickle_makes_of_them(tmp_path, protocol):
+def test_plain_values_are_as_in_pickle(tmp_path, protocol):
     ordered = collections.OrderedDict(a=1, b=[2.5])
     ordered._metadata = {"version": 1}
     values = {
@@ -118,7 +118,7 @@ def test_plain_values_are_what_pickle_makes_of_them(tmp_path, protocol):
 
 
 @pytest.mark.parametrize("protocol", range(5))
-def test_settings_become_inert(tmp_path, protocol):
+def test_settings_become_opaque_objects(tmp_path, protocol):
     values = {
         "args": argparse.Namespace(lr=0.1, path=pathlib.PurePosixPath("a/b")),
         "when": datetime.date(2022, 1, 2),
@@ -228,7 +228,7 @@ def test_layouts_as_torch_reads_them(torch, tmp_path, archive):
     }
     ours = check(torch, tmp_path, values, _use_new_zipfile_serialization=archive)
     assert np.shares_memory(ours["tied"]["a.weight"], ours["tied"]["b.weight"])
-    # Behind a pickle numbers do not lie at multiples of their size; what is not aligned is copied.
+    # Storages behind a pickle may be unaligned; those are copied.
     assert np.shares_memory(ours["views"][0], ours["views"][1]) or not archive
 
 
@@ -269,7 +269,7 @@ def test_file_without_checksums(torch, tmp_path):
         settings.compute_crc32 = before
 
 
-def test_what_torch_has_no_array_for(torch, tmp_path):
+def test_tensors_without_a_dense_array_are_named(torch, tmp_path):
     sparse = torch.eye(3).to_sparse()
     for value, match in [
         (sparse, "sparse tensor"),
@@ -313,7 +313,7 @@ def write_records(*names, compression=zipfile.ZIP_STORED):
         (lambda path: None, "does not exist"),
     ],
 )
-def test_other_files_are_told_apart(tmp_path, content, match):
+def test_other_files_are_recognised(tmp_path, content, match):
     path = tmp_path / "model.pth"
     path.write_bytes(content) if isinstance(content, bytes) else content(path)
     with pytest.raises(UserError, match=match) as caught:
