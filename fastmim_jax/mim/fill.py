@@ -1,4 +1,4 @@
-"""Fills: cheap features for thrown tokens, from those of their neighbours.
+"""Fills: cheap features for thrown tokens, computed from the features of their neighbours.
 
 A fill is a Flax module: features (B, h, w, D), observed (B, h, w) bool and stage (B, h, w), 0 or the stage
 that fills in a thrown token -> features with all stages filled in.

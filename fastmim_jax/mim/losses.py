@@ -23,7 +23,7 @@ def masked_l1(
     target: Float[Array, "B h w P"],
     weight: Num[Array, "B h w"] | Bool[Array, "B h w"],
 ) -> Float[Array, ""]:
-    """Return the mean absolute error over tokens and their values; arguments as of `masked_mse`."""
+    """Return the mean absolute error over tokens and their values; see `masked_mse` for the arguments."""
     return _weighted_mean(jnp.abs(prediction.astype(jnp.float32) - target), weight)
 
 

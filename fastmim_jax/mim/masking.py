@@ -20,7 +20,7 @@ def shuffle_ids(noise: Num[Array, "B N"]) -> tuple[Int[Array, "B N"], Int[Array,
 def random_mask(
     noise: Float[Array, "B N"], grid: tuple[int, int], num_visible: int
 ) -> Bool[Array, "B h w"]:
-    """Mask the same number of cells in every sample: all but those with the least noise.
+    """Mask the same number of cells in every sample: all but the cells with the least noise.
 
     Args:
       noise: one uniform number per cell, in row-major order.
@@ -39,7 +39,7 @@ def random_mask(
 def mixing_mask(
     noise: Float[Array, "G N"], grid: tuple[int, int], mask_ratio: float
 ) -> tuple[Bool[Array, "G h w"], tuple[Int[Array, "G K"], Int[Array, "G M"]]]:
-    """Mask the same number of cells in every group: those with the least noise, which a partner fills.
+    """Mask the same number of cells in every group: the cells with the least noise, which a partner fills.
 
     Args:
       noise: one uniform number per cell, in row-major order.

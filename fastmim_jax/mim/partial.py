@@ -37,11 +37,11 @@ def decode_all(
     decoder: Decoder,
     tokens: Float[Array, "B h w D"],
     prefix: Float[Array, "B K D"],
-    mask: Bool[Array, "B h w"],
+    mask: Bool[Array, "B rows columns"],
     num_masked: tuple[int, ...],
     noise: Float[Array, " n *rest"],
 ) -> Reconstruction:
-    """Decode every token; arguments as of `PartialReconstruction`."""
+    """Decode every token; see `PartialReconstruction` for the arguments. The mask may have any grid."""
     zeros = jnp.zeros(tokens.shape[:3], jnp.float32)
     return Reconstruction(decoder.predict(tokens, prefix), zeros + 1, zeros)
 

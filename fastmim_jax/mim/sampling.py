@@ -17,6 +17,8 @@ from jaxtyping import Bool, Float, Int
 from fastmim_jax.mim.masking import shuffle_ids
 from fastmim_jax.models.typing import Array
 
+Grid = tuple[int, int]  # (rows, columns)
+
 
 def random_ranks(noise: Float[Array, " n *rest"], rows: int, num_tokens: int) -> Int[Array, "rows N"]:
     """Return a random permutation of the cells in each row, a function of the masking noise.
@@ -35,7 +37,7 @@ def random_ranks(noise: Float[Array, " n *rest"], rows: int, num_tokens: int) ->
     return shuffle_ids(jax.vmap(draw)(seeds).reshape(rows, num_tokens))[1]
 
 
-def squared_distance_transform(selected: Bool[Array, "B N"], grid: tuple[int, int]) -> Int[Array, "B N"]:
+def squared_distance_transform(selected: Bool[Array, "B N"], grid: Grid) -> Int[Array, "B N"]:
     """Return the squared distance in cells from every cell to the nearest selected one.
 
     Exact and separable: first along the columns, then along the rows. Without a selected cell the distance
@@ -48,7 +50,7 @@ def squared_distance_transform(selected: Bool[Array, "B N"], grid: tuple[int, in
     return nearest.reshape(selected.shape)
 
 
-def unreachable(grid: tuple[int, int]) -> int:
+def unreachable(grid: Grid) -> int:
     """Return a squared distance larger than between any two cells of a grid."""
     return grid[0] ** 2 + grid[1] ** 2
 
@@ -58,12 +60,14 @@ def _squared_differences(count):
     return np.square(positions[:, None] - positions).astype(np.int32)
 
 
-def furthest(mask, ranks, num_decoded, max_decoded, grid):
+def furthest(mask: Array, ranks: Array, num_decoded: Array, max_decoded: int, grid: Grid) -> Array:
     """Farthest-point sampling: each pick is the masked token farthest from all earlier picks."""
     return farthest_point_order(mask, ranks, num_decoded, max_decoded, grid) < max_decoded
 
 
-def furthest_from_visible(mask, ranks, num_decoded, max_decoded, grid):
+def furthest_from_visible(
+    mask: Array, ranks: Array, num_decoded: Array, max_decoded: int, grid: Grid
+) -> Array:
     """Farthest-point sampling that starts from the visible tokens."""
     return farthest_point_order(mask, ranks, num_decoded, max_decoded, grid, seeds=~mask) < max_decoded
 
@@ -73,12 +77,12 @@ def farthest_point_order(
     ranks: Int[Array, "B N"],
     num_decoded: Int[Array, " B"],
     max_decoded: int,
-    grid: tuple[int, int],
+    grid: Grid,
     seeds: Bool[Array, "B N"] | None = None,
 ) -> Int[Array, "B N"]:
     """Return the turn in which farthest-point sampling picks each token, `max_decoded` if it does not.
 
-    The largest rank breaks ties. Arguments are those of every sampler, and:
+    The largest rank breaks ties. The arguments are those of every sampler, and:
       seeds: cells that count as picked from the start, or None: the first pick is random.
     """
     columns, num_tokens = grid[1], mask.shape[1]
@@ -102,12 +106,12 @@ def farthest_point_order(
     return jax.lax.fori_loop(0, max_decoded, step, initial)[1]
 
 
-def uniform(mask, ranks, num_decoded, max_decoded, grid):
+def uniform(mask: Array, ranks: Array, num_decoded: Array, max_decoded: int, grid: Grid) -> Array:
     """Uniform sampling, as in plain partial reconstruction."""
     return _lowest(mask, ranks, num_decoded)
 
 
-def lattice(mask, ranks, num_decoded, max_decoded, grid):
+def lattice(mask: Array, ranks: Array, num_decoded: Array, max_decoded: int, grid: Grid) -> Array:
     """One of the four lattices of every second row and column, then any (running cells of VideoMAE V2)."""
     cell = jnp.arange(mask.shape[1], dtype=jnp.int32)
     phase = ranks[:, :1] % 4

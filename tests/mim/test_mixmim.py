@@ -82,8 +82,8 @@ def test_the_partners_pixels_do_not_reach_the_own_tokens(mixture):
     np.testing.assert_array_equal(tokens[0][~mask[0]], again[0][~mask[0]])
     assert (np.abs(tokens[0] - again[0]).max(-1)[mask[0]] > 0).all()
     np.testing.assert_array_equal(tokens[2:], again[2:])  # another group
-    unseen = call(jnp.where(fine, images, images.at[1].add(5)))[1]  # in cells that mixture 0 has of image 0
-    np.testing.assert_array_equal(tokens[0], unseen[0])
+    elsewhere = jnp.where(fine, images, images.at[1].add(5))  # changed where mixture 0 has image 0
+    np.testing.assert_array_equal(tokens[0], call(elsewhere)[1][0])
 
 
 def test_both_mixtures_of_a_pair_hold_every_cell_once(mixture):
