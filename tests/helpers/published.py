@@ -87,7 +87,7 @@ class Deviations(NamedTuple):
 
 
 SMALL_SHARE = 1e-3
-LIMITS = Deviations(loss=1e-6, gradient=4e-5, total_gradient=4e-6)
+LIMITS = Deviations(loss=1e-6, gradient=6e-5, total_gradient=4e-6)
 
 
 def deviations(case, out, grads):
@@ -109,7 +109,8 @@ def deviations(case, out, grads):
 def assert_equal(case, out, grads):
     """Check an Output's loss and the gradients, by published names, against those of a case.
 
-    LIMITS are about three times the largest deviation over all cases.
+    LIMITS are about three times the largest deviation over all cases: 2.3e-7 of the loss (SimMIM's Swin),
+    1.9e-5 of a gradient (CMT) and 1.3e-6 of the total gradient (SimMIM's Swin).
     """
     for kind, deviation in deviations(case, out, grads)._asdict().items():
         limit = getattr(LIMITS, kind)

@@ -61,7 +61,8 @@ def test_equals_published(family, name):
     published.assert_equal(case, out, grads)
     if f"{name}/prediction" in numbers:
         ours, theirs = on_one_grid(method, out.prediction, numbers[f"{name}/prediction"])
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+        # Observed 2.8e-5 for CMT (batch norms), 5.4e-6 for the others.
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 if family == "cmt" else 2e-5)
 
 
 def on_one_grid(method, ours, theirs):
