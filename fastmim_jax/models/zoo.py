@@ -1,5 +1,6 @@
 """The table of backbone families, and the function that creates a backbone by name."""
 
+import dataclasses
 import difflib
 from importlib import import_module
 from typing import Any
@@ -38,7 +39,7 @@ def create_model(name: str, **overrides: Any) -> Backbone:
         if key not in fields:
             raise UserError(f"backbone '{name}' has no '{key}'; choose from: {', '.join(sorted(fields))}")
     constructor, sizes = ZOO[name]
-    defaults = {key: field.default for key, field in constructor.__dataclass_fields__.items()} | sizes
+    defaults = {field.name: field.default for field in dataclasses.fields(constructor)} | sizes
     given = {key: _field_value(name, key, value, defaults[key]) for key, value in overrides.items()}
     return constructor(**{**sizes, **given})
 
@@ -66,4 +67,4 @@ def backbone_fields(name: str) -> set[str]:
     if name not in ZOO:
         close = difflib.get_close_matches(name, ZOO, n=3, cutoff=0.5) or sorted(ZOO)
         raise UserError(f"unknown backbone '{name}'; choose from: {', '.join(close)}")
-    return set(ZOO[name][0].__dataclass_fields__) - {"parent", "name"}
+    return {field.name for field in dataclasses.fields(ZOO[name][0])} - {"parent", "name"}
