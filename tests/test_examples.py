@@ -10,6 +10,8 @@ EXAMPLES = [  # (module, public function with a `>>>` example)
     ("fastmim_jax.data.sources", "open_source"),
     ("fastmim_jax.mim.hog", "hog"),
     ("fastmim_jax.mim.masking", "random_mask"),
+    ("fastmim_jax.models.positions", "sincos_positions"),
+    ("fastmim_jax.models.zoo", "create_model"),
     ("fastmim_jax.train.optimizer", "learning_rate"),
     ("fastmim_jax.train.transfer", "transfer"),
 ]

@@ -33,6 +33,13 @@ def create_model(name: str, **overrides: Any) -> Backbone:
 
     Raises:
       UserError: unknown name or field, or a tuple of another length.
+
+    >>> import jax, jax.numpy as jnp
+    >>> model = create_model("vit_ti16", depth=2)
+    >>> images = jnp.zeros((1, 32, 48, 3))
+    >>> output, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+    >>> output.tokens.shape
+    (1, 2, 3, 192)
     """
     fields = backbone_fields(name)
     for key in overrides:
