@@ -20,7 +20,7 @@ from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.runs import load_run
 from fastmim_jax.train.state import TrainState
-from fastmim_jax.train.transfer import Report, modules, transfer
+from fastmim_jax.train.transfer import TransferReport, modules, transfer
 from fastmim_jax.validate.names import count
 
 TOLERANCE = 1e-5  # between sine-cosine tables that were rounded to float32 in different ways
@@ -163,7 +163,7 @@ def write_workdir(bundle: ModelBundle, folder: str | Path, conversion: Mapping[s
     write_json(folder / "conversion.json", conversion)
 
 
-def resize(bundle: ModelBundle, image_size: tuple[int, int]) -> tuple[ModelBundle, Report]:
+def resize(bundle: ModelBundle, image_size: tuple[int, int]) -> tuple[ModelBundle, TransferReport]:
     """Return the model for images of another (height, width), and what was resampled.
 
     Raises:

@@ -1,13 +1,16 @@
 """AdamW with the published weight-decay groups, layer-wise learning rates, and the schedules."""
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 # Every parameter belongs to exactly one group, by the last part of its path. As published (timm's
-# add_weight_decay without a skip list), tokens and tables decay; only biases and norms are spared.
+# add_weight_decay without a skip list), tokens and tables decay; only biases and norms do not.
 GROUPS = {
     "no_decay": re.compile(r"(bias|scale|gamma|pos_embed|pos_embed_cls|position_scale)$"),
     "decay": re.compile(
@@ -16,7 +19,7 @@ GROUPS = {
     ),
 }
 
-# Of the group "decay", what is no kernel.
+# The parameters of the group "decay" that are not kernels.
 TABLES = (
     "cls_token",
     "mask_token",
@@ -26,14 +29,14 @@ TABLES = (
 )
 
 
-def decay_groups(params, no_decay=()):
-    """{path: group} tree of the same structure as `params`, values "decay" or "no_decay".
+def decay_groups(params: Any, no_decay: Sequence[str] = ()) -> Any:
+    """Return a tree of the structure of `params` with values "decay" or "no_decay".
 
     Args:
-      spared: last parts of names of more parameters that do not decay.
+      no_decay: last parts of the paths of further parameters that do not decay.
 
     Raises:
-      ValueError: a parameter that no group, or more than one, covers; a spared one that is not there.
+      ValueError: a parameter is in no group or in both; no parameter has a name of `no_decay`.
     """
     seen = set()
 
@@ -53,38 +56,44 @@ def decay_groups(params, no_decay=()):
     return groups
 
 
-def make_optimizer(params, *, betas, epsilon, weight_decay, clip_norm=0.0, no_decay=(), scales=None):
-    """Gradients -> update directions; the step multiplies them by minus the learning rate.
+def make_optimizer(
+    params: Any,
+    *,
+    betas: Sequence[float],
+    epsilon: float,
+    weight_decay: float,
+    clip_norm: float = 0.0,
+    no_decay: Sequence[str] = (),
+    scales: Any = None,
+) -> optax.GradientTransformation:
+    """Return AdamW without a learning rate; the training step multiplies its updates by minus the rate.
 
     Args:
       params: the parameter tree or its shapes, to assign the groups.
       clip_norm: largest global norm of the gradients, 0 for no limit.
-      spared: as of `decay_groups`.
-      scales: a number per parameter that its learning rate, decay included, is multiplied by; or None.
+      no_decay: see `decay_groups`.
+      scales: tree of factors for the learning rate of each parameter, decay included; or None.
     """
     decays = jax.tree.map(lambda group: group == "decay", decay_groups(params, no_decay))
-    parts = [  # each has a place in the checkpoints, also where it does nothing
+    transforms = [  # each has an entry in the checkpoints, also the identity
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.scale_by_adam(b1=betas[0], b2=betas[1], eps=epsilon),
         optax.add_decayed_weights(weight_decay, mask=decays),
     ]
-    return optax.chain(*parts, *([] if scales is None else [_scaled(scales)]))
+    return optax.chain(*transforms, *([] if scales is None else [_scale_by(scales)]))
 
 
-def _scaled(scales):
-    def update(updates, params=None):
-        return jax.tree.map(lambda update, scale: update * scale, updates, scales)
-
-    return optax.stateless(update)
+def _scale_by(scales):
+    return optax.stateless(lambda updates, params: optax.tree.mul(updates, scales))
 
 
-def layer_lr_scales(params, encoder, decay, official=False):
-    """Layer-wise learning rates of a classifier: {path: decay ** groups behind it} in the tree of `params`.
+def layer_lr_scales(params: Any, encoder: nn.Module, decay: float, official: bool = False) -> Any:
+    """Return the layer-wise factors of a classifier's learning rate: decay ** number of groups above.
 
     Args:
       params: of `fastmim_jax.models.heads.Classifier`, or their shapes.
-      encoder: its backbone, whose `layer_group` says which parameters learn at one rate.
-      decay: learning rate of a group as a share of the next one's; the last has 1.
+      encoder: its backbone, whose `layer_group` gives the group of a parameter.
+      decay: learning rate of a group relative to the next one's; the last has 1.
       official: as published: the head is `official_tail_groups` groups after the last block.
     """
     last = encoder.num_blocks + 1
@@ -98,31 +107,42 @@ def layer_lr_scales(params, encoder, decay, official=False):
     return jax.tree_util.tree_map_with_path(scale, params)
 
 
-def no_decay_names(params, encoder, official=False):
-    """Last parts of names of tokens and tables of positions that do not decay in fine-tuning: all of them.
+def no_decay_names(params: Any, encoder: nn.Module, official: bool = False) -> tuple[str, ...]:
+    """Return the last parts of the paths of tokens and position tables that do not decay in fine-tuning.
 
-    official: as published, only those that the published code of this backbone spares.
+    official: as published, only the names excluded by the published code of this backbone.
     """
     names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
-    wanted = encoder.official_no_decay if official else TABLES
-    return tuple(sorted(names.intersection(wanted)))
+    excluded = encoder.official_no_decay if official else TABLES
+    return tuple(sorted(names.intersection(excluded)))
 
 
-def learning_rate(epoch, *, peak, floor, warmup, total, shape="cosine", decay_epochs=100.0, start=0.0):
-    """Learning rate at a fractional epoch: from `start` straight up to `peak`, then down.
+def make_schedule(
+    *,
+    peak: float,
+    floor: float,
+    warmup: float,
+    total: float,
+    shape: str = "cosine",
+    decay_epochs: float = 100.0,
+    start: float = 0.0,
+) -> optax.Schedule:
+    """Return the learning rate as a function of the epochs done, fractions included.
 
     Args:
-      epoch: epochs done before this update, a float or array.
-      warmup, total: epochs.
+      warmup, total: epochs. The rate rises linearly from `start` to `peak` during the warm-up.
       shape: "cosine": half a cosine down to `floor` at `total`; "step": x 0.1 every `decay_epochs`.
-
-    >>> epochs = jnp.array([0.0, 5.0, 10.0, 30.0, 50.0])
-    >>> learning_rate(epochs, peak=1.0, floor=0.0, warmup=10, total=50).round(3)
-    Array([0. , 0.5, 1. , 0.5, 0. ], dtype=float32)
     """
-    if shape == "cosine":
-        done = (epoch - warmup) / max(total - warmup, 1e-9)
-        after = floor + (peak - floor) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1)))
-    else:
-        after = peak * 0.1 ** jnp.floor(epoch / decay_epochs)
-    return jnp.where(epoch < warmup, start + (peak - start) * epoch / max(warmup, 1e-9), after)
+    cosine = optax.cosine_decay_schedule(1.0, decay_steps=1.0)
+    step_decay = optax.exponential_decay(peak, decay_epochs, 0.1, staircase=True)
+    # Optax's linear_schedule, and the alpha of its cosine, round differently: resumed runs would change.
+    slope, span = max(warmup, 1e-9), max(total - warmup, 1e-9)
+
+    def schedule(epoch):
+        if shape == "cosine":
+            decayed = floor + (peak - floor) * cosine((epoch - warmup) / span)
+        else:
+            decayed = step_decay(epoch)
+        return jnp.where(epoch < warmup, start + (peak - start) * epoch / slope, decayed)
+
+    return schedule

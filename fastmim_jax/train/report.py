@@ -14,7 +14,7 @@ from fastmim_jax.plan import PretrainPlan, StagePlan
 from fastmim_jax.train.runs import LoadedRun
 from fastmim_jax.train.stage import TrainStage
 from fastmim_jax.train.state import count_parameters
-from fastmim_jax.train.transfer import Report
+from fastmim_jax.train.transfer import TransferReport
 
 
 class Note(NamedTuple):
@@ -80,7 +80,7 @@ def describe_finetuning(
     ]
 
 
-def describe_start(loaded: LoadedRun, report: Report) -> list[Note]:
+def describe_start(loaded: LoadedRun, report: TransferReport) -> list[Note]:
     """Return which parameters of a loaded run a new run starts from."""
     return [Note("start", f"{loaded.path}, step {loaded.step:,}"), *report.describe()]
 

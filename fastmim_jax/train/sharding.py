@@ -1,28 +1,31 @@
-"""Which device holds what: the mesh, the rule for parameters, and the batch.
+"""Shardings: the mesh, the rule for parameters, and the batch.
 
 The batch is split over all devices; parameters and optimizer state over the "fsdp" axis alone.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fastmim_jax.models.layers import BATCH_AXES
 
-SMALLEST_SHARDED = 1024  # elements; smaller arrays are copied to every device
+SMALLEST_SHARDED = 1024  # elements; smaller arrays are replicated
 
 
-def make_mesh(fsdp=1, devices=None):
-    """A (devices/fsdp, fsdp) mesh named ("data", "fsdp"), over all devices of all processes."""
+def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Return a (devices/fsdp, fsdp) mesh named ("data", "fsdp"), over all devices of all processes."""
     count = len(devices or jax.devices())
     kinds = (AxisType.Auto,) * len(BATCH_AXES)
     return jax.make_mesh((count // fsdp, fsdp), BATCH_AXES, axis_types=kinds, devices=devices)
 
 
-def state_shardings(tree, mesh):
-    """A sharding per array (or ShapeDtypeStruct) of a tree: its largest axis that divides, over "fsdp".
+def state_shardings(tree: Any, mesh: Mesh) -> Any:
+    """Return a sharding per array (or ShapeDtypeStruct): its largest divisible axis over "fsdp".
 
-    It depends on the shape alone, so the moments of the optimizer lie like their parameters.
+    It depends on the shape alone, so the optimizer's moments are sharded like their parameters.
     """
     fsdp = mesh.shape["fsdp"]
 
@@ -36,20 +39,20 @@ def state_shardings(tree, mesh):
     return jax.tree.map(sharding, tree)
 
 
-def batch_sharding(mesh):
-    """The sharding of any array whose first axis is the batch."""
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of any array whose first axis is the batch."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def replicated(mesh):
-    """The sharding of what every device holds whole."""
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of an array that every device holds in full."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def owned_rows(sharding, batch_size, process=None):
-    """Ascending rows of a global batch that the devices of a process (this one by default) hold.
+def owned_rows(sharding: NamedSharding, batch_size: int, process: int | None = None) -> np.ndarray:
+    """Return the ascending rows of a global batch that the devices of a process (default: this one) hold.
 
-    They need not be contiguous on a physically laid-out mesh, so the sharding is asked.
+    They need not be contiguous on a physically laid-out mesh, so they are read from the sharding.
     """
     process = jax.process_index() if process is None else process
     indices = sharding.devices_indices_map((batch_size,))
@@ -57,8 +60,10 @@ def owned_rows(sharding, batch_size, process=None):
     return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows in mine]))
 
 
-def to_devices(batch, sharding, batch_size):
-    """{name: this process's rows} -> {name: global array of `batch_size` rows}, without waiting."""
+def to_devices(
+    batch: Mapping[str, np.ndarray], sharding: NamedSharding, batch_size: int
+) -> dict[str, jax.Array]:
+    """Turn {name: rows of this process} into {name: global array of `batch_size` rows}, without waiting."""
     return {
         name: jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
         for name, rows in batch.items()

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.plan import StagePlan
 from fastmim_jax.train import sharding, state
 from fastmim_jax.train.inference import InferenceStage, on_mesh
-from fastmim_jax.train.optimizer import learning_rate
+from fastmim_jax.train.optimizer import make_schedule
 from fastmim_jax.train.state import TrainState
 
 
@@ -96,8 +95,7 @@ def optimizer_options(optimizer: Any) -> dict[str, Any]:
 
 def schedule(config: Any, plan: StagePlan) -> Callable[[jax.Array], jax.Array]:
     """Return a function from the number of updates done to the learning rate."""
-    rate = partial(
-        learning_rate,
+    rate = make_schedule(
         peak=plan.peak_lr,
         floor=plan.min_lr,
         warmup=plan.warmup_epochs,

@@ -1,21 +1,29 @@
 """The state of a run, created already sharded."""
 
+from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 
 from fastmim_jax.train.sharding import state_shardings
+
+OptimizerOf = Callable[[Any], optax.GradientTransformation]
 
 
 @struct.dataclass
 class TrainState:
     """Everything that an update changes.
 
-    step: updates tried. collections: Flax variables other than parameters, such as batch_stats.
-    skipped: updates left out because they were not finite; skipped_in_row: the latest of them.
-    ema: moving averages of params and collections, {"params": ..., "collections": ...}; {} for none.
+    Attributes:
+      step: number of updates, skipped ones included.
+      collections: Flax variables other than parameters, such as batch_stats.
+      skipped: number of updates skipped because they were not finite.
+      skipped_in_row: number of skipped updates since the last that was not.
+      ema: moving averages of params and collections, {"params": ..., "collections": ...}; {} for none.
     """
 
     step: jax.Array
@@ -26,41 +34,45 @@ class TrainState:
     skipped_in_row: jax.Array
     ema: Any = struct.field(default_factory=dict)
 
-    def eval_variables(self):
-        """The variables {"params": ..., ...} that evaluations look at: the averages, if there are any."""
-        chosen = self.ema or {"params": self.params, "collections": self.collections}
-        return {"params": chosen["params"], **chosen["collections"]}
+    def eval_variables(self) -> dict[str, Any]:
+        """Return the variables {"params": ..., ...} to evaluate: the averages, if there are any."""
+        trees = self.ema or {"params": self.params, "collections": self.collections}
+        return {"params": trees["params"], **trees["collections"]}
 
 
-def initializer(model, optimizer_of, image_shape, averaged=False):
-    """-> a pure function from a key to a TrainState.
+def initializer(
+    model: nn.Module, optimizer_of: OptimizerOf, image_shape: tuple[int, int, int], with_ema: bool = False
+) -> Callable[[jax.Array], TrainState]:
+    """Return a pure function from a key to the initial TrainState.
 
     Args:
       model: a pre-training method or a classifier, a Flax module.
       optimizer_of: the parameters (or their shapes) -> an optax transformation.
       image_shape: (H, W, C).
-      averaged: whether moving averages are kept.
+      with_ema: whether the state has moving averages.
     """
 
     def init(key):
         images = jnp.zeros((1, *image_shape), jnp.float32)
         variables = model.init({"params": key, "mask": key}, images)
-        return begin(variables, optimizer_of, averaged)
+        return initial_state(variables, optimizer_of, with_ema)
 
     return init
 
 
-def begin(variables, optimizer_of, averaged=False):
-    """The TrainState before the first update; arguments as of `initializer`."""
+def initial_state(
+    variables: dict[str, Any], optimizer_of: OptimizerOf, with_ema: bool = False
+) -> TrainState:
+    """Return the TrainState before the first update; arguments: see `initializer`."""
     params, collections = variables["params"], {k: x for k, x in variables.items() if k != "params"}
     zero = jnp.zeros((), jnp.int32)
-    ema = {"params": params, "collections": collections} if averaged else {}
+    ema = {"params": params, "collections": collections} if with_ema else {}
     opt_state = optimizer_of(params).init(params)
     return TrainState(zero, params, collections, opt_state, zero, zero, ema)
 
 
-def abstract_state(init, mesh):
-    """The state as ShapeDtypeStructs that carry their shardings: what to create, restore or plan."""
+def abstract_state(init: Callable[[jax.Array], TrainState], mesh: jax.sharding.Mesh) -> TrainState:
+    """Return the state as ShapeDtypeStructs with shardings, from which it is created or restored."""
     shapes = jax.eval_shape(init, jax.random.key(0))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -69,12 +81,12 @@ def abstract_state(init, mesh):
     )
 
 
-def create_state(init, abstract, seed):
-    """The initial state; no device ever holds more than its shards."""
+def create_state(init: Callable[[jax.Array], TrainState], abstract: TrainState, seed: int) -> TrainState:
+    """Return the initial state; no device ever holds more than its shards."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(init, out_shardings=shardings)(jax.random.key(seed))
 
 
-def count_parameters(params):
-    """Number of trainable values."""
+def count_parameters(params: Any) -> int:
+    """Return the number of trainable values."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

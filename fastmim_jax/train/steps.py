@@ -1,39 +1,48 @@
 """One update and one evaluation, as pure functions of their arguments."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from fastmim_jax.mim.losses import mean_target
+from fastmim_jax.train.state import TrainState
 
 TOP = 5  # likeliest classes of an image that are returned
 
 
-def mask_noise(key, step, shape):
-    """The uniform noise that decides what is hidden: a function of the seed and the step alone."""
+def mask_noise(key: jax.Array, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Return the uniform noise that decides the masks, a function of the seed and the step alone."""
     return jax.random.uniform(jax.random.fold_in(key, step), shape)
 
 
-def pretrain_step(state, batch, *, method, prepare, key, **training):
-    """One update.
+def pretrain_step(
+    state: TrainState,
+    batch: Mapping[str, jax.Array],
+    *,
+    method: nn.Module,
+    prepare: Callable,
+    key: jax.Array,
+    **options: Any,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Make one update of a pre-training method.
 
     Args:
-      state: TrainState.
       batch: {"image": (B, H, W, C) uint8, "flip": (B,) bool}.
       method: a pre-training method, a Flax module.
       prepare: (image, flip) -> normalised float32 images.
       key: the run's random key.
-      training: as of `update`.
+      options: see `update`.
 
     Returns:
       The next state and {"loss", "grad_norm", "lr", "skipped", "skipped_in_row"}, scalars.
     """
-    batch = {
-        **batch,
-        "noise": mask_noise(key, state.step, method.noise_shape(batch["image"].shape)),
-    }
+    noise = mask_noise(key, state.step, method.noise_shape(batch["image"].shape))
 
-    def loss_of(params, collections, part, rngs):
+    def loss_fn(params, collections, part, rngs):
         variables = {"params": params, **collections}
         images = prepare(part["image"], part["flip"])
         out, collections = method.apply(
@@ -41,54 +50,75 @@ def pretrain_step(state, batch, *, method, prepare, key, **training):
         )
         return out.loss, collections
 
-    return update(state, batch, loss_of, key=key, **training)
+    return update(state, {**batch, "noise": noise}, loss_fn, key=key, **options)
 
 
-def finetune_step(state, batch, *, model, prepare, key, **training):
-    """One update of a classifier.
+def finetune_step(
+    state: TrainState,
+    batch: Mapping[str, jax.Array],
+    *,
+    model: nn.Module,
+    prepare: Callable,
+    key: jax.Array,
+    **options: Any,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Make one update of a classifier.
 
     Args:
-      state: TrainState.
       batch: {"image": (B, H, W, C) uint8, "flip": (B,) bool, "label": (B,) int}.
       model: from images to logits, a Flax module.
       prepare: (key, batch) -> augmented float32 images and soft targets (B, K).
-      key, training, and what is returned: as of `pretrain_step`.
+      key: the run's random key.
+      options: see `update`.
+
+    Returns:
+      See `pretrain_step`.
     """
     images, targets = prepare(jax.random.fold_in(key, state.step), batch)
 
-    def loss_of(params, collections, part, rngs):
+    def loss_fn(params, collections, part, rngs):
         variables = {"params": params, **collections}
         logits, collections = model.apply(variables, part["images"], mutable=list(collections), rngs=rngs)
         return optax.softmax_cross_entropy(logits, part["targets"]).mean(), collections
 
-    return update(state, {"images": images, "targets": targets}, loss_of, key=key, **training)
+    return update(state, {"images": images, "targets": targets}, loss_fn, key=key, **options)
 
 
-def update(state, batch, loss_of, *, optimizer, schedule, key, accumulation=1, ema_decay=0.0):
-    """One update of anything.
+def update(
+    state: TrainState,
+    batch: Any,
+    loss_fn: Callable,
+    *,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    key: jax.Array,
+    accumulation: int = 1,
+    ema_decay: float = 0.0,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Make one update with the gradients of a loss.
 
     Args:
-      state: TrainState.
       batch: tree of arrays (B, ...).
-      loss_of: (params, collections, part of the batch, rngs) -> loss, new collections.
-      optimizer: gradients -> update directions.
+      loss_fn: (params, collections, part of the batch, rngs) -> loss, new collections.
+      optimizer: without a learning rate.
       schedule: step -> learning rate.
       key: the run's random key.
-      accumulation: parts that the batch is computed in, one after another.
-      ema_decay: decay of the moving averages, where the state has them.
+      accumulation: number of parts that the batch is computed in, one after another.
+      ema_decay: decay of the moving averages, if the state has them.
 
     Returns:
-      As `pretrain_step`. An update whose loss or gradients are not finite changes nothing but the counters.
+      See `pretrain_step`. If the loss or the gradients are not finite, only the counters change.
     """
-    loss, collections, grads = _mean_gradients(loss_of, state, batch, accumulation, key)
+    loss, collections, grads = _mean_gradients(loss_fn, state, batch, accumulation, key)
     lr, grad_norm = schedule(state.step), optax.tree.norm(grads)
-    directions, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = jax.tree.map(lambda p, d: p - lr * d, state.params, directions)
-    averaged = {"params": params, "collections": collections} if state.ema else {}
-    averaged = jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, state.ema, averaged)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, optax.tree.scale(-lr, updates))
+    ema = {"params": params, "collections": collections} if state.ema else {}
+    # optax.incremental_update sums in the other order, which rounds differently: resumed runs would change.
+    ema = jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, state.ema, ema)
 
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    updated = state.replace(params=params, collections=collections, opt_state=opt_state, ema=averaged)
+    updated = state.replace(params=params, collections=collections, opt_state=opt_state, ema=ema)
     state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
     state = state.replace(
         step=state.step + 1,
@@ -99,33 +129,32 @@ def update(state, batch, loss_of, *, optimizer, schedule, key, accumulation=1, e
     return state, {**metrics, "skipped": state.skipped, "skipped_in_row": state.skipped_in_row}
 
 
-def _mean_gradients(loss_of, state, batch, parts, key):
-    """Loss, collections and gradients of a batch, computed in `parts` equal parts."""
-    gradient = jax.value_and_grad(loss_of, has_aux=True)
-    key = jax.random.fold_in(jax.random.fold_in(key, state.step), 1)  # apart from that of the mask
+def _mean_gradients(loss_fn, state, batch, parts, key):
+    """Return loss, collections and gradients of a batch, computed in `parts` equal parts."""
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    key = jax.random.fold_in(jax.random.fold_in(key, state.step), 1)  # not the key of the mask
     if parts == 1:
-        (loss, collections), grads = gradient(state.params, state.collections, batch, _generators(key))
+        (loss, collections), grads = value_and_grad(state.params, state.collections, batch, _rngs(key))
         return loss, collections, grads
 
-    def split(x):  # strided, so that each part is spread over the same devices as the whole
+    def split(x):  # strided, so that each part is spread over the same devices as the batch
         return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
 
-    def body(carry, part):
+    def body(carry, inputs):
         total, collections, sums = carry
-        index, part = part
-        rngs = _generators(jax.random.fold_in(key, index))
-        (loss, collections), grads = gradient(state.params, collections, part, rngs)
-        return (total + loss, collections, jax.tree.map(jnp.add, sums, grads)), None
+        index, part = inputs
+        rngs = _rngs(jax.random.fold_in(key, index))
+        (loss, collections), grads = value_and_grad(state.params, collections, part, rngs)
+        return (total + loss, collections, optax.tree.add(sums, grads)), None
 
-    zeros = jax.tree.map(jnp.zeros_like, state.params)
-    start = (jnp.zeros(()), state.collections, zeros)
-    todo = jnp.arange(parts), jax.tree.map(split, batch)
-    (loss, collections, sums), _ = jax.lax.scan(body, start, todo)
+    carry = jnp.zeros(()), state.collections, optax.tree.zeros_like(state.params)
+    inputs = jnp.arange(parts), jax.tree.map(split, batch)
+    (loss, collections, sums), _ = jax.lax.scan(body, carry, inputs)
     return loss / parts, collections, jax.tree.map(lambda x: x / parts, sums)
 
 
-def _generators(key):
-    """Of what models drop while they train."""
+def _rngs(key):
+    """Return the keys of drop path and dropout."""
     return {name: jax.random.fold_in(key, index) for index, name in enumerate(("drop_path", "dropout"))}
 
 

@@ -1,33 +1,37 @@
-"""Parameters of one model for another that shares its backbone: shallower, of another size, with a head."""
+"""Transfer parameters to a model with the same backbone: shallower, of another image size, with a head."""
 
 import re
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.models.resample import RULES, resample
 
-LEAST = 0.25  # share of the backbone's arrays that a checkpoint must have, to be one of the same backbone
-# Tables of every block's own that begin as the one that all blocks shared, as SimMIM's fine-tuning has it.
+MIN_SHARE = 0.25  # of the backbone's arrays that must fit for a checkpoint to be of the same backbone
+# Tables per block that start as the one table shared by all blocks, as in SimMIM's fine-tuning.
 SHARED = re.compile(r"(.*encoder)/blocks/\d+/attn/(relative_position/.*)")
 
 
-class Report(NamedTuple):
-    """Paths ("collection/module/.../name") by what became of them.
+class TransferReport(NamedTuple):
+    """Paths ("collection/module/.../name") of a transfer.
 
-    loaded: taken as they are. resampled: for another grid. fresh: the target's own initial values.
-    unused: of the source, without a place in the target.
+    Attributes:
+      loaded: arrays loaded unchanged.
+      resampled: arrays resampled for another grid.
+      fresh: arrays of the target with their own initial values.
+      unused: arrays of the source that the target does not have.
     """
 
-    loaded: list
-    resampled: list
-    fresh: list
-    unused: list
+    loaded: list[str]
+    resampled: list[str]
+    fresh: list[str]
+    unused: list[str]
 
-    def describe(self):
-        """[(label, text)]: counts, and which modules."""
+    def describe(self) -> list[tuple[str, str]]:
+        """Return [(label, text)] with counts and modules."""
         tables = Counter(path.split("/")[-1] for path in self.resampled)
         return [
             ("loaded", f"{len(self.loaded)} arrays: {', '.join(modules(self.loaded)) or 'none'}"),
@@ -37,17 +41,19 @@ class Report(NamedTuple):
         ]
 
 
-def transfer(source, target, schemes=None):
-    """The target's variables with every value that the source has for them.
+def transfer(
+    source: Mapping[str, Any], target: Mapping[str, Any], schemes: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], TransferReport]:
+    """Return the target's variables with the values of the source wherever it has them.
 
     Args:
       source: variables {"params": nested, ...}, such as those of a pre-training method.
       target: initial variables of the other model, arrays.
-      schemes: how tables are resampled, where not as usual; see `models.resample.resampling_matrices`.
+      schemes: see `models.resample.resampling_matrices`.
 
     Returns:
-      New variables in the shapes of the target, and a Report. What is of another shape starts fresh where
-      it is not of the backbone: a head for other classes, the decoder of another target.
+      New variables in the shapes of the target, and a TransferReport. Arrays of another shape outside the
+      backbone start fresh: a head for other classes, the decoder of another target.
 
     Raises:
       UserError: nothing of the source fits, too little of the backbone does, or a part of it has another
@@ -62,64 +68,64 @@ def transfer(source, target, schemes=None):
     >>> report.loaded, report.fresh, report.unused
     (['params/encoder/kernel'], ['params/head/bias'], ['params/mask_token'])
     """
-    theirs, ours = flatten_dict(source, sep="/"), flatten_dict(target, sep="/")
-    report, found, used = Report([], [], [], []), {}, set()
-    for path, initial in ours.items():
-        name = path if path in theirs else SHARED.sub(r"\1/\2", path)
-        value = theirs.get(name)
-        # Heads and decoders of another target or another number of classes are nothing to go on from.
-        if value is None or (value.shape != initial.shape and not _of_backbone(path)):
+    source, target = flatten_dict(source, sep="/"), flatten_dict(target, sep="/")
+    report, merged, used = TransferReport([], [], [], []), {}, set()
+    for path, initial in target.items():
+        name = path if path in source else SHARED.sub(r"\1/\2", path)
+        value = source.get(name)
+        # Heads and decoders for other classes or another target start fresh.
+        if value is None or (value.shape != initial.shape and not _in_backbone(path)):
             report.fresh.append(path)
-            found[path] = initial
+            merged[path] = initial
             continue
         used.add(name)
         if value.shape == initial.shape:
             report.loaded.append(path)
-            found[path] = value
+            merged[path] = value
         elif path.split("/")[-1] in RULES:
             report.resampled.append(path)
-            found[path] = _resampled(path, value, initial.shape, schemes)
+            merged[path] = _resample(path, value, initial.shape, schemes)
         else:
-            raise _misfit(path, value.shape, initial.shape)
-    report.unused.extend(path for path in theirs if path not in used)
-    _check_share(report, theirs, ours)
-    return unflatten_dict(found, sep="/"), report
+            raise _shape_error(path, value.shape, initial.shape)
+    report.unused.extend(path for path in source if path not in used)
+    _check_share(report, source, target)
+    return unflatten_dict(merged, sep="/"), report
 
 
-def _of_backbone(path):
+def _in_backbone(path):
     return path.split("/")[1] == "encoder"
 
 
-def _check_share(report, theirs, ours):
-    taken, backbone = (
-        [path for path in paths if path.startswith("params/") and _of_backbone(path)]
-        for paths in ([*report.loaded, *report.resampled], ours)
+def _check_share(report, source, target):
+    fitting, backbone = (
+        [path for path in paths if path.startswith("params/") and _in_backbone(path)]
+        for paths in ([*report.loaded, *report.resampled], target)
     )
-    if (report.loaded or report.resampled) and len(taken) >= LEAST * len(backbone):
+    if (report.loaded or report.resampled) and len(fitting) >= MIN_SHARE * len(backbone):
         return
     raise UserError(
-        f"{len(taken)} of {len(backbone)} arrays of the backbone fit: the source has "
-        f"{', '.join(modules(theirs)[:4])}, the model has {', '.join(modules(ours)[:4])}; "
+        f"{len(fitting)} of {len(backbone)} arrays of the backbone fit: the source has "
+        f"{', '.join(modules(source)[:4])}, the model has {', '.join(modules(target)[:4])}; "
         "give a checkpoint of the same backbone"
     )
 
 
-def _resampled(path, value, shape, schemes):
+def _resample(path, value, shape, schemes):
     try:
         return resample(path, value, shape, schemes)
     except ValueError as error:
-        raise _misfit(path, value.shape, shape) from error
+        raise _shape_error(path, value.shape, shape) from error
 
 
-def _misfit(path, theirs, ours):
+def _shape_error(path, source, target):
     return UserError(
-        f"'{path}' is {theirs} in the source and {ours} in the model: give a checkpoint of the same "
+        f"'{path}' is {source} in the source and {target} in the model: give a checkpoint of the same "
         "backbone, or the backbone that the checkpoint has"
     )
 
 
-def modules(paths):
-    """Names of the modules that hold these paths; of blocks a range, such as "encoder/blocks 8-11"."""
+def modules(paths: Iterable[str]) -> list[str]:
+    """Return the names of the modules of these paths; blocks as a range, such as "encoder/blocks 8-11"."""
     blocks, others = {}, {}
     for path in paths:
         parts = path.split("/")[1:]  # without the collection
@@ -134,11 +140,11 @@ def modules(paths):
 
 
 def _ranges(numbers):
-    """[8, 9, 10, 12] -> "8-10, 12"."""
-    runs = []
+    """Return "8-10, 12" of [8, 9, 10, 12]."""
+    ranges = []
     for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
         else:
-            runs.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+            ranges.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)

@@ -8,7 +8,7 @@ import jax
 
 from fastmim_jax.train import state
 from fastmim_jax.train.state import TrainState
-from fastmim_jax.train.transfer import Report, transfer
+from fastmim_jax.train.transfer import TransferReport, transfer
 
 
 def has_checkpoint(workdir: str | Path) -> bool:
@@ -37,7 +37,7 @@ def warm_start(
 
     def start(variables, initial):
         merged, _ = _merge(variables, initial, schemes)
-        return state.begin(merged, optimizer_of, bool(initial.ema))
+        return state.initial_state(merged, optimizer_of, bool(initial.ema))
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(start, out_shardings=shardings)(variables, initial)
@@ -45,7 +45,7 @@ def warm_start(
 
 def transfer_report(
     variables: Mapping[str, Any], abstract: TrainState, schemes: Mapping[str, Any] | None = None
-) -> Report:
+) -> TransferReport:
     """Return which parameters `warm_start` would load; nothing is computed.
 
     Raises:

@@ -21,7 +21,7 @@ from fastmim_jax.validate.names import flag
 
 DTYPES = ("bfloat16", "float32")
 LAYERS = ("unrolled", "scanned")
-SHAPES = ("cosine", "step")  # of the learning rate, see `train.optimizer.learning_rate`
+SHAPES = ("cosine", "step")  # of the learning rate, see `train.optimizer.make_schedule`
 
 
 class Rule(NamedTuple):

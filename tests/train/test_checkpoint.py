@@ -49,7 +49,7 @@ def test_another_model_is_refused_in_one_sentence(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, build().create(), {})
         checkpoints._manager.wait_until_finished()
-        with pytest.raises(UserError, match="no checkpoint of step 7: there is 1"):
+        with pytest.raises(UserError, match="no checkpoint of step 7: choose from: 1"):
             checkpoints.restore_params(7, build().abstract)
         with pytest.raises(UserError, match="does not fit the model"):
             checkpoints.restore(1, build(backbone={"depth": 1, "name": "vit_ti8"}).abstract)

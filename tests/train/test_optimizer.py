@@ -15,8 +15,8 @@ from fastmim_jax.train import steps
 from fastmim_jax.train.optimizer import (
     decay_groups,
     layer_lr_scales,
-    learning_rate,
     make_optimizer,
+    make_schedule,
     no_decay_names,
 )
 from fastmim_jax.train.state import TrainState
@@ -41,19 +41,19 @@ def test_weight_decay_groups_equal_published(family):
     assert not groups
 
 
-SPARED = {"vit": ("cls_token",), "swin": ("mask_token",)}  # beside positions: by `no_weight_decay`
+NO_DECAY = {"vit": ("cls_token",), "swin": ("mask_token",)}  # beside positions: by `no_weight_decay`
 
 
-@pytest.mark.parametrize("family", SPARED)
+@pytest.mark.parametrize("family", NO_DECAY)
 def test_weight_decay_groups_of_simmim_equal_published(family):
     cases, _ = published.load(f"simmim_{family}")
     for name in cases:
         weights = published.weights(cases, name)
-        groups = decay_groups(to_ours(weights, f"simmim_{family}")["params"], SPARED[family])
+        groups = decay_groups(to_ours(weights, f"simmim_{family}")["params"], NO_DECAY[family])
         decays = {path: np.asarray(x == "decay") for path, x in flatten_dict(groups, sep="/").items()}
         for key, value in weights.items():
             path = next(iter(flatten_dict(to_ours(paired(key, weights), f"simmim_{family}")["params"])))
-            no_decay = (*SPARED[family], "pos_embed", "absolute_pos_embed")
+            no_decay = (*NO_DECAY[family], "pos_embed", "absolute_pos_embed")
             expected = value.ndim > 1 and key.split(".")[-1] not in no_decay
             assert decays["/".join(path)] == expected, key
 
@@ -77,8 +77,9 @@ def test_learning_rates_equal_published(case):
     if "decay_epoch" in case:
         options.update(shape="step", decay_epochs=case["decay_epoch"])
     options.update(start=case.get("warmup_lr", 0.0))
+    rate = make_schedule(total=case["epochs"], **options)
     for epoch, expected, *_ in case["values"]:
-        ours = float(learning_rate(epoch, total=case["epochs"], **options))
+        ours = float(rate(epoch))
         # float32: one part in 1e6 of the peak, where the published float64 reaches 0 at the end.
         assert abs(ours - expected) < 1e-6 * case["lr"], epoch
 
@@ -95,7 +96,7 @@ TRAJECTORIES = {  # method, batch, side of the images
 
 
 def start(case, numbers, table, **options):
-    """-> (TrainState, what `steps.update` is told) of a published trajectory."""
+    """Return (TrainState, options of `steps.update`) of a published trajectory."""
     first = {k[8:]: v for k, v in numbers.items() if k.startswith("weights/")}
     params = jax.tree.map(jnp.asarray, to_ours(first, table)["params"])
     recipe, times = case["optimizer"], case["schedule"]
@@ -103,10 +104,11 @@ def start(case, numbers, table, **options):
     recipe = dict(betas=recipe["betas"], epsilon=recipe["eps"], weight_decay=recipe["weight_decay"])
     optimizer = make_optimizer(params, **recipe, **options)
 
+    bounds = dict(warmup=times["warmup_epochs"], total=times["epochs"])
+    rate = make_schedule(peak=times["lr"], floor=times["min_lr"], **bounds)
+
     def schedule(step):
-        epoch = step / case["iters_per_epoch"]
-        bounds = dict(warmup=times["warmup_epochs"], total=times["epochs"])
-        return learning_rate(epoch, peak=times["lr"], floor=times["min_lr"], **bounds)
+        return rate(step / case["iters_per_epoch"])
 
     zero = jnp.zeros((), jnp.int32)
     state = TrainState(zero, params, {}, optimizer.init(params), zero, zero)
