@@ -48,7 +48,7 @@ def infer_backbone(family: str, shapes: Shapes) -> tuple[dict[str, Any], bool]:
     name, in_table = _nearest_model(family, sizes)
     model = create_model(name)
     backbone = {key: x for key, x in sizes.items() if getattr(model, key) != x}
-    guessed = "heads" not in sizes and not in_table and "heads" in model.__dataclass_fields__
+    guessed = "heads" not in sizes and not in_table and bool(model.stage_heads)
     if guessed and family == "vit":
         backbone["heads"] = max(1, sizes["width"] // HEAD_WIDTH)
     return {"name": name, **backbone}, guessed
