@@ -30,7 +30,6 @@ a model that learns goes on below the printed "mean" predictor. Smaller data set
 """
 
 from fastmim_jax.config import pretrain_config
-from fastmim_jax.errors import UserError
 
 VIT = {}
 HIERARCHICAL = {
@@ -60,9 +59,11 @@ VARIANTS = {
 
 
 def get_config(variant="vit_b16"):
-    """The config of a variant."""
+    """Return the config of a variant."""
     if variant not in VARIANTS:
-        raise UserError(f"configs/fastmim.py has no variant '{variant}': there is {', '.join(VARIANTS)}")
+        raise UserError(
+            f"configs/fastmim.py has no variant '{variant}'; choose from: {', '.join(VARIANTS)}"
+        )
     config = pretrain_config()
     config.update_from_flattened_dict(VARIANTS[variant])
     return config

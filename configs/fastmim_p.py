@@ -22,7 +22,7 @@ VARIANTS = fastmim["VARIANTS"]
 
 
 def get_config(variant="vit_b16"):
-    """The config of a variant."""
+    """Return the config of a variant."""
     config = fastmim["get_config"](variant)
     config.stages.image_sizes = (128, 160, 192)
     return config

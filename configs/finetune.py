@@ -34,7 +34,6 @@ MixMIM's head learns at the rate of its last block.
 """
 
 from fastmim_jax.config import finetune_config
-from fastmim_jax.errors import UserError
 
 
 def recipe(backbone, base_lr, layer_decay, drop_path=0.1, **more):
@@ -97,9 +96,11 @@ VARIANTS = {
 
 
 def get_config(variant="auto"):
-    """The config of a variant."""
+    """Return the config of a variant."""
     if variant not in VARIANTS:
-        raise UserError(f"configs/finetune.py has no variant '{variant}': there is {', '.join(VARIANTS)}")
+        raise UserError(
+            f"configs/finetune.py has no variant '{variant}'; choose from: {', '.join(VARIANTS)}"
+        )
     config = finetune_config()
     config.update_from_flattened_dict(VARIANTS[variant])
     return config

@@ -11,8 +11,7 @@ Normalised pixels are predicted by a decoder of 8 blocks, 512 wide. `--config.me
 HOG (patches of 8 or 16 pixels), `--config.method.partial.throw_ratio=0.5` makes it PR-MIM (pr_mim.py).
 """
 
-from fastmim_jax.config import pretrain_config
-from fastmim_jax.errors import UserError
+from fastmim_jax.config import check_variant, pretrain_config
 
 VARIANTS = {
     "vit_b16": {},
@@ -22,9 +21,8 @@ VARIANTS = {
 
 
 def get_config(variant="vit_b16"):
-    """The config of a variant."""
-    if variant not in VARIANTS:
-        raise UserError(f"configs/mae.py has no variant '{variant}': there is {', '.join(VARIANTS)}")
+    """Return the config of a variant."""
+    check_variant("configs/mae.py", variant, VARIANTS)
     config = pretrain_config()
     config.data.image_size = (224, 224)
     config.method.update(name="mae", target="pixel", block_size=16, mask_ratio=0.75)

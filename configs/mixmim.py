@@ -16,8 +16,7 @@ per group, partners within it. The groups do not depend on the devices; where th
 image crosses from one to another. Any size whose sides are multiples of 32 will do.
 """
 
-from fastmim_jax.config import pretrain_config
-from fastmim_jax.errors import UserError
+from fastmim_jax.config import check_variant, pretrain_config
 
 VARIANTS = {
     "base": {},
@@ -47,9 +46,8 @@ VARIANTS = {
 
 
 def get_config(variant="base"):
-    """The config of a variant."""
-    if variant not in VARIANTS:
-        raise UserError(f"configs/mixmim.py has no variant '{variant}': there is {', '.join(VARIANTS)}")
+    """Return the config of a variant."""
+    check_variant("configs/mixmim.py", variant, VARIANTS)
     config = pretrain_config()
     config.data.image_size = (224, 224)
     config.method.update(name="mixmim", target="pixel", block_size=32, mask_ratio=0.5, groups=16)

@@ -16,7 +16,7 @@ and `--config.method.partial.throw_ratio=0.5` does all this to any other config 
 import runpy
 from pathlib import Path
 
-from fastmim_jax.errors import UserError
+from fastmim_jax.config import check_variant
 
 HOSTS = {  # variant: file, variant of it
     "mae_vit_b16": ("mae.py", "vit_b16"),
@@ -26,9 +26,8 @@ HOSTS = {  # variant: file, variant of it
 
 
 def get_config(variant="mae_vit_b16"):
-    """The config of a variant."""
-    if variant not in HOSTS:
-        raise UserError(f"configs/pr_mim.py has no variant '{variant}': there is {', '.join(HOSTS)}")
+    """Return the config of a variant."""
+    check_variant("configs/pr_mim.py", variant, HOSTS)
     file, recipe = HOSTS[variant]
     config = runpy.run_path(str(Path(__file__).with_name(file)))["get_config"](recipe)
     config.method.partial.throw_ratio = 0.5

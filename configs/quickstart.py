@@ -14,7 +14,7 @@ from fastmim_jax.config import pretrain_config
 
 
 def get_config():
-    """The config."""
+    """Return the config."""
     config = pretrain_config()
     config.data.path = "sample"
     config.data.image_size = (48, 48)

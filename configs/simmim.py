@@ -13,8 +13,7 @@ epoch 700 on. Weight decay spares what the published code spares: Swin's mask to
 The ViT recipe also drops paths, up to a rate of 0.1, during pre-training.
 """
 
-from fastmim_jax.config import pretrain_config
-from fastmim_jax.errors import UserError
+from fastmim_jax.config import check_variant, pretrain_config
 
 VARIANTS = {
     "swin_b": {},
@@ -32,9 +31,8 @@ VARIANTS = {
 
 
 def get_config(variant="swin_b"):
-    """The config of a variant."""
-    if variant not in VARIANTS:
-        raise UserError(f"configs/simmim.py has no variant '{variant}': there is {', '.join(VARIANTS)}")
+    """Return the config of a variant."""
+    check_variant("configs/simmim.py", variant, VARIANTS)
     config = pretrain_config()
     config.data.update(image_size=(192, 192), crop_scale=(0.67, 1.0))
     config.method.update(name="simmim", target="pixel", normalize_target=False)

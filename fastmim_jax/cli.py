@@ -1,7 +1,8 @@
-"""The flags of all commands, and what they are parsed into."""
+"""The command line: the flags of every command, parsed by absl, and the help made from the same table."""
 
-import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import config_flags
@@ -9,108 +10,185 @@ from ml_collections import config_flags
 from fastmim_jax.errors import UserError
 
 
-def parse(name, summary, wanted, argv, words=False):
-    """Command-line words -> absl flag values.
+class Flag(NamedTuple):
+    """A flag.
 
-    Args:
-      name, summary: of the command, for its --help. wanted: names of its flags.
-      words: whether it is given paths without a flag, too, which then are `values.words`.
+    value: what to type after "=", in the help; "" for a boolean.
+    define: the function of absl that defines it, see `_define`.
+    """
+
+    value: str
+    help: str
+    define: Callable = flags.DEFINE_string
+    default: Any = None
+    options: dict[str, Any] = {}
+
+
+def _integer(value, help, least, default=None):
+    return Flag(value, help, flags.DEFINE_integer, default, dict(lower_bound=least))
+
+
+def _words(value, help):
+    return Flag(value, help, flags.DEFINE_list, [])
+
+
+def _boolean(help):
+    return Flag("", help, flags.DEFINE_bool, False)
+
+
+FLAGS = {
+    "config": Flag(
+        "FILE.py[:VARIANT]", "a config file such as configs/quickstart.py", config_flags.DEFINE_config_file
+    ),
+    "workdir": Flag("DIR", "folder of the run; created if missing"),
+    "distributed": _boolean("several processes: JAX finds the others"),
+    "images": Flag("DIR", "folder, data set or image to read instead of the run's data"),
+    "test": Flag("DIR", "labelled data to test on; default: the val or test split of --images"),
+    "split": Flag("NAME", "split of --images; default: val, test or train, the first that exists"),
+    "out": Flag("FILE", "file to write"),
+    "count": _integer("N", "images at most; default: 6 to draw, 20,000 to probe", 1),
+    "folds": _integer("N", "folds of cross-validation; 0: test data, or else 5 folds", 0, 0),
+    "step": _integer("N", "step of the checkpoint; default: the best or the newest", 0),
+    "kinds": _words("ridge,knn", "probes: ridge, knn, linear, attentive; default: ridge,knn"),
+    "layers": _words('"block 12 mean"', "layers to write; default: the last"),
+    "format": Flag("NAME", "format of the source, such as mae_vit or timm_swin; default: detected"),
+    "key": Flag("NAME", "entry of a file that has the arrays, such as model_ema"),
+    "to": Flag("NAME", "official, timm, hf, torchvision, mmpretrain, mmdet, mmseg, stablehlo or onnx"),
+    "image_size": _words("224", "pixels: side, or height,width, to resample positions to"),
+    "set": Flag(
+        "KEY=VALUE",
+        "config key that the arrays do not determine, such as method.backbone.heads=6; repeatable",
+        flags.DEFINE_multi_string,
+        [],
+    ),
+    "encoder_only": _boolean("leave out the decoder or head"),
+    "partial": _boolean("convert although arrays are missing (initialised randomly) or unknown (left out)"),
+    "overwrite": _boolean("replace the destination"),
+    "show_batch": Flag("FILE.png", "draw a training batch as the network sees it, and do nothing else"),
+}
+
+
+class Command(NamedTuple):
+    """A command.
+
+    run: flag values -> exit code or None; the first line of its docstring is the help.
+    required, optional: keys of FLAGS. paths: names of the paths without a flag, all required.
+    """
+
+    run: Callable[[flags.FlagValues], int | None]
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Names of all flags."""
+        return self.required + self.optional
+
+    @property
+    def summary(self) -> str:
+        """One line for the help."""
+        return self.run.__doc__.splitlines()[0]
+
+
+def usage(name: str, command: Command) -> str:
+    """Return how to type a command, in one line."""
+    words = [*command.paths, *(_typed(flag) for flag in command.required)]
+    words += [f"[{_typed(flag)}]" for flag in command.optional]
+    more = ["[--config.KEY=VALUE ...]"] if "config" in command.flags else []
+    return " ".join([f"fastmim {name}", *words, *more])
+
+
+def command_help(name: str, command: Command) -> str:
+    """Return the help of a command."""
+    lines = [f"  {_typed(flag):<28}  {FLAGS[flag].help}" for flag in command.flags]
+    if "config" in command.flags:
+        lines.append(f"  {'--config.KEY=VALUE':<28}  a key of the config, see fastmim_jax/config.py")
+    return "\n".join([f"{command.summary}\n\n  {usage(name, command)}\n", *lines])
+
+
+def _typed(flag):
+    value = FLAGS[flag].value
+    return f"--{flag}={value}" if value else f"--{flag}"
+
+
+def parse(name: str, command: Command, argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
+    """Parse the words after a command's name.
+
+    Returns:
+      (flag values, paths without a flag).
 
     Raises:
-      UserError: anything that absl or ml_collections cannot take.
+      UserError: a flag that the command does not have or lacks, a value or config that cannot be read.
     """
-    argv = [_found_config(word) for word in argv]
-    values = _flags([name, *argv])
-    if "--help" in argv:
-        lines = [f"  --{flag}: {values[flag].help}" for flag in wanted]
-        print("\n".join([f"fastmim {name}: {summary}", *lines]))
-        sys.exit(0)
+    argv = [_find_config(word) for word in argv]
+    values = _define(command, argv)
     try:
-        rest = values([f"fastmim {name}", *argv])[1:]
-        values.config  # noqa: B018 - a config that failed to load raises here
+        paths = values([f"fastmim {name}", *argv])[1:]
+        given = {flag: values[flag].value for flag in command.flags}
+        given |= {"config": values.config} if "config" in given else {}  # raises if it failed to load
     except UserError:
         raise
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(_unknown_flag(name, command, error)) from error
     except AttributeError as error:
         raise UserError(_unknown_key(error)) from error
     except (flags.Error, OSError, ValueError, TypeError, KeyError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        told = lines[-1] if isinstance(error, OSError) else lines[0]
-        raise UserError(f"{told} (see `fastmim {name} --help`)") from error
-    if rest and not words:
-        raise UserError(f"'{rest[0]}' is not a flag: flags look like --workdir=DIR")
-    values["words"].value = rest
-    given = {word.lstrip("-").split("=")[0].split(".")[0] for word in argv if word.startswith("-")}
-    foreign = [flag for flag in given if flag.removeprefix("no") not in wanted and flag not in wanted]
-    if foreign:
-        raise UserError(f"fastmim {name} takes no --{foreign[0]}: it takes --{', --'.join(wanted)}")
-    return values
+        seen = lines[-1] if isinstance(error, OSError) else lines[0]
+        raise UserError(f"{seen} (see `fastmim {name} --help`)") from error
+    _check_paths(name, command, paths)
+    for flag in command.required:
+        if given[flag] is None:
+            raise UserError(f"fastmim {name} needs --{flag}: type {_typed(flag)} ({FLAGS[flag].help})")
+    return values, paths
 
 
-def _flags(argv):
-    """The flags of all commands, unparsed; --config.KEY flags are made from what `argv` holds."""
+def _define(command, argv):
+    """Return the flags of a command, unparsed; flags --config.KEY are defined from `argv`."""
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", None, "a config file, with :VARIANT", flag_values=values, sys_argv=argv
-    )
-    for flag, help_text in (
-        ("workdir", "folder of the run, made if missing"),
-        ("images", "folder, data set or image to take instead of the run's own"),
-        ("test", "labelled folder or data set to test on; the val or test split of --images if not given"),
-        ("split", "of --images; val, test or train, whichever there is first, if not given"),
-        ("out", "file to write"),
-        ("format", "of the source: a name such as mae_vit or timm_swin; found out if not given"),
-        ("key", "of a file's entries the one with the arrays, such as model_ema"),
-        ("to", "official, timm, hf, torchvision, mmpretrain, mmdet, mmseg, stablehlo or onnx"),
-        ("show_batch", "PNG to draw a training batch into, as the network sees it"),
-    ):
-        flags.DEFINE_string(flag, None, help_text, flag_values=values)
-    for flag, default, help_text in (
-        ("kinds", ["ridge", "knn"], "probes: some of ridge, knn, linear, attentive"),
-        ("image_size", [], "side in pixels, or height and width, to resample positions to"),
-        ("words", [], "paths without a flag"),
-        ("layers", [], 'layers to write, such as "block 12 mean"; the last if not given'),
-    ):
-        flags.DEFINE_list(flag, default, help_text, flag_values=values)
-    for flag, help_text, least in (
-        ("count", "how many images at most: 6 to draw, 20,000 to probe if not given", 1),
-        ("folds", "of cross-validation; 0: none where there is something to test on, else 5", 0),
-        ("step", "which checkpoint; the best or newest if not given", 0),
-    ):
-        default = 0 if flag == "folds" else None
-        flags.DEFINE_integer(flag, default, help_text, lower_bound=least, flag_values=values)
-    for flag, help_text in (
-        ("distributed", "several processes: let JAX find the others"),
-        ("encoder_only", "leave out the decoder or head"),
-        (
-            "partial",
-            "go on where arrays are missing, which then start fresh, or unknown, which are left out",
-        ),
-        ("overwrite", "replace what is at the destination"),
-    ):
-        flags.DEFINE_bool(flag, False, help_text, flag_values=values)
-    flags.DEFINE_multi_string(
-        "set",
-        [],
-        "KEY=VALUE of the config that arrays do not tell, such as method.backbone.heads=6",
-        flag_values=values,
-    )
+    for name in command.flags:
+        flag = FLAGS[name]
+        options = dict(flag.options, flag_values=values)
+        if name == "config":
+            flag.define(name, flag.default, flag.help, sys_argv=["fastmim", *argv], **options)
+        else:
+            flag.define(name, flag.default, flag.help, **options)
     return values
 
 
-def _found_config(word):
-    """--config=configs/X.py, also where the working directory has no such folder."""
+def _check_paths(name, command, paths):
+    if paths and not command.paths:
+        raise UserError(f"'{paths[0]}' is not a flag: flags look like --workdir=DIR")
+    if len(paths) != len(command.paths):
+        seen = "1 path was" if len(paths) == 1 else f"{len(paths)} paths were"
+        typed = f"fastmim {name} {' '.join(command.paths)}"
+        raise UserError(f"{seen} given, expected {len(command.paths)}: type {typed}")
+
+
+def _unknown_flag(name, command, error):
+    if "config" in command.flags and error.flagname.startswith("config."):
+        return f"--{error.flagname} needs a config: type {_typed('config')} too"
+    names = ", ".join(f"--{flag}" for flag in command.flags)
+    _, _, hint = str(error).partition("Did you mean: ")
+    hint = f"; did you mean --{hint.removesuffix('?').strip().split(' ')[0]}?" if hint else ""
+    return f"fastmim {name} has no flag --{error.flagname}; its flags are: {names}{hint}"
+
+
+def _find_config(word):
+    """Resolve --config=configs/NAME.py where the working directory has no such folder."""
     flag, _, path = word.partition("=")
     if flag.lstrip("-") != "config" or not path:
         return word
     file, _, variant = path.partition(":")
     package = Path(__file__).parent
-    places = [Path(file), package.parent / file, package / file]
-    found = next((place for place in places if place.is_file()), None)
+    candidates = [Path(file), package.parent / file, package / file]
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
-        known = sorted(place.name for place in (package.parent / "configs").glob("*.py"))
+        names = sorted(path.name for path in (package.parent / "configs").glob("*.py"))
         raise UserError(
-            f"there is no config file {file}: expected --config=configs/NAME.py[:VARIANT], such as "
-            + ", ".join(known)
+            f"{file} does not exist: type --config=configs/NAME.py[:VARIANT]; choose NAME.py from: "
+            + ", ".join(names)
         )
     return f"{flag}={found}" + (f":{variant}" if variant else "")
 

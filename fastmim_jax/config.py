@@ -3,6 +3,8 @@
 `None` (a placeholder) means that a key is unset. `fastmim_jax.validate` has what each key accepts.
 """
 
+from collections.abc import Iterable
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -218,6 +220,12 @@ def _run():
     run.threads = 4  # per worker process
     run.mesh_fsdp = 1  # devices that share one copy of the parameters (FSDP)
     return run
+
+
+def check_variant(file: str, variant: str, variants: Iterable[str]) -> None:
+    """Raise UserError if a config file has no such variant."""
+    if variant not in variants:
+        raise UserError(f"{file} has no variant '{variant}'; choose from: {', '.join(variants)}")
 
 
 _RENAMED = {"base": "pretrain_config", "finetuning": "finetune_config"}
