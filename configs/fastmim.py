@@ -29,7 +29,7 @@ a model that learns goes on below the printed "mean" predictor. Smaller data set
 `--config.schedule.batch_size`; the learning rate follows it.
 """
 
-from fastmim_jax.config import pretrain_config
+from fastmim_jax.config import check_variant, pretrain_config
 
 VIT = {}
 HIERARCHICAL = {
@@ -60,10 +60,7 @@ VARIANTS = {
 
 def get_config(variant="vit_b16"):
     """Return the config of a variant."""
-    if variant not in VARIANTS:
-        raise UserError(
-            f"configs/fastmim.py has no variant '{variant}'; choose from: {', '.join(VARIANTS)}"
-        )
+    check_variant("configs/fastmim.py", variant, VARIANTS)
     config = pretrain_config()
     config.update_from_flattened_dict(VARIANTS[variant])
     return config

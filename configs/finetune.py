@@ -33,7 +33,7 @@ parameters exactly as the published code does: Swin, PVT and CMT decay their pos
 MixMIM's head learns at the rate of its last block.
 """
 
-from fastmim_jax.config import finetune_config
+from fastmim_jax.config import check_variant, finetune_config
 
 
 def recipe(backbone, base_lr, layer_decay, drop_path=0.1, **more):
@@ -97,10 +97,7 @@ VARIANTS = {
 
 def get_config(variant="auto"):
     """Return the config of a variant."""
-    if variant not in VARIANTS:
-        raise UserError(
-            f"configs/finetune.py has no variant '{variant}'; choose from: {', '.join(VARIANTS)}"
-        )
+    check_variant("configs/finetune.py", variant, VARIANTS)
     config = finetune_config()
     config.update_from_flattened_dict(VARIANTS[variant])
     return config

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim_jax.__main__ import main
+from fastmim_jax.__main__ import COMMANDS, main
+from fastmim_jax.evaluate.probe import KINDS
 from helpers.commands import refused
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +32,7 @@ QUICKSTART = "--config=configs/quickstart.py"
         (["pretrain", QUICKSTART, "stray"], "'stray' is not a flag"),
         (
             ["pretrain", QUICKSTART, "--workdir=x", "--count=3"],
-            "fastmim pretrain has no flag --count; its flags are: --config, --workdir, --distributed",
+            "has no flag --count; its flags are: --config, --workdir, --distributed",
         ),
         (["pretrain", "--config.seed=1"], "--config.seed needs a config: type --config=FILE.py[:VARIANT]"),
         (["verify", "one"], "1 path was given, expected 2: type fastmim verify A B"),
@@ -124,9 +125,10 @@ def test_a_work_directory_that_cannot_be_written(capsys, tmp_path):
 def test_help_is_not_an_error(capsys):
     main([])
     assert "fastmim pretrain" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as exit:
-        main(["pretrain", "--help"])
-    assert not exit.value.code and "--workdir" in capsys.readouterr().out
+    main(["probe", "--help"])
+    text = capsys.readouterr().out
+    assert all(f"--{flag}" in text for flag in COMMANDS["probe"].flags)
+    assert f"{', '.join(KINDS)}; default: " in text and "--config.KEY" not in text
 
 
 def test_importing_the_package_touches_no_device():
