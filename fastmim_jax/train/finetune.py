@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,12 +12,11 @@ import jax
 from fastmim_jax.build import create_classifier, create_reader
 from fastmim_jax.data.labels import open_labelled
 from fastmim_jax.data.loader import Loader
-from fastmim_jax.errors import UserError
 from fastmim_jax.io import write_json
 from fastmim_jax.plan import make_stage_plan
 from fastmim_jax.train import sharding, state, steps
 from fastmim_jax.train.augmentation import device_augmentation, host_augmentation
-from fastmim_jax.train.inference import ClassifierStage, check_kernel, classify_program, run_key
+from fastmim_jax.train.inference import ClassifierStage, classify_program, run_key
 from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.loop import Hook, prepare_workdir, train
 from fastmim_jax.train.optimizer import layer_lr_scales, make_optimizer, no_decay_names
@@ -26,6 +24,7 @@ from fastmim_jax.train.report import describe_finetuning, describe_start, log_no
 from fastmim_jax.train.runs import LoadedRun, load_run
 from fastmim_jax.train.stage import TrainStage, abstract_state, compile_step, optimizer_options, schedule
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
+from fastmim_jax.validate import check_classes, check_finetuning
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,9 +73,7 @@ def make_finetune_stage(
       UserError: the config cannot work.
     """
     devices = devices or jax.devices()
-    check_kernel("model", config.model, devices[0].platform)
-    _check_augment(config)
-    _check_resize(config.data)
+    check_finetuning(config, platform=devices[0].platform, devices=len(devices))
     plan = make_stage_plan(config, records=records, devices=len(devices))
     model, reader = create_classifier(config.model, len(classes)), create_reader(config)
     mesh = sharding.make_mesh(config.run.mesh_fsdp, devices)
@@ -140,7 +137,7 @@ def finetune(
     """
     log = log if jax.process_index() == 0 else lambda text: None
     source, held_out = open_labelled(config)
-    _check_classes(config, source)
+    check_classes(config, len(source.classes), source)
     config, loaded = resolve_start(config, workdir)
     stage = make_finetune_stage(config, len(source), source.classes, loaded=loaded)
     start, report = [], None
@@ -191,36 +188,3 @@ def _optimizer(options, encoder, params):
         scales=layer_lr_scales(params, encoder, options.layer_decay, options.official),
         **optimizer_options(options),
     )
-
-
-def _check_augment(config):
-    augment, batch = config.augment, config.schedule.batch_size
-    if augment.mix_groups < 1 or batch % augment.mix_groups:
-        raise UserError(
-            f"config.augment.mix_groups is {augment.mix_groups}, which does not divide the batch of "
-            f"{batch}: type --config.augment.mix_groups={math.gcd(batch, max(augment.mix_groups, 1))}"
-        )
-    for key in ("random_erasing", "mix_probability", "mix_switch", "label_smoothing"):
-        if not 0 <= augment[key] <= 1:
-            raise UserError(
-                f"config.augment.{key} is {augment[key]}, expected a share from 0 to 1: type "
-                f"--config.augment.{key}=0.1"
-            )
-
-
-def _check_resize(data):
-    side = min(data.image_size)
-    if data.eval_resize is not None and data.eval_resize < side:
-        raise UserError(
-            f"config.data.eval_resize is {data.eval_resize}, expected a short side of at least the {side} "
-            f"pixels that are cropped from it: type --config.data.eval_resize={side}"
-        )
-
-
-def _check_classes(config, source):
-    expected, count = config.model.classes, len(source.classes)
-    if expected is not None and expected != count:
-        raise UserError(
-            f"config.model.classes is {expected}, but {source!r} has {count} classes: leave it unset, or "
-            f"type --config.model.classes={count}"
-        )

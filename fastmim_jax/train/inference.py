@@ -17,6 +17,7 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.stages import at_stage
 from fastmim_jax.train import sharding, steps
 from fastmim_jax.train.runs import LoadedRun, load_run
+from fastmim_jax.validate import check_kernel
 
 ROWS = (
     "image",
@@ -158,7 +159,7 @@ def open_method(
     if "method" not in loaded.config:
         raise UserError(f"{loaded.workdir} was fine-tuned: expected the --workdir of a `fastmim pretrain`")
     config = at_stage(loaded.config, loaded.stage)
-    check_kernel("method", config.method, devices[0].platform)
+    check_kernel("method", config.method, devices[0].platform, loaded.workdir)
     method, reader = create_method(config.method), create_reader(config)
     if method.groups > 1:
         method = method.clone(groups=1)
@@ -196,7 +197,7 @@ def open_classifier(
             f"{loaded.workdir} was not fine-tuned: expected the --workdir of a `fastmim finetune` "
             "(`fastmim probe` and `fastmim features` take pre-trained ones)"
         )
-    check_kernel("model", config.model, devices[0].platform)
+    check_kernel("model", config.model, devices[0].platform, loaded.workdir)
     classes = tuple(json.loads(class_file.read_text()))
     model, reader = create_classifier(config.model, len(classes)), create_reader(config)
     mesh = sharding.make_mesh(devices=devices)
@@ -270,15 +271,6 @@ def run_key(seed: int) -> jax.Array:
 def round_up(batch_size: int, devices: int) -> int:
     """Return the smallest multiple of the number of devices that is no smaller than the batch."""
     return -(-batch_size // devices) * devices
-
-
-def check_kernel(section: str, computing: Any, platform: str) -> None:
-    """Raise UserError if the kernel of `config.method` or `config.model` does not run here."""
-    if computing.kernel == "cudnn" and (platform != "gpu" or computing.dtype != "bfloat16"):
-        raise UserError(
-            f"config.{section}.kernel=cudnn needs an NVIDIA GPU and bfloat16, here are {platform} and "
-            f"{computing.dtype}: type --config.{section}.kernel=xla"
-        )
 
 
 def _narrow(array):

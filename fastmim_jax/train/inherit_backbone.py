@@ -2,9 +2,9 @@
 
 import copy
 
-from fastmim_jax.errors import UserError
 from fastmim_jax.models.zoo import backbone_fields, create_model
 from fastmim_jax.stages import at_stage, stage_count
+from fastmim_jax.validate import check_start
 
 OF_A_SIZE = ("window", "windows")  # chosen for the size of the images
 OWN = ("drop_path", "position_grid")  # of training, not of the parameters
@@ -27,20 +27,12 @@ def inherit_backbone(config, saved):
     config = copy.deepcopy(config)
     ours = config.model.backbone
     if saved is None:
-        if not ours.name:
-            raise UserError(
-                "config.model.backbone.name is not set and there is no config.init to take it from: type "
-                "--config.init=WORKDIR of a pre-training run, or --config=configs/finetune.py:vit_b16"
-            )
+        check_start(config, None)
         return config
     saved = at_stage(saved, stage_count(saved) - 1)
     theirs = (saved.method if "method" in saved else saved.model).backbone
-    ours.name = ours.name or theirs.name
-    if ours.name != theirs.name:
-        raise UserError(
-            f"config.model.backbone.name is '{ours.name}', but the checkpoint of config.init is of "
-            f"'{theirs.name}': give another --config.init, or --config.model.backbone.name={theirs.name}"
-        )
+    check_start(config, theirs.name)
+    ours.name = theirs.name
     same_size = tuple(saved.data.image_size) == tuple(config.data.image_size)
     for key, value in theirs.items():
         if ours[key] is None and key not in OWN and (same_size or key not in OF_A_SIZE):

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fastmim_jax.validate import check_no_decay
+
 # Every parameter belongs to exactly one group, by the last part of its path. As published (timm's
 # add_weight_decay without a skip list), tokens and tables decay; only biases and norms do not.
 GROUPS = {
@@ -50,9 +52,7 @@ def decay_groups(params: Any, no_decay: Sequence[str] = ()) -> Any:
         return "no_decay" if last in no_decay else found[0]
 
     groups = jax.tree_util.tree_map_with_path(group, params)
-    if not seen.issuperset(no_decay):
-        missing = ", ".join(sorted({*no_decay} - seen))
-        raise ValueError(f"no parameter is named {missing}, which config.optimizer.no_decay asks for")
+    check_no_decay(no_decay, seen)
     return groups
 
 

@@ -14,7 +14,7 @@ from fastmim_jax.plan import PretrainPlan, make_pretrain_plan
 from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.train import sharding, state, steps
 from fastmim_jax.train.held_out import HeldOutLoss, fixed_batches, trivial_losses
-from fastmim_jax.train.inference import MethodStage, check_kernel, method_programs, run_key
+from fastmim_jax.train.inference import MethodStage, method_programs, run_key
 from fastmim_jax.train.loop import Hook, prepare_workdir, train
 from fastmim_jax.train.optimizer import make_optimizer
 from fastmim_jax.train.report import Note, describe_pretraining, describe_start, log_notes, read_baselines
@@ -30,6 +30,7 @@ from fastmim_jax.train.stage import (
 )
 from fastmim_jax.train.state import TrainState
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
+from fastmim_jax.validate import check_pretraining
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,17 +68,15 @@ def make_pretrain_stage(
     """
     devices, run_config = devices or jax.devices(), config
     config = at_stage(run_config, stage)
-    check_kernel("method", config.method, devices[0].platform)
+    check_pretraining(run_config, platform=devices[0].platform, devices=len(devices))
     method, reader = create_method(config.method), create_reader(config)
     plan = make_pretrain_plan(
         run_config,
         records=records,
         stride=method.encoder.stride,
-        unit=method.target.unit,
         devices=len(devices),
         stage=stage,
         num_masked=method.num_masked,
-        groups=method.groups,
     )
     mesh = sharding.make_mesh(config.run.mesh_fsdp, devices)
     optimizer_of = partial(make_optimizer, **optimizer_options(config.optimizer))

@@ -4,7 +4,7 @@
 """
 
 import difflib
-from typing import Any
+from pathlib import Path
 
 from fastmim_jax.build import create_backbone
 from fastmim_jax.errors import UserError
@@ -150,10 +150,16 @@ def _chosen(stage, choose, grid):
         ) from error
 
 
-def check_kernel(section: str, compute: Any, platform: str) -> None:
-    """Raise UserError if the attention kernel does not run on a platform ("cpu", "gpu" or "tpu")."""
+def check_kernel(section: str, compute: ConfigDict, platform: str, workdir: Path | None = None) -> None:
+    """Raise UserError if the attention kernel does not run on a platform ("cpu", "gpu" or "tpu").
+
+    workdir: of a saved run, whose config is not set by flags; None for the config of a command.
+    """
     if compute.kernel == "cudnn" and (platform != "gpu" or compute.dtype != "bfloat16"):
+        change = f"type --config.{section}.kernel=xla"
+        if workdir is not None:
+            change = f'set "kernel" to "xla" in {workdir / "config.json"}'
         raise UserError(
             f"config.{section}.kernel is cudnn, which needs an NVIDIA GPU and bfloat16, not {platform} and "
-            f"{compute.dtype}: type --config.{section}.kernel=xla"
+            f"{compute.dtype}: {change}"
         )

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from fastmim_jax.errors import UserError
 from fastmim_jax.validate.backbone import check_backbone, check_image_size, check_kernel, check_windows
 from fastmim_jax.validate.names import count, stage_of
-from fastmim_jax.validate.training import check_batch, check_data
+from fastmim_jax.validate.training import check_batch
 from fastmim_jax.validate.values import check_values
 
 
@@ -24,7 +24,6 @@ def check_finetuning(config: ConfigDict, *, platform: str, devices: int) -> None
     """
     stage = stage_of(config)
     check_values(config)
-    check_data(config.data)
     check_kernel("model", config.model, platform)
     check_batch(stage, devices)
     encoder = check_backbone(stage, "model")

@@ -15,7 +15,7 @@ from fastmim_jax.validate.backbone import (
     fitting_size,
 )
 from fastmim_jax.validate.names import count, flag, stage_of
-from fastmim_jax.validate.training import check_batch, check_data, check_mixing_groups, check_start_epochs
+from fastmim_jax.validate.training import check_batch, check_mixing_groups, check_start_epochs
 from fastmim_jax.validate.values import check_values
 
 
@@ -31,7 +31,6 @@ def check_pretraining(config: ConfigDict, *, platform: str, devices: int) -> Non
       UserError: a key that cannot work, with what to type.
     """
     check_values(config)
-    check_data(config.data)
     check_kernel("method", config.method, platform)
     _check_stage_lengths(config)
     for index in range(stage_count(config)):

@@ -31,7 +31,7 @@ def check_batch(stage: Stage, devices: int) -> None:
     if schedule.batch_size % parts:
         raise UserError(
             f"{stage.name('schedule.batch_size')} is {schedule.batch_size}, which cannot be split over "
-            f"{count(devices, 'device')} x {count(schedule.accumulation, 'micro-batch')}: "
+            f"{count(devices, 'device')} x {count(schedule.accumulation, 'micro-batch', 'micro-batches')}: "
             + stage.typed("schedule.batch_size", _nearest_multiple(schedule.batch_size, parts))
         )
 

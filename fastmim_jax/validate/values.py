@@ -18,6 +18,7 @@ from fastmim_jax.models.stack import REMAT_POLICIES
 from fastmim_jax.models.vit import RELATIVE_POSITIONS
 from fastmim_jax.saved_config import default_config, flatten
 from fastmim_jax.validate.names import flag
+from fastmim_jax.validate.training import check_data
 
 DTYPES = ("bfloat16", "float32")
 LAYERS = ("unrolled", "scanned")
@@ -108,6 +109,12 @@ def _is_number(x):
     return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 
+class _Missing:
+    def __repr__(self):
+        return "missing"
+
+
+MISSING = _Missing()  # the value of a key that a config lacks
 SHARE = number(0, 1)
 POSITIVE = number(above=0)
 FROM_ZERO = number(0)
@@ -284,29 +291,31 @@ FINETUNE_RULES = {
 
 
 def check_values(config: ConfigDict) -> None:
-    """Check every key by itself, without building anything.
+    """Check the value of every key, without building anything.
 
     Raises:
       UserError: a value of another type, out of range, or an unknown name.
     """
-    values = _leaves(config)
     defaults = flatten(default_config(config))
     for key, rule in (FINETUNE_RULES if "model" in config else PRETRAIN_RULES).items():
-        if key in values and not rule.accepts(values[key]):
-            raise UserError(_sentence(key, values[key], rule, defaults[key]))
+        value = _value(config, key)
+        if not rule.accepts(value):
+            raise UserError(_sentence(key, value, rule, defaults[key]))
+    check_data(config.data)
+
+
+def _value(config, key):
+    """Return the value of a key, or MISSING."""
+    for part in key.split("."):
+        if not isinstance(config, ConfigDict) or part not in config:
+            return MISSING
+        config = config[part]
+    return config
 
 
 def _sentence(key, value, rule, default):
+    value = "{...}" if isinstance(value, ConfigDict) else value
     example = flag(key, rule.example if rule.example is not None else default)
     if rule.expected.startswith("choose from"):
         return f"config.{key} is {value!r}; {rule.expected} (type {example})"
     return f"config.{key} is {value!r}, expected {rule.expected}: type {example}"
-
-
-def _leaves(config, prefix=""):
-    """Return {"section.key": value as it is} of a config."""
-    leaves = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        leaves.update(_leaves(value, f"{name}.") if isinstance(value, ConfigDict) else {name: value})
-    return leaves

@@ -8,7 +8,6 @@ import pytest
 from fastmim_jax import create_model
 from fastmim_jax.build import create_classifier
 from fastmim_jax.config import finetune_config
-from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.models.heads import Classifier
 from helpers import published, small
@@ -88,10 +87,3 @@ def test_each_backbone_has_the_pooling_it_was_published_with():
         assert model_of(name=name).pooling == pooling
     assert model_of("cls", name="vit_b16").pooling == "cls"
     assert model_of(name="cmt_s", norm_groups=4).options == {"norm_groups": 4}
-
-
-def test_poolings_that_cannot_be_had():
-    with pytest.raises(UserError, match="unknown model.pooling 'mean': there is pool_norm, norm_pool"):
-        model_of("mean", name="vit_b16")
-    with pytest.raises(UserError, match="'swin_t' has no cls token: type --config.model.pooling=norm_pool"):
-        model_of("cls", name="swin_t")

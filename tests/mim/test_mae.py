@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from fastmim_jax import create_method
-from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.models.layers import gather_rows
 from helpers import published, small
@@ -65,12 +64,3 @@ def test_gather_rows_has_the_gradient_of_a_gather():
     back = gather_rows(x[:, :3], ids_restore, ids_shuffle[:, :3])
     np.testing.assert_array_equal(jnp.take_along_axis(back, ids_shuffle[:, :3, None], axis=1), x[:, :3])
     np.testing.assert_array_equal(jnp.take_along_axis(back, ids_shuffle[:, 3:, None], axis=1), 0)
-
-
-def test_what_cannot_work_is_refused():
-    with pytest.raises(UserError, match="cannot leave tokens out of 'convnext_t'"):
-        config = small.over("convnext", small.config())
-        config.method.name = "mae"
-        create_method(config.method)
-    with pytest.raises(UserError, match="block_size is 16, but MAE hides cells of 8"):
-        tiny(block_size=16)

@@ -7,7 +7,6 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from fastmim_jax import create_method
-from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.mim.fill import InverseDistance, Nearest, NeighbourSum, Progressive
 from fastmim_jax.mim.mae import MAE
@@ -180,27 +179,3 @@ def test_means_of_the_nearest_observed_cells():
     assert nearest.tolist() == [0, 0, 3, 3, 3]
     mean = InverseDistance().apply({}, x, observed, stage)[0, 0, :, 0]
     np.testing.assert_allclose(mean, [0, 3 * 0.25 / 1.25, 3 * 1 / 1.25, 3, 3 / (1 + 1 / 16)], rtol=1e-6)
-
-
-def test_what_cannot_work_is_refused():
-    method, images = build("mae", throw_ratio=0.8)
-    with pytest.raises(UserError, match=r"throws 12 of 12 masked .* type at most .*throw_ratio=0.68"):
-        jax.eval_shape(method.init, {"params": jax.random.key(0), "mask": jax.random.key(0)}, images)
-    for choice, text in (
-        ({"throw_ratio": -0.5}, "throw_ratio -0.5"),
-        ({"throw_ratio": 0.5, "stages": 0}, "stages 0"),
-        (
-            {"throw_ratio": 0.5, "sampler": "best"},
-            "unknown method.partial.sampler 'best': there is furthest",
-        ),
-    ):
-        with pytest.raises(UserError, match=text):
-            build("mae", **choice)
-    config = small.config()
-    config.method.partial.throw_ratio, config.method.decoder.depth = 0.5, 0
-    with pytest.raises(UserError, match="decoder.depth is 0"):
-        create_method(config.method)
-    config = small.config()
-    config.method.partial.throw_ratio, config.method.block_size = 0.5, 4
-    with pytest.raises(UserError, match="block_size is 4, but partial reconstruction throws cells of 8"):
-        create_method(config.method)

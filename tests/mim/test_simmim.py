@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from fastmim_jax import create_method
-from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.train.pretrain import make_pretrain_stage
 from fastmim_jax.train.state import count_parameters
@@ -105,23 +104,6 @@ def test_masked_pixels_do_not_reach_the_prediction(family, changes, shape):
     assert float(out.loss) == pytest.approx(error[np.asarray(out.mask) > 0].mean(), rel=1e-5)
     visible_changed = run(images, jnp.where(masked, images, images + 1))[1]
     assert (np.abs(np.asarray(visible_changed.prediction) - out.prediction) > 0).any()
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"block_size": 12}, "block_size is 12, but SimMIM masks cells of 8 pixels: .*block_size=8$"),
-        (
-            {"partial.throw_ratio": 0.5},
-            "SimMIM has no decoder .* type --config.method.partial.throw_ratio=0",
-        ),
-        ({"name": "mae", "backbone.relative_positions": "own"}, "MAE cannot leave tokens out"),
-    ],
-)
-def test_what_cannot_work_is_refused(changes, told):
-    with pytest.raises(UserError, match=told) as error:
-        tiny(**changes)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -150,12 +150,12 @@ def test_simmims_shared_table_is_copied_into_every_block():
 
 def test_without_a_start_the_backbone_must_be_named():
     config = finetune_config()
-    with pytest.raises(UserError, match="type --config.init=WORKDIR of a pre-training run, or --config="):
+    with pytest.raises(UserError, match="type --config.init=WORKDIR of a pre-training run, or --config"):
         inherit_backbone(config, None)
     config.model.backbone.name = "vit_b16"
     assert inherit_backbone(config, None).model.backbone.to_dict() == config.model.backbone.to_dict()
 
 
 def test_two_different_backbones_are_refused():
-    with pytest.raises(UserError, match="is 'swin_t', but the checkpoint of config.init is of 'vit_b16'"):
+    with pytest.raises(UserError, match="is 'swin_t', but the checkpoint of config.init has 'vit_b16'"):
         tuned(pretraining(name="vit_b16"), name="swin_t")

@@ -9,6 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from fastmim_jax import create_model
+from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.models.heads import Classifier
 from fastmim_jax.train import steps
@@ -67,7 +68,7 @@ def paired(key, weights):
 def test_a_parameter_without_a_group_is_refused():
     with pytest.raises(ValueError, match="surprise is in 0 weight-decay groups"):
         decay_groups({"surprise": jnp.zeros(3)})
-    with pytest.raises(ValueError, match="no parameter is named absolute_pos_embed"):
+    with pytest.raises(UserError, match="no_decay has absolute_pos_embed, but no parameter has that name"):
         decay_groups({"bias": jnp.zeros(3)}, no_decay=("absolute_pos_embed", "bias"))
 
 

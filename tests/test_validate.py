@@ -1,0 +1,274 @@
+"""Every bad value of a config gives one sentence, with the flag of the key in the mode of the command."""
+
+import pytest
+
+from fastmim_jax import validate
+from fastmim_jax.__main__ import COMMANDS
+from fastmim_jax.cli import parse
+from fastmim_jax.config import finetune_config, pretrain_config
+from fastmim_jax.errors import UserError
+from fastmim_jax.saved_config import flatten
+from fastmim_jax.validate.values import FINETUNE_RULES, PRETRAIN_RULES
+
+MODES = {"method": pretrain_config, "model": finetune_config}
+KEYS = [(section, key) for section, default in MODES.items() for key in flatten(default())]
+FILES = {"method": ("pretrain", "configs/fastmim.py"), "model": ("finetune", "configs/finetune.py:vit_b16")}
+# Any word is a name of one of these; whether it exists is known later.
+FREE_TEXT = {"init", "data.path", "data.split", "data.eval_path", "data.eval_split", "monitor.path"}
+FREE_TEXT |= {f"{section}.backbone.name" for section in MODES}
+WORDS = ("nonsense", "-7", "nan", "(1, 'a')", "(-1, -1)")
+# Numbers, which only do not fit three channels, and a name.
+ACCEPTED = {("data.mean", "(-1, -1)"), ("data.mean", "-7")}
+ACCEPTED |= {("optimizer.no_decay", word) for word in ("nonsense", "nan")}
+OBJECTS = (
+    object(),
+    -7,
+    float("nan"),
+    float("inf"),
+    [object()],
+    ("a", 1),
+    {},
+    (),
+    "nonsense",
+    b"bytes",
+    1.5,
+    True,
+)
+
+
+def test_every_key_has_a_rule():
+    assert list(map(sorted, (PRETRAIN_RULES, FINETUNE_RULES))) == [
+        sorted(flatten(f())) for f in MODES.values()
+    ]
+
+
+@pytest.mark.parametrize(("section", "key"), [case for case in KEYS if case[1] not in FREE_TEXT])
+def test_nonsense_on_the_command_line(section, key):
+    command, file = FILES[section]
+    for word in WORDS:
+        if (key, word) in ACCEPTED:
+            continue
+        with pytest.raises(UserError) as error:
+            words = [f"--config={file}", "--workdir=unused", f"--config.{key}={word}"]
+            values, _ = parse(command, COMMANDS[command], words)
+            validate.check_values(values.config)
+        assert f"--config.{key}" in str(error.value) and "\n" not in str(error.value), (
+            word,
+            str(error.value),
+        )
+
+
+@pytest.mark.parametrize(("section", "key"), KEYS)
+def test_values_of_any_type_in_a_config_file(section, key):
+    """Checked together with the other keys: refused with the flag of the key, or accepted."""
+    refused = 0
+    for value in OBJECTS:
+        config = MODES[section]()
+        if section == "model":
+            config.model.backbone.name = "vit_b16"
+        with config.ignore_type():
+            config.update_from_flattened_dict({key: value})
+        try:
+            _check(config)
+        except UserError as error:
+            assert f"--config.{key}" in str(error), (value, str(error))
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused >= 5
+
+
+def _check(config, devices=1, platform="cpu"):
+    check = validate.check_pretraining if "method" in config else validate.check_finetuning
+    check(config, platform=platform, devices=devices)
+
+
+def _changed(section, changes):
+    config = MODES[section]()
+    if section == "model":
+        config.model.backbone.name = "vit_b16"
+    config.update_from_flattened_dict({key.replace("SECTION", section): x for key, x in changes.items()})
+    return config
+
+
+SWIN = {"SECTION.backbone.name": "swin_t"}
+BOTH = [
+    (
+        {"SECTION.backbone.name": "vit_x16"},
+        "'vit_x16'; choose from: vit_.*--config.SECTION.backbone.name=vit_",
+    ),
+    (
+        {"SECTION.backbone.heads": 5},
+        "does not divide 768 channels: type --config.SECTION.backbone.heads=4$",
+    ),
+    ({**SWIN, "SECTION.backbone.heads": (3, 5, 12, 24)}, r"backbone.heads='\(3, 4, 12, 24\)'$"),
+    ({**SWIN, "SECTION.backbone.heads": 6}, "--config.SECTION.backbone.heads$"),
+    ({**SWIN, "SECTION.backbone.depths": (2, 2)}, "--config.SECTION.backbone.depths$"),
+    ({**SWIN, "SECTION.backbone.depth": 4}, "'swin_t' has no .*--config.SECTION.backbone.depth$"),
+    ({"SECTION.backbone.depths": (2, 2, 6, 2)}, "--config.SECTION.backbone.depths$"),
+    (
+        {"SECTION.backbone.positions": "sine"},
+        "'sine'; choose from: none, fixed, learned .*--config.SECTION",
+    ),
+    ({"SECTION.backbone.relative_positions": "yes"}, "choose from: none, shared, own .*--config.SECTION"),
+    (
+        {"SECTION.backbone.drop_path": 1.0},
+        "at least 0 and below 1: type --config.SECTION.backbone.drop_path=0.1",
+    ),
+    (
+        {"SECTION.backbone.width": 90, "SECTION.backbone.heads": 3},
+        "multiple of 4 .*type --config.SECTION.backbone.width=88",
+    ),
+    ({"SECTION.kernel": "cudnn"}, "not cpu and bfloat16: type --config.SECTION.kernel=xla"),
+    ({**SWIN, "SECTION.backbone.window": 5}, "SECTION.backbone.window is 5, which does not divide the"),
+    (
+        {"SECTION.backbone.name": "mixmim_b", "SECTION.backbone.windows": (7, 7)},
+        r"expected 4 numbers: type --config.SECTION.backbone.windows='\(14",
+    ),
+    (
+        {"SECTION.backbone.name": "cmt_ti", "SECTION.backbone.norm_groups": 7},
+        "does not divide .* images of a micro-batch: type --config.SECTION.backbone.norm_groups=1",
+    ),
+    (
+        {"data.image_size": (100, 128)},
+        r"image_size is 100x128.*type --config.data.image_size='\(96, 128\)'",
+    ),
+    (
+        {"data.mean": (0.5,)},
+        r"mean has 1 value for 3 channels: give one per channel, or --config.data.mean='\(\)'",
+    ),
+    ({"data.crop_scale": (0.5, 0.2)}, r"ascending order: type --config.data.crop_scale='\("),
+    ({"schedule.batch_size": 30, "schedule.accumulation": 4}, "type --config.schedule.batch_size=32$"),
+]
+
+
+@pytest.mark.parametrize("section", MODES)
+@pytest.mark.parametrize(("changes", "message"), BOTH)
+def test_backbones_and_data_that_cannot_work_in_either_mode(section, changes, message):
+    changes = {"SECTION.backbone.name": "vit_b16", "data.image_size": (224, 224), **changes}
+    if section == "method":
+        stride = 16 if changes["SECTION.backbone.name"].startswith("vit") else 32
+        changes = {"method.block_size": stride, **changes}
+    with pytest.raises(UserError, match=message.replace("SECTION", section)):
+        _check(_changed(section, changes))
+
+
+@pytest.mark.parametrize("section", MODES)
+def test_cudnn_learns_no_relative_positions(section):
+    changes = {"SECTION.kernel": "cudnn", "SECTION.backbone.relative_positions": "own"}
+    config = _changed(section, changes)
+    with pytest.raises(UserError, match=f"relative positions: type --config.{section}.kernel=xla"):
+        _check(config, platform="gpu")
+    _check(_changed(section, {"SECTION.kernel": "cudnn"}), platform="gpu")
+
+
+MAE = {"method.name": "mae"}
+MIXMIM = {
+    "method.name": "mixmim",
+    "method.block_size": 32,
+    "method.target": "pixel",
+    "method.backbone.name": "mixmim_b",
+    "data.image_size": (224, 224),
+}
+THROW = {"method.partial.throw_ratio": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method.block_size": 12}, "a multiple of 8: type --config.method.block_size=16"),
+        ({"method.block_size": 4}, "a multiple of 8: type --config.method.block_size=16"),
+        (
+            {"method.decoder.width": 100},
+            "which 3 heads do not divide: type --config.method.decoder.width=99",
+        ),
+        (
+            {**MAE, "method.decoder.width": 90, "method.decoder.heads": 3},
+            "type --config.method.decoder.width=88",
+        ),
+        (
+            {**MAE, "method.block_size": 32},
+            "but MAE masks cells of 16 pixels: type --config.method.block_size=16",
+        ),
+        (
+            {**MAE, "method.backbone.name": "convnext_t"},
+            "encodes visible tokens alone: type --config.method.b",
+        ),
+        ({**MAE, "method.backbone.relative_positions": "own"}, "vit_b16 without relative_positions"),
+        (
+            {**MIXMIM, "method.backbone.name": "convnext_t"},
+            "two images of a mixture: type --config.method.b",
+        ),
+        ({**MIXMIM, "method.block_size": 64}, "but MixMIM mixes cells of 32 pixels"),
+        (
+            {**MIXMIM, "method.groups": 16, "schedule.batch_size": 48},
+            "16 groups of pairs: type .*batch_size=64",
+        ),
+        ({**MIXMIM, "method.mask_ratio": 0.01}, "masks 0 of 49 blocks"),
+        ({"method.name": "simmim", **THROW}, "no decoder: type --config.method.partial.throw_ratio=0"),
+        (
+            {"method.name": "simmim", "method.backbone.name": "swin_t", "method.block_size": 6},
+            "SimMIM masks cells of 4 pixels: type --config.method.block_size=32",
+        ),
+        ({**THROW, "method.decoder.depth": 0}, "depth is 0, .*type --config.method.decoder.depth=1"),
+        (
+            {**THROW, "method.block_size": 8},
+            "block_size is 8, but partial reconstruction throws cells of 16",
+        ),
+        (
+            {**MAE, "method.partial.throw_ratio": 0.8},
+            "throws 51 of 48 masked tokens .*at most --config.method.partial.throw_ratio=0.73",
+        ),
+        (
+            {"stages.image_sizes": (64, 96), "stages.batch_sizes": (8, 8, 8)},
+            "image_sizes has 2, .* has 3 entr",
+        ),
+        (
+            {"stages.image_sizes": (64, 100)},
+            r"image_sizes\[1\] is 100x100.*entry 2 of --config.stages.image_s",
+        ),
+        ({"stages.image_sizes": (64, 96), "stages.windows": (4, 5)}, "--config.stages.windows$"),
+        (
+            {"stages.batch_sizes": (64, 30)},
+            r"batch_sizes\[1\] is 30.*set entry 2 of --config.stages.batch_sizes to 32",
+        ),
+        (
+            {"stages.image_sizes": (64, 96), "stages.start_epochs": (5.0, 10.0)},
+            r"ascending epochs from 0: type --config.stages.start_epochs='\(0.0, 400.0\)'",
+        ),
+    ],
+)
+def test_pretraining_that_cannot_work(changes, message):
+    with pytest.raises(UserError, match=message):
+        _check(_changed("method", {"schedule.batch_size": 64, **changes}), devices=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.pooling": "mean"}, "choose from: pool_norm, norm_pool.*--config.model.pooling"),
+        (
+            {"model.pooling": "cls", "model.backbone.name": "swin_t"},
+            "has no cls token: type --config.model.pooling=norm_pool",
+        ),
+        (
+            {"model.backbone.position_grid": (14,)},
+            r"type --config.model.backbone.position_grid='\(14, 14\)'",
+        ),
+        ({"augment.mix_groups": 6, "schedule.batch_size": 16}, "type --config.augment.mix_groups=2"),
+        ({"augment.random_erasing": 1.5}, "at most 1: type --config.augment.random_erasing=0.25"),
+        ({"augment.repeated_augmentation": 0}, "at least 1: type --config.augment.repeated_augmentation=1"),
+        ({"data.eval_resize": 200}, "at least the 224 pixels .*type --config.data.eval_resize=224"),
+        ({"run.mesh_fsdp": 3}, "does not divide 4 devices: type --config.run.mesh_fsdp=1"),
+    ],
+)
+def test_fine_tuning_that_cannot_work(changes, message):
+    with pytest.raises(UserError, match=message):
+        _check(_changed("model", {"schedule.batch_size": 64, **changes}), devices=4)
+
+
+def test_names_of_parameters_without_decay():
+    validate.check_no_decay(("mask_token",), ("bias", "mask_token"))
+    with pytest.raises(
+        UserError, match=r"no_decay has cls, .*choose from: bias, kernel \(type --config.optim"
+    ):
+        validate.check_no_decay(("cls", "bias"), ("kernel", "bias"))
