@@ -6,6 +6,8 @@
 import difflib
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from fastmim_jax.build import create_backbone
 from fastmim_jax.errors import UserError
 from fastmim_jax.models.base import Backbone

@@ -78,7 +78,7 @@ def check_steps(steps: Sequence[int], epochs: float, records: int, batch_size: i
         return
     if len(steps) > 1:
         raise UserError(
-            f"stage {shortest + 1} of {len(steps)} would have {count(steps[shortest], 'update')}: raise "
+            f"stage {shortest + 1} of {len(steps)} has no update: raise "
             "--config.schedule.epochs, or set --config.stages.start_epochs with room between them"
         )
     raise UserError(
