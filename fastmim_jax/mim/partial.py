@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from fastmim_jax.errors import UserError
 from fastmim_jax.mim import fill as fills
 from fastmim_jax.mim.masking import shuffle_ids
 from fastmim_jax.mim.sampling import SAMPLERS, random_ranks, squared_distance_transform
@@ -88,11 +87,15 @@ class PartialReconstruction(nn.Module):
           noise: float32 noise that the mask was made from; n divides B.
 
         Raises:
-          UserError: no masked token would be decoded.
+          ValueError: no masked token would be decoded.
         """
         batch, rows, columns, width = tokens.shape
         grid, num_tokens, max_masked = (rows, columns), rows * columns, max(num_masked)
-        num_thrown = self._num_thrown(num_tokens, num_masked)
+        num_thrown = self.num_thrown(num_tokens, num_masked)
+        if num_thrown >= min(num_masked):
+            raise ValueError(
+                f"{num_thrown} of {min(num_masked)} masked tokens are thrown, which leaves none to decode"
+            )
         if not num_thrown:
             return decode_all(decoder, tokens, prefix, mask, num_masked, noise)
         mask = mask.reshape(batch, num_tokens)
@@ -122,20 +125,12 @@ class PartialReconstruction(nn.Module):
         thrown = (ids_restore >= num_keep).astype(jnp.float32)
         return Reconstruction(*_on_grid(grid, prediction, weight, thrown))
 
-    def _num_thrown(self, num_tokens, num_masked):
-        """The number of thrown tokens of each grid."""
-        num_thrown = int(num_tokens * self.throw_ratio / len(num_masked))
-        if num_thrown >= min(num_masked):
-            fitting = int(100 * len(num_masked) * (min(num_masked) - 1) / num_tokens) / 100
-            raise UserError(
-                f"config.method.partial.throw_ratio is {self.throw_ratio}, which throws {num_thrown} of "
-                f"{min(num_masked)} masked tokens and leaves none to decode: type at most "
-                f"--config.method.partial.throw_ratio={fitting}"
-            )
-        return num_thrown
+    def num_thrown(self, num_tokens: int, num_masked: tuple[int, ...]) -> int:
+        """Return the number of thrown tokens of each grid; arguments as of the call."""
+        return int(num_tokens * self.throw_ratio / len(num_masked))
 
     def _fill(self, num_tokens, num_masked):
-        num_observed = num_tokens - self._num_thrown(num_tokens, num_masked)
+        num_observed = num_tokens - self.num_thrown(num_tokens, num_masked)
         if self.aggregate == "decoded":
             num_observed -= num_tokens - min(num_masked)
         return FILLS[self.fill](self.stages, 1 if 4 * num_observed >= num_tokens else 2)

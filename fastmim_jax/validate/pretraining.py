@@ -165,8 +165,8 @@ def _check_throw_ratio(stage, method, blocks):
     finer = max(method.block_size // method.encoder.stride, 1) ** 2  # tokens of a block
     tokens = blocks * finer
     counts = (blocks - masked, masked) if stage.config.method.name == "mixmim" else (masked * finer,)
-    thrown = int(tokens * partial.throw_ratio / len(counts))
-    if thrown and thrown >= min(counts):
+    thrown = method.reconstruct.num_thrown(tokens, counts) if partial.throw_ratio else 0
+    if partial.throw_ratio and thrown >= min(counts):
         fitting = int(100 * len(counts) * (min(counts) - 1) / tokens) / 100
         raise UserError(
             f"config.method.partial.throw_ratio is {partial.throw_ratio}, which throws {thrown} of "
