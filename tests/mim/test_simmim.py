@@ -10,6 +10,9 @@ import pytest
 
 from fastmim_jax import create_method
 from fastmim_jax.export.formats.names import to_ours, to_theirs
+from fastmim_jax.mim.simmim import SimMIM
+from fastmim_jax.mim.targets.pixels import Pixels
+from fastmim_jax.models.zoo import create_model
 from fastmim_jax.train.pretrain import make_pretrain_stage
 from fastmim_jax.train.state import count_parameters
 from helpers import published, small
@@ -60,6 +63,15 @@ def tiny(family="vit", **changes):
     config = config if family == "vit" else small.over(family, config)
     config.method.update_from_flattened_dict(changes)
     return create_method(config.method)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "ratio", "masked"), [(36, 0.6, 22), (10, 0.9, 9), (4, 0.6, 3), (3, 0.01, 1)]
+)
+def test_masked_blocks_are_rounded_up(blocks, ratio, masked):
+    """Unlike in `Method`, which rounds 10 * (1 - 0.9) visible blocks down to 0."""
+    method = SimMIM(create_model("vit_b16"), Pixels(normalize=False), 32, ratio)
+    assert method.num_masked(blocks) == masked
 
 
 OWN = {"backbone.relative_positions": "own", "backbone.layer_scale": 0.1}

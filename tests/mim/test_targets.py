@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from fastmim_jax.mim.hog import hog
-from fastmim_jax.mim.targets import HOG, TARGETS, Pixels, Target
-from fastmim_jax.mim.targets.pixels import patch_statistics
+from fastmim_jax.mim.targets import TARGETS, Target
+from fastmim_jax.mim.targets.depiction import Histograms, Images
+from fastmim_jax.mim.targets.hog import HOG
+from fastmim_jax.mim.targets.pixels import Pixels, patch_statistics
 from fastmim_jax.models.layers import patchify, unpatchify
 
 IMAGES = jnp.asarray(np.random.default_rng(0).standard_normal((2, 32, 64, 3)), jnp.float32)
@@ -61,5 +63,20 @@ def test_a_perfect_prediction_is_depicted_as_the_truth(name, normalize):
 
 def test_histograms_are_depicted_by_cell_and_channel():
     values = HOG()(IMAGES, 16)
-    predicted = HOG().depict(values, values, IMAGES, 16).predicted
-    np.testing.assert_array_equal(predicted.reshape(2, 4, 8, 27), hog(IMAGES))
+    depiction = HOG().depict(values, values, IMAGES, 16)
+    assert type(depiction) is Histograms and depiction.normalized
+    np.testing.assert_array_equal(depiction.predicted.reshape(2, 4, 8, 27), hog(IMAGES))
+    assert not HOG(normalize=False).depict(values, values, IMAGES, 16).normalized
+
+
+def test_predicted_pixels_get_the_contrast_of_the_true_ones():
+    values = Pixels()(IMAGES, 16)
+    depiction = Pixels().depict(jnp.zeros_like(values), values, IMAGES, 16)
+    assert type(depiction) is Images and "taken from the truth" in depiction.note
+    patches = patchify(IMAGES, 16)
+    means = jnp.broadcast_to(patches.mean(-1, keepdims=True), patches.shape)
+    np.testing.assert_allclose(depiction.predicted, unpatchify(means, 16), atol=1e-6)
+    np.testing.assert_array_equal(depiction.true, IMAGES)
+    plain = Pixels(normalize=False).depict(patches, patches, IMAGES, 16)
+    assert plain.note == ""
+    np.testing.assert_array_equal(plain.predicted, IMAGES)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim_jax.data.sources import FolderSource, open_source
+from fastmim_jax.data.sources import open_source
+from fastmim_jax.data.sources.folder import FolderSource
 from fastmim_jax.errors import UserError
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim_jax.data.sources import FileSource, open_source
+from fastmim_jax.data.sources import open_source
+from fastmim_jax.data.sources.image_file import FileSource
 from fastmim_jax.errors import UserError
 
 

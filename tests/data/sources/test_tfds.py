@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim_jax.data.sources import TFDSSource, evaluation_split, labelled, open_source, split_names
+from fastmim_jax.data.sources import evaluation_split, labelled, open_source, split_names
+from fastmim_jax.data.sources.tfds import TFDSSource
 from fastmim_jax.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")

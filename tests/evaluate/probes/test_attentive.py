@@ -1,13 +1,19 @@
 """The attentive probe: it finds what a mean does not, and its learning rates are independent."""
 
+from contextlib import contextmanager
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.evaluate.probe import Images
 from fastmim_jax.evaluate.probes import ridge
+from fastmim_jax.evaluate.probes.attentive import probe
+from fastmim_jax.evaluate.probes.attentive_head import RATES as DEFAULT_RATES
 from fastmim_jax.evaluate.probes.attentive_head import AttentiveHead, AttentiveHeads
+from fastmim_jax.train import sharding
 
 CLASSES, WIDTH, TOKENS = 4, 16, 40
 RATES = (1e-3, 1e-2)
@@ -117,3 +123,67 @@ def test_the_head_is_cross_attention():
 def test_heads_divide_the_width(heads):
     with pytest.raises(UserError, match=f"{heads} heads cannot share the 16 channels"):
         AttentiveHeads(CLASSES, WIDTH, heads)
+
+
+class Needles:
+    """A source of tokens in place of images; records of the same parity have the same class."""
+
+    def __init__(self, count):
+        self.tokens = np.random.default_rng(0).normal(size=(count, 4, 6)).astype(np.float32)
+        self.tokens[:, :, 0] = np.where(np.arange(count) % 2, 2, -2)[:, None]
+
+    def label(self, index):
+        return index % 2
+
+
+class TokenStage:
+    """A frozen backbone whose "images" are the tokens of one layer already."""
+
+    variables = {"params": {}}
+
+    def __init__(self):
+        self.mesh = sharding.make_mesh(devices=jax.devices()[:1])
+        self.layers, self.read = set(), []
+
+    def batch_size_for(self, records):
+        return 16
+
+    def tokens(self, variables, images, layer):
+        self.layers.add(layer)
+        return images
+
+    @contextmanager
+    def eval_batches(self, source, size, records):
+        self.read.append(list(records))
+        yield (
+            self.batch(source, records[start : start + size], size)
+            for start in range(0, len(records), size)
+        )
+
+    def batch(self, source, records, size):
+        """The last batch is padded with wrong classes."""
+        index = np.resize(records, size)
+        valid = np.arange(size) < len(records)
+        labels = np.array(
+            [source.label(i) if ok else 1 - source.label(i) for i, ok in zip(index, valid, strict=True)]
+        )
+        return {"image": source.tokens[index], "label": labels, "valid": valid}
+
+    def to_devices(self, batch, size, names):
+        return sharding.to_devices(
+            {name: batch[name] for name in names}, sharding.batch_sharding(self.mesh), size
+        )
+
+
+def test_the_probe_holds_a_fifth_out_and_ignores_padding():
+    stage, source = TokenStage(), Needles(60)
+    train, test = Images(source, np.arange(0, 50)), Images(source, np.arange(50, 60))
+    result = probe(stage, "block 3", train, test, classes=2, epochs=3)
+    assert stage.layers == {"block 3"}
+    assert result.accuracy == 1.0 and result.held_out[result.best] == 1.0
+    assert tuple(result.held_out) == DEFAULT_RATES and result.setting == f"learning rate {result.best:g}"
+    _, *epochs, held_out, tested = stage.read  # the first reads one image, for the width
+    assert len(epochs) == 3 and epochs[0] != epochs[1]
+    assert len(held_out) == 10 and sum(record % 2 for record in held_out) == 5
+    assert all(sorted([*epoch, *held_out]) == list(range(50)) for epoch in epochs)
+    assert tested == list(range(50, 60))

@@ -1,0 +1,62 @@
+"""Training and evaluation data with the same classes; no image is decoded."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from fastmim_jax.data.labels import check_classes, open_evaluation, open_labelled
+from fastmim_jax.data.sources.folder import FolderSource
+from fastmim_jax.errors import UserError
+
+
+def write(folder, *classes):
+    """Two empty image files per class -> the folder."""
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(2):
+            (folder / name / f"{number}.png").touch()
+    return folder
+
+
+def data(path, eval_path="", split="train", eval_split=""):
+    settings = dict(path=str(path), split=split, eval_path=str(eval_path), eval_split=eval_split)
+    return ConfigDict({"data": settings})
+
+
+def test_both_splits_of_a_folder_are_opened(tmp_path):
+    write(tmp_path / "train", "cat", "dog")
+    write(tmp_path / "test", "cat", "dog")
+    train, evaluation = open_labelled(data(tmp_path))
+    assert (train.path, evaluation.path) == (str(tmp_path / "train"), str(tmp_path / "test"))
+    write(tmp_path / "val", "cat", "dog")
+    assert open_labelled(data(tmp_path))[1].path == str(tmp_path / "val")
+    assert open_labelled(data(tmp_path, eval_split="test"))[1].path == str(tmp_path / "test")
+
+
+def test_a_folder_of_evaluation_data_needs_no_splits(tmp_path):
+    train, other = write(tmp_path / "a", "cat", "dog"), write(tmp_path / "b", "cat", "dog")
+    assert open_labelled(data(train, other))[1].path == str(other)
+
+
+def test_training_data_alone_is_refused(tmp_path):
+    config = data(write(tmp_path, "cat", "dog"))
+    with pytest.raises(UserError, match="has no val or test split .* type --config.data.eval_path=DIR"):
+        open_labelled(config)
+
+
+def test_evaluation_data_without_labels_is_refused(tmp_path):
+    train, other = write(tmp_path / "a", "cat", "dog"), write(tmp_path / "b", "images")
+    with pytest.raises(UserError, match="b holds a single class folder, images"):
+        open_labelled(data(train, other))
+
+
+def test_other_classes_are_refused_and_named(tmp_path):
+    source = FolderSource(write(tmp_path, "cat", "dog", "eel"))
+    check_classes(source, ["cat", "dog", "eel"])
+    with pytest.raises(UserError, match=r"3 classes, the head has 2 \(not in both: cow, dog, eel\): "):
+        check_classes(source, ("cat", "cow"))
+    with pytest.raises(UserError, match=r"not in both: ape, bat, cat, \.\.\.\)"):
+        check_classes(source, ("ape", "bat"))
+    with pytest.raises(UserError, match="the head has 3 in another order: expected the same class folders"):
+        check_classes(source, ("dog", "cat", "eel"))
+    with pytest.raises(UserError, match="the head has 2"):
+        open_evaluation(data(tmp_path, tmp_path).data, ("cat", "dog"))

@@ -1,0 +1,55 @@
+"""Group signals are blocked in worker processes from their start on, and only there."""
+
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from fastmim_jax.data.workers import start_shielded
+
+pytestmark = pytest.mark.multiprocess
+
+# A child as it is before any initialisation: it sends itself the signals that end processes by default.
+CHILD = """
+import os, signal
+for number in (signal.SIGINT, signal.SIGTERM):
+    os.kill(os.getpid(), number)
+print(*sorted(signal.sigpending()), flush=True)
+"""
+
+
+def run_child():
+    return subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True)
+
+
+def test_a_child_does_not_see_group_signals():
+    child = start_shielded(run_child).result(timeout=60)
+    assert (child.returncode, child.stderr) == (0, "")
+    assert child.stdout.split() == [str(int(signal.SIGINT)), str(int(signal.SIGTERM))]
+    unshielded = run_child()
+    assert unshielded.returncode and "KeyboardInterrupt" in unshielded.stderr
+
+
+def test_the_mask_of_the_caller_does_not_change():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    shielded = start_shielded(lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ())).result(timeout=60)
+    assert shielded == before | {signal.SIGINT, signal.SIGTERM}
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before != shielded
+
+
+def test_the_caller_does_not_wait():
+    release = threading.Event()
+    future = start_shielded(lambda: release.wait(timeout=60))
+    assert not future.done()
+    release.set()
+    assert future.result(timeout=60) is True
+
+
+@pytest.mark.parametrize("error", [ValueError("lost"), SystemExit(3)])
+def test_exceptions_arrive(error):
+    def fail():
+        raise error
+
+    assert start_shielded(fail).exception(timeout=60) is error

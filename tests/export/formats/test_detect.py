@@ -1,0 +1,48 @@
+"""Formats are detected by the names of a state dict."""
+
+import pytest
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.export.formats import FORMATS
+from fastmim_jax.export.formats.detect import candidate_formats, find_format
+
+
+def names_of(fmt):
+    """All names of a table, with 0 for every index of a block."""
+    return [
+        f"{rule.theirs}{suffix}".replace("{}", "0")
+        for rule in fmt.table
+        for suffixes, _, _ in rule.arrays
+        for suffix in ((suffixes,) if isinstance(suffixes, str) else suffixes)
+    ]
+
+
+@pytest.mark.parametrize("fmt", FORMATS.values(), ids=lambda fmt: fmt.name)
+def test_all_names_of_a_format_detect_it(fmt):
+    best = candidate_formats(names_of(fmt))[0]
+    assert best == fmt or set(names_of(best)) == set(names_of(fmt))
+
+
+def test_distinctive_names_decide_between_equal_formats():
+    names = names_of(FORMATS["fastmim_vit"])
+    assert candidate_formats(names)[0].name == "fastmim_vit"
+    assert candidate_formats([*names, "decoder_pos_embed"])[0].name == "mae_vit"
+
+
+def test_a_few_unknown_names_do_not_hide_the_format():
+    names = [*names_of(FORMATS["hf_vit_mae"]), "optimizer.step", "epoch"]
+    assert candidate_formats(names)[0].name == "hf_vit_mae"
+
+
+@pytest.mark.parametrize("names", [[], ["a.weight", "b.weight", "norm.bias", "c", "d"]])
+def test_names_of_no_format_are_refused(names):
+    with pytest.raises(
+        UserError, match=f"^{len(names)} names such as .* are of no known format: .*mae_vit"
+    ):
+        candidate_formats(names)
+
+
+def test_formats_are_found_by_name():
+    assert find_format("timm_vit") is FORMATS["timm_vit"]
+    with pytest.raises(UserError, match="unknown format 'timm'; choose from: fastmim_vit, .*mmseg_vit"):
+        find_format("timm")

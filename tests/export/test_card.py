@@ -1,0 +1,96 @@
+"""Model cards: the weights that training began from, their licence, facts and results."""
+
+import json
+
+import pytest
+
+from fastmim_jax.config import finetune_config, pretrain_config
+from fastmim_jax.export.bundle import ModelBundle
+from fastmim_jax.export.card import LICENCES, lineage, model_card, starting_weights
+from fastmim_jax.export.formats import FORMATS
+
+
+def bundle(workdir=None, init="", **others):
+    config = finetune_config()
+    config.init = str(init)
+    config.model.backbone.name = "vit_b16"
+    return ModelBundle(config, {}, workdir=workdir, **others)
+
+
+def write_run(workdir, init="", **conversion):
+    """A work directory whose run began from `init`, or whose weights were converted."""
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps({"init": str(init)}))
+    if conversion:
+        (workdir / "conversion.json").write_text(json.dumps(conversion))
+    return workdir
+
+
+def test_random_weights_have_no_lineage(tmp_path):
+    for run in (bundle(), bundle(write_run(tmp_path / "run"))):
+        assert lineage(run) == {}
+        assert starting_weights(run).startswith("None: all parameters were initialised at random")
+
+
+@pytest.mark.parametrize("checkpoint", ["", "checkpoints/150"])
+def test_the_lineage_is_followed_to_the_converted_file(tmp_path, checkpoint):
+    conversion = dict(source="mae.pth", format="mae_vit")
+    converted = write_run(tmp_path / "converted", **conversion)
+    before = write_run(tmp_path / "before", converted)
+    run = bundle(write_run(tmp_path / "run", before), before / checkpoint)
+    assert lineage(run) == conversion
+    assert starting_weights(run) == (
+        "`mae.pth`, a file in the format `mae_vit`: weights published in it are under CC-BY-NC 4.0 "
+        "(facebookresearch/mae)."
+    )
+
+
+def test_a_lost_run_is_named(tmp_path):
+    lost = tmp_path / "lost"
+    run = bundle(write_run(tmp_path / "run", lost), lost)
+    assert lineage(run) == {"source": str(lost)}
+    assert starting_weights(run) == (
+        f"Training began from `{lost}`, whose origin is not recorded: ask there for its licence."
+    )
+
+
+@pytest.mark.parametrize(
+    ("fmt", "terms"),
+    [
+        ("simmim_swin", "weights published in it are under MIT (microsoft/SimMIM)"),
+        ("mmpretrain_vit", "weights published in it are under Apache-2.0 (open-mmlab/mmpretrain)"),
+        ("torchvision_swin", "weights published in it are under BSD-3-Clause (pytorch/vision)"),
+        ("timm_vit", "ask there for its licence"),
+    ],
+)
+def test_the_licence_is_that_of_the_format(fmt, terms):
+    run = bundle(origin="x.pth", format=fmt)
+    assert starting_weights(run) == f"`x.pth`, a file in the format `{fmt}`: {terms}."
+
+
+def test_every_licence_belongs_to_a_format():
+    assert all(any(key in name for name in FORMATS) for key in LICENCES)
+
+
+def test_a_card_of_a_run_has_its_length_and_last_results(tmp_path):
+    lines = [{"step": 1, "loss": 2.0, "top1": 0.1}, {"step": 1500, "loss": 0.123456}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = pretrain_config()
+    config.method.name = "mae"
+    config.data.update(path="photos", image_size=(64, 96), channels=1, mean=(0.5,), std=(0.2,))
+    config.schedule.update(steps=1, batch_size=2048)
+    card = model_card(ModelBundle(config, {}, workdir=tmp_path), "import x\n", "timm", "curve.png")
+    assert card.startswith("---\nlibrary_name: timm\n")
+    assert f"# {config.method.backbone.name}, MAE (arXiv 2111.06377)\n\n```python\nimport x\n```" in card
+    assert "- Images of 64 x 96 pixels with 1 channel, normalised by [0.5] and [0.2].\n" in card
+    assert "for 1 step on `photos`, with a batch size of 2,048.\n" in card
+    assert "- training loss: 0.1235 after step 1,500\n" in card
+    assert "- top-1 accuracy: 0.1 after step 1\n" in card
+    assert "![Loss against step](curve.png)" in card and '"method.name": "mae"' in card
+
+
+def test_a_card_of_converted_weights_claims_no_training():
+    card = model_card(bundle(classes=("cat", "dog"), format="timm_vit"), "import timm", "timm")
+    assert "# vit_b16, 2 classes\n" in card and "- Pooling: " in card and "; 2 classes.\n" in card
+    assert "not trained by it" in card and "Trained by" not in card and "![" not in card
+    assert "ImageNet's mean and standard deviation" in card
