@@ -1,1 +1,1 @@
-"""From files on disk to batches on the device; only `device` and `mixing` run there and import JAX."""
+"""From files on disk to batches on the device; `device`, `mixing` and `image_reader` alone import JAX."""

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+AnyArray = jax.Array | np.ndarray
 
 
 def channel_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -16,7 +19,12 @@ def channel_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, .
 
 
 @jax.jit
-def normalize(images: jax.Array, flip: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+def normalize(
+    images: AnyArray,
+    flip: AnyArray,
+    mean: Sequence[float | jax.Array],
+    std: Sequence[float | jax.Array],
+) -> jax.Array:
     """Flip, scale to [0, 1] and normalise.
 
     Args:

@@ -22,10 +22,10 @@ def make_eval_batches(
     channels: int,
     batch_size: int,
     resize: int | None = None,
-    rows: Sequence[int] | None = None,
+    rows: np.ndarray | Sequence[int] | None = None,
     workers: int = 0,
     threads: int = 4,
-    records: Sequence[int] | None = None,
+    records: np.ndarray | Sequence[int] | None = None,
     count: int | None = None,
 ) -> "EvalBatches":
     """Iterate over centre crops of each record once, in ceil(n / batch_size) batches, the last one padded.

@@ -38,7 +38,7 @@ def make_loader(
     batch_size: int,
     seed: int,
     start: int = 0,
-    rows: Sequence[int] | None = None,
+    rows: np.ndarray | Sequence[int] | None = None,
     workers: int = 0,
     threads: int = 4,
     scale: tuple[float, float] = (0.2, 1.0),

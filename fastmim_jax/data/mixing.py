@@ -8,13 +8,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+AnyArray = jax.Array | np.ndarray
 
 ERASED_AREA = (0.02, 1 / 3)  # share of the image
 ERASED_LOG_ASPECT = (math.log(0.3), -math.log(0.3))  # of height / width
 ATTEMPTS = 10
 
 
-def soft_targets(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
+def soft_targets(labels: AnyArray, num_classes: int, smoothing: float) -> jax.Array:
     """Return targets with label smoothing, spread over all classes, the true one included.
 
     Args:
@@ -30,7 +33,7 @@ def soft_targets(labels: jax.Array, num_classes: int, smoothing: float) -> jax.A
     return jnp.where(one_hot, jnp.float32(1 - smoothing + off), jnp.float32(off))
 
 
-def random_erasing(key: jax.Array, images: jax.Array, probability: float) -> jax.Array:
+def random_erasing(key: jax.Array, images: AnyArray, probability: float) -> AnyArray:
     """Erase a rectangle (arXiv 1708.04896) with noise per pixel and channel.
 
     Ten rectangles are drawn, with an area uniform in [0.02, 1/3] of the image and a log-uniform
@@ -109,7 +112,7 @@ def draw_mix(
     return Mix(jnp.where(cut, 1 - area / (size[0] * size[1]), lam), cut, box)
 
 
-def apply_mix(drawn: Mix, images: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+def apply_mix(drawn: Mix, images: AnyArray, targets: AnyArray) -> tuple[jax.Array, jax.Array]:
     """Mix every group of consecutive images with itself in reverse order.
 
     Args:
@@ -133,15 +136,15 @@ def apply_mix(drawn: Mix, images: jax.Array, targets: jax.Array) -> tuple[jax.Ar
 
 def mix(
     key: jax.Array,
-    images: jax.Array,
-    targets: jax.Array,
+    images: AnyArray,
+    targets: AnyArray,
     *,
     mixup: float,
     cutmix: float,
     probability: float = 1.0,
     switch: float = 0.5,
     groups: int = 1,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[AnyArray, AnyArray]:
     """Apply mixup (arXiv 1710.09412) or CutMix, one draw per group; timm's `Mixup` in its mode "batch".
 
     The groups stand for the devices of the published training, each of which drew for its own images. If

@@ -6,7 +6,7 @@ Each kind is a module with three functions of a path: `matches(path) -> bool`, `
 
 import os
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -34,6 +34,7 @@ _KINDS = (sample, tfds, image_file, folder)  # the first that matches a path ope
 _EVALUATION_SPLITS = folder.SPLITS[1:]  # in order of preference
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random-access records; it can be pickled for worker processes.
 

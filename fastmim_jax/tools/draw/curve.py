@@ -11,6 +11,8 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.tools.draw.glyphs import FILLED_INK, PREDICTED_INK
 from fastmim_jax.tools.draw.pages import LINE, NOTE, PAGE, TITLE, save_png
 
+Numbers = Sequence[float] | np.ndarray
+
 TRAINED, HELD_OUT = PREDICTED_INK, FILLED_INK
 
 
@@ -24,11 +26,11 @@ class Points(NamedTuple):
 
 def draw_curve(
     path: str | Path,
-    steps: Sequence[int],
-    losses: Sequence[float],
+    steps: Numbers,
+    losses: Numbers,
     *,
     baselines: Mapping[str, float] | None = None,
-    evals: tuple[Sequence[int], Sequence[float]] | None = None,
+    evals: tuple[Numbers, Numbers] | None = None,
     stages: Mapping[str, int] | None = None,
     title: str = "",
 ) -> Path:
@@ -85,7 +87,7 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     return (total[stop] - total[start]) / (stop - start)
 
 
-def spread_labels(heights: Sequence[float], distance: float) -> np.ndarray:
+def spread_labels(heights: Numbers, distance: float) -> np.ndarray:
     """Return heights of labels, pushed up until neighbours differ by at least `distance`."""
     moved = np.array(heights, np.float64)
     ranks = np.argsort(moved, kind="stable")
@@ -94,7 +96,7 @@ def spread_labels(heights: Sequence[float], distance: float) -> np.ndarray:
     return moved
 
 
-def finite_points(steps: Sequence[int], losses: Sequence[float]) -> Points:
+def finite_points(steps: Numbers, losses: Numbers) -> Points:
     """Return the finite points of a log."""
     steps, losses = np.asarray(steps, np.float64), np.asarray(losses, np.float64)
     chosen = np.argsort(steps, kind="stable")
