@@ -1,4 +1,4 @@
-"""FastMIM (arXiv 2212.06593): HOG of hidden blocks at 128 px, for every kind of backbone.
+"""FastMIM (arXiv 2212.06593): predict HOG of masked blocks at 128 px, with any backbone.
 
     fastmim pretrain --config=configs/fastmim.py:vit_b16 --config.data.path=DIR --workdir=runs/vit_b16
 
@@ -16,17 +16,18 @@ pvt_v2_b2_linear
 cmt_ti, cmt_xs, cmt_b    as cmt_s                                     not in the paper
 convnext_t, s, b, l      as swin_b                                    not in the paper
 
-The batch and warm-up of PVT v2 and CMT were not published; here they are those of the others. CMT's batch
-norms see the whole batch; `--config.method.backbone.norm_groups=8` gives each of 8 parts statistics of
-its own, as the 8 GPUs of the published training had.
+The batch size and warm-up of PVT v2 and CMT are not published; here they equal those of the others. CMT's
+batch norms take their statistics over the batch; `--config.method.backbone.norm_groups=8` computes them in
+8 groups, as the 8 GPUs of the published training did.
 
-Any image size that the backbone's cells divide will do (`--config.data.image_size="(96, 160)"`). According
-to the paper a shallower backbone trains faster and fine-tunes as well, its last blocks starting fresh:
+Image sides must be multiples of the backbone's stride (`--config.data.image_size="(96, 160)"`). According
+to the paper, a shallower backbone trains faster and fine-tunes equally well with its last blocks randomly
+initialised:
 `--config.method.backbone.depth=8` or, in stages, `--config.method.backbone.depths="(2, 2, 9, 2)"`.
 
-The loss starts around 1 and soon falls below 0.111, that of predicting zero for nine unit-norm bins;
-a model that learns goes on below the printed "mean" predictor. Smaller data sets want a smaller
-`--config.schedule.batch_size`; the learning rate follows it.
+The loss starts around 1 and soon falls below 0.111, the loss of predicting zero for nine unit-norm bins;
+a model that learns falls below the printed "mean" predictor. Use a smaller `--config.schedule.batch_size`
+for smaller data sets; the learning rate follows it.
 """
 
 from fastmim_jax.config import check_variant, pretrain_config

@@ -1,11 +1,11 @@
-"""FastMIM-P (arXiv 2212.06593): FastMIM whose images grow while it trains.
+"""FastMIM-P (arXiv 2212.06593): FastMIM with progressively larger images.
 
     fastmim pretrain --config=configs/fastmim_p.py:swin_b --config.data.path=DIR --workdir=runs/swin_b_p
 
-Every variant of configs/fastmim.py, with the same recipe, in three stages of equally many epochs at 128,
-160 and 192 px. The paper's own sizes and starts are not published, and its code cannot run them; these
-are ours. One cosine spans all stages. A Swin's windows grow with its images (4, 5, 6 cells) and its bias
-tables are resampled at each switch, as CMT's positions are; a ViT's positions are computed anew.
+All variants and recipes of configs/fastmim.py, in three stages of equally many epochs at 128, 160 and
+192 px. The paper does not publish its sizes and start epochs, and its code does not implement stages; these
+values are our own. One cosine spans all stages. The windows of a Swin grow with the images (4, 5, 6 cells);
+its bias tables, and CMT's positions, are resampled at each switch; a ViT's positions are recomputed.
 
 Every key of `config.stages` takes one entry per stage, for example
 

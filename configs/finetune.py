@@ -3,7 +3,8 @@ r"""Fine-tuning a pre-trained backbone as a classifier, by the published recipes
     fastmim finetune --config=configs/finetune.py --config.init=runs/mine \
         --config.data.path=DIR --workdir=runs/tuned
 
-DIR has a folder per class, or train/ and val/ (or test/) with one each; or name a TFDS data set.
+DIR has one folder per class, or train/ and val/ (or test/) with one folder per class each; or give the name
+of a TFDS data set.
 
 variant            recipe: base learning rate, layer decay, drop path      ImageNet-1k top-1, as published
 auto               the backbone of config.init, at MAE's recipe
@@ -25,12 +26,12 @@ simmim_swin_l      as simmim_swin_b: .7, .2, windows of 14 cells            85.4
 simmim_vit_b16     as simmim_swin_b: .65, .1, a bias table in every block   83.8 % (800 epochs)
 quickstart         the bundled photos at 48 px, 12 classes                  a first look, one minute
 
-All have RandAugment (9 of 10, two of 15 operations), erasing, mixup or cutmix and label smoothing as
-published. For other sizes of a backbone take the variant of its family and say
-`--config.model.backbone.name=vit_l16`. Smaller data sets want fewer epochs and a smaller
-`--config.schedule.batch_size`; the learning rate follows it. `--config.optimizer.official=True` groups
-parameters exactly as the published code does: Swin, PVT and CMT decay their position tables there, and
-MixMIM's head learns at the rate of its last block.
+All variants have RandAugment (magnitude 9 of 10, two of 15 operations), random erasing, mixup or CutMix,
+and label smoothing, as published. For another size of a backbone, take the variant of its family and add
+`--config.model.backbone.name=vit_l16`. Use fewer epochs and a smaller `--config.schedule.batch_size` for
+smaller data sets; the learning rate follows it. `--config.optimizer.official=True` groups parameters as the
+published code does: weight decay on the position tables of Swin, PVT and CMT, and the learning rate of the
+last block for MixMIM's head.
 """
 
 from fastmim_jax.config import check_variant, finetune_config
@@ -47,8 +48,8 @@ def recipe(backbone, base_lr, layer_decay, drop_path=0.1, **more):
     }
 
 
-LEARNED = {"model__backbone__positions": "learned"}  # as all published fine-tuning of a ViT has them
-EIGHT = {"augment__mix_groups": 8}  # each of 8 GPUs mixed in its own way
+LEARNED = {"model__backbone__positions": "learned"}  # as in all published fine-tuning of a ViT
+EIGHT = {"augment__mix_groups": 8}  # the published training mixed on each of 8 GPUs
 AT_384 = {"data__image_size": (384, 384), "data__eval_resize": 384}
 MAE = {"augment__mix_groups": 32, **LEARNED}
 SIMMIM = {
@@ -64,7 +65,7 @@ SIMMIM_VIT = {
     "model__backbone__relative_positions": "own",
     "model__backbone__layer_scale": 0.1,
 }
-SIMMIM_SWIN = {**SIMMIM, "model__pooling": "pool"}  # its last norm is the pre-trained one
+SIMMIM_SWIN = {**SIMMIM, "model__pooling": "pool"}  # with the pre-trained last norm
 VARIANTS = {
     "auto": {},
     "vit_b16": recipe("vit_b16", 6e-4, 0.7, **EIGHT, **LEARNED),

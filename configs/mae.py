@@ -1,4 +1,4 @@
-"""MAE (arXiv 2111.06377): three quarters of the patches hidden, only the others encoded, 224 px.
+"""MAE (arXiv 2111.06377): three quarters of the patches masked, only the others encoded, 224 px.
 
     fastmim pretrain --config=configs/mae.py:vit_b16 --config.data.path=DIR --workdir=runs/mae_vit_b16
 

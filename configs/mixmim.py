@@ -1,4 +1,4 @@
-"""MixMIM / MixMAE (arXiv 2205.13137): two images mixed into one pass, both reconstructed, at 224 px.
+"""MixMIM / MixMAE (arXiv 2205.13137): encode mixtures of two images and reconstruct both, at 224 px.
 
     fastmim pretrain --config=configs/mixmim.py:base --config.data.path=DIR --workdir=runs/mixmim_base
 
@@ -7,13 +7,14 @@ base       600 epochs, batch 2048 in 16 groups, lr 1.5e-4 per 256     85.1 % at 
 base_300   300 epochs, decoder norms with 1e-6 (mmpretrain's recipe)  84.6 % at 224 px
 large      as base                                                    85.9 % at 224 px, 86.9 % at 384
 huge       as base                                                    not published
-base_hog   as base, HOG instead of pixels                             nobody has tried
-swin_b     as base, over a shifted Swin with the windows of FastMIM   nobody has tried
+base_hog   as base, HOG instead of pixels                             not published
+swin_b     as base, over a shifted Swin with the windows of FastMIM   not published
 tiny       the bundled photos at 96 px, minutes on a laptop           a first look, no recipe
 
-Half of every image's 32-px cells come from its partner. The batch is 16 groups, as it was 16 GPUs: one mask
-per group, partners within it. The groups do not depend on the devices; where the devices divide them, no
-image crosses from one to another. Any size whose sides are multiples of 32 will do.
+Half of the 32-px cells of every mixture come from the partner image. The batch has 16 groups, as the
+published training had 16 GPUs: each group has one mask, and partners are in the same group. The groups do
+not depend on the devices; if the number of devices divides 16, no image moves between devices. Image sides
+must be multiples of 32.
 """
 
 from fastmim_jax.config import check_variant, pretrain_config

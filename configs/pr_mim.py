@@ -1,16 +1,17 @@
-"""PR-MIM (arXiv 2411.15746): half of all tokens neither seen nor decoded, but filled in from neighbours.
+"""PR-MIM (arXiv 2411.15746): half of all tokens are not decoded, but filled in from their neighbours.
 
     fastmim pretrain --config=configs/pr_mim.py:mae_vit_b16 --config.data.path=DIR --workdir=runs/pr_mim
 
-variant       host and recipe          tokens seen, decoded, thrown   published, at equal quality
-mae_vit_b16   configs/mae.py:vit_b16   49, 49, 98 of 196              28 % fewer FLOPs, 36 % less memory
-mae_vit_l16   configs/mae.py:vit_l16   49, 49, 98 of 196              no figure
-mixmim_base   configs/mixmim.py:base   25, 12, 12 of 49, twice        no figure
+variant       host and recipe          visible, decoded, thrown tokens  published, at equal quality
+mae_vit_b16   configs/mae.py:vit_b16   49, 49, 98 of 196                28 % fewer FLOPs, 36 % less memory
+mae_vit_l16   configs/mae.py:vit_l16   49, 49, 98 of 196                no figure
+mixmim_base   configs/mixmim.py:base   25, 12, 12 of 49, twice          no figure
 
-The paper's code was never published, and only its abstract was at hand: known are the figures above, and
-that "thrown" tokens are reconstructed in stages, at next to no cost, around those that furthest-point
-sampling has decoded. The rest was designed here. `--config.method.partial.*` compares with other choices,
-and `--config.method.partial.throw_ratio=0.5` does all this to any other config that has a decoder.
+The paper's code is not published, and only its abstract was available. It gives the figures above and says
+that "thrown" tokens are reconstructed in stages, at little cost, around the tokens that furthest-point
+sampling selects for decoding. All other details are our own design; `--config.method.partial.*` selects
+alternatives. `--config.method.partial.throw_ratio=0.5` adds partial reconstruction to any config with a
+decoder.
 """
 
 import runpy

@@ -2,12 +2,12 @@
 
     fastmim pretrain --config=configs/quickstart.py --workdir=runs/quickstart
 
-Squares of 12 photos at 48 px, 8-px tokens and blocks, 60 % hidden; a ViT 64 wide and 3 blocks deep, 2,000
-steps of 64 images. The first 300 steps find the mean target, after about 1,000 the model begins to go on
-from visible edges; it ends well below the better trivial predictor, on regions of the photos that are
-not trained on too, and `pictures/` shows what it fills in. (The paper hides 75 % of 16-px blocks at 128
-px; this is its method at a size that a laptop can learn in minutes.)
-The same model learns from any folder: add --config.data.path=DIR.
+Crops of 12 photos at 48 px, tokens and blocks of 8 px, 60 % masked; a ViT of width 64 and depth 3; 2,000
+steps of 64 images. The model learns the mean target in the first 300 steps and continues visible edges
+after about 1,000. Its loss ends well below the better trivial predictor, also on held-out regions of the
+photos; `pictures/` shows its reconstructions. (The paper masks 75 % of 16-px blocks at 128 px; this config
+has a size that trains on a laptop in minutes.)
+Add --config.data.path=DIR to train on your own folder.
 """
 
 from fastmim_jax.config import pretrain_config

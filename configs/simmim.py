@@ -1,4 +1,4 @@
-"""SimMIM (arXiv 2111.09886): hidden cells are masked after embedding, one linear layer predicts pixels.
+"""SimMIM (arXiv 2111.09886): mask tokens after the patch embedding, one linear layer predicts pixels.
 
     fastmim pretrain --config=configs/simmim.py:swin_b --config.data.path=DIR --workdir=runs/simmim_swin_b
 
@@ -7,10 +7,10 @@ swin_b   192 px, windows of 6 cells, 800 epochs                     84.0 %
 swin_l   192 px, windows of 12 cells, 800 epochs                    85.4 %
 vit_b16  224 px, shared relative positions, layer scale, 800 epochs 83.8 %
 
-60 % of every image's 32-px blocks are hidden, and the loss is the mean absolute error of their normalised
+60 % of every image's 32-px blocks are masked, and the loss is the mean absolute error of their normalised
 pixels. The learning rate is 1e-4 for 512 images, reached in 10 epochs from 5e-7, and a tenth of it from
-epoch 700 on. Weight decay spares what the published code spares: Swin's mask token, ViT's cls token.
-The ViT recipe also drops paths, up to a rate of 0.1, during pre-training.
+epoch 700 on. As in the published code, Swin's mask token and ViT's cls token have no weight decay, and the
+ViT recipe pre-trains with drop path (0.1).
 """
 
 from fastmim_jax.config import check_variant, pretrain_config

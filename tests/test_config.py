@@ -1,4 +1,4 @@
-"""The derived numbers, and which differences between configs matter."""
+"""Every variant of the config files builds its model; old names are refused with the new ones."""
 
 import importlib.util
 from pathlib import Path
@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fastmim_jax.config import pretrain_config
-from fastmim_jax.saved_config import config_from_dict, differences
 from fastmim_jax.train.pretrain import make_pretrain_stage, make_pretrain_stages
+from helpers.commands import refused
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -74,22 +73,10 @@ def test_progressive_variants_have_three_stages():
     assert [table.shape for table in tables] == [(7, 7, 16), (9, 9, 16), (11, 11, 16)]
 
 
-def test_only_what_changes_a_run_differs():
-    before, now = pretrain_config().to_dict(), pretrain_config()
-    now.run.log_every = 7
-    assert differences(before, now) == []
-    now.optimizer.base_lr = 1.0
-    now.method.backbone.depth = 3
-    assert differences(before, now) == [
-        ("method.backbone.depth", None, 3),
-        ("optimizer.base_lr", 1.5e-4, 1.0),
-    ]
-
-
-def test_an_older_config_gets_the_defaults_of_newer_keys():
-    saved = pretrain_config().to_dict()
-    saved["seed"] = 7
-    del saved["stages"], saved["method"]["decoder"]["epsilon"]
-    config = config_from_dict(saved)
-    assert config.seed == 7 and config.method.decoder.epsilon == 1e-6
-    assert differences(saved, config) == [] and not config.stages.image_sizes
+@pytest.mark.parametrize("old, new", [("base", "pretrain_config"), ("finetuning", "finetune_config")])
+def test_a_config_file_with_an_old_name_is_told_the_new_one(capsys, tmp_path, old, new):
+    file = tmp_path / "mine.py"
+    file.write_text(f"from fastmim_jax.config import {old}\n\nget_config = {old}\n")
+    message = refused(capsys, "pretrain", f"--config={file}", f"--workdir={tmp_path / 'w'}")
+    assert f"config.{old} is now {new}" in message and f"from fastmim_jax.config import {new}" in message
+    assert not (tmp_path / "w").exists()

@@ -19,7 +19,7 @@ QUICKSTART = "--config=configs/quickstart.py"
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["pretain"], "choose from: pretrain, reconstruct"),
         (["pretrain"], "needs --config: type --config=FILE.py[:VARIANT]"),
@@ -42,12 +42,12 @@ QUICKSTART = "--config=configs/quickstart.py"
         (["reconstruct", "--workdir=nowhere"], "nowhere does not exist"),
     ],
 )
-def test_words_that_cannot_be_meant(capsys, words, told):
-    assert told in refused(capsys, *words)
+def test_words_that_cannot_be_meant(capsys, words, message):
+    assert message in refused(capsys, *words)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("method.block_size=12", "--config.method.block_size=8"),
         ("data.image_size=(60,64)", "--config.data.image_size='(64, 64)'"),
@@ -66,14 +66,14 @@ def test_words_that_cannot_be_meant(capsys, words, told):
         ("schedule.steps=0 schedule.epochs=0.001", "less than one batch"),
     ],
 )
-def test_configs_that_cannot_work(capsys, tmp_path, change, told):
+def test_configs_that_cannot_work(capsys, tmp_path, change, message):
     changes = [f"--config.{word}" for word in change.split()]
-    assert told in refused(capsys, "pretrain", QUICKSTART, f"--workdir={tmp_path / 'w'}", *changes)
+    assert message in refused(capsys, "pretrain", QUICKSTART, f"--workdir={tmp_path / 'w'}", *changes)
     assert not (tmp_path / "w").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (
             "method.backbone.heads=6",
@@ -92,14 +92,14 @@ def test_configs_that_cannot_work(capsys, tmp_path, change, told):
         ("stages.image_sizes=(64,96) stages.windows=(4,5)", "config.stages.windows[1] is 5"),
     ],
 )
-def test_backbones_and_stages_that_cannot_work(capsys, tmp_path, change, told):
+def test_backbones_and_stages_that_cannot_work(capsys, tmp_path, change, message):
     words = ["pretrain", "--config=configs/fastmim.py:swin_t", f"--workdir={tmp_path / 'w'}"]
-    assert told in refused(capsys, *words, *[f"--config.{word}" for word in change.split()])
+    assert message in refused(capsys, *words, *[f"--config.{word}" for word in change.split()])
     assert not (tmp_path / "w").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("schedule.batch_size=48", "48, which cannot be split into 16 groups of pairs: type"),
         ("data.image_size=(224,200)", "--config.data.image_size='(224, 192)'"),
@@ -107,9 +107,9 @@ def test_backbones_and_stages_that_cannot_work(capsys, tmp_path, change, told):
         ("method.backbone.name=vit_b16", "'vit_b16', which cannot separate the two images of a mixture"),
     ],
 )
-def test_mixtures_that_cannot_work(capsys, tmp_path, change, told):
+def test_mixtures_that_cannot_work(capsys, tmp_path, change, message):
     words = ["pretrain", "--config=configs/mixmim.py:base", f"--workdir={tmp_path / 'w'}"]
-    assert told in refused(capsys, *words, f"--config.{change}")
+    assert message in refused(capsys, *words, f"--config.{change}")
 
 
 def test_an_empty_folder_and_one_without_images(capsys, tmp_path):
@@ -121,8 +121,8 @@ def test_an_empty_folder_and_one_without_images(capsys, tmp_path):
 
 def test_a_work_directory_that_cannot_be_written(capsys, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    told = refused(capsys, "pretrain", QUICKSTART, f"--workdir={tmp_path / 'file' / 'w'}")
-    assert "--workdir=DIR" in told
+    message = refused(capsys, "pretrain", QUICKSTART, f"--workdir={tmp_path / 'file' / 'w'}")
+    assert "--workdir=DIR" in message
 
 
 def test_help_is_not_an_error(capsys):
@@ -207,5 +207,5 @@ def test_too_many_bad_images_stop_the_run(tmp_path, capsys):
     for index in range(20):
         (folder / f"more{index}.jpg").write_text("not an image")
     words = [f"--config.data.path={folder}", "--config.data.eval_split=", "--config.schedule.steps=8"]
-    told = refused(capsys, "pretrain", QUICKSTART, f"--workdir={tmp_path / 'w'}", *words)
-    assert "config.data.max_bad_share" in told
+    message = refused(capsys, "pretrain", QUICKSTART, f"--workdir={tmp_path / 'w'}", *words)
+    assert "config.data.max_bad_share" in message

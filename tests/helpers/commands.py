@@ -10,6 +10,6 @@ def refused(capsys, *words):
     with pytest.raises(SystemExit) as exit:
         main(list(words))
     assert exit.value.code == 2
-    told = capsys.readouterr().err
-    assert told.startswith("fastmim: ") and told.count("\n") == 1 and "Traceback" not in told
-    return told
+    message = capsys.readouterr().err
+    assert message.startswith("fastmim: ") and message.count("\n") == 1 and "Traceback" not in message
+    return message
