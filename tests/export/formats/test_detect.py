@@ -27,6 +27,9 @@ def test_distinctive_names_decide_between_equal_formats():
     names = names_of(FORMATS["fastmim_vit"])
     assert candidate_formats(names)[0].name == "fastmim_vit"
     assert candidate_formats([*names, "decoder_pos_embed"])[0].name == "mae_vit"
+    names = [name for name in names_of(FORMATS["swin_classifier"]) if name != "absolute_pos_embed"]
+    assert candidate_formats([*names, "absolute_pos_embed"])[0].name == "mixmim_classifier"
+    assert candidate_formats([*names, "layers.0.blocks.1.attn_mask"])[0].name == "swin_classifier"
 
 
 def test_a_few_unknown_names_do_not_hide_the_format():

@@ -39,6 +39,11 @@ def test_shared_and_cyclic_values_stay_shared():
     assert found[0] is found[1] and found[2] is found
 
 
+def test_memos_have_the_numbers_that_the_file_gives_them():
+    body = b"(" + number(5) + b"q\x07" + number(6) + b"q\x03" + b"h\x07t"
+    assert run(io.BytesIO(program(body)), None) == (5, 6, 5)
+
+
 @pytest.mark.parametrize(
     "body",
     [
