@@ -30,6 +30,13 @@ def create_method(method: ConfigDict) -> Method:
 
     Raises:
       ValueError: an unknown name or size.
+
+    >>> from fastmim_jax.config import pretrain_config
+    >>> config = pretrain_config().method
+    >>> config.backbone.update(name="vit_ti16", depth=2)
+    >>> method = create_method(config)
+    >>> type(method).__name__, method.noise_shape((2, 128, 128, 3)), method.num_masked(64)
+    ('FastMIM', (2, 64), 48)
     """
     kind = _find("method", method.name, METHODS)
     options = dict(
@@ -68,6 +75,16 @@ def create_classifier(model: ConfigDict, classes: int) -> Classifier:
 
     Raises:
       ValueError: an unknown name, or a size that the backbone does not have.
+
+    >>> import jax
+    >>> from fastmim_jax.config import finetune_config
+    >>> config = finetune_config().model
+    >>> config.backbone.update(name="vit_ti16", depth=2)
+    >>> classifier = create_classifier(config, classes=10)
+    >>> images = jnp.zeros((1, 32, 32, 3))
+    >>> logits, variables = jax.eval_shape(classifier.init_with_output, jax.random.key(0), images)
+    >>> logits.shape
+    (1, 10)
     """
     encoder = create_backbone(model)
     pooling = model.pooling or encoder.pooling

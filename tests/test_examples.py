@@ -6,13 +6,15 @@ from importlib import import_module
 import pytest
 
 EXAMPLES = [  # (module, public function with a `>>>` example)
+    ("fastmim_jax.build", "create_classifier"),
+    ("fastmim_jax.build", "create_method"),
     ("fastmim_jax.data.decode", "decode"),
     ("fastmim_jax.data.sources", "open_source"),
     ("fastmim_jax.mim.hog", "hog"),
     ("fastmim_jax.mim.masking", "random_mask"),
     ("fastmim_jax.models.positions", "sincos_positions"),
     ("fastmim_jax.models.zoo", "create_model"),
-    ("fastmim_jax.train.optimizer", "learning_rate"),
+    ("fastmim_jax.train.optimizer", "make_schedule"),
     ("fastmim_jax.train.transfer", "transfer"),
 ]
 

@@ -1,4 +1,4 @@
-"""How images become the input of a model: their crops, their normalisation, and who decodes them."""
+"""From images to a model's input: crops, normalisation, and the workers that decode."""
 
 import dataclasses
 from typing import Any

@@ -1,1 +1,1 @@
-"""What a pre-trained model is worth: fine-tuning, probes, features."""
+"""Evaluation of trained models: classification, probes, frozen features."""

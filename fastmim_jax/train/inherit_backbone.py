@@ -1,4 +1,4 @@
-"""What a config of fine-tuning leaves open, from the config of the run that it starts from."""
+"""Complete the backbone of a fine-tuning config from the config of the run that it starts from."""
 
 import copy
 
@@ -11,18 +11,18 @@ OWN = ("drop_path", "position_grid")  # of training, not of the parameters
 
 
 def inherit_backbone(config, saved):
-    """A copy of `config` whose backbone is complete.
+    """Return a copy of `config` whose backbone is complete.
 
-    Unset keys of `config.model.backbone` become those of the saved config, where it has the same backbone;
-    windows only for images of the same size. A ViT's fixed positions become learned ones, as all published
-    fine-tuning has them, and positions are resampled from the grid that they were made for.
+    Unset keys of `config.model.backbone` are copied from the saved config, window sizes only for images of
+    the same size. Fixed positions of a ViT become learned ones, as in all published fine-tuning, and
+    positions are resampled from the grid of pre-training.
 
     Args:
       config: of fine-tuning.
-      saved: config of the run that its parameters come from, pre-training or fine-tuning; None for none.
+      saved: config of the pre-trained or fine-tuned run that the parameters come from, or None.
 
     Raises:
-      UserError: there is no backbone, or two different ones.
+      UserError: no backbone is named, or a different one than in the saved config.
     """
     config = copy.deepcopy(config)
     ours = config.model.backbone

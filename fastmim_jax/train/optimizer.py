@@ -132,6 +132,10 @@ def make_schedule(
     Args:
       warmup, total: epochs. The rate rises linearly from `start` to `peak` during the warm-up.
       shape: "cosine": half a cosine down to `floor` at `total`; "step": x 0.1 every `decay_epochs`.
+
+    >>> schedule = make_schedule(peak=1.0, floor=0.0, warmup=5.0, total=105.0)
+    >>> [round(float(schedule(epoch)), 3) for epoch in (0, 2.5, 5, 55, 105)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
     """
     cosine = optax.cosine_decay_schedule(1.0, decay_steps=1.0)
     step_decay = optax.exponential_decay(peak, decay_epochs, 0.1, staircase=True)

@@ -1,4 +1,4 @@
-"""What each key of a config accepts, by itself: types, ranges and names."""
+"""Checks of single config keys: types, ranges and names."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ SHAPES = ("cosine", "step")  # of the learning rate, see `train.optimizer.make_s
 
 
 class Rule(NamedTuple):
-    """What a key accepts.
+    """The values that a key accepts.
 
     expected: in words, after "expected". example: what to type; None: the default of the key.
     """

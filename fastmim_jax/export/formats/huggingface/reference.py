@@ -94,7 +94,7 @@ def _vit_outputs(model: Any, pixels: "Tensor") -> Layers:
 
 
 def _mae_outputs(model: Any, pixels: "Tensor") -> Layers:
-    """Of the encoder with all patches: none is masked, and ascending noise keeps them in order."""
+    """Return the encoder's outputs for all patches: mask ratio 0, ascending noise to keep their order."""
     torch, base = import_torch(), model.base_model
     config = base.embeddings.config
     patches = base.embeddings.position_embeddings.shape[1] - 1
