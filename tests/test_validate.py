@@ -2,13 +2,17 @@
 
 import pytest
 
-from fastmim_jax import validate
 from fastmim_jax.__main__ import COMMANDS
 from fastmim_jax.cli import parse
 from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.errors import UserError
 from fastmim_jax.saved_config import flatten
-from fastmim_jax.validate.values import FINETUNE_RULES, PRETRAIN_RULES
+from fastmim_jax.validate.backbone import fitting_size
+from fastmim_jax.validate.finetuning import check_finetuning
+from fastmim_jax.validate.names import count, flag
+from fastmim_jax.validate.pretraining import check_pretraining
+from fastmim_jax.validate.training import check_no_decay
+from fastmim_jax.validate.values import FINETUNE_RULES, PRETRAIN_RULES, check_values
 
 MODES = {"method": pretrain_config, "model": finetune_config}
 KEYS = [(section, key) for section, default in MODES.items() for key in flatten(default())]
@@ -51,7 +55,7 @@ def test_nonsense_on_the_command_line(section, key):
         with pytest.raises(UserError) as error:
             words = [f"--config={file}", "--workdir=unused", f"--config.{key}={word}"]
             values, _ = parse(command, COMMANDS[command], words)
-            validate.check_values(values.config)
+            check_values(values.config)
         assert f"--config.{key}" in str(error.value) and "\n" not in str(error.value), (
             word,
             str(error.value),
@@ -78,7 +82,7 @@ def test_values_of_any_type_in_a_config_file(section, key):
 
 
 def _check(config, devices=1, platform="cpu"):
-    check = validate.check_pretraining if "method" in config else validate.check_finetuning
+    check = check_pretraining if "method" in config else check_finetuning
     check(config, platform=platform, devices=devices)
 
 
@@ -267,8 +271,19 @@ def test_fine_tuning_that_cannot_work(changes, message):
 
 
 def test_names_of_parameters_without_decay():
-    validate.check_no_decay(("mask_token",), ("bias", "mask_token"))
+    check_no_decay(("mask_token",), ("bias", "mask_token"))
     with pytest.raises(
         UserError, match=r"no_decay has cls, .*choose from: bias, kernel \(type --config.optim"
     ):
-        validate.check_no_decay(("cls", "bias"), ("kernel", "bias"))
+        check_no_decay(("cls", "bias"), ("kernel", "bias"))
+
+
+def test_flags_are_quoted_for_a_shell_and_counts_agree_with_their_noun():
+    assert flag("data.mean", [0.5, 0.5]) == "--config.data.mean='(0.5, 0.5)'"
+    assert flag("schedule.batch_size", 64) == "--config.schedule.batch_size=64"
+    assert [count(n, "image") for n in (1, 2, 1000)] == ["1 image", "2 images", "1,000 images"]
+    assert count(2, "class", "classes") == "2 classes"
+
+
+def test_a_fitting_size_is_the_nearest_multiple_and_never_zero():
+    assert fitting_size((100, 128), 32) == (96, 128) and fitting_size((3, 50), 16) == (16, 48)
