@@ -10,12 +10,13 @@ from fastmim_jax.io import read_json_lines
 from fastmim_jax.saved_config import flatten
 from fastmim_jax.validate.names import count
 
-# Licences of the weights published in these formats, as the repositories state them.
+# Licences of the weights published in these formats, as the repositories state them. The first key in the
+# name of a format decides: OpenMMLab trained its own MAE and SimMIM.
 LICENCES = {
-    "mae": "CC-BY-NC 4.0 (facebookresearch/mae)",
-    "simmim": "MIT (microsoft/SimMIM)",
     "mmpretrain": "Apache-2.0 (open-mmlab/mmpretrain)",
     "torchvision": "BSD-3-Clause (pytorch/vision)",
+    "mae": "CC-BY-NC 4.0 (facebookresearch/mae)",
+    "simmim": "MIT (microsoft/SimMIM)",
 }
 PAPERS = {
     "fastmim": "FastMIM (arXiv 2212.06593)",

@@ -7,7 +7,8 @@ import pytest
 
 from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.mim.fastmim import FastMIM
-from fastmim_jax.mim.targets import HOG, Pixels
+from fastmim_jax.mim.targets.hog import HOG
+from fastmim_jax.mim.targets.pixels import Pixels
 from fastmim_jax.models.vit import ViT
 from helpers import published, small
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fastmim_jax.export.formats.names import to_ours, to_theirs
-from fastmim_jax.mim.targets import Pixels
+from fastmim_jax.mim.targets.pixels import Pixels
 from helpers import published, small
 
 CASES, NUMBERS = published.load("mae_vit")

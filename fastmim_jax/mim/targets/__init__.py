@@ -1,15 +1,14 @@
 """Reconstruction targets: what a method predicts of every token, computed from the unmasked image.
 
-A new target is one file in this folder and one line in TARGETS.
+A new target is one file in this folder and one line in CLASSES.
 """
 
+from importlib import import_module
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Shaped
 
 from fastmim_jax.mim.targets.depiction import Depiction
-from fastmim_jax.mim.targets.hog import HOG
-from fastmim_jax.mim.targets.pixels import Pixels
 from fastmim_jax.models.typing import Array
 
 
@@ -56,4 +55,12 @@ class Target(Protocol):
         """
 
 
-TARGETS: dict[str, type[Target]] = {"hog": HOG, "pixel": Pixels}
+# Name in configs -> module of this folder, and its class.
+CLASSES = {
+    "hog": ("hog", "HOG"),
+    "pixel": ("pixels", "Pixels"),
+}
+TARGETS: dict[str, type[Target]] = {
+    name: getattr(import_module(f"fastmim_jax.mim.targets.{module}"), kind)
+    for name, (module, kind) in CLASSES.items()
+}

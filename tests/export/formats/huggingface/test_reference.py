@@ -18,7 +18,7 @@ from fastmim_jax.export.formats.huggingface.reference import build_reference, re
 from fastmim_jax.export.formats.library import MAESpec, ModelSpec
 from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.mim.mae import MAE
-from fastmim_jax.mim.targets import Pixels
+from fastmim_jax.mim.targets.pixels import Pixels
 from fastmim_jax.models.base import EncoderOutput
 from fastmim_jax.models.convnext import ConvNeXt
 from fastmim_jax.models.heads import Classifier
