@@ -2,8 +2,9 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
+from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -17,6 +18,7 @@ from fastmim_jax.mim.mixmim import MixMIM
 from fastmim_jax.mim.partial import PartialReconstruction, decode_all
 from fastmim_jax.mim.simmim import SimMIM
 from fastmim_jax.mim.targets import TARGETS
+from fastmim_jax.models.base import Backbone
 from fastmim_jax.models.heads import POOLINGS, Classifier
 from fastmim_jax.models.zoo import backbone_fields, create_model
 
@@ -52,13 +54,13 @@ def create_method(method: ConfigDict) -> Method:
     return kind(**{key: value for key, value in options.items() if key in fields})
 
 
-def _find(noun, name, table):
+def _find(noun: str, name: str, table: Mapping[str, Any]) -> Any:
     if name not in table:
         raise ValueError(f"unknown {noun} '{name}'; choose from: {', '.join(table)}")
     return table[name]
 
 
-def create_backbone(section: ConfigDict) -> nn.Module:
+def create_backbone(section: ConfigDict) -> Backbone:
     """Return the backbone of `config.method` or `config.model`.
 
     Raises:
@@ -94,7 +96,7 @@ def create_classifier(model: ConfigDict, classes: int) -> Classifier:
     return Classifier(encoder, classes, pooling, options)
 
 
-def create_reader(config):
+def create_reader(config: ConfigDict) -> ImageReader:
     """Return the ImageReader of `config.data` and `config.run`."""
     data, run = config.data, config.run
     mean, std = channel_statistics(data.channels)
@@ -111,5 +113,5 @@ def create_reader(config):
     )
 
 
-def _compute(section):
+def _compute(section: ConfigDict) -> dict[str, Any]:
     return dict(kernel=section.kernel, dtype=jnp.dtype(section.dtype), remat=section.remat)

@@ -9,6 +9,8 @@ from ml_collections import config_flags
 
 from fastmim_jax.errors import UserError
 
+Run = Callable[[flags.FlagValues, list[str]], int | None]  # of a command: flag values, paths
+
 
 class Flag(NamedTuple):
     """A flag.
@@ -75,7 +77,7 @@ class Command(NamedTuple):
     required, optional: keys of FLAGS. paths: names of the paths without a flag, all required.
     """
 
-    run: Callable[[flags.FlagValues], int | None]
+    run: Run
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
@@ -88,7 +90,7 @@ class Command(NamedTuple):
     @property
     def summary(self) -> str:
         """One line for the help."""
-        return self.run.__doc__.splitlines()[0]
+        return (self.run.__doc__ or "").partition("\n")[0]
 
 
 def usage(name: str, command: Command) -> str:

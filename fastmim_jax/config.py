@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterable
+from typing import NoReturn
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -135,7 +136,7 @@ def finetune_config() -> ConfigDict:
     return config
 
 
-def _data(image_size, crop_scale):
+def _data(image_size: tuple[int, int], crop_scale: tuple[float, float]) -> ConfigDict:
     data = ConfigDict()
     data.path = "sample"  # "sample" (bundled photos), an image folder, a TFDS directory, or "tfds:NAME"
     data.split = "train"
@@ -149,7 +150,7 @@ def _data(image_size, crop_scale):
     return data
 
 
-def _backbone(name):
+def _backbone(name: str) -> ConfigDict:
     """Return the section of a backbone; unset keys are as in the table of models (`models.zoo`)."""
     backbone = ConfigDict()
     backbone.name = name  # such as "vit_b16" or "swin_b"
@@ -175,7 +176,7 @@ def _backbone(name):
     return backbone
 
 
-def _compute():
+def _compute() -> ConfigDict:
     compute = ConfigDict()
     compute.dtype = "bfloat16"  # of activations; parameters, softmax, norm statistics, HOG, loss: float32
     compute.kernel = "xla"  # of attention; "cudnn": fused, on NVIDIA GPUs
@@ -184,7 +185,7 @@ def _compute():
     return compute
 
 
-def _optimizer(base_lr, min_base_lr, betas):
+def _optimizer(base_lr: float, min_base_lr: float, betas: tuple[float, float]) -> ConfigDict:
     optimizer = ConfigDict()
     optimizer.base_lr = base_lr  # peak learning rate for a batch of 256 images (linear rule), as all *_lr
     optimizer.min_base_lr = min_base_lr  # at the end of the cosine
@@ -196,7 +197,7 @@ def _optimizer(base_lr, min_base_lr, betas):
     return optimizer
 
 
-def _schedule(batch_size, epochs, warmup_epochs):
+def _schedule(batch_size: int, epochs: float, warmup_epochs: float) -> ConfigDict:
     schedule = ConfigDict()
     schedule.batch_size = batch_size  # images per update, over all devices and micro-batches
     schedule.accumulation = 1  # gradient accumulation: micro-batches per update
@@ -208,7 +209,7 @@ def _schedule(batch_size, epochs, warmup_epochs):
     return schedule
 
 
-def _run():
+def _run() -> ConfigDict:
     """Return the section of keys that may differ when a run is resumed: none changes the loss."""
     run = ConfigDict()
     run.log_every = 10  # steps between metrics; 0: never
@@ -231,7 +232,7 @@ def check_variant(file: str, variant: str, variants: Iterable[str]) -> None:
 _RENAMED = {"base": "pretrain_config", "finetuning": "finetune_config"}
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> NoReturn:
     if name in _RENAMED:
         new = _RENAMED[name]
         raise UserError(

@@ -127,7 +127,7 @@ def make_stage_plan(config: ConfigDict, *, records: int, devices: int, stage: in
     )
 
 
-def _stage_steps(config, records, batches):
+def _stage_steps(config: ConfigDict, records: int, batches: list[int]) -> list[int]:
     """Return the updates of each stage: a stage ends at the update nearest to its end epoch."""
     ends, total = _end_epochs(config, records, batches), config.schedule.steps
     steps, record = [], 0
@@ -140,7 +140,7 @@ def _stage_steps(config, records, batches):
     return steps
 
 
-def _end_epochs(config, records, batches):
+def _end_epochs(config: ConfigDict, records: int, batches: list[int]) -> list[float]:
     """Return the epoch at which each stage ends."""
     stages, epochs = len(batches), config.schedule.epochs
     if config.schedule.steps:  # spread over stages of equally many epochs

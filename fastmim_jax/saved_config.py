@@ -46,7 +46,7 @@ def config_from_dict(saved: Mapping) -> ConfigDict:
     return ConfigDict(_with_defaults(saved, default_config(saved).to_dict()))
 
 
-def _with_defaults(values, defaults):
+def _with_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     nested = {key: x for key, x in values.items() if isinstance(x, dict) and key in defaults}
     return {**defaults, **values, **{key: _with_defaults(x, defaults[key]) for key, x in nested.items()}}
 
@@ -62,7 +62,7 @@ def flatten(config: Mapping | ConfigDict) -> dict[str, Any]:
     return flat
 
 
-def _to_json(value):
+def _to_json(value: Any) -> Any:
     return [_to_json(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 

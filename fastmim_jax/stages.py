@@ -1,11 +1,13 @@
 """Stages of a pre-training run (FastMIM-P): `config.stages` overrides some keys of the config per stage."""
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 from ml_collections import ConfigDict
 
 # Tuple of `config.stages` -> (the key that it overrides, how an entry becomes that key's value).
-STAGE_KEYS = {
+STAGE_KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "image_sizes": ("data.image_size", lambda size: (size, size) if isinstance(size, int) else tuple(size)),
     "batch_sizes": ("schedule.batch_size", int),
     "accumulations": ("schedule.accumulation", int),

@@ -93,7 +93,7 @@ def read_image(source: Source, index: int, channels: int = 3) -> np.ndarray:
     return decode(data, channels)
 
 
-def _decode(data, channels):
+def _decode(data: bytes | np.ndarray, channels: int) -> np.ndarray:
     if isinstance(data, np.ndarray):
         return _from_array(data, channels)
     if not data:
@@ -107,7 +107,7 @@ def _decode(data, channels):
     return _pillow(data, channels)
 
 
-def _fast_jpeg(data, colorspace):
+def _fast_jpeg(data: bytes, colorspace: str) -> np.ndarray | None:
     """-> (H, W, 1 or 3) uint8, or None if Pillow has to decode the file."""
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
@@ -122,7 +122,7 @@ def _fast_jpeg(data, colorspace):
         return _upright(image, _orientation(header))
 
 
-def _pillow(data, channels):
+def _pillow(data: bytes, channels: int) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         image.load()
         orientation = _orientation(image)
@@ -137,7 +137,7 @@ def _pillow(data, channels):
     return _upright(pixels, orientation)
 
 
-def _rgb_or_gray(image):
+def _rgb_or_gray(image: Image.Image) -> Image.Image:
     """Convert any Pillow image to mode RGB or L."""
     if image.mode in ("RGB", "L") and "transparency" not in image.info:
         return image
@@ -152,7 +152,7 @@ def _rgb_or_gray(image):
     return image.convert("RGB")
 
 
-def _wide_to_8_bits(pixels, mode):
+def _wide_to_8_bits(pixels: np.ndarray, mode: str) -> np.ndarray:
     """Take the high byte of 16 bits; for I and F, which have no range, assume the smallest usual one."""
     if mode.startswith("I;16"):
         return (pixels >> 8).astype(np.uint8)
@@ -166,14 +166,14 @@ def _wide_to_8_bits(pixels, mode):
     return np.floor(pixels / 2.0 ** (bits - 8)).astype(np.uint8)
 
 
-def _orientation(image):
+def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(ORIENTATION, 1)
     except Exception:  # a broken EXIF block does not spoil the pixels
         return 1
 
 
-def _upright(pixels, orientation):
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Undo EXIF orientation 1-8 of an (H, W, C) array; other values count as 1."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
@@ -184,7 +184,7 @@ def _upright(pixels, orientation):
     return pixels
 
 
-def _from_array(array, channels):
+def _from_array(array: np.ndarray, channels: int) -> np.ndarray:
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3:
@@ -201,7 +201,7 @@ def _from_array(array, channels):
     raise DecodeError(f"has {pixels.shape[2]} channels, expected {channels}")
 
 
-def _array_to_8_bits(array):
+def _array_to_8_bits(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.uint16:
@@ -214,7 +214,7 @@ def _array_to_8_bits(array):
     raise DecodeError(f"array of {array.dtype}, expected uint8, uint16 or float in [0, 1]")
 
 
-def _reason(error, data):
+def _reason(error: Exception, data: bytes | np.ndarray) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, Image.DecompressionBombError):
         return "more pixels than Pillow's limit against decompression bombs"

@@ -36,5 +36,5 @@ def normalize(
       (B, H, W, C) float32: (pixel / 255 - mean) / std.
     """
     images = jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
-    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    return (images.astype(jnp.float32) / 255 - mean) / std
+    pixels = images.astype(jnp.float32) / 255
+    return (pixels - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

@@ -40,11 +40,11 @@ class ImageReader:
         """(H, W, C)."""
         return (*self.image_size, self.channels)
 
-    def normalize(self, images: jax.Array, flip: jax.Array) -> jax.Array:
+    def normalize(self, images: device.AnyArray, flip: device.AnyArray) -> jax.Array:
         """Return (B, H, W, C) float32 of uint8 images; flip: (B,) bool, True mirrors left and right."""
         return device.normalize(images, flip, mean=self.mean, std=self.std)
 
-    def denormalize(self, images: np.ndarray) -> np.ndarray:
+    def denormalize(self, images: device.AnyArray) -> device.AnyArray:
         """Return pixels in [0, 1] of normalised images."""
         return images * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32)
 

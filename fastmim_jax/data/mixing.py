@@ -165,7 +165,7 @@ def mix(
     """
     if not (mixup or cutmix):
         return images, targets
-    size = images.shape[1:3]
+    size = (images.shape[1], images.shape[2])
     drawn = draw_mix(key, groups, size, mixup=mixup, cutmix=cutmix, probability=probability, switch=switch)
     return apply_mix(drawn, images, targets)
 

@@ -31,7 +31,7 @@ class UndecodableRecords:
         self._source, self._max_share, self._channels = source, max_share, channels
         self._path = None if path is None else os.fspath(path)
         self._reasons = _read_reasons(self._path)  # name -> reason, in order of discovery
-        self._checked = set()  # indices that this process has looked up
+        self._checked: set[int] = set()  # indices that this process has looked up
 
     @property
     def count(self) -> int:

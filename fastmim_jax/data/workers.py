@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing import resource_tracker
+from typing import Any
 
 # Terminals and batch schedulers send these to the process group; only the main process acts on them.
 _GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
@@ -24,7 +25,7 @@ def start_shielded(function: Callable) -> Future:
       Future of the result.
     """
     resource_tracker.ensure_running()  # started first: it would unblock the signals of this thread
-    future = Future()
+    future: Future[Any] = Future()
 
     def run():
         signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
@@ -41,8 +42,9 @@ def init_worker(index: int, count: int) -> None:
     """Initialise a worker process; Grain passes its index and the number of workers."""
     del index, count
     signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
-    parent = multiprocessing.parent_process().pid  # getppid() is wrong once the parent has died
-    threading.Thread(target=_follow_parent, args=(parent,), daemon=True).start()
+    parent = multiprocessing.parent_process()  # getppid() is wrong once the parent has died
+    if parent is not None:
+        threading.Thread(target=_follow_parent, args=(parent.pid,), daemon=True).start()
 
 
 def _follow_parent(parent):

@@ -4,16 +4,15 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, cast
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fastmim_jax.build import create_backbone, create_reader
 from fastmim_jax.data.image_reader import ImageReader
-from fastmim_jax.models.base import with_identity_norm
+from fastmim_jax.models.base import Backbone, EncoderOutput, with_identity_norm
 from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.train import sharding
 from fastmim_jax.train.inference import ROWS, InferenceStage, compile_eval, round_up
@@ -22,7 +21,8 @@ from fastmim_jax.train.runs import LoadedRun, load_run
 NO_NORM = "the last layer is normalised without learned factors: a classifier has its norm elsewhere"
 
 
-class Features(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Features:
     """Pooled features of n images.
 
     Attributes:
@@ -48,6 +48,7 @@ class BackboneStage(InferenceStage):
       notes: remarks for a reader of the features.
     """
 
+    model: Backbone
     layers: tuple[str, ...]
     pooled: Callable
     notes: tuple[str, ...] = ()
@@ -76,7 +77,7 @@ class BackboneStage(InferenceStage):
           source, records, progress: see `InferenceStage.map_images`.
         """
 
-        def selected(batch):
+        def selected(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
             columns = self.pooled(self.variables, batch)
             return {name: x for name, x in columns.items() if not names or name in (*names, *ROWS)}
 
@@ -118,7 +119,7 @@ def backbone_variables(variables: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_backbone_stage(
-    encoder: nn.Module,
+    encoder: Backbone,
     variables: dict[str, Any],
     reader: ImageReader,
     batch_size: int = 128,
@@ -145,12 +146,22 @@ def make_backbone_stage(
     )
 
 
-def _outputs(variables, images, encoder, normalize):
+def _outputs(
+    variables: dict, images: jax.Array, encoder: Backbone, normalize: Callable
+) -> Sequence[EncoderOutput]:
     flip = jnp.zeros(len(images), bool)
-    return encoder.apply(variables, normalize(images, flip), method="outputs")
+    outputs = encoder.apply(variables, normalize(images, flip), method="outputs")
+    return cast(Sequence[EncoderOutput], outputs)
 
 
-def _pool(variables, batch, *, encoder, normalize, layers):
+def _pool(
+    variables: dict,
+    batch: dict[str, jax.Array],
+    *,
+    encoder: Backbone,
+    normalize: Callable,
+    layers: tuple[str, ...],
+) -> dict[str, jax.Array]:
     columns = {}
     outputs = _outputs(variables, batch["image"], encoder, normalize)
     for layer, (tokens, prefix) in zip(layers, outputs, strict=True):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.classify import Predictions, classify
 from fastmim_jax.evaluate.report import write_report
 from fastmim_jax.train.checkpoint import Checkpoints
@@ -53,8 +54,14 @@ class BestCheckpoint:
         return [[at, top1] for at, top1 in history if at < step]
 
     def best(self) -> tuple[int, Predictions]:
-        """Return the step of the best checkpoint and its predictions."""
+        """Return the step of the best checkpoint and its predictions.
+
+        Raises:
+          UserError: the run has not been evaluated.
+        """
         step = self._checkpoints.latest()
+        if step is None:
+            raise UserError(f"{self._workdir / BEST} holds no checkpoint: train until the first evaluation")
         state = self._checkpoints.restore_params(step, self._stage.abstract)
         return step, classify(self._stage, state.eval_variables(), self._source)
 
@@ -63,8 +70,8 @@ class BestCheckpoint:
         step, predictions = self.best()
         return write_report(step, predictions, self._source, self._stage.classes, self._workdir)
 
-    def __enter__(self):
+    def __enter__(self) -> "BestCheckpoint":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         self._checkpoints.close()

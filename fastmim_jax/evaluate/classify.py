@@ -1,8 +1,9 @@
 """Classify a data set: every image once, the last partial batch and the rows of other hosts included."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from fastmim_jax.train.inference import ClassifierStage
 from fastmim_jax.train.steps import TOP
 
 
-class Predictions(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictions:
     """Predictions of a classifier for n images, in the order of the source; see `steps.classify_step`.
 
     Attributes:

@@ -13,6 +13,9 @@ from fastmim_jax.io import atomic_write
 
 FORMATS = (".npz", ".parquet")
 
+# (path, names of the images, labels, classes, features) -> a file
+Writer = Callable[[Path, np.ndarray, np.ndarray, Sequence[str], dict[str, np.ndarray]], None]
+
 
 def write_features(
     path: str | Path,
@@ -65,7 +68,7 @@ def _select(stage: BackboneStage, layers: Sequence[str]) -> list[str]:
     return list(layers) or names[-len(stage.poolings) :]
 
 
-def _writer(out):
+def _writer(out: Path) -> Writer:
     if out.suffix not in FORMATS:
         raise UserError(f"--out={out} ends with neither {' nor '.join(FORMATS)}: type --out=features.npz")
     if out.suffix == ".npz":
@@ -80,13 +83,26 @@ def _writer(out):
     return _write_parquet
 
 
-def _write_npz(path, files, labels, classes, features):
-    columns = {name.replace(" ", "_"): x for name, x in features.items()}
+def _write_npz(
+    path: Path,
+    files: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    features: dict[str, np.ndarray],
+) -> None:
+    columns: dict[str, Any] = dict(name=files, label=labels, classes=np.array(classes, dtype=str))
+    columns |= {name.replace(" ", "_"): x for name, x in features.items()}
     with path.open("wb") as file:
-        np.savez(file, name=files, label=labels, classes=np.array(classes, dtype=str), **columns)
+        np.savez(file, **columns)
 
 
-def _write_parquet(path, files, labels, classes, features):
+def _write_parquet(
+    path: Path,
+    files: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    features: dict[str, np.ndarray],
+) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 

@@ -8,10 +8,11 @@ from typing import Any
 import jax
 
 from fastmim_jax.evaluate.backbone import BackboneStage, backbone_variables, make_backbone_stage
-from fastmim_jax.evaluate.probe import extract, open_parts, ridge_lines
+from fastmim_jax.evaluate.probe import Images, extract, open_parts, ridge_lines
 from fastmim_jax.train import sharding
 from fastmim_jax.train.loop import Hook
 from fastmim_jax.train.pretrain import PretrainStage
+from fastmim_jax.train.state import TrainState
 
 BATCH_SIZE = 128
 
@@ -30,7 +31,7 @@ def open_monitor(config: Any) -> Callable[[PretrainStage, Path], Hook]:
     return lambda stage, workdir: _hook(stage, parts, monitor.epochs)
 
 
-def _hook(stage, parts, epochs):
+def _hook(stage: PretrainStage, parts: list[tuple[Images, Images]], epochs: float) -> Hook:
     every = max(1, round(epochs * stage.plan.steps_per_epoch))
     devices = list(stage.mesh.devices.ravel())
     replicate = jax.jit(
@@ -38,7 +39,7 @@ def _hook(stage, parts, epochs):
     )
     backbone: BackboneStage | None = None  # built at the first probe, compiled once
 
-    def probe(step, state):
+    def probe(step: int, state: TrainState) -> dict[str, float]:
         nonlocal backbone
         variables = replicate(backbone_variables(state.eval_variables()))
         if backbone is None:

@@ -17,9 +17,14 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.backbone import BackboneStage, Features, open_backbone
 from fastmim_jax.evaluate.probes import attentive, knn, linear, ridge
 from fastmim_jax.evaluate.probes.folds import split_folds
+from fastmim_jax.evaluate.probes.result import Labelled, ProbeResult
 from fastmim_jax.io import write_json
 
-ON_FEATURES = {"ridge": ridge.probe, "knn": knn.probe, "linear": linear.probe}
+ON_FEATURES: dict[str, Callable[[Labelled, Labelled, int], ProbeResult]] = {
+    "ridge": ridge.probe,
+    "knn": knn.probe,
+    "linear": linear.probe,
+}
 KINDS = (*ON_FEATURES, "attentive")
 FOLDS = 5  # default, where there is nothing to test on
 
@@ -147,9 +152,8 @@ def open_parts(
             for fold in range(folds)
         ]
         return parts, f"{folds} folds of {len(records):,} of the images of {source!r}"
-    other = labelled(
-        open_source(test, evaluation_split(test) or "train") if test else open_source(path, split)
-    )
+    other_path, other_split = (test, evaluation_split(test)) if test else (path, split)
+    other = labelled(open_source(other_path, other_split or "train"))
     check_classes(other, source.classes)
     training = Images(source, sample_records(len(source), count, seed))
     testing = Images(other, sample_records(len(other), count, seed))
@@ -170,7 +174,7 @@ def extract(
     progress: Callable[[int], None] | None = None,
 ) -> Material:
     """Return the features of all images of the parts."""
-    records_of = {}
+    records_of: dict[int, tuple[Any, list[np.ndarray]]] = {}
     for images in (images for part in parts for images in part):
         records_of.setdefault(id(images.source), (images.source, []))[1].append(images.records)
     features = {
@@ -196,14 +200,15 @@ def probe_layer(kind: str, layer: str, material: Material) -> Line:
         layer = f"{name} tokens"
     else:
         probe_features = ON_FEATURES[kind]
-        results = [probe_features(*_arrays(material, layer, part), classes) for part in parts]
+        pairs = [_arrays(material, layer, part) for part in parts]
+        results = [probe_features(train, test, classes) for train, test in pairs]
     best = [result.held_out[result.best] for result in results if result.held_out]
     setting = results[0].setting if len(results) == 1 else f"{len(results)} folds"
     held_out = float(np.mean(best)) if best else float("nan")
     return Line(kind, layer, [result.accuracy for result in results], held_out, setting)
 
 
-def _arrays(material: Material, layer: str, part: tuple[Images, Images]):
+def _arrays(material: Material, layer: str, part: tuple[Images, Images]) -> list[Labelled]:
     """Return [(features, labels)] of the training and the test images of a part that could be decoded."""
     pairs = []
     for images in part:

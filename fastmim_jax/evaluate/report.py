@@ -42,7 +42,7 @@ def summarize(predictions: Predictions, source: Any, classes: Sequence[str]) -> 
 def describe(summary: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of a summary, see `summarize`."""
     accuracy = {name: x for name, x in summary["per_class"].items() if x is not None}
-    ascending = sorted(accuracy, key=accuracy.get)
+    ascending = sorted(accuracy, key=lambda name: accuracy[name])
     yield (
         f"{summary['top1']:.2%} top-1, {summary['top5']:.2%} top-5 of {summary['images']:,} "
         f"image{'s' * (summary['images'] != 1)}, cross-entropy {summary['loss']:.4f}"

@@ -15,6 +15,7 @@ from fastmim_jax.build import create_backbone, create_classifier, create_method
 from fastmim_jax.config import finetune_config
 from fastmim_jax.errors import FormatMismatch, UserError
 from fastmim_jax.io import write_json, write_text
+from fastmim_jax.models.base import Backbone
 from fastmim_jax.models.positions import resampled_positions
 from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.train.checkpoint import Checkpoints
@@ -57,7 +58,7 @@ class ModelBundle(NamedTuple):
         return self.config.method if "method" in self.config else self.config.model
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Backbone:
         """The backbone."""
         return create_backbone(self.section)
 
@@ -118,11 +119,11 @@ class ModelBundle(NamedTuple):
 class BareBackbone(NamedTuple):
     """A backbone whose variables have the names that they have inside a classifier."""
 
-    encoder: nn.Module
+    encoder: Backbone
 
     def init(self, keys: Mapping[str, jax.Array], images: jax.Array) -> dict[str, Any]:
         """Return initial variables, as `flax.linen.Module.init` does."""
-        variables = self.encoder.init(keys, images)
+        variables = self.encoder.init(dict(keys), images)
         return {name: {"encoder": tree} for name, tree in variables.items()}
 
 
@@ -151,7 +152,7 @@ def write_workdir(bundle: ModelBundle, folder: str | Path, conversion: Mapping[s
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    zero = np.zeros((), np.int32)
+    zero = jnp.zeros((), jnp.int32)
     params = bundle.variables["params"]
     rest = {name: tree for name, tree in bundle.variables.items() if name != "params"}
     state = jax.tree.map(jnp.asarray, TrainState(zero, params, rest, {}, zero, zero))

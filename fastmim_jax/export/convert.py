@@ -24,13 +24,13 @@ from fastmim_jax.export.programs.onnx import write_onnx
 from fastmim_jax.export.programs.stablehlo import write_function
 from fastmim_jax.export.to_torch import TorchArrays, dump_settings, parse_settings, to_torch
 from fastmim_jax.io import atomic_write
-from fastmim_jax.train.transfer import modules
+from fastmim_jax.train.transfer import TransferReport, modules
 from fastmim_jax.validate.names import count
 
 FOLDERS = tuple(name for name, library in LIBRARIES.items() if library.folder)
-FILES = {".pth": write_pth, ".safetensors": write_safetensors}
+FILES: dict[str, Callable[..., None]] = {".pth": write_pth, ".safetensors": write_safetensors}
 OTHER_FILES = (".pt", ".bin", ".ckpt", ".tar", ".npz", ".h5", ".onnx", ".msgpack")
-PROGRAMS = {"stablehlo": write_function, "onnx": write_onnx}
+PROGRAMS: dict[str, Callable[..., str]] = {"stablehlo": write_function, "onnx": write_onnx}
 SHOWN_NAMES = 8  # in a line
 
 Log = Callable[[str], None]
@@ -98,7 +98,8 @@ class SourceReport:
         yield Line("read", f"{self.path}: {count(len(tensors.arrays), 'array')}{entry}")
         if tensors.ignored:
             yield Line("ignored", ", ".join(tensors.ignored))
-        yield from _load_lines(self.load)
+        if self.load is not None:
+            yield from _load_lines(self.load)
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class WriteReport:
 
 def convert(
     source: str | Path, destination: str | Path, options: Options = DEFAULT_OPTIONS, log: Log = print
-):
+) -> None:
     """Convert a checkpoint.
 
     Args:
@@ -155,8 +156,8 @@ def convert(
         _log_lines([Line("written", text)], log)
         return
     with atomic_write(destination, overwrite=options.overwrite) as path:
-        report = _write(bundle, path, destination, options, lines)
-    _log_lines([*report.lines(), Line("written", str(destination))], log)
+        written = _write(bundle, path, destination, options, lines)
+    _log_lines([*written.lines(), Line("written", str(destination))], log)
 
 
 def open_source(source: str | Path, options: Options = DEFAULT_OPTIONS) -> tuple[ModelBundle, SourceReport]:
@@ -196,7 +197,7 @@ def is_ours(path: str | Path) -> bool:
     return isinstance(keys, dict) and ("method" in keys or "model" in keys) and "data" in keys
 
 
-def _load_lines(report):
+def _load_lines(report: LoadReport) -> Iterator[Line]:
     fmt = report.format
     yield Line("format", f"{fmt.name} ({fmt.library}: {fmt.family}, {fmt.kind})")
     yield Line("loaded", f"{count(len(report.loaded), 'array')}, {count(report.values, 'value')}")
@@ -220,22 +221,22 @@ def _load_lines(report):
         yield Line("assumed", f"{biases} of zero: the file has none")
 
 
-def _resample_line(image_size, report):
+def _resample_line(image_size: tuple[int, int], report: TransferReport) -> Line:
     names = _tally(report.resampled, "/") or "no array depends on it"
     return Line("resampled", f"for {image_size[0]} x {image_size[1]} pixels: {names}")
 
 
-def _tally(names, separator):
+def _tally(names: Iterable[str], separator: str) -> str:
     """Return "2 x bias, 1 x kernel" for the last parts of names."""
     counts = Counter(name.split(separator)[-1] for name in names)
     return ", ".join(f"{number} x {name}" for name, number in counts.items())
 
 
-def _modules(paths):
+def _modules(paths: Iterable[str]) -> str:
     return ", ".join(modules([f"params/{path}" for path in paths]))
 
 
-def _log_lines(lines: Iterable[Line], log: Log):
+def _log_lines(lines: Iterable[Line], log: Log) -> None:
     """Log lines with a label in front, which is left out where it repeats."""
     previous = ""
     for label, text in lines:
@@ -243,7 +244,7 @@ def _log_lines(lines: Iterable[Line], log: Log):
         previous = label
 
 
-def _check_destination(destination, options):
+def _check_destination(destination: Path, options: Options) -> None:
     choices = (*LIBRARIES, *PROGRAMS)
     if options.to and options.to not in choices:
         raise UserError(f"unknown --to={options.to}; choose from: {', '.join(choices)}")
@@ -261,7 +262,9 @@ def _check_destination(destination, options):
         raise UserError(f"{destination} exists already: type --overwrite, or another destination")
 
 
-def _write(bundle, path, destination, options, lines):
+def _write(
+    bundle: ModelBundle, path: Path, destination: Path, options: Options, lines: list[Line]
+) -> WriteReport:
     """Write a bundle to a path that will be moved to the destination -> WriteReport."""
     if not options.to and destination.suffix not in FILES:
         report = [list(line) for line in lines]

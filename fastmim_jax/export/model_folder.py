@@ -23,10 +23,10 @@ def spec_of(bundle: ModelBundle, fmt: Format) -> ModelSpec:
     mae = None
     if fmt.kind == "mae":
         mae = MAESpec(dict(section.decoder), section.mask_ratio, section.normalize_target)
-    *size, channels = bundle.image_shape
+    height, width, channels = bundle.image_shape
     statistics = tuple(data.mean), tuple(data.std)
     return ModelSpec(
-        bundle.encoder, tuple(size), channels, bundle.pooling, bundle.classes, *statistics, mae
+        bundle.encoder, (height, width), channels, bundle.pooling, bundle.classes, *statistics, mae
     )
 
 
@@ -36,7 +36,10 @@ def describe(bundle: ModelBundle, fmt: Format) -> dict[str, Any]:
     Raises:
       UserError: the library has no such model.
     """
-    return LIBRARIES[fmt.library].describe(spec_of(bundle, fmt))
+    describe_spec = LIBRARIES[fmt.library].describe
+    if describe_spec is None:
+        raise UserError(f"{fmt.library} has no description of a model: choose another --to=")
+    return describe_spec(spec_of(bundle, fmt))
 
 
 def write_folder(
@@ -51,10 +54,15 @@ def write_folder(
 
     Returns:
       Python lines that open it.
+
+    Raises:
+      UserError: the library opens no folders, or has no such model.
     """
     library, folder = LIBRARIES[arrays.format.library].folder, Path(folder)
+    if library is None:
+        raise UserError(f"{arrays.format.library} opens no folders: choose another --to=")
     spec, description = spec_of(bundle, arrays.format), describe(bundle, arrays.format)
-    code = library.code(description, destination)
+    code = library.code(description, Path(destination))
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / WEIGHTS, arrays.state)
     for name, content in {"config.json": description, **library.files(spec)}.items():

@@ -79,7 +79,7 @@ def to_torch(bundle: ModelBundle, library: str, format_name: str | None = None) 
 def dump_settings(bundle: ModelBundle) -> str:
     """Return the facts that arrays do not determine as JSON, to be saved beside them; see `from_torch`."""
     section, data = bundle.section, bundle.config.data
-    settings = {"image_size": list(data.image_size), "backbone": {}}
+    settings: dict[str, Any] = {"image_size": list(data.image_size), "backbone": {}}
     if bundle.encoder.stage_heads:
         heads = bundle.encoder.heads
         settings["backbone"]["heads"] = heads if isinstance(heads, int) else list(heads)

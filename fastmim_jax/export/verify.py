@@ -1,21 +1,23 @@
 """`fastmim verify A B`: the same images through two checkpoints, compared layer by layer."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from fastmim_jax.build import create_backbone
+from fastmim_jax.build import create_backbone, create_method
 from fastmim_jax.errors import UserError
 from fastmim_jax.export import model_folder
-from fastmim_jax.export.bundle import ModelBundle
+from fastmim_jax.export.bundle import BareBackbone, ModelBundle
 from fastmim_jax.export.convert import DEFAULT_OPTIONS, Log, Options, open_source
 from fastmim_jax.export.formats import LIBRARIES
 from fastmim_jax.export.formats.names import flatten_variables
 from fastmim_jax.export.to_torch import formats_for, to_torch
-from fastmim_jax.models.base import with_identity_norm
+from fastmim_jax.models.base import Backbone, EncoderOutput, with_identity_norm
 from fastmim_jax.validate.names import count
 
 TOLERANCE = 1e-4  # largest difference, of the largest value of a layer: some 50 times float32's rounding
@@ -134,15 +136,17 @@ def layer_outputs(bundle: ModelBundle, images: np.ndarray, noise: np.ndarray | N
     if encoded[-1].prefix.shape[1]:
         outputs["cls"] = np.asarray(encoded[-1].prefix[:, 0])
     network = bundle._replace(config=_with_section(bundle, section)).network()
-    if bundle.classes:
+    if bundle.classes and not isinstance(network, BareBackbone):
         outputs["logits"] = np.asarray(jax.jit(network.apply)(bundle.variables, images))
-    if noise is not None:
+    if noise is not None and not isinstance(network, BareBackbone):
         out = jax.jit(lambda v, x: network.apply(v, x, noise=noise))(bundle.variables, images)
         outputs |= {"prediction": np.asarray(out.prediction), "loss": np.asarray(out.loss)}
     return outputs
 
 
-def encoder_outputs(encoder, variables: Mapping, images: np.ndarray) -> tuple[list[str], list]:
+def encoder_outputs(
+    encoder: Backbone, variables: Mapping, images: np.ndarray
+) -> tuple[Sequence[str], list[EncoderOutput]]:
     """Return the names of a backbone's layers and their outputs, [Encoded].
 
     The last layer is normalised by the backbone's own norm if the variables have one; a classifier whose
@@ -152,7 +156,7 @@ def encoder_outputs(encoder, variables: Mapping, images: np.ndarray) -> tuple[li
     if ("norm" in complete["params"]) == ("norm" in variables["params"]):
         return names, jax.jit(lambda v, x: encoder.apply(v, x, method="outputs"))(variables, images)
 
-    def without_norm(v, x):
+    def without_norm(v: Any, x: jax.Array) -> list[EncoderOutput]:
         *inner, _ = encoder.apply(v, x, method="outputs")
         return [*inner, encoder.apply(v, encoder.apply(v, x, method="embed"), method="transform")]
 
@@ -175,7 +179,7 @@ def compare(ours: Mapping[str, np.ndarray], theirs: Mapping, backend: str) -> li
     return comparisons
 
 
-def _open_reference(bundle) -> tuple[OpenedReference | None, str]:
+def _open_reference(bundle: ModelBundle) -> tuple[OpenedReference | None, str]:
     """-> (OpenedReference, "") or (None, why no library has the model)."""
     formats = {name: formats_for(bundle, name) for name in REFERENCES}
     # The library of the file itself first, then one that has the model and not only its backbone.
@@ -194,14 +198,20 @@ def _open_reference(bundle) -> tuple[OpenedReference | None, str]:
             continue
         compute, takes_noise = REFERENCES[library].outputs, arrays.format.kind == "mae"
 
-        def outputs(images, noise, module=module, compute=compute, takes_noise=takes_noise):
+        def outputs(
+            images: np.ndarray,
+            noise: np.ndarray | None,
+            module: Any = module,
+            compute: Callable = compute,
+            takes_noise: bool = takes_noise,
+        ) -> Outputs:
             return compute(module, images, **({"noise": noise} if takes_noise else {}))
 
         return OpenedReference(library, type(module).__name__, outputs), ""
     return None, reasons[0] if reasons else f"no library there has {bundle.family}"
 
 
-def _check_comparable(first, second):
+def _check_comparable(first: ModelBundle, second: ModelBundle) -> None:
     if first.family != second.family:
         raise UserError(
             f"these are different models, {first.description} and {second.description}: give two "
@@ -215,7 +225,7 @@ def _check_comparable(first, second):
         )
 
 
-def _differing_attributes(first, second) -> Iterator[str]:
+def _differing_attributes(first: Backbone, second: Backbone) -> Iterator[str]:
     """Yield sentences on attributes that arrays do not determine, such as another number of heads."""
     for key in UNSEEN:
         sides = [getattr(encoder, key, None) for encoder in (first, second)]
@@ -223,25 +233,25 @@ def _differing_attributes(first, second) -> Iterator[str]:
             yield f"A has {key} {sides[0]}, B {sides[1]}: set it by --set if a file does not determine it"
 
 
-def _noise(bundle):
+def _noise(bundle: ModelBundle) -> np.ndarray | None:
     """The noise behind the mask of a pre-trained model; None for others."""
     if bundle.kind == "classifier":
         return None
-    shape = bundle.network().noise_shape((IMAGES, *bundle.image_shape))
+    shape = create_method(bundle.config.method).noise_shape((IMAGES, *bundle.image_shape))
     return np.random.default_rng(1).random(shape, dtype=np.float32)
 
 
-def _with_section(bundle, section):
+def _with_section(bundle: ModelBundle, section: ConfigDict) -> ConfigDict:
     config = bundle.config.copy_and_resolve_references()
     config["method" if "method" in config else "model"] = section
     return config
 
 
-def _layers(comparisons):
+def _layers(comparisons: Iterable[Comparison]) -> set[str]:
     return {comparison.layer for comparison in comparisons}
 
 
-def _log(log: Log, label: str, text: str):
+def _log(log: Log, label: str, text: str) -> None:
     log(f"{label:>12}  {text}")
 
 
@@ -253,14 +263,14 @@ def _table(comparisons: Iterable[Comparison], marks_jax: bool) -> Iterator[str]:
         yield f"{'':>12}  {layer:<18} {comparison.error:>14.3g} {comparison.largest:>16.4g}{mark}"
 
 
-def _equal_arrays(first, second):
+def _equal_arrays(first: ModelBundle, second: ModelBundle) -> str:
     ours, theirs = flatten_variables(first.variables), flatten_variables(second.variables)
     both = [path for path in ours if path in theirs]
     equal = sum(np.array_equal(ours[path], theirs[path]) for path in both)
     return f"{equal:,} of {count(len(both), 'array')} in both are equal bit for bit"
 
 
-def _verdict(comparisons):
+def _verdict(comparisons: list[Comparison]) -> str:
     failed = [comparison.layer for comparison in comparisons if not comparison.passes]
     if failed:
         verb = "differs" if len(failed) == 1 else "differ"

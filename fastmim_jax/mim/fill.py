@@ -64,7 +64,7 @@ class NeighbourSum(nn.Module):
         _, rows, columns, width = x.shape
         span = range(-self.radius, self.radius + 1)
         offsets = [(down, right) for down in span for right in span if down or right]
-        gaussian = np.float32([math.exp(-(down**2 + right**2) / 2) for down, right in offsets])
+        gaussian = np.array([math.exp(-(down**2 + right**2) / 2) for down, right in offsets], np.float32)
         init = lambda key, shape: jnp.broadcast_to(gaussian[:, None], shape)  # noqa: E731
         kernel = self.param("kernel", init, (len(offsets), width)).astype(x.dtype)
         token = self.param("thrown_token", token_init, (width,)).astype(x.dtype)
@@ -73,7 +73,7 @@ class NeighbourSum(nn.Module):
         x = _pad(jnp.where(observed[..., None], x, 0), self.radius)
         padded_observed = _pad(observed[..., None].astype(jnp.float32), self.radius)
 
-        def neighbour(array, offset):
+        def neighbour(array: Array, offset: tuple[int, int]) -> Array:
             down, right = (self.radius + step for step in offset)
             return array[:, down : down + rows, right : right + columns]
 
@@ -85,7 +85,7 @@ class NeighbourSum(nn.Module):
         return mean + token + scale * sincos_positions(rows, columns, width).astype(x.dtype)
 
 
-def _pad(x, radius):
+def _pad(x: Array, radius: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), (radius, radius), (radius, radius), (0, 0)))
 
 
@@ -104,8 +104,8 @@ class InverseDistance(nn.Module):
         batch, rows, columns, width = features.shape
         row, column = np.divmod(np.arange(rows * columns), columns)
         squares = np.square(row[:, None] - row) + np.square(column[:, None] - column)
-        weight = np.float32(1 / np.maximum(squares, 1))
-        weight = jnp.where(observed.reshape(batch, 1, -1), weight, 0)
+        inverse = (1 / np.maximum(squares, 1)).astype(np.float32)
+        weight = jnp.where(observed.reshape(batch, 1, -1), inverse, 0)
         weight, index = jax.lax.top_k(weight, self.num_neighbours)  # (B, N, num_neighbours)
         weight = weight / weight.sum(-1, keepdims=True)
         x = features.reshape(batch, -1, width)

@@ -64,7 +64,7 @@ def hog(
         magnitude = magnitude * _tiled_gaussian(gaussian_window, height, width)[:, :, None]
     votes = orientation_bin(gx, gy, bins)
 
-    def by_cell(x):
+    def by_cell(x: Array) -> Array:
         return x.reshape(batch, height // cell, cell, width // cell, cell, channels)
 
     histogram = _sum_per_bin(by_cell(magnitude), by_cell(votes), bins)
@@ -105,7 +105,7 @@ def orientation_bin(
     return index
 
 
-def _sum_per_bin(magnitude, votes, bins):
+def _sum_per_bin(magnitude: Array, votes: Array, bins: int) -> jax.Array:
     """Sum magnitudes per bin: (B, h, cell, w, cell, C) twice -> (B, h, w, C, bins).
 
     A variadic reduction of `bins` operands: the selections fuse into it, and pixels are read once. With
@@ -113,14 +113,14 @@ def _sum_per_bin(magnitude, votes, bins):
     """
     selected = tuple(jnp.where(votes == b, magnitude, 0.0) for b in range(bins))
 
-    def add(left, right):
+    def add(left: tuple, right: tuple) -> tuple:
         return tuple(map(jax.lax.add, left, right))
 
     sums = jax.lax.reduce(selected, (jnp.float32(0),) * bins, add, (2, 4))
     return jnp.stack(sums, axis=-1)
 
 
-def _tiled_gaussian(window, height, width):
+def _tiled_gaussian(window: int, height: int, width: int) -> jax.Array:
     """(H, W) weights: a Gaussian of sum 1 and standard deviation window // 2, tiled."""
     offsets = jnp.arange(window) - (window - 1) / 2
     profile = jnp.exp(-0.5 * jnp.square(offsets / (window // 2)))

@@ -27,7 +27,7 @@ def masked_l1(
     return _weighted_mean(jnp.abs(prediction.astype(jnp.float32) - target), weight)
 
 
-def _weighted_mean(error, weight):
+def _weighted_mean(error: Array, weight: Array) -> Array:
     return jnp.where(weight > 0, weight * error.mean(-1), 0.0).sum() / weight.sum()
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from fastmim_jax.mim.losses import masked_mse
 from fastmim_jax.mim.masking import num_visible, random_mask
 from fastmim_jax.mim.targets import Target
+from fastmim_jax.models.base import Backbone
 from fastmim_jax.models.typing import Array
 
 
@@ -23,7 +24,7 @@ class Method(nn.Module):
       mask_ratio: share of masked blocks.
     """
 
-    encoder: nn.Module
+    encoder: Backbone
     target: Target
     block_size: int
     mask_ratio: float

@@ -19,6 +19,7 @@ from fastmim_jax.models.base import AttentionGroups
 from fastmim_jax.models.decoder import Decoder
 from fastmim_jax.models.layers import token_init, upsample_nearest
 from fastmim_jax.models.positions import FixedPositions
+from fastmim_jax.models.pyramid import Pyramid
 from fastmim_jax.models.typing import Array
 
 
@@ -63,6 +64,7 @@ class MixMIM(Method):
       reconstruct: `decode_all` or a PartialReconstruction.
     """
 
+    encoder: Pyramid
     decoder: Mapping
     groups: int = 1
     reconstruct: Callable = decode_all
@@ -103,7 +105,7 @@ class MixMIM(Method):
         mask_token = self.param("mask_token", token_init, (1, 1, 1, tokens.shape[-1])).astype(tokens.dtype)
         # Both streams of an image are neighbours in the batch, so that rows stay on their devices.
         masks = jnp.stack([mask, ~mask], axis=1).reshape(2 * batch, *grid)
-        streams = jnp.where(masks[..., None], mask_token, tokens.repeat(2, axis=0))
+        streams: Array = jnp.where(masks[..., None], mask_token, tokens.repeat(2, axis=0))
         streams, prefix = FixedPositions()(streams), prefix.repeat(2, axis=0)
         num_masked = tuple(index.shape[1] for index in reversed(ids))  # of either stream
         both = self.reconstruct(decoder, streams, prefix, masks, num_masked, noise)
@@ -114,10 +116,10 @@ class MixMIM(Method):
         return Output(loss, prediction, target, mask.astype(jnp.float32), encoder_input, weight, thrown)
 
 
-def _unmix_streams(both, mask, groups):
+def _unmix_streams(both: Reconstruction, mask: Array, groups: int) -> Reconstruction:
     """Turn the Reconstruction of the streams of all mixtures, (2B, h, w, ...), into that of the images."""
 
-    def of_images(x):
+    def of_images(x: Array) -> Array:
         own, others = jnp.moveaxis(x.reshape(len(mask), 2, *mask.shape[1:], -1), 1, 0)
         return unmix(own, others, mask, groups)
 

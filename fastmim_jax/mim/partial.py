@@ -129,19 +129,19 @@ class PartialReconstruction(nn.Module):
         """Return the number of thrown tokens of each grid; arguments as of the call."""
         return int(num_tokens * self.throw_ratio / len(num_masked))
 
-    def _fill(self, num_tokens, num_masked):
+    def _fill(self, num_tokens: int, num_masked: tuple[int, ...]) -> nn.Module | None:
         num_observed = num_tokens - self.num_thrown(num_tokens, num_masked)
         if self.aggregate == "decoded":
             num_observed -= num_tokens - min(num_masked)
         return FILLS[self.fill](self.stages, 1 if 4 * num_observed >= num_tokens else 2)
 
 
-def _on_grid(grid, *arrays):
+def _on_grid(grid: tuple[int, int], *arrays: Array) -> tuple[Array, ...]:
     """(B, N, ...) of each -> (B, h, w, ...)."""
     return tuple(array.reshape(len(array), *grid, *array.shape[2:]) for array in arrays)
 
 
-def _sort_tokens(mask, decoded, ranks, grid):
+def _sort_tokens(mask: Array, decoded: Array, ranks: Array, grid: tuple[int, int]) -> tuple[Array, Array]:
     """Sort tokens: visible, then decoded, then thrown ones by their distance to the decoded.
 
     Returns:

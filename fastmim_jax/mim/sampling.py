@@ -31,7 +31,7 @@ def random_ranks(noise: Float[Array, " n *rest"], rows: int, num_tokens: int) ->
     bits = jax.lax.bitcast_convert_type(noise, jnp.uint32)
     seeds = bits.reshape(len(noise), -1).sum(1, dtype=jnp.uint32)  # modulo 2^32
 
-    def draw(seed):
+    def draw(seed: jax.Array) -> jax.Array:
         return jax.random.uniform(jax.random.key(seed), (rows // len(noise), num_tokens))
 
     return shuffle_ids(jax.vmap(draw)(seeds).reshape(rows, num_tokens))[1]
@@ -55,7 +55,7 @@ def unreachable(grid: Grid) -> int:
     return grid[0] ** 2 + grid[1] ** 2
 
 
-def _squared_differences(count):
+def _squared_differences(count: int) -> np.ndarray:
     positions = np.arange(count)
     return np.square(positions[:, None] - positions).astype(np.int32)
 
@@ -89,7 +89,7 @@ def farthest_point_order(
     cell = jnp.arange(num_tokens, dtype=jnp.int32)
     row, column = cell // columns, cell % columns
 
-    def step(turn, state):
+    def step(turn: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         nearest, turns = state
         candidates = mask & (turns == max_decoded) & (turn < num_decoded)[:, None]
         # Distances are integers: multiplied by the number of cells, they leave ranks to break ties.
@@ -120,7 +120,7 @@ def lattice(mask: Array, ranks: Array, num_decoded: Array, max_decoded: int, gri
     return _lowest(mask, off_lattice * mask.shape[1] + ranks, num_decoded)
 
 
-def _lowest(mask, scores, num_decoded):
+def _lowest(mask: Array, scores: Array, num_decoded: Array) -> Array:
     """The `num_decoded` masked cells with the lowest scores."""
     _, ids_restore = shuffle_ids(jnp.where(mask, scores, jnp.iinfo(jnp.int32).max))
     return mask & (ids_restore < num_decoded[:, None])

@@ -1,5 +1,7 @@
 """Self-attention of a ViT and its transformer block."""
 
+from typing import Literal, cast
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -42,8 +44,8 @@ class RelativePositionBias(nn.Module):
         table = self.param("relative_position_bias_table", zeros, (*sides, self.heads))
         cls_table = self.param("cls_relative_position_bias", zeros, (3, self.heads))
         entries = jnp.concatenate([table.reshape(-1, self.heads), cls_table])
-        index = np.ravel_multi_index(relative_position_index(cells.shape), sides)
-        index = np.pad(index, ((1, 0), (1, 0)))
+        row, column = relative_position_index((cells.shape[0], cells.shape[1]))
+        index = np.pad(row * sides[1] + column, ((1, 0), (1, 0)))
         index[0, :], index[:, 0], index[0, 0] = (len(entries) - back for back in (3, 2, 1))
         return jnp.moveaxis(entries[index], -1, 0)
 
@@ -88,10 +90,11 @@ class Attention(nn.Module):
         batch, count, width = x.shape
         if cells is not None:
             bias = RelativePositionBias(self.heads, name="relative_position")(cells)
-        bias = None if bias is None else bias[None]
+        bias = None if bias is None else jnp.asarray(bias)[None]
         qkv = Dense(3 * width, self.dtype, name="qkv")(x)
         query, key, value = jnp.moveaxis(qkv.reshape(batch, count, 3, self.heads, -1), 2, 0)
-        x = jax.nn.dot_product_attention(query, key, value, bias, implementation=self.kernel)
+        kernel = cast(Literal["xla", "cudnn"], self.kernel)
+        x = jax.nn.dot_product_attention(query, key, value, bias, implementation=kernel)
         return Dense(width, self.dtype, name="proj")(x.reshape(batch, count, width))
 
 

@@ -1,7 +1,7 @@
 """The contract of every backbone, and the types that it exchanges with methods and classifiers."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -41,7 +41,7 @@ class AttentionGroups(NamedTuple):
         columns = self.labels.shape[2]
         offsets = np.add.outer(np.arange(factor) * columns * factor, np.arange(factor)).ravel()
 
-        def finer(index):
+        def finer(index: Array) -> Array:
             row, column = index // columns, index % columns
             first = (row * columns * factor + column) * factor
             return (first[..., None] + offsets).reshape(len(index), -1)
@@ -70,14 +70,13 @@ class Backbone(nn.Module):
     # Capabilities.
     family: ClassVar[str]  # shared by all sizes: "vit"
     supports_groups: ClassVar[bool] = False  # `encode` takes AttentionGroups
-    supports_token_dropping = False  # `encode_visible` works; a class attribute or a property
-    supports_cudnn = True  # trains with the attention kernel "cudnn", or has no such attention at all
     has_cls_token: ClassVar[bool] = False  # the first prefix token summarises the image
     window_field: ClassVar[str | None] = None  # field with the side of attention windows
 
     # Values of backbones without a field of that name.
     positions = "none"  # added to the tokens: "none", "fixed" (sine-cosine) or "learned"
-    position_grid = None  # (rows, columns) of the sine-cosine table that is resampled; None: the image's
+    # (rows, columns) of the sine-cosine table that is resampled; None: the image's
+    position_grid = cast("tuple[int, int] | None", None)
     norm_groups = 1  # groups of a batch with batch-norm statistics of their own
 
     # Published training and fine-tuning.
@@ -87,6 +86,16 @@ class Backbone(nn.Module):
     official_tail_groups: ClassVar[int] = 1  # layer-decay groups from the last block to the head
     official_decoder_epsilon: ClassVar[float] = 1e-5  # of the norms of the published decoder
     finetunes_learned_positions: ClassVar[bool] = False  # fixed positions become learned in fine-tuning
+
+    @property
+    def supports_token_dropping(self) -> bool:
+        """Whether `encode_visible` works."""
+        return False
+
+    @property
+    def supports_cudnn(self) -> bool:
+        """Whether it trains with the attention kernel "cudnn", or has no such attention at all."""
+        return True
 
     @property
     def stride(self) -> int:

@@ -139,7 +139,7 @@ class CMTBlock(nn.Module):
         scales: BranchScale = (None, None),
     ) -> Float[Array, "B h w D"]:
         """Apply the block; for the bias see `LightweightAttention`, for scales see `residual`."""
-        common = dict(norm_groups=self.norm_groups, dtype=self.dtype)
+        common: dict[str, Any] = dict(norm_groups=self.norm_groups, dtype=self.dtype)
         x = x + DepthwiseConv(dtype=self.dtype, name="local")(x)
         y = layer_norm(self.epsilon, self.dtype, name="norm1")(x)
         y = LightweightAttention(self.heads, self.reduction, **common, name="attn")(y, bias)

@@ -75,8 +75,8 @@ class WidePool(nn.Module):
 
     @nn.compact
     def __call__(self, encoded: EncoderOutput) -> Float[Array, "B {self.width}"]:
-        init = dict(kernel_init=nn.initializers.he_normal(), bias_init=nn.initializers.zeros)
-        x = PatchEmbed(1, self.width, self.dtype, **init, name="fc")(encoded.tokens)
+        kernel_init, bias_init = nn.initializers.he_normal(), nn.initializers.zeros
+        x = PatchEmbed(1, self.width, self.dtype, kernel_init, bias_init, name="fc")(encoded.tokens)
         x = nn.swish(BatchNorm(self.norm_groups, dtype=self.dtype, name="norm")(x)).mean((1, 2))
         return nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(x)
 

@@ -74,14 +74,18 @@ class FixedPositions(NoPositions):
     """Fixed sine-cosine positions; none for prefix tokens."""
 
     def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
-        return x + resampled_positions(*x.shape[1:], self.grid).astype(x.dtype)
+        _, rows, columns, width = x.shape
+        return x + resampled_positions(rows, columns, width, self.grid).astype(x.dtype)
 
 
 class LearnedPositions(NoPositions):
     """Learned positions for grids of one size, initialised as sine-cosine; for prefix tokens, as zero."""
 
     def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
-        init = lambda key, shape: jnp.asarray(resampled_positions(*shape, self.grid))  # noqa: E731
+        _, rows, columns, width = x.shape
+        init = lambda key, shape: jnp.asarray(  # noqa: E731
+            resampled_positions(rows, columns, width, self.grid)
+        )
         return x + self._table("pos_embed", init, x.shape[1:]).astype(x.dtype)
 
     def add_to_prefix(self, x: Float[Array, "1 K D"]) -> Float[Array, "1 K D"]:

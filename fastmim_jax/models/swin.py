@@ -77,7 +77,7 @@ def shift_mask(
         return region
 
     rows, columns = (regions(*axis) for axis in zip(grid, window, shift, strict=True))
-    labels = window_partition((3 * rows[:, None] + columns)[None], window)[0]
+    labels = np.asarray(window_partition((3 * rows[:, None] + columns)[None], window)[0])
     return labels[:, :, None] == labels[:, None, :]
 
 
@@ -140,16 +140,16 @@ def group_attention(
       bias: added to the scores.
       indices: of AttentionGroups; every cell is in one group.
     """
-    indices = [index for index in indices if index.shape[1]]
-    per_row = qkv.reshape(len(indices[0]), -1, *qkv.shape[1:])  # (G, B / G, N, ...)
+    filled = [index for index in indices if index.shape[1]]
+    per_row = qkv.reshape(len(filled[0]), -1, *qkv.shape[1:])  # (G, B / G, N, ...)
 
     def attention(qkv, index):
         query, key, value = jnp.moveaxis(qkv[:, index], 2, 0)
         group_bias = bias[:, index[:, None], index[None, :]]
         return jax.nn.dot_product_attention(query, key, value, group_bias[None])
 
-    outputs = [jax.vmap(attention)(per_row, index) for index in indices]
-    ids_restore = jnp.argsort(jnp.concatenate(indices, axis=1), axis=1)
+    outputs = [jax.vmap(attention)(per_row, index) for index in filled]
+    ids_restore = jnp.argsort(jnp.concatenate(filled, axis=1), axis=1)
     x = jax.vmap(lambda x, ids: x[:, ids])(jnp.concatenate(outputs, axis=2), ids_restore)
     return x.reshape(*qkv.shape[:2], *qkv.shape[3:])
 
@@ -175,13 +175,13 @@ class SwinBlock(nn.Module):
         scales: BranchScale = (None, None),
     ) -> Float[Array, "B h w D"]:
         """Apply the block; groups are those of this grid, for scales see `residual`."""
-        grid = x.shape[1:3]
+        grid = (x.shape[1], x.shape[2])
         y = layer_norm(self.epsilon, self.dtype, name="norm1")(x)
         y = window_partition(roll(y, self.shift, -1), self.window)
         attention = WindowAttention(self.heads, self.window, self.dtype, name="attn")
-        has_indices = groups is not None and groups.indices
-        if has_indices and self.window == grid and grid[0] * grid[1] >= MIN_GROUP_ATTENTION_CELLS:
-            y = attention(y, indices=groups.indices)
+        indices = () if groups is None else groups.indices
+        if indices and self.window == grid and grid[0] * grid[1] >= MIN_GROUP_ATTENTION_CELLS:
+            y = attention(y, indices=indices)
         else:
             y = attention(y, self._mask(grid, groups))
         x = residual(x, roll(window_reverse(y, self.window, grid), self.shift, 1), scales[0])

@@ -51,7 +51,7 @@ def create_model(name: str, **overrides: Any) -> Backbone:
     return constructor(**{**sizes, **given})
 
 
-def _field_value(name, key, value, default):
+def _field_value(name: str, key: str, value: Any, default: Any) -> Any:
     """Return the value of a field: a list becomes a tuple, which must be as long as the default."""
     value = tuple(value) if isinstance(value, list) else value
     if default is None:

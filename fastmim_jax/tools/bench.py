@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def bench(config: ConfigDict, workdir: str | Path | None = None) -> list[Figures
     return figures
 
 
-def _open_stages(config: ConfigDict) -> tuple[Source, list[TrainStage]]:
+def _open_stages(config: ConfigDict) -> tuple[Source, Sequence[TrainStage]]:
     """Return the training data and the stages of a config.
 
     Only the config of `config.init` is loaded: the values of the parameters do not change the cost.
@@ -106,7 +106,7 @@ def _step_figures(stage: TrainStage, batch: dict[str, jax.Array]) -> Figures:
     return figures
 
 
-def _forward_function(stage: TrainStage, image_shape: tuple[int, int, int]) -> tuple:
+def _forward_function(stage: TrainStage, image_shape: tuple[int, ...]) -> tuple:
     """Return the function that training differentiates, and its abstract arguments for one image."""
     variables = {"params": stage.abstract.params, **stage.abstract.collections}
     images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
@@ -129,12 +129,11 @@ def _target_figures(stage: TrainStage, batch: dict[str, jax.Array], step_seconds
     images = jax.device_put(np.asarray(images))
     compiled = jax.jit(lambda x: target(x, stride)).lower(images).compile()
     seconds = _median_seconds(lambda: compiled(images))
-    temporaries = compiled.memory_analysis().temp_size_in_bytes
-    return {
-        f"{name}_seconds": seconds,
-        f"{name}_share_of_step": seconds / step_seconds,
-        f"{name}_temporaries_in_image_copies": temporaries / images.nbytes,
-    }
+    memory = compiled.memory_analysis()  # None on platforms without it
+    figures = {f"{name}_seconds": seconds, f"{name}_share_of_step": seconds / step_seconds}
+    if memory is not None:
+        figures[f"{name}_temporaries_in_image_copies"] = memory.temp_size_in_bytes / images.nbytes
+    return figures
 
 
 def _reading_seconds(batches: Iterator, least: float = 4.0) -> float:

@@ -14,6 +14,7 @@ from fastmim_jax.mim.method import Method
 from fastmim_jax.mim.mixmim import MixMIM, partner
 from fastmim_jax.mim.output import Output
 from fastmim_jax.mim.targets.depiction import Histograms, Images, Maps
+from fastmim_jax.models.typing import Array
 from fastmim_jax.tools.draw.curve import draw_curve
 from fastmim_jax.tools.draw.glyphs import (
     ABSENT,
@@ -47,9 +48,9 @@ class FilledImages(NamedTuple):
     a prediction. roles: (B, h, w) roles of the patches, see `glyphs`.
     """
 
-    images: np.ndarray
+    images: Array
     notes: tuple[str, ...]
-    roles: np.ndarray
+    roles: Array
 
 
 def picture_hook(stage: PretrainStage, workdir: str | Path) -> Hook:
@@ -75,7 +76,8 @@ def draw_loss_curve(workdir: str | Path) -> Path | None:
     held_out = [line for line in lines if "eval_loss" in line]
     if not trained:
         return None
-    baselines, stages = summarize(workdir).baselines, {}
+    baselines = summarize(workdir).baselines
+    stages: dict[str, int] = {}
     for line in trained:
         if "stage" in line:
             stages.setdefault(f"stage {line['stage']}", line["step"])
@@ -148,14 +150,17 @@ def draw(stage: MethodStage, output: Output, images: jax.Array, step: int, count
     label = method.target.label
     depiction = method.target.depict(output.prediction, output.target, images, method.output_stride)
     if isinstance(depiction, Histograms):
-        pixels = [denormalize(x[:count]) for x in (images, output.encoder_input)]
+        original, masked = (denormalize(x[:count]) for x in (images, output.encoder_input))
         output, depiction = jax.tree.map(
             lambda x: np.asarray(x)[:count] if np.ndim(x) else x, (output, depiction)
         )
-        return _draw_histograms(label, depiction, output, *pixels, path, caption)
+        return _draw_histograms(label, depiction, output, original, masked, path, caption)
     if isinstance(depiction, Images):
-        make_columns = _mixture_columns if isinstance(method, MixMIM) else _masked_columns
-        image_columns, map_columns = make_columns(method, output, images), []
+        map_columns: list[Column] = []
+        if isinstance(method, MixMIM):
+            image_columns = _mixture_columns(method, output, images)
+        else:
+            image_columns = _masked_columns(method, output, images)
     else:
         image_columns, map_columns = _input_columns(output, images), _map_columns(label, depiction, output)
     columns = [x._replace(images=denormalize(x.images)) for x in image_columns] + map_columns
@@ -165,12 +170,12 @@ def draw(stage: MethodStage, output: Output, images: jax.Array, step: int, count
     return draw_pixel_reconstruction(columns, path, caption=caption)
 
 
-def _input_columns(output: Output, images: np.ndarray) -> list[Column]:
+def _input_columns(output: Output, images: Array) -> list[Column]:
     """Return columns of normalised images: original and encoder input."""
     return [Column("original", (), images), Column("encoder input", (), output.encoder_input)]
 
 
-def _masked_columns(method: Method, output: Output, images: np.ndarray) -> list[Column]:
+def _masked_columns(method: Method, output: Output, images: Array) -> list[Column]:
     """Return columns of normalised images: original, encoder input, masked patches filled in."""
     filled = _fill_in(method, output, output.mask, images)
     notes = "masked patches are predicted", "visible ones are true", *filled.notes
@@ -181,7 +186,7 @@ def _masked_columns(method: Method, output: Output, images: np.ndarray) -> list[
     ]
 
 
-def _mixture_columns(method: MixMIM, output: Output, images: np.ndarray) -> list[Column]:
+def _mixture_columns(method: MixMIM, output: Output, images: Array) -> list[Column]:
     """Return columns of normalised images: a pair, its mixture, and both reconstructed from the mixture."""
     partners = partial(partner, groups=method.noise_shape(images.shape)[0])
     own = _fill_in(method, output, output.mask, images)
@@ -228,11 +233,12 @@ def _draw_histograms(label, histograms, output, images, encoder_input, path, cap
     return draw_hog_reconstruction(images, encoder_input, prediction, truth, roles, path, **text, **strokes)
 
 
-def _fill_in(method: Method, output: Output, mask: np.ndarray, images: np.ndarray) -> FilledImages:
+def _fill_in(method: Method, output: Output, mask: Array, images: Array) -> FilledImages:
     """Replace the masked patches of normalised images by their predictions; mask: (B, h, w) bool."""
-    predicted, true, note = method.target.depict(
-        output.prediction, output.target, images, method.output_stride
-    )
+    depiction = method.target.depict(output.prediction, output.target, images, method.output_stride)
+    if not isinstance(depiction, Images):
+        raise TypeError(f"{method.target.label} is depicted as {type(depiction).__name__}, expected Images")
+    predicted, true, note = depiction
     roles = _patch_roles(output, mask)
     filled = np.where(_upsample_mask(mask, images), predicted, true)
     return FilledImages(filled, ((note,) if note else ()) + thrown_legend(only_absent(roles)), roles)

@@ -1,5 +1,6 @@
 """Checkpoints: state, position in the data and config as one unit, written asynchronously."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class Checkpoints:
     def restore(self, step: int, abstract: TrainState) -> TrainState:
         """Return the state of a step, sharded like the abstract state."""
         found = self._restore(step, _items(abstract))
-        return abstract.replace(**_fields(found.params), **found.rest)
+        return dataclasses.replace(abstract, **_fields(found.params), **found.rest)
 
     def position(self, step: int) -> dict:
         """Return the JSON dict saved with a step."""
@@ -73,7 +74,7 @@ class Checkpoints:
     def restore_params(self, step: int, abstract: TrainState) -> TrainState:
         """Return the abstract state with parameters and collections restored, but no optimizer state."""
         found = self._restore(step, {"params": _items(abstract)["params"]})
-        return abstract.replace(**_fields(found.params))
+        return dataclasses.replace(abstract, **_fields(found.params))
 
     def read_params(self, step: int, sharding: jax.sharding.Sharding) -> dict[str, Any]:
         """Return {"params", "collections", maybe "average"} of a step, of any model, in one sharding."""

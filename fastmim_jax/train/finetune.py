@@ -2,17 +2,19 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import jax
+import optax
 
 from fastmim_jax.build import create_classifier, create_reader
 from fastmim_jax.data.labels import open_labelled
 from fastmim_jax.data.loader import Loader
 from fastmim_jax.io import write_json
+from fastmim_jax.models.base import Backbone
 from fastmim_jax.plan import make_stage_plan
 from fastmim_jax.train import sharding, state, steps
 from fastmim_jax.train.augmentation import device_augmentation, host_augmentation
@@ -23,6 +25,7 @@ from fastmim_jax.train.optimizer import layer_lr_scales, make_optimizer, no_deca
 from fastmim_jax.train.report import describe_finetuning, describe_start, log_notes
 from fastmim_jax.train.runs import LoadedRun, load_run
 from fastmim_jax.train.stage import TrainStage, abstract_state, compile_step, optimizer_options, schedule
+from fastmim_jax.train.state import TrainState
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
 from fastmim_jax.validate import check_classes, check_finetuning
 
@@ -56,7 +59,7 @@ class Evaluation(Protocol):
 def make_finetune_stage(
     config: Any,
     records: int,
-    classes: tuple[str, ...],
+    classes: Sequence[str],
     devices: list | None = None,
     loaded: LoadedRun | None = None,
 ) -> FinetuneStage:
@@ -92,7 +95,7 @@ def make_finetune_stage(
         ema_decay=config.optimizer.ema_decay,
     )
 
-    def create():
+    def create() -> TrainState:
         initial = state.create_state(init, abstract, config.seed)
         if loaded is None:
             return initial
@@ -173,7 +176,7 @@ def resolve_start(config: Any, workdir: str | Path) -> tuple[Any, LoadedRun | No
     return inherit_backbone(config, loaded.config if loaded else None), loaded
 
 
-def _complete(config, saved):
+def _complete(config: Any, saved: Mapping[str, Any]) -> Any:
     """Return the config with the unset keys of its backbone from a saved one."""
     for key, value in saved["model"]["backbone"].items():
         if config.model.backbone[key] in (None, ""):
@@ -181,7 +184,7 @@ def _complete(config, saved):
     return config
 
 
-def _optimizer(options, encoder, params):
+def _optimizer(options: Any, encoder: Backbone, params: Any) -> optax.GradientTransformation:
     return make_optimizer(
         params,
         no_decay=no_decay_names(params, encoder, options.official),

@@ -16,8 +16,10 @@ def fixed_batches(
     """Return (batch size, [host batch]) of about `records` records in a fixed order, with fixed crops."""
     devices = stage.device_count
     size = min(stage.eval_batch_size, max(records, devices)) // devices * devices
-    options = dict(batch_size=size, seed=HELD_OUT_SEED, rows=stage.rows(size), shuffle=shuffle)
-    with stage.reader.random_crops(source, **options) as loader:
+    crops = stage.reader.random_crops(
+        source, batch_size=size, seed=HELD_OUT_SEED, rows=stage.rows(size), shuffle=shuffle
+    )
+    with crops as loader:
         batches = iter(loader)
         return size, [next(batches) for _ in range(max(1, records // size))]
 

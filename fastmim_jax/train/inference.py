@@ -14,6 +14,8 @@ from fastmim_jax.build import create_classifier, create_method, create_reader
 from fastmim_jax.data.eval_batches import EvalBatches
 from fastmim_jax.data.image_reader import ImageReader
 from fastmim_jax.errors import UserError
+from fastmim_jax.mim.method import Method
+from fastmim_jax.models.heads import Classifier
 from fastmim_jax.stages import at_stage
 from fastmim_jax.train import sharding, steps
 from fastmim_jax.train.runs import LoadedRun, load_run
@@ -121,6 +123,7 @@ class MethodStage(InferenceStage):
       constant: (variables, batch, index, guess) -> see `steps.constant_step`.
     """
 
+    model: Method
     forward: Callable
     loss: Callable
     constant: Callable
@@ -135,6 +138,7 @@ class ClassifierStage(InferenceStage):
       classify: (variables, batch of ROWS) -> see `steps.classify_step`.
     """
 
+    model: Classifier
     classes: tuple[str, ...]
     classify: Callable
 
@@ -220,7 +224,7 @@ def method_programs(
     shared = dict(method=method, prepare=reader.normalize, key=key)
     batch, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
 
-    def program(function, *more):
+    def program(function: Callable, *more: jax.sharding.Sharding) -> Callable:
         return compile_eval(partial(function, **shared), variables, mesh, batch, replicated, *more)
 
     return dict(
@@ -248,19 +252,23 @@ def compile_eval(
       shardings: of the other arguments.
     """
     of_variables = jax.tree.map(lambda leaf: leaf.sharding, variables)
-    options = dict(in_shardings=(of_variables, *shardings), out_shardings=sharding.replicated(mesh))
-    return on_mesh(jax.jit(function, **options), mesh)
+    jitted = jax.jit(
+        function, in_shardings=(of_variables, *shardings), out_shardings=sharding.replicated(mesh)
+    )
+    return OnMesh(jitted, mesh)
 
 
-def on_mesh(function: Callable, mesh: jax.sharding.Mesh) -> Callable:
-    """Return a jitted function that is traced and called where the models can see the mesh."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class OnMesh:
+    """A jitted function that is traced and called where the models can see the mesh."""
 
-    def call(*args):
-        with jax.set_mesh(mesh):
-            return function(*args)
+    jitted: Callable
+    mesh: jax.sharding.Mesh
 
-    call.jitted = function
-    return call
+    def __call__(self, *args: Any) -> Any:
+        """Call the jitted function."""
+        with jax.set_mesh(self.mesh):
+            return self.jitted(*args)
 
 
 def run_key(seed: int) -> jax.Array:
@@ -273,5 +281,5 @@ def round_up(batch_size: int, devices: int) -> int:
     return -(-batch_size // devices) * devices
 
 
-def _narrow(array):
+def _narrow(array: np.ndarray) -> np.ndarray:
     return array.astype(np.int32) if array.dtype == np.int64 else array

@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 
@@ -18,6 +18,8 @@ from fastmim_jax.train.metrics import Metrics, NullMetrics
 from fastmim_jax.train.resize_state import resize_state
 from fastmim_jax.train.stage import TrainStage
 from fastmim_jax.train.state import TrainState
+
+AnyStage = TypeVar("AnyStage", bound=TrainStage)
 
 
 class Hook(NamedTuple):
@@ -45,11 +47,11 @@ class StopSignal:
 
 
 def train(
-    stages: Sequence[TrainStage],
+    stages: Sequence[AnyStage],
     config: Any,
     source: Any,
     workdir: Path,
-    make_hooks: Callable[[TrainStage, TrainState, Callable], list[Hook]],
+    make_hooks: Callable[[AnyStage, TrainState, Callable], list[Hook]],
     log: Callable[[str], None],
 ) -> int:
     """Train all stages of a run, from the newest checkpoint of the work directory on.

@@ -94,7 +94,7 @@ def make_pretrain_stage(
         accumulation=plan.accumulation,
     )
 
-    def create():
+    def create() -> TrainState:
         initial = state.create_state(init, abstract, config.seed)
         return initial if loaded is None else warm_start(loaded.variables, initial, optimizer_of, abstract)
 
@@ -144,7 +144,7 @@ def pretrain(
     held_out = open_held_out_data(config, log)
     log_notes([*start, *describe_pretraining(stages, source, held_out)], log)
 
-    def make_hooks(stage, state, log):
+    def make_hooks(stage: PretrainStage, state: TrainState, log: Callable[[str], None]) -> list[Hook]:
         own = _held_out_hooks(stage, state, source, held_out, workdir, log)
         return own + [make_hook(stage, workdir) for make_hook in hooks]
 

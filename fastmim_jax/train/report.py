@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
@@ -15,6 +15,10 @@ from fastmim_jax.train.runs import LoadedRun
 from fastmim_jax.train.stage import TrainStage
 from fastmim_jax.train.state import count_parameters
 from fastmim_jax.train.transfer import TransferReport
+
+if TYPE_CHECKING:
+    from fastmim_jax.train.finetune import FinetuneStage
+    from fastmim_jax.train.pretrain import PretrainStage
 
 
 class Note(NamedTuple):
@@ -30,7 +34,7 @@ def log_notes(notes: Iterable[tuple[str, str]], log: Callable[[str], None]) -> N
         log(f"{label:>14}  {text}")
 
 
-def describe_pretraining(stages: Sequence[TrainStage], source: Any, held_out: Any) -> list[Note]:
+def describe_pretraining(stages: Sequence["PretrainStage"], source: Any, held_out: Any) -> list[Note]:
     """Return the description of a pre-training run."""
     first = stages[0]
     config, ignored = first.config, getattr(source, "ignored", 0)
@@ -54,7 +58,7 @@ def describe_pretraining(stages: Sequence[TrainStage], source: Any, held_out: An
 
 
 def describe_finetuning(
-    stage: TrainStage, source: Any, held_out: Any, start: Sequence[Note] = ()
+    stage: "FinetuneStage", source: Any, held_out: Any, start: Sequence[Note] = ()
 ) -> list[Note]:
     """Return the description of a fine-tuning run; start: see `describe_start`."""
     config, augment = stage.config, stage.config.augment
@@ -82,7 +86,10 @@ def describe_finetuning(
 
 def describe_start(loaded: LoadedRun, report: TransferReport) -> list[Note]:
     """Return which parameters of a loaded run a new run starts from."""
-    return [Note("start", f"{loaded.path}, step {loaded.step:,}"), *report.describe()]
+    return [
+        Note("start", f"{loaded.path}, step {loaded.step:,}"),
+        *(Note(*line) for line in report.describe()),
+    ]
 
 
 def describe_plan(plan: StagePlan) -> list[Note]:

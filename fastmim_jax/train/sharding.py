@@ -56,7 +56,11 @@ def owned_rows(sharding: NamedSharding, batch_size: int, process: int | None = N
     """
     process = jax.process_index() if process is None else process
     indices = sharding.devices_indices_map((batch_size,))
-    mine = [rows for device, (rows,) in indices.items() if device.process_index == process]
+    mine = [
+        rows
+        for device, (rows,) in indices.items()
+        if device.process_index == process  # type: ignore[attr-defined]  # jaxlib.Device has no stub
+    ]
     return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows in mine]))
 
 

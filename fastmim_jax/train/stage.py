@@ -11,7 +11,7 @@ from fastmim_jax.data.sources import open_source
 from fastmim_jax.errors import UserError
 from fastmim_jax.plan import StagePlan
 from fastmim_jax.train import sharding, state
-from fastmim_jax.train.inference import InferenceStage, on_mesh
+from fastmim_jax.train.inference import InferenceStage, OnMesh
 from fastmim_jax.train.optimizer import make_schedule
 from fastmim_jax.train.state import TrainState
 
@@ -44,8 +44,13 @@ def compile_step(update: Callable, abstract: TrainState, mesh: jax.sharding.Mesh
     """Jit (state, batch) -> (state, metrics) for a mesh; the state is donated."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     batch, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-    options = dict(in_shardings=(shardings, batch), out_shardings=(shardings, replicated))
-    return on_mesh(jax.jit(update, donate_argnums=0, **options), mesh)
+    jitted = jax.jit(
+        update,
+        donate_argnums=0,
+        in_shardings=(shardings, batch),
+        out_shardings=(shardings, replicated),
+    )
+    return OnMesh(jitted, mesh)
 
 
 def abstract_state(init: Callable, mesh: jax.sharding.Mesh) -> TrainState:

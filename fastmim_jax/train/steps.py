@@ -1,5 +1,6 @@
 """One update and one evaluation, as pure functions of their arguments."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -118,9 +119,12 @@ def update(
     ema = jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, state.ema, ema)
 
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    updated = state.replace(params=params, collections=collections, opt_state=opt_state, ema=ema)
+    updated = dataclasses.replace(
+        state, params=params, collections=collections, opt_state=opt_state, ema=ema
+    )
     state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
-    state = state.replace(
+    state = dataclasses.replace(
+        state,
         step=state.step + 1,
         skipped=state.skipped + ~finite,
         skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),

@@ -68,11 +68,11 @@ def transfer(
     >>> report.loaded, report.fresh, report.unused
     (['params/encoder/kernel'], ['params/head/bias'], ['params/mask_token'])
     """
-    source, target = flatten_dict(source, sep="/"), flatten_dict(target, sep="/")
+    arrays, initials = flatten_dict(source, sep="/"), flatten_dict(target, sep="/")
     report, merged, used = TransferReport([], [], [], []), {}, set()
-    for path, initial in target.items():
-        name = path if path in source else SHARED.sub(r"\1/\2", path)
-        value = source.get(name)
+    for path, initial in initials.items():
+        name = path if path in arrays else SHARED.sub(r"\1/\2", path)
+        value = arrays.get(name)
         # Heads and decoders for other classes or another target start fresh.
         if value is None or (value.shape != initial.shape and not _in_backbone(path)):
             report.fresh.append(path)
@@ -87,16 +87,16 @@ def transfer(
             merged[path] = _resample(path, value, initial.shape, schemes)
         else:
             raise _shape_error(path, value.shape, initial.shape)
-    report.unused.extend(path for path in source if path not in used)
-    _check_share(report, source, target)
+    report.unused.extend(path for path in arrays if path not in used)
+    _check_share(report, arrays, initials)
     return unflatten_dict(merged, sep="/"), report
 
 
-def _in_backbone(path):
+def _in_backbone(path: str) -> bool:
     return path.split("/")[1] == "encoder"
 
 
-def _check_share(report, source, target):
+def _check_share(report: TransferReport, source: Iterable[str], target: Iterable[str]) -> None:
     fitting, backbone = (
         [path for path in paths if path.startswith("params/") and _in_backbone(path)]
         for paths in ([*report.loaded, *report.resampled], target)
@@ -110,14 +110,14 @@ def _check_share(report, source, target):
     )
 
 
-def _resample(path, value, shape, schemes):
+def _resample(path: str, value: Any, shape: tuple[int, ...], schemes: Mapping[str, Any] | None) -> Any:
     try:
         return resample(path, value, shape, schemes)
     except ValueError as error:
         raise _shape_error(path, value.shape, shape) from error
 
 
-def _shape_error(path, source, target):
+def _shape_error(path: str, source: tuple[int, ...], target: tuple[int, ...]) -> UserError:
     return UserError(
         f"'{path}' is {source} in the source and {target} in the model: give a checkpoint of the same "
         "backbone, or the backbone that the checkpoint has"
@@ -126,7 +126,8 @@ def _shape_error(path, source, target):
 
 def modules(paths: Iterable[str]) -> list[str]:
     """Return the names of the modules of these paths; blocks as a range, such as "encoder/blocks 8-11"."""
-    blocks, others = {}, {}
+    blocks: dict[str, set[int]] = {}
+    others: dict[str, None] = {}
     for path in paths:
         parts = path.split("/")[1:]  # without the collection
         index = next((i for i, part in enumerate(parts) if part.isdigit()), None)
@@ -139,9 +140,9 @@ def modules(paths: Iterable[str]) -> list[str]:
     return [*ranges, *others]
 
 
-def _ranges(numbers):
+def _ranges(numbers: list[int]) -> str:
     """Return "8-10, 12" of [8, 9, 10, 12]."""
-    ranges = []
+    ranges: list[list[int]] = []
     for number in numbers:
         if ranges and number == ranges[-1][1] + 1:
             ranges[-1][1] = number

@@ -4,6 +4,7 @@
 """
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -39,7 +40,7 @@ def check_backbone(stage: Stage, section: str) -> Backbone:
     return encoder
 
 
-def _check_name(name, section):
+def _check_name(name: str, section: str) -> None:
     if name not in ZOO:
         close = difflib.get_close_matches(name, ZOO, n=3, cutoff=0.5) or sorted(ZOO)
         raise UserError(
@@ -48,7 +49,7 @@ def _check_name(name, section):
         )
 
 
-def _check_sizes(stage, section):
+def _check_sizes(stage: Stage, section: str) -> None:
     """Every key that is set belongs to the backbone and has as many numbers as it has stages."""
     backbone = stage.config[section].backbone
     for key, value in backbone.items():
@@ -66,7 +67,7 @@ def _check_sizes(stage, section):
         )
 
 
-def _check_heads(encoder, section):
+def _check_heads(encoder: Backbone, section: str) -> None:
     heads, channels = encoder.stage_heads, encoder.stage_widths
     if not heads:
         return
@@ -82,7 +83,7 @@ def _check_heads(encoder, section):
         )
 
 
-def _check_positions(encoder, section):
+def _check_positions(encoder: Backbone, section: str) -> None:
     if encoder.positions != "none":
         check_sincos_width(encoder.stage_widths[0], f"{section}.backbone.width")
 
@@ -96,7 +97,7 @@ def check_sincos_width(width: int, key: str) -> None:
         )
 
 
-def _check_norm_groups(stage, section, encoder):
+def _check_norm_groups(stage: Stage, section: str, encoder: Backbone) -> None:
     groups, schedule = encoder.norm_groups, stage.config.schedule
     images = schedule.batch_size // schedule.accumulation
     if images % groups:
@@ -119,7 +120,8 @@ def check_image_size(stage: Stage, encoder: Backbone) -> None:
 
 def fitting_size(size: tuple[int, int], step: int) -> tuple[int, int]:
     """Return the multiples of `step` nearest to an image's sides."""
-    return tuple(max(step, round(side / step) * step) for side in size)
+    height, width = (max(step, round(side / step) * step) for side in size)
+    return height, width
 
 
 def check_windows(stage: Stage, section: str, encoder: Backbone) -> None:
@@ -141,7 +143,7 @@ def check_windows(stage: Stage, section: str, encoder: Backbone) -> None:
             )
 
 
-def _chosen(stage, choose, grid):
+def _chosen(stage: Stage, choose: Callable[[int], int], grid: tuple[int, ...]) -> tuple[int, ...]:
     try:
         return tuple(map(choose, grid))
     except (UserError, ValueError) as error:

@@ -5,6 +5,7 @@ import math
 from ml_collections import ConfigDict
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.models.base import Backbone
 from fastmim_jax.validate.backbone import check_backbone, check_image_size, check_kernel, check_windows
 from fastmim_jax.validate.names import count, stage_of
 from fastmim_jax.validate.training import check_batch
@@ -34,7 +35,7 @@ def check_finetuning(config: ConfigDict, *, platform: str, devices: int) -> None
     _check_resize(config.data)
 
 
-def _check_pooling(model, encoder):
+def _check_pooling(model: ConfigDict, encoder: Backbone) -> None:
     if (model.pooling or encoder.pooling) == "cls" and not encoder.has_cls_token:
         raise UserError(
             f"config.model.pooling is 'cls', but '{model.backbone.name}' has no cls token: type "
@@ -42,7 +43,7 @@ def _check_pooling(model, encoder):
         )
 
 
-def _check_mix_groups(config):
+def _check_mix_groups(config: ConfigDict) -> None:
     groups, batch = config.augment.mix_groups, config.schedule.batch_size
     if batch % groups:
         raise UserError(
@@ -51,7 +52,7 @@ def _check_mix_groups(config):
         )
 
 
-def _check_resize(data):
+def _check_resize(data: ConfigDict) -> None:
     side = min(data.image_size)
     if data.eval_resize is not None and data.eval_resize < side:
         raise UserError(

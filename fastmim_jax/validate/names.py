@@ -1,6 +1,7 @@
 """Names of keys, and what to type for a value: the flags in the sentences of a refused config."""
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -18,7 +19,8 @@ def count(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
-class Stage(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stage:
     """One stage of a run.
 
     run_config: of the run. config: the same with the values of the stage. index: counted from 0.
@@ -40,7 +42,7 @@ class Stage(NamedTuple):
             return f"type {flag(key, value)}"
         return f"set entry {self.index + 1} of --config.stages.{override} to {value}"
 
-    def _override(self, key):
+    def _override(self, key: str) -> str | None:
         lengths = stage_lengths(self.run_config)
         return next((name for name, (own, _) in STAGE_KEYS.items() if own == key and name in lengths), None)
 

@@ -1,10 +1,13 @@
 """Checks of a pre-training config: the method, its masks, its decoder and its stages."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from fastmim_jax.build import create_method
 from fastmim_jax.errors import UserError
 from fastmim_jax.mim.method import Method
+from fastmim_jax.models.base import Backbone
 from fastmim_jax.models.decoder import HEAD_WIDTH
 from fastmim_jax.stages import stage_count, stage_lengths
 from fastmim_jax.validate.backbone import (
@@ -14,7 +17,7 @@ from fastmim_jax.validate.backbone import (
     check_windows,
     fitting_size,
 )
-from fastmim_jax.validate.names import count, flag, stage_of
+from fastmim_jax.validate.names import Stage, count, flag, stage_of
 from fastmim_jax.validate.training import check_batch, check_mixing_groups, check_start_epochs
 from fastmim_jax.validate.values import check_values
 
@@ -37,7 +40,7 @@ def check_pretraining(config: ConfigDict, *, platform: str, devices: int) -> Non
         _check_stage(stage_of(config, index), devices)
 
 
-def _check_stage_lengths(config):
+def _check_stage_lengths(config: ConfigDict) -> None:
     lengths = stage_lengths(config)
     if len(set(lengths.values())) > 1:
         seen = ", ".join(f"config.stages.{key} has {length}" for key, length in lengths.items())
@@ -48,7 +51,7 @@ def _check_stage_lengths(config):
     check_start_epochs(config.stages.start_epochs, config.schedule.epochs, stage_count(config))
 
 
-def _check_stage(stage, devices):
+def _check_stage(stage: Stage, devices: int) -> None:
     check_batch(stage, devices)
     encoder = check_backbone(stage, "method")
     _check_cells(stage, encoder)
@@ -62,7 +65,7 @@ def _check_stage(stage, devices):
         _check_throw_ratio(stage, method, blocks)
 
 
-def _check_cells(stage, encoder):
+def _check_cells(stage: Stage, encoder: Backbone) -> None:
     """The backbone and the block size that a method needs."""
     method = stage.config.method
     partial = bool(method.partial.throw_ratio)
@@ -101,7 +104,7 @@ def _check_cells(stage, encoder):
         )
 
 
-def _check_equal(stage, stride, verb):
+def _check_equal(stage: Stage, stride: int, verb: str) -> None:
     block = stage.config.method.block_size
     if block != stride:
         raise UserError(
@@ -110,7 +113,7 @@ def _check_equal(stage, stride, verb):
         )
 
 
-def _check_blocks(stage, encoder, unit):
+def _check_blocks(stage: Stage, encoder: Backbone, unit: int) -> None:
     """Blocks, tokens and units of the target (HOG cells) divide one another and the image."""
     block, stride, size = stage.config.method.block_size, encoder.stride, stage.config.data.image_size
     if (block % stride and stride % block) or min(block, stride) % unit:
@@ -128,7 +131,7 @@ def _check_blocks(stage, encoder, unit):
         )
 
 
-def _check_mask_ratio(stage, method: Method):
+def _check_mask_ratio(stage: Stage, method: Method) -> int:
     """Return the number of blocks of an image."""
     height, width = stage.config.data.image_size
     blocks = (height // method.block_size) * (width // method.block_size)
@@ -141,7 +144,7 @@ def _check_mask_ratio(stage, method: Method):
     return blocks
 
 
-def _check_decoder(method, encoder):
+def _check_decoder(method: ConfigDict, encoder: Backbone) -> None:
     decoder, width = method.decoder, method.decoder.width
     heads = decoder.heads or max(width // HEAD_WIDTH, 1)
     if decoder.depth and width % heads:
@@ -159,7 +162,7 @@ def _check_decoder(method, encoder):
             check_sincos_width(encoder.stage_widths[-1], "method.backbone.width")
 
 
-def _check_throw_ratio(stage, method, blocks):
+def _check_throw_ratio(stage: Stage, method: Any, blocks: int) -> None:
     """At least one masked token of every image is decoded."""
     partial, masked = stage.config.method.partial, method.num_masked(blocks)
     finer = max(method.block_size // method.encoder.stride, 1) ** 2  # tokens of a block

@@ -50,7 +50,7 @@ def check_mixing_groups(stage: Stage, groups: int) -> None:
         )
 
 
-def _nearest_multiple(number, factor):
+def _nearest_multiple(number: int, factor: int) -> int:
     return max(1, round(number / factor)) * factor
 
 

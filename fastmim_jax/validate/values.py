@@ -78,7 +78,7 @@ def choice(names: Iterable[str]) -> Rule:
 def several(item: Rule, expected: str, example: Any = None, lengths: tuple[int, ...] = ()) -> Rule:
     """Return the rule of a tuple of items, of one of `lengths` if any are given."""
 
-    def accepts(x):
+    def accepts(x: Any) -> bool:
         return (
             isinstance(x, (tuple, list))
             and (not lengths or len(x) in lengths)
@@ -101,16 +101,16 @@ def optional(rule: Rule) -> Rule:
     return rule._replace(accepts=lambda x: x is None or rule.accepts(x))
 
 
-def _is_integer(x):
+def _is_integer(x: Any) -> bool:
     return isinstance(x, int) and not isinstance(x, bool)
 
 
-def _is_number(x):
+def _is_number(x: Any) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 
 class _Missing:
-    def __repr__(self):
+    def __repr__(self) -> str:
         return "missing"
 
 
@@ -246,11 +246,11 @@ AUGMENT = {
 POSITION_GRID = several(integer(1), "(rows, columns) of cells", (14, 14), lengths=(2,))
 
 
-def _rules(**sections):
+def _rules(**sections: dict[str, Rule]) -> dict[str, Rule]:
     return {f"{section}.{key}": rule for section, rules in sections.items() for key, rule in rules.items()}
 
 
-def _compute_section(section):
+def _compute_section(section: str) -> dict[str, Rule]:
     return {
         **{f"{section}.backbone.{key}": rule for key, rule in BACKBONE.items()},
         **{f"{section}.{key}": rule for key, rule in COMPUTE.items()},
@@ -304,7 +304,7 @@ def check_values(config: ConfigDict) -> None:
     check_data(config.data)
 
 
-def _value(config, key):
+def _value(config: Any, key: str) -> Any:
     """Return the value of a key, or MISSING."""
     for part in key.split("."):
         if not isinstance(config, ConfigDict) or part not in config:
@@ -313,7 +313,7 @@ def _value(config, key):
     return config
 
 
-def _sentence(key, value, rule, default):
+def _sentence(key: str, value: Any, rule: Rule, default: Any) -> str:
     value = "{...}" if isinstance(value, ConfigDict) else value
     example = flag(key, rule.example if rule.example is not None else default)
     if rule.expected.startswith("choose from"):

@@ -1,5 +1,6 @@
 """`fastmim probe`: the features, the choice of a layer, the table and its file."""
 
+import dataclasses
 import json
 import re
 
@@ -105,7 +106,10 @@ def test_ridge_lines_are_those_of_scikit_learn(material):
     train, test = (material.features(images.source) for images in material.parts[0])
     # Colours are easy: labels that a line cannot fit make the accuracies tell penalties apart.
     random = np.random.default_rng(0)
-    noisy = [x._replace(label=(x.label + (random.random(len(x.label)) < 0.4)) % 3) for x in (train, test)]
+    noisy = [
+        dataclasses.replace(x, label=(x.label + (random.random(len(x.label)) < 0.4)) % 3)
+        for x in (train, test)
+    ]
     of = dict(zip(map(id, (images.source for images in material.parts[0])), noisy, strict=True))
     lines = ridge_lines(material._replace(features=lambda source: of[id(source)]))
     for line in lines:
@@ -130,7 +134,7 @@ def test_the_best_layer_is_chosen_on_training_images(monkeypatch, material, work
             random.random((len(right), 1)) < 0.5, right, right[random.permutation(len(right))]
         )
         layers = (right, blurred) if good == 1 else (random.normal(size=right.shape), right)
-        return Features({f"block {n} mean": x for n, x in enumerate(layers, 1)}, *found[1:])
+        return dataclasses.replace(found, of={f"block {n} mean": x for n, x in enumerate(layers, 1)})
 
     of = {id(part[0].source): made(part[0].source, 1), id(part[1].source): made(part[1].source, 2)}
     fake = material._replace(features=lambda source: of[id(source)])

@@ -6,6 +6,7 @@ Each kind is a module with three functions of a path: `matches(path) -> bool`, `
 
 import os
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -113,7 +114,7 @@ def labelled(source: Source) -> Source:
     return source
 
 
-def _resolve(path):
+def _resolve(path: str | os.PathLike) -> tuple[str, ModuleType]:
     """-> the path with '~' expanded, and the module of `_KINDS` that opens it."""
     path = os.path.expanduser(os.fspath(path))
     for kind in _KINDS:

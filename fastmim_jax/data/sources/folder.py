@@ -65,28 +65,28 @@ class FolderSource:
         self.classes = tuple(sorted({folder for folder in folders if folder is not None}))
         number = {name: i for i, name in enumerate(self.classes)}
         self.ignored = others.total()
-        self._labels = np.array([number.get(folder, -1) for folder in folders], np.int32)
+        self._labels = np.array([-1 if folder is None else number[folder] for folder in folders], np.int32)
         # One block of bytes: a million names reach the workers in milliseconds, not seconds.
         encoded = [os.fsencode(name) for name in files]
         self._names = b"".join(encoded)
         self._ends = np.cumsum([0, *map(len, encoded)])
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> bytes:
         with open(self.name(index), "rb") as file:
             return file.read()
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         index = range(len(self))[index]
         name = self._names[self._ends[index] : self._ends[index + 1]]
         return os.path.join(self.path, os.fsdecode(name))
 
-    def label(self, index):
+    def label(self, index: int) -> int:
         return int(self._labels[index])
 
-    def label_problem(self):
+    def label_problem(self) -> str | None:
         expected = f"expected one folder per class: {os.path.join(self.path, 'CLASS', 'image.jpg')}"
         if not self.classes:
             count = f"{len(self):,} image{'s' if len(self) > 1 else ''}"
@@ -102,14 +102,16 @@ class FolderSource:
             return f"{self.path} holds a single class folder, {self.classes[0]}; {expected}, at least 2."
         return None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         classes = f", {len(self.classes)} classes" if self.classes else ""
         return f"FolderSource({self.path!r}, {len(self):,} images{classes})"
 
 
-def _scan(root):
+def _scan(root: str) -> tuple[list[str], Counter[str]]:
     """-> sorted image paths relative to root, with '/', and a Counter of the other extensions."""
-    images, others, visited = [], Counter(), set()
+    images: list[str] = []
+    others: Counter[str] = Counter()
+    visited: set[str] = set()
     pending = [""]
     while pending:
         folder = pending.pop()
@@ -129,7 +131,7 @@ def _scan(root):
     return sorted(images), others
 
 
-def _no_images(path, others):
+def _no_images(path: str, others: Counter[str]) -> str:
     expected = f"expected images below it ({', '.join(EXTENSIONS)})"
     if not others:
         return f"The folder {path} is empty; {expected}."
@@ -140,5 +142,5 @@ def _no_images(path, others):
     return f"The folder {path} holds no images, but {files}; {expected}."
 
 
-def _only_splits(folders):
+def _only_splits(folders: list[str]) -> bool:
     return bool(folders) and set(folders) <= set(SPLITS)

@@ -41,21 +41,21 @@ class FileSource:
     def __init__(self, path: str | os.PathLike):
         self.path = os.path.abspath(path)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return 1
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> bytes:
         with open(self.name(index), "rb") as file:
             return file.read()
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         return (self.path,)[index]
 
-    def label(self, index):
+    def label(self, index: int) -> int:
         return (-1,)[index]
 
-    def label_problem(self):
+    def label_problem(self) -> str:
         return f"{self.path} is a single image; expected a folder with one folder per class."
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"FileSource({self.path!r})"

@@ -52,10 +52,10 @@ class SampleSource:
         self.split = split
         self._folder = _photo_folder()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return COUNTS[self.split]
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> np.ndarray:
         photo = _photo(os.path.join(self._folder, PHOTOS[self.label(index)]))
         left, top, side = self.square(index)
         square = Image.fromarray(photo[top : top + side, left : left + side])
@@ -71,23 +71,23 @@ class SampleSource:
         left = int(rng.integers(start, stop - side, endpoint=True))
         return left, int(rng.integers(0, height - side, endpoint=True)), side
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         return f"{self.classes[self.label(index)]}[{self.split} {self._position(index)}]"
 
-    def label(self, index):
+    def label(self, index: int) -> int:
         return self._position(index) % len(PHOTOS)
 
-    def label_problem(self):
+    def label_problem(self) -> None:
         return None
 
-    def _position(self, index):
+    def _position(self, index: int) -> int:
         return range(len(self))[index]  # negative and out-of-range indices as lists treat them
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"SampleSource({self.split!r}, {len(self):,} images, {len(self.classes)} classes)"
 
 
-def _photo_folder():
+def _photo_folder() -> str:
     spec = importlib.util.find_spec("skimage")  # not imported: that takes a second
     if spec is None or spec.origin is None:
         raise UserError(
@@ -104,7 +104,7 @@ def _photo_folder():
 
 
 @functools.cache
-def _photo(path):
+def _photo(path: str) -> np.ndarray:
     """(H, W, 3) uint8, decoded once per process."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))

@@ -2,6 +2,8 @@
 
 import os
 import re
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -77,16 +79,16 @@ class TFDSSource:
         self._records = _data_source(builder, dataset, split, encoded)
         self._labels = np.full(len(self._records), _NOT_READ, np.int32)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> bytes | np.ndarray:
         record = self._records[range(len(self))[index]]
         if self._label:  # cached: label(index) is usually called next
             self._labels[index] = record[self._label]
         return record[self._image]
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         position = f"{self.split} {range(len(self))[index]}"
         if self._file_name:
             name = self._records[range(len(self))[index]][self._file_name]
@@ -94,14 +96,14 @@ class TFDSSource:
             return f"{name} [{position}]"
         return f"[{position}]"
 
-    def label(self, index):
+    def label(self, index: int) -> int:
         if not self._label:
             return -1
         if self._labels[index] == _NOT_READ:
             self._labels[index] = self._records[range(len(self))[index]][self._label]
         return int(self._labels[index])
 
-    def label_problem(self):
+    def label_problem(self) -> str | None:
         if not self._label:
             kinds = "expected a feature of type tfds.features.ClassLabel"
             return f"The TFDS data set {self.dataset} has no label feature; {kinds}."
@@ -114,15 +116,15 @@ class TFDSSource:
             )
         return None
 
-    def __reduce__(self):  # each worker process opens the files itself
+    def __reduce__(self) -> tuple:  # each worker process opens the files itself
         return TFDSSource, (self.dataset, self.split, self.data_dir)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         classes = f", {len(self.classes)} classes" if self.classes else ""
         return f"TFDSSource({self.dataset!r}, {self.split!r}, {len(self):,} images{classes})"
 
 
-def _resolve(path):
+def _resolve(path: str) -> tuple[str, str | None]:
     """-> the arguments `dataset` and `data_dir` of `TFDSSource`."""
     if path.startswith("tfds:"):
         name, _, data_dir = path.removeprefix("tfds:").partition(":")
@@ -137,10 +139,10 @@ def _resolve(path):
     return directories[0], None
 
 
-def _prepared_directories(path):
+def _prepared_directories(path: str) -> list[str]:
     """-> the directories that hold dataset_info.json: `path` itself, or its versions."""
 
-    def prepared(folder):
+    def prepared(folder: str) -> bool:
         return os.path.isfile(os.path.join(folder, "dataset_info.json"))
 
     if prepared(path):
@@ -149,7 +151,7 @@ def _prepared_directories(path):
     return [folder for folder in versions if prepared(folder)]
 
 
-def _import_tfds():
+def _import_tfds() -> ModuleType:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -160,7 +162,7 @@ def _import_tfds():
     return tfds
 
 
-def _builder(tfds, name, data_dir):
+def _builder(tfds: ModuleType, name: str, data_dir: str | None) -> Any:
     if os.path.isdir(name) and data_dir is None:
         try:
             return tfds.builder_from_directory(name)
@@ -178,7 +180,7 @@ def _builder(tfds, name, data_dir):
     return builder
 
 
-def _named_builder(tfds, name, data_dir):
+def _named_builder(tfds: ModuleType, name: str, data_dir: str | None) -> Any:
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
@@ -198,7 +200,7 @@ def _named_builder(tfds, name, data_dir):
         ) from error
 
 
-def _data_source(builder, name, split, decoders):
+def _data_source(builder: Any, name: str, split: str, decoders: dict[str, Any]) -> Any:
     splits = list(builder.info.splits)
     if re.split(r"[\[+]", split)[0] not in splits:
         raise UserError(
@@ -221,7 +223,7 @@ def _data_source(builder, name, split, decoders):
     return records
 
 
-def _how_to_prepare(name, data_dir):
+def _how_to_prepare(name: str, data_dir: str | None) -> str:
     option = f", data_dir={data_dir!r}" if data_dir else ""
     return (
         'prepare it with `python -c "import tensorflow_datasets as t; '
@@ -230,5 +232,5 @@ def _how_to_prepare(name, data_dir):
     )
 
 
-def _first_line(error):
+def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

@@ -45,8 +45,8 @@ def probe(
         for tokens, label in stream(train.source, rng.permutation(fit_records)):
             state = heads.update(state, tokens, label)
 
-    def accuracies(source, records):
-        correct, count = 0, 0
+    def accuracies(source: Any, records: np.ndarray) -> np.ndarray:
+        correct, count = np.zeros(len(heads.rates), np.int64), 0
         for tokens, label in stream(source, records):
             correct = correct + np.asarray(heads.count_correct(state, tokens, label))
             count += int((np.asarray(label) >= 0).sum())
@@ -58,7 +58,9 @@ def probe(
     return ProbeResult(float(accuracy), f"learning rate {best:g}", best, found)
 
 
-def _stream(backbone, layer, size) -> Callable[[Any, np.ndarray], Iterator[tuple[jax.Array, jax.Array]]]:
+def _stream(
+    backbone: Any, layer: str, size: int
+) -> Callable[[Any, np.ndarray], Iterator[tuple[jax.Array, jax.Array]]]:
     """Return (source, records) -> iterator over (tokens (B, N, D), label (B,), -1 for a row of padding)."""
     replicated = sharding.replicated(backbone.mesh)
     function = partial(backbone.tokens, layer=layer)
@@ -66,7 +68,7 @@ def _stream(backbone, layer, size) -> Callable[[Any, np.ndarray], Iterator[tuple
         function, backbone.variables, backbone.mesh, sharding.batch_sharding(backbone.mesh)
     )
 
-    def stream(source, records):
+    def stream(source: Any, records: np.ndarray) -> Iterator[tuple[jax.Array, jax.Array]]:
         with backbone.eval_batches(source, size, records) as batches:
             for batch in batches:
                 label = np.where(batch["valid"], batch["label"], -1).astype(np.int32)

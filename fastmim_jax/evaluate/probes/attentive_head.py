@@ -6,7 +6,7 @@ For features whose mean over the tokens says little, as with masked image modeli
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -84,7 +84,7 @@ class AttentiveHeads:
     steps: int = 1000
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.heads < 1 or self.width % self.heads:
             raise UserError(
                 f"{self.heads} heads cannot share the {self.width} channels of a token: give a number of "
@@ -101,7 +101,7 @@ class AttentiveHeads:
     def update(self, state: HeadsState, tokens: jax.Array, labels: jax.Array) -> HeadsState:
         """Return the state after one step of every head on (B, N, D) frozen tokens and (B,) labels."""
 
-        def step(params, opt_state, rate):
+        def step(params: Any, opt_state: Any, rate: jax.Array) -> tuple[Any, Any]:
             grads = jax.grad(self._loss)(params, tokens, labels)
             updates, opt_state = _optimizer(rate).update(grads, opt_state, params)
             return optax.apply_updates(params, updates), opt_state
@@ -119,13 +119,13 @@ class AttentiveHeads:
         return correct.sum(-1)
 
     @property
-    def _head(self):
+    def _head(self) -> AttentiveHead:
         return AttentiveHead(self.classes, self.heads)
 
-    def _logits(self, params, tokens):
-        return self._head.apply({"params": params}, tokens)
+    def _logits(self, params: Any, tokens: jax.Array) -> jax.Array:
+        return cast(jax.Array, self._head.apply({"params": params}, tokens))
 
-    def _loss(self, params, tokens, labels):
+    def _loss(self, params: Any, tokens: jax.Array, labels: jax.Array) -> jax.Array:
         """Mean over the rows that are not padding."""
         valid = labels >= 0
         logits = self._logits(params, tokens)
@@ -133,8 +133,8 @@ class AttentiveHeads:
         return (losses * valid).sum() / valid.sum().clip(1)
 
 
-def _optimizer(rate):
-    def is_kernel(params):
+def _optimizer(rate: jax.typing.ArrayLike) -> optax.GradientTransformation:
+    def is_kernel(params: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
     return optax.adamw(rate, weight_decay=WEIGHT_DECAY, mask=is_kernel)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ def fit(
     """
     scaler = StandardScaler().fit(x.astype(np.float64))
     z = jnp.asarray(scaler.transform(x.astype(np.float64)), jnp.float32)
-    labels, rates = jnp.asarray(labels), jnp.asarray(rates, jnp.float32)
+    targets, learning_rates = jnp.asarray(labels), jnp.asarray(rates, jnp.float32)
     size = min(batch_size, len(x))
     steps = len(x) // size
     decay = optax.cosine_decay_schedule(1.0, epochs * steps)(np.arange(epochs * steps))
@@ -70,7 +70,7 @@ def fit(
     rng = np.random.default_rng(seed)
     for factors in decay.reshape(epochs, steps):
         batches = rng.permutation(len(x))[: steps * size].reshape(steps, size)
-        state = _epoch(state, z, labels, rates, batches, factors)
+        state = _epoch(state, z, targets, learning_rates, batches, factors)
     return LinearClassifiers(scaler, *map(np.asarray, state[0]))
 
 
@@ -113,13 +113,15 @@ def _optimizer(rate: jax.typing.ArrayLike) -> optax.GradientTransformation:
 
 
 @partial(jax.jit, donate_argnums=0)
-def _epoch(state, x, labels, rates, batches, factors):
+def _epoch(
+    state: Any, x: jax.Array, labels: jax.Array, rates: jax.Array, batches: jax.Array, factors: jax.Array
+) -> Any:
     """One epoch of all classifiers.
 
     batches: (steps, B) rows of x. factors: (steps,), which the rates are multiplied by.
     """
 
-    def step(state, inputs):
+    def step(state: Any, inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
         rows, factor = inputs
         update = jax.vmap(_update, in_axes=(0, 0, None, None))
         return update(state, factor * rates, x[rows], labels[rows]), None
@@ -127,11 +129,11 @@ def _epoch(state, x, labels, rates, batches, factors):
     return jax.lax.scan(step, state, (batches, factors))[0]
 
 
-def _update(state, rate, x, labels):
+def _update(state: Any, rate: jax.Array, x: jax.Array, labels: jax.Array) -> Any:
     """One step of one classifier; state: ((D, K) weights and (K,) bias, optimizer state)."""
     params, opt_state = state
 
-    def loss(params):
+    def loss(params: Any) -> jax.Array:
         logits = x @ params[0] + params[1]
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 

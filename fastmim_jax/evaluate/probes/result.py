@@ -39,7 +39,10 @@ def check_features(
     Raises:
       UserError: shapes that do not fit, no images, labels out of range, features that are not finite.
     """
-    pairs = {"training": tuple(map(np.asarray, train)), "test": tuple(map(np.asarray, test))}
+    pairs = {
+        "training": (np.asarray(train[0]), np.asarray(train[1])),
+        "test": (np.asarray(test[0]), np.asarray(test[1])),
+    }
     width = pairs["training"][0].shape[-1]
     for name, (x, labels) in pairs.items():
         if x.ndim != 2 or x.shape[1] != width or labels.shape != x.shape[:1] or not x.size:

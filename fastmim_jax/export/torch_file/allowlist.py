@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
@@ -39,7 +39,10 @@ class OpaqueObject:
     __slots__ = ("name", "args", "state", "entries", "items")
 
     def __init__(self, name: str, args: tuple = ()):
-        self.name, self.args, self.state, self.entries, self.items = name, args, None, {}, []
+        self.name, self.args = name, args
+        self.state: object = None
+        self.entries: dict[object, object] = {}
+        self.items: list[object] = []
 
     def __repr__(self) -> str:
         return f"<{self.name}, not loaded>"
@@ -98,7 +101,7 @@ def call(target: object, reader: StorageReader, args: tuple) -> object:
     return target.make(reader, *args)
 
 
-def restore(target: object, state: object, reader: StorageReader):
+def restore(target: object, state: Any, reader: StorageReader) -> None:
     """Set the state of an object, as its class would on BUILD; raises as `call` does."""
     if type(target) is OpaqueObject:
         target.state = state

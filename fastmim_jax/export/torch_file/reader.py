@@ -76,20 +76,23 @@ class StorageReader:
 
     def __init__(self, fetch: Callable | None = None, limit: int = 0, swap: bool = False):
         self._fetch, self._limit, self._swap = fetch, limit, swap
-        self._arrays = {}
-        self.blank = {}
+        self._arrays: dict[tuple, np.ndarray] = {}
+        self.blank: dict[int, np.ndarray] = {}
 
     def storage(self, key: str | int, dtype: np.dtype, count: int, view: Sequence | None = None) -> Storage:
         """Return the storage of a key; for a view (key, offset, count), as in older files, a part of it."""
         _check_counts([count])
+        if self._fetch is None:
+            raise ValueError(f"storage {key} in a part of the file without storages")
         data = self._fetch(key, dtype, count)
         if view is not None:
             _, offset, length = view
             _check_counts([offset, length])
             if offset + length > count:
                 raise ValueError(f"a view exceeds storage {key}")
-            start, key = offset * dtype.itemsize, (key, offset, length)
+            start = offset * dtype.itemsize
             data = None if data is None else data[start : start + length * dtype.itemsize]
+            return Storage((key, offset, length), dtype, data)
         return Storage(key, dtype, data)
 
     def tensor(
@@ -111,8 +114,8 @@ class StorageReader:
             raise ValueError("a tensor without a storage or without strides")
         if storage.data is None:
             return None
-        flags = tuple(name for name in ("conj", "neg") if flags and flags.get(name))
-        view = (storage.key, dtype, offset, size, stride, flags)
+        operations = tuple(name for name in ("conj", "neg") if flags and flags.get(name))
+        view = (storage.key, dtype, offset, size, stride, operations)
         if view not in self._arrays:
             self._arrays[view] = self._array(storage.data, *view[1:])
         return self._arrays[view]

@@ -25,8 +25,10 @@ class Target(Protocol):
     """
 
     label: str
-    unit: int
     timed: bool
+
+    @property
+    def unit(self) -> int: ...
 
     def values(self, size: int, channels: int) -> int:
         """Return P, the number of values per token of `size` pixels."""

@@ -54,14 +54,14 @@ class HOG:
     ) -> Histograms:
         """Return the histograms of every cell."""
 
-        def histograms(tokens):
+        def histograms(tokens: Array) -> Array:
             cells = self.split(tokens, size // self.cell, size)
             return cells.reshape(*cells.shape[:3], images.shape[-1], self.bins)
 
         return Histograms(histograms(prediction), histograms(target), self.normalize)
 
 
-def _merge(cells, side):
+def _merge(cells: Array, side: int) -> Array:
     """(B, h*side, w*side, K) of cells -> (B, h, w, K*side*side) of tokens of side x side cells."""
     batch, rows, columns, values = cells.shape
     x = cells.reshape(batch, rows // side, side, columns // side, side, values)

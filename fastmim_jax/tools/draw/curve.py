@@ -74,8 +74,9 @@ def draw_curve(
     _draw_stages(axes, stages or {})
     axes.set_title(title, color=_css(TITLE), loc="left", fontsize=12, pad=10)
     axes.legend(frameon=False, labelcolor=_css(TITLE), fontsize=9, loc="best")
-    FigureCanvasAgg(figure).draw()
-    return save_png(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()), path)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return save_png(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()), path)
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:

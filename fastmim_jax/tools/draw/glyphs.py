@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from fastmim_jax.models.typing import Array
+
 GROUND = (17, 19, 24)
 INK = (246, 240, 228)
 PREDICTED_INK, FILLED_INK = (255, 198, 92), (111, 190, 255)  # amber, blue
@@ -20,12 +22,12 @@ THROWN_LEGEND = {
 }
 
 
-def thrown_legend(roles: np.ndarray) -> tuple[str, ...]:
+def thrown_legend(roles: Array) -> tuple[str, ...]:
     """Return the legend of the colours of thrown patches; empty without such patches."""
     return tuple(text for role, text in THROWN_LEGEND.items() if (roles == role).any())
 
 
-def only_absent(roles: np.ndarray) -> np.ndarray:
+def only_absent(roles: Array) -> np.ndarray:
     """Return the roles with all patches but ABSENT ones as VISIBLE, so that only ABSENT ones are marked."""
     return np.where(roles == ABSENT, ABSENT, VISIBLE)
 
@@ -66,13 +68,14 @@ def stroke_strength(cells: np.ndarray, full: float = 1.0, power: float = 2.0) ->
     return np.clip(mean / max(full, 1e-12), 0.0, 1.0) ** power
 
 
-def shared_maximum(*hogs: np.ndarray, quantile: float = 0.99) -> float:
+def shared_maximum(*hogs: Array, quantile: float = 0.99) -> float:
     """Return the `quantile` of the largest channel-mean value of each non-empty cell, over all arguments.
 
     A quantile and not the maximum: raw sums have a long tail, and one cell would darken all others.
     """
-    peaks = [np.nan_to_num(np.asarray(h, np.float64)).mean(-2).max(-1).ravel() for h in hogs]
-    peaks = np.concatenate(peaks)
+    peaks = np.concatenate(
+        [np.nan_to_num(np.asarray(h, np.float64)).mean(-2).max(-1).ravel() for h in hogs]
+    )
     peaks = peaks[peaks > 0]
     return float(np.quantile(peaks, quantile)) if peaks.size else 1.0
 

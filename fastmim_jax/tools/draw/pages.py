@@ -5,12 +5,13 @@ NumPy and Pillow only: drawing uses no device.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fastmim_jax.io import atomic_write
+from fastmim_jax.models.typing import Array
 from fastmim_jax.tools.draw import glyphs
 from fastmim_jax.tools.draw.glyphs import ABSENT, VISIBLE, thrown_legend
 
@@ -30,8 +31,8 @@ class Column(NamedTuple):
 
     title: str
     notes: tuple[str, ...]
-    images: np.ndarray
-    roles: np.ndarray | tuple = ()
+    images: Array
+    roles: Array | tuple = ()
 
 
 class PanelColumn(NamedTuple):
@@ -42,10 +43,10 @@ class PanelColumn(NamedTuple):
     panels: list[np.ndarray]
 
 
-def as_rgb(images: np.ndarray) -> np.ndarray:
+def as_rgb(images: Array) -> np.ndarray:
     """(n, H, W, C) floats in [0, 1] -> (n, H, W, 3) uint8: gray for C < 3, else three channels."""
-    images = np.nan_to_num(np.asarray(images, np.float64))
-    shown = images[..., :3] if images.shape[-1] >= 3 else images[..., :1].repeat(3, axis=-1)
+    pixels = np.nan_to_num(np.asarray(images, np.float64))
+    shown = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1].repeat(3, axis=-1)
     return np.rint(np.clip(shown, 0, 1) * 255).astype(np.uint8)
 
 
@@ -72,27 +73,32 @@ def enlarge(picture: np.ndarray, height: int, width: int, sharp: np.ndarray | No
     Returns:
       (height, width, 3) uint8.
     """
-    picture = Image.fromarray(picture)
-    smooth = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+    image = Image.fromarray(picture)
+    smooth = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
     if sharp is None:
         return smooth
     # Bicubic would let visible pixels ring into the flat colour of the mask.
-    nearest = np.asarray(picture.resize((width, height), Image.Resampling.NEAREST))
+    nearest = np.asarray(image.resize((width, height), Image.Resampling.NEAREST))
     patches = Image.fromarray(sharp.astype(np.uint8) * 255)
     inside = np.asarray(patches.resize((width, height), Image.Resampling.NEAREST)) > 0
     return np.where(inside[..., None], nearest, smooth)
 
 
-def marked_column(images: np.ndarray, roles: np.ndarray) -> list[Column]:
+def marked_column(images: Array, roles: Array) -> list[Column]:
     """Return a Column that marks visible, decoded and thrown patches, or no Column if none was thrown."""
     legend = thrown_legend(roles)
     notes = ("amber: decoded", *legend, "the rest: visible")
     return [Column("the same, marked", notes, images, roles)] if legend else []
 
 
+def default_font(size: float) -> ImageFont.FreeTypeFont:
+    """Return Pillow's own font in a size in pixels."""
+    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))  # another type without FreeType
+
+
 def wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
     """Break text into lines of at most `width` pixels, or of a single longer word."""
-    lines = []
+    lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
@@ -134,7 +140,7 @@ def compose(
     height, width = rows[0][0].shape[:2]
     column = max(width, NARROWEST)
     page_width = 2 * MARGIN + len(headers) * column + (len(headers) - 1) * GAP
-    large, small = ImageFont.load_default(TITLE_FONT), ImageFont.load_default(NOTE_FONT)
+    large, small = default_font(TITLE_FONT), default_font(NOTE_FONT)
     titles = [wrap(title, large, column) for title, _ in headers]
     notes = [wrap("; ".join(notes), small, column) for _, notes in headers]
     footer = wrap("  |  ".join(filter(None, footer)), small, page_width - 2 * MARGIN)
@@ -208,7 +214,7 @@ def draw_hog_reconstruction(
     # Integer pixels per cell make equal strokes look equal; below 8 they are unreadable.
     scale = max(8, round(panel_scale(h, w)))
     size, strokes = (h * scale, w * scale), {"full": full, "power": power}
-    truth = [glyphs.hog_glyphs(x, scale, **strokes) for x in target]
+    truth = [glyphs.hog_glyphs(x, scale, full=full, power=power) for x in target]
     columns = [
         PanelColumn("original", (), [enlarge(x, *size) for x in as_rgb(images)]),
         _encoder_input_column(encoder_input, roles != VISIBLE, size),
