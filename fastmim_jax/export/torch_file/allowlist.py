@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ class UnsupportedFile(Exception):
     """A file that cannot be read. The message follows the file's name: "is empty: expected ..."."""
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class OpaqueObject:
     """Stand-in for an instance of a class that is not needed; the class is neither imported nor run.
 
@@ -36,13 +37,11 @@ class OpaqueObject:
       entries, items: contents of a subclass of dict or list.
     """
 
-    __slots__ = ("name", "args", "state", "entries", "items")
-
-    def __init__(self, name: str, args: tuple = ()):
-        self.name, self.args = name, args
-        self.state: object = None
-        self.entries: dict[object, object] = {}
-        self.items: list[object] = []
+    name: str
+    args: tuple = ()
+    state: object = None
+    entries: dict[object, object] = field(default_factory=dict)
+    items: list[object] = field(default_factory=list)
 
     def __repr__(self) -> str:
         return f"<{self.name}, not loaded>"
