@@ -16,6 +16,8 @@ import fastmim_jax
 from fastmim_jax.data.loader import make_loader
 from fastmim_jax.data.sources import FolderSource
 
+pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
+
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):

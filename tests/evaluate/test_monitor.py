@@ -12,6 +12,8 @@ from helpers import small
 from helpers.labelled_images import write_splits
 from helpers.processes import lines, losses
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

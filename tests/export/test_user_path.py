@@ -12,6 +12,8 @@ from fastmim_jax.export.to_torch import to_torch
 from fastmim_jax.export.verify import layer_outputs, sample_images
 from helpers import published, small
 
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
+
 torch = pytest.importorskip("torch", reason="needs the torch extra: pip install '.[torch]'")
 HEADS = ("--set=method.backbone.heads=3", "--set=method.decoder.heads=2")
 

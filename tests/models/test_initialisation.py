@@ -7,6 +7,8 @@ import pytest
 from fastmim_jax.export.formats.names import to_theirs
 from helpers import published, small
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("family", small.BACKBONES)
 def test_initial_values_have_the_published_statistics(family):

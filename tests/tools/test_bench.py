@@ -12,6 +12,8 @@ from helpers import small
 from helpers.commands import refused
 from helpers.labelled_images import tuning_config, write_images
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

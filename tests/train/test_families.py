@@ -10,6 +10,8 @@ from fastmim_jax.train import sharding
 from fastmim_jax.train.pretrain import make_pretrain_stage
 from helpers import small
 
+pytestmark = pytest.mark.slow
+
 RANDOM = np.random.default_rng(0)
 STEPS = 3
 

@@ -20,6 +20,8 @@ from helpers import small
 from helpers.commands import refused
 from helpers.processes import finish, kill, losses, starter, write_config
 
+pytestmark = pytest.mark.slow
+
 CLASSES = [f"class{index}" for index in range(4)]
 
 

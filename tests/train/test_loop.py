@@ -16,6 +16,8 @@ from fastmim_jax.train.pretrain import pretrain
 from fastmim_jax.train.report import summarize
 from helpers import small
 
+pytestmark = pytest.mark.slow
+
 RANDOM = np.random.default_rng(0)
 
 

@@ -9,6 +9,8 @@ from PIL import Image
 
 from helpers.processes import finish, kill, losses, starter
 
+pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
+
 STEPS = 24
 CHANGES = """
     config.schedule.steps = {steps}

@@ -17,6 +17,8 @@ from fastmim_jax.train.resize_state import resize_state
 from helpers import small
 from helpers.processes import finish, lines, losses, starter, wait
 
+pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
+
 SWITCHES, LAST = (12, 21), 28
 CHANGES = """
     small.over("swin", config)

@@ -14,6 +14,8 @@ from fastmim_jax.train.state import initial_state
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
 from helpers import small
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):

@@ -10,6 +10,8 @@ from fastmim_jax.export.bundle import ModelBundle
 from fastmim_jax.export.programs import onnx as ours
 from helpers import classifiers
 
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
+
 INSTALLED = all(find_spec(name) for name in ours.PACKAGES)
 needs_extra = pytest.mark.skipif(not INSTALLED, reason="needs the onnx extra: pip install '.[onnx]'")
 

@@ -17,6 +17,8 @@ from fastmim_jax.export.programs.stablehlo import write_function
 from fastmim_jax.train.inference import open_classifier
 from helpers import classifiers, small
 
+pytestmark = pytest.mark.slow
+
 # float32 sums in another order, which XLA chooses by the batch size.
 CLOSE = dict(rtol=1e-5, atol=1e-5)
 READER = """

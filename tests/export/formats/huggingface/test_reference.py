@@ -28,6 +28,8 @@ from fastmim_jax.models.swin import Swin
 from fastmim_jax.models.vit import ViT
 from fastmim_jax.models.zoo import create_model
 
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
+
 SIZE, BATCH, RATIO = (64, 64), 2, 0.6
 DECODER = dict(width=16, depth=2, heads=4, mlp_ratio=2.0)
 # Both sides sum float32 numbers in different orders: the largest difference is some 5e-7 of the largest

@@ -26,6 +26,8 @@ from fastmim_jax.models.swin import Swin
 from fastmim_jax.models.vit import ViT
 from fastmim_jax.models.zoo import create_model
 
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
+
 with_torch = pytest.mark.skipif(
     not (find_spec("torch") and find_spec("torchvision")),
     reason="needs the torch extra: pip install '.[torch]'",
