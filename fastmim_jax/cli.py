@@ -44,7 +44,7 @@ FLAGS = {
     ),
     "workdir": Flag("DIR", "folder of the run; created if missing"),
     "distributed": _boolean("several processes: JAX finds the others"),
-    "images": Flag("DIR", "folder, data set or image to read instead of the run's data"),
+    "images": Flag("FILE_OR_DIR", "folder, data set or image to read instead of the run's data"),
     "test": Flag("DIR", "labelled data to test on; default: the val or test split of --images"),
     "split": Flag("NAME", "split of --images; default: val, test or train, the first that exists"),
     "out": Flag("FILE", "file to write"),

@@ -77,7 +77,7 @@ def test_without_the_peak_of_the_device_there_is_no_mfu(monkeypatch, folder, cap
 
 def test_a_classifier_without_backbone_or_classes_is_refused(capsys, folder):
     words = ["bench", "--config=configs/finetune.py"]
-    assert "backbone.name is not set" in refused(capsys, *words, f"--config.data.path={folder}")
+    assert "backbone.name is unset" in refused(capsys, *words, f"--config.data.path={folder}")
     assert "no class folders" in refused(capsys, *words, f"--config.data.path={folder / 'red'}")
 
 

@@ -6,7 +6,9 @@ from fastmim_jax.train.report import describe_plan
 
 
 def test_the_published_recipe_in_words():
-    plan = make_pretrain_plan(pretrain_config(), records=1_281_167, stride=16, unit=8, devices=8)
+    plan = make_pretrain_plan(
+        pretrain_config(), records=1_281_167, stride=16, num_masked=lambda blocks: 48, devices=8
+    )
     notes = dict(describe_plan(plan))
     assert notes["images"] == "128 x 128 pixels" and notes["tokens"] == "8 x 8"
     assert notes["batch"] == "4,096, 512 per device at a time"
