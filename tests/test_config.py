@@ -38,6 +38,7 @@ STEPPED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("index", "name", "variant"), [(i, *names) for i, names in enumerate(VARIANTS)])
 def test_every_variant_builds_at_its_real_size(index, name, variant):
     """Abstractly, with other image shapes and channels in turn; tiny ones run in tests/train."""
@@ -62,6 +63,7 @@ def test_every_variant_builds_at_its_real_size(index, name, variant):
     assert [x.shape for x in jax.tree.leaves(state)] == [x.shape for x in jax.tree.leaves(run.abstract)]
 
 
+@pytest.mark.slow
 def test_progressive_variants_have_three_stages():
     config = load("fastmim_p").get_config("swin_b")
     runs = make_pretrain_stages(config, 100_000, jax.devices()[:1])

@@ -174,6 +174,7 @@ def get_config():
 """
 
 
+@pytest.mark.slow
 def test_odd_images_are_read_or_named_then_reconstructed(tmp_path, capsys):
     folder, workdir = tmp_path / "images", tmp_path / "work"
     folder.mkdir()
@@ -200,6 +201,7 @@ def test_odd_images_are_read_or_named_then_reconstructed(tmp_path, capsys):
     assert picture.width > 800 and picture.height > 800
 
 
+@pytest.mark.slow
 def test_too_many_bad_images_stop_the_run(tmp_path, capsys):
     folder = tmp_path / "images"
     folder.mkdir()

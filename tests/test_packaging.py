@@ -51,6 +51,7 @@ PINNED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["fastmim_jax", "configs"])
 def test_every_import_is_declared(folder):
     declared = DEPENDENCIES.union(*(EXTRAS[name] for name in ("torch", "onnx", "parquet", "demo")))

@@ -138,6 +138,7 @@ def test_all_undecodable(tmp_path):
     assert batch["undecodable"].tolist() == [True, True, True, False] and not batch["valid"].any()
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_pass(source):
     """Two chunks to read, fewer than the three workers."""
     assert same(read_pass(source, 8, rows=[0, 1, 6], workers=3), read_pass(source, 8, rows=[0, 1, 6]))

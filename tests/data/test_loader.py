@@ -112,6 +112,7 @@ def test_without_shuffling(photos):
     assert [row["index"] for row in rows] == [i % N for i in range(48)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_do_not_change_the_stream(photos, stream, workers):
     assert same(take(photos, 6, workers=workers), stream[:48])
@@ -133,6 +134,7 @@ def test_processes_do_not_change_the_stream(photos, stream, owned, start):
         assert same(take(photos, 5, rows=rows, start=start), expected)
 
 
+@pytest.mark.slow
 def test_workers_and_processes_and_restart_together(photos, stream):
     rows, start = [1, 2, 6], 27
     expected = [stream[start + step * BATCH + row] for step in range(4) for row in rows]
@@ -175,6 +177,7 @@ def test_augmentation_draws_last(photos, stream):
     assert same(take(photos, 3, augment=Shade(0)), stream[:24])
 
 
+@pytest.mark.slow
 def test_each_record_has_its_own_augmentation(photos, stream):
     rows = take(photos, 6, augment=Shade(1))
     added = [
@@ -220,6 +223,7 @@ def colour_of(row):
     return int(values[0])
 
 
+@pytest.mark.slow
 def test_undecodable_records_are_replaced_by_the_next_decodable_one(tmp_path):
     source = colours(tmp_path, 10, broken={2, 5, 6, 7, 9})
     expected = {0: 0, 1: 0, 2: 1, 3: 0, 4: 0, 5: 3, 6: 2, 7: 1, 8: 0, 9: 1}  # 9 wraps to 0

@@ -241,6 +241,7 @@ def test_groups_must_divide_the_batch():
         apply_mix(drawn, images, targets)
 
 
+@pytest.mark.slow
 def test_eight_devices_give_what_one_gives():
     """With a group per device, the only communication is a predicate of the rejection sampling of lam."""
     images, targets = batch(count=32, size=(16, 16), channels=3)

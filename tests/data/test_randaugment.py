@@ -212,6 +212,7 @@ def test_operations_are_chained():
     assert (apply_operations(image, chain[::-1]) != 255 - turned).any()  # the fill is not inverted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_ops, probability", [(2, 0.5), (3, 0.2)])
 def test_draws_follow_their_distribution(num_ops, probability):
     rng, images = np.random.default_rng(0), 15000

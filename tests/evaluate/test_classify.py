@@ -101,6 +101,7 @@ def assert_predictions(predictions, source, reference):
     assert predictions.top5 == np.mean((ranking[:, :5] == labels[:, None]).any(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
 def test_data_sets_of_every_size_are_classified_exactly(devices, stages, source, reference):
     stage, variables = stages[devices]

@@ -62,6 +62,7 @@ def test_rows_are_true_classes_and_columns_the_likeliest(predictions):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [3, 30, 100])
 def test_the_picture_has_a_dark_diagonal_where_all_is_right(tmp_path, count):
     names = [f"class {k}" for k in range(count)]

@@ -37,6 +37,7 @@ def weights(name):
     return published.weights(CASES, CASES[name].get("weights_of", name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_classifiers_equal_published(name):
     """Logits, loss of soft labels, gradients; in training mode batch statistics too, without dropout."""

@@ -84,6 +84,7 @@ def save(folder, arrays):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "name"), PRETRAINED)
 def test_a_published_file_is_detected_and_exported_unchanged(family, name, tmp_path):
     case, weights = CASES[family][name], published.weights(CASES[family], name)
@@ -117,6 +118,7 @@ def in_words(module):
     return re.sub(r"layer_scale = \S+|(?<=\d)\.0\b", "", repr(module))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_published_classifier_is_detected_and_exported_unchanged(name, tmp_path):
     case, family = CLASSIFIERS[name], name.split("_")[0]
@@ -219,6 +221,7 @@ def test_a_work_directory_holds_the_same_bits_and_goes_back(mae, converted, tmp_
         np.testing.assert_array_equal(after[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_other_commands_take_a_converted_checkpoint(converted, tmp_path):
     folder, _ = converted
     config = inherit_backbone(finetune_config(), load_run(folder).config)
@@ -397,7 +400,7 @@ def run(capsys, *words):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["convert", "{mae}"], "1 paths were given, expected 2: type fastmim convert SOURCE DESTINATION"),
+        (["convert", "{mae}"], "1 path was given, expected 2: type fastmim convert SOURCE DESTINATION"),
         (["convert", "{mae}", "{new}", "--to=keras"], "unknown --to=keras; choose from: official, timm"),
         (["convert", "{mae}", "{new}", "--to=mmdet"], "--to=mmdet writes a file.*type .*new.safetensors"),
         (
@@ -414,9 +417,9 @@ def run(capsys, *words):
             "--set=method.width=3 does not fit the config",
         ),
         (["convert", "{mae}", "{new}", "--set=method.backbone.heads=5"], "these sizes make no model"),
-        (["convert", "{mae}", "{new}", "--image_size=0"], "--image_size=0 is no size"),
+        (["convert", "{mae}", "{new}", "--image_size=0"], "--image_size is 0, expected a side"),
         (["convert", "{new}", "{mae}2"], "new"),
-        (["convert", "{mae}", "{new}", "--workdir=x"], "fastmim convert takes no --workdir"),
+        (["convert", "{mae}", "{new}", "--workdir=x"], "fastmim convert has no flag --workdir"),
         (["probe", "--workdir={mae}"], "published.safetensors is a file: type fastmim convert"),
         (["verify", "{mae}", "{swin}"], "these are different models, vit_b16 .* and swin_b"),
     ],
@@ -429,6 +432,7 @@ def test_bad_input_gets_one_sentence(mae, words, message, tmp_path, capsys):
     assert not paths["new"].exists()
 
 
+@pytest.mark.slow
 def test_mixmim_has_no_place_in_timm(tmp_path):
     weights = published.weights(CASES["mixmim"], "norm1")
     with pytest.raises(UserError, match="timm has no mixmim: choose --to= from: mmpretrain, official"):
@@ -443,6 +447,7 @@ def test_mixmim_has_no_place_in_timm(tmp_path):
             np.testing.assert_array_equal(value, weights[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_verify_finds_the_layer_that_differs(mae, converted, tmp_path, capsys):
     same = [
         "verify",

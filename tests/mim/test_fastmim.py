@@ -55,6 +55,7 @@ def outputs_by_pixel(weights, block, stride):
     return {**weights, **{name: weights[name][index] for name in last}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "name"), CASES)
 def test_equals_published(family, name):
     case, numbers = FAMILIES[family][0][name], FAMILIES[family][1]
@@ -98,6 +99,7 @@ def run(module, images, noise=None):
     return init_and_apply(images)
 
 
+@pytest.mark.slow
 def test_masked_pixels_do_not_reach_the_encoder():
     images = jax.random.normal(jax.random.key(3), (2, 64, 64, 3))
     noise = jax.random.uniform(jax.random.key(4), (2, 16))
@@ -115,6 +117,7 @@ def test_masked_pixels_do_not_reach_the_encoder():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [HOG(), Pixels(), Pixels(False)])
 @pytest.mark.parametrize(
     ("block", "patch", "shape", "channels"),

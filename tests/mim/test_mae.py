@@ -30,6 +30,7 @@ def tiny(**changes):
     return create_method(config.method)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "shape"), [("pixel", (32, 64, 3)), ("hog", (48, 32, 5))])
 def test_masked_pixels_do_not_reach_the_encoder(target, shape):
     method = tiny(target=target)
@@ -47,6 +48,7 @@ def test_masked_pixels_do_not_reach_the_encoder(target, shape):
     np.testing.assert_array_equal(out.encoder_input, np.where(masked, 0, images))
 
 
+@pytest.mark.slow
 def test_gather_rows_has_the_gradient_of_a_gather():
     x = jax.random.normal(jax.random.key(0), (2, 6, 4))
     ids_shuffle = jnp.argsort(jax.random.uniform(jax.random.key(1), (2, 6)), axis=1)

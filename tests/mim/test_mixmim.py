@@ -27,6 +27,7 @@ FORMS = {"masked": 10**9, "gathered": 1}  # of attention, by the number of cells
 PUBLISHED = [*((name, "masked") for name in PRETRAINING), ("norm1", "gathered")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "form"), PUBLISHED)
 def test_equals_published(name, form, monkeypatch):
     monkeypatch.setattr("fastmim_jax.models.swin.MIN_GROUP_ATTENTION_CELLS", FORMS[form])
@@ -68,6 +69,7 @@ def make_mixture(method):
     return variables, images, noise, call
 
 
+@pytest.mark.slow
 def test_the_partners_pixels_do_not_reach_the_own_tokens(mixture):
     _, images, _, call = mixture
     out, tokens = call(images)
@@ -119,6 +121,7 @@ def test_unmixing_returns_constants_to_their_images():
     np.testing.assert_array_equal(mixed[~mask], constants[~mask])
 
 
+@pytest.mark.slow
 def test_a_mask_ratio_of_no_cell_mixes_nothing():
     method = tiny(mask_ratio=0.2)  # of 4 cells: none
     images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
@@ -145,6 +148,7 @@ def test_a_small_batch_has_fewer_groups(batch, groups):
     assert count == (expected[batch, groups], 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_mixing_moves_nothing_between_devices(form, monkeypatch):
     """8 groups on 8 devices communicate sums (gradients, the loss) only."""
@@ -160,6 +164,7 @@ def test_mixing_moves_nothing_between_devices(form, monkeypatch):
     assert run.mesh.shape == sharding.make_mesh(1).shape
 
 
+@pytest.mark.slow
 def test_the_published_model_has_the_published_number_of_parameters():
     config = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "mixmim.py"))["get_config"]("base")
     run = make_pretrain_stage(config, 1_281_167, jax.devices()[:1])

@@ -43,6 +43,7 @@ def run(method, images, params=None):
     return params, *small.forward_and_gradients(method, params, images, noise)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", HOSTS)
 def test_parameters_survive_export_and_import(host):
     method, images = build(host, throw_ratio=0.5)
@@ -54,6 +55,7 @@ def test_parameters_survive_export_and_import(host):
     jax.tree.map(np.testing.assert_array_equal, to_ours(theirs, HOSTS[host][-1]), params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", HOSTS)
 def test_counts_loss_and_gradients(host):
     method, images = build(host, throw_ratio=0.5, thrown_weight=0.25)
@@ -72,6 +74,7 @@ def test_counts_loss_and_gradients(host):
         assert np.isfinite(grad).all() and (np.abs(grad).max() > 0), path
 
 
+@pytest.mark.slow
 def test_throwing_nothing_gives_the_host_method():
     for host in HOSTS:
         assert build(host)[0].reconstruct is decode_all
@@ -83,6 +86,7 @@ def test_throwing_nothing_gives_the_host_method():
     jax.tree.map(np.testing.assert_array_equal, expected, actual)
 
 
+@pytest.mark.slow
 def test_decoded_tokens_are_predicted_as_if_thrown_ones_did_not_exist():
     """Compare with MAE's own decoder on the visible and the decoded tokens alone."""
     method, images = build("mae", throw_ratio=0.5, fill="none", sampler="random")
@@ -110,6 +114,7 @@ def test_decoded_tokens_are_predicted_as_if_thrown_ones_did_not_exist():
     assert not np.asarray(out.prediction)[thrown].any() and not np.asarray(out.loss_weight)[thrown].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "choice",
     [{}, {"sampler": "lattice", "fill": "nearest"}, {"aggregate": "decoded", "stages": 3}],
@@ -124,6 +129,7 @@ def test_gradients_of_thrown_tokens_reach_the_encoder(choice):
     assert (np.abs(np.asarray(out.prediction)).max(-1)[np.asarray(out.mask) > 0] > 0).all()
 
 
+@pytest.mark.slow
 def test_a_fill_is_initialised_as_the_mean_of_the_observed_neighbours():
     """Stage 1 fills the cells next to observed ones, stage 2 those next to stage 1."""
     observed = np.zeros((1, 3, 4), bool)
@@ -146,6 +152,7 @@ def test_a_fill_is_initialised_as_the_mean_of_the_observed_neighbours():
     np.testing.assert_array_equal(filled[:, 3], 7e3)  # in no stage: unchanged
 
 
+@pytest.mark.slow
 def test_unobserved_features_do_not_reach_a_fill():
     observed = np.random.default_rng(0).random((2, 5, 6)) < 0.3
     stage = np.where(observed, 0, 1)
@@ -170,6 +177,7 @@ def test_cells_without_observed_neighbours_get_the_learned_token():
     np.testing.assert_array_equal(module.apply(variables, x, observed), jnp.broadcast_to(token, x.shape))
 
 
+@pytest.mark.slow
 def test_means_of_the_nearest_observed_cells():
     observed = np.zeros((1, 1, 5), bool)
     observed[0, 0, [0, 3]] = True

@@ -73,6 +73,7 @@ def test_every_sampler_picks_the_given_number_of_masked_tokens(grid, sampler):
     assert not (decoded & ~mask).any()
 
 
+@pytest.mark.slow
 def test_thrown_tokens_have_a_decoded_neighbour():
     """In all of 1,000 draws at throw ratio 0.5 on a 14 x 14 grid; random sampling misses some 13 %."""
     grid, (num_masked, num_decoded) = (14, 14), GRIDS[14, 14]

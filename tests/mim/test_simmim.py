@@ -33,6 +33,7 @@ def upsample(mask, images):
     return (np.asarray(mask) > 0).repeat(rows, 1).repeat(columns, 2)[..., None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "name"), CASES)
 def test_equals_published(family, name):
     cases, numbers = DATA[family]
@@ -78,6 +79,7 @@ OWN = {"backbone.relative_positions": "own", "backbone.layer_scale": 0.1}
 SHARED = {"backbone.relative_positions": "shared", "backbone.positions": "none"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "changes", "shape"),
     [

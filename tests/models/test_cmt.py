@@ -37,6 +37,7 @@ def training():
     return variables, *outputs(variables, images)
 
 
+@pytest.mark.slow
 def test_every_stage_equals_published(training):
     _, cells, features, _ = training
     names = ("patch_embed_a", "blocks_a.0", "blocks_b.0", "blocks_c.1", "norm")
@@ -131,6 +132,7 @@ def outcome(stage):
     return compute, compute()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [dict(layers="scanned"), dict(remat="full")])
 def test_scan_and_remat_change_neither_results_nor_statistics(outcome, options):
     compute, expected = outcome

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax.linen.initializers import zeros
 from flax.traverse_util import flatten_dict
 
@@ -51,6 +52,7 @@ def defined(params, x):
     return norm(x, params["norm"])
 
 
+@pytest.mark.slow
 def test_equals_its_definition():
     model = ConvNeXt(**TINY)
     images = jax.random.normal(jax.random.key(0), (2, 64, 96, 5))

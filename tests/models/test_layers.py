@@ -50,6 +50,7 @@ def stack(**options):
     return Stack(TransformerBlock, 3, dict(heads=2), **options)
 
 
+@pytest.mark.slow
 def test_scan_and_remat_change_neither_parameters_nor_results():
     x = jax.random.normal(jax.random.key(0), (2, 5, 8))
     plain = stack()
@@ -86,6 +87,7 @@ def test_outputs_are_those_of_each_block(layers):
         np.testing.assert_allclose(output, x, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_scanned_layers_compile_to_one_block():
     x = jax.ShapeDtypeStruct((2, 5, 8), jnp.float32)
 

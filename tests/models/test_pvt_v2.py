@@ -31,6 +31,7 @@ def test_every_stage_equals_published():
         np.testing.assert_allclose(ours, expected, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["reduced", "pooled"])
 def test_wide_images_scanned_and_unrolled(attention):
     random = np.random.default_rng(0)

@@ -35,6 +35,7 @@ def test_every_activation_equals_published():
     np.testing.assert_allclose(encoded.tokens.reshape(4, 16, -1), norm[:, 1:], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_encode_of_embed_is_the_call_and_features_end_with_it():
     model = create_model("vit_ti8", width=16, depth=5, heads=2)
     images = jax.random.normal(jax.random.key(0), (2, 16, 40, 2))
@@ -94,6 +95,7 @@ def test_relative_positions_are_their_definition():
         np.testing.assert_array_equal(place, np.broadcast_to(expected[:, None], place.shape))
 
 
+@pytest.mark.slow
 def test_own_tables_that_are_equal_are_a_shared_one():
     options = dict(width=16, depth=2, heads=2, positions="learned", layer_scale=0.5)
     shared = create_model("vit_ti8", **options, relative_positions="shared")
@@ -162,6 +164,7 @@ def test_positions_begin_where_the_published_loader_puts_them_at_another_size():
     np.testing.assert_array_equal(position["pos_embed_cls"], after[0, :1])
 
 
+@pytest.mark.slow
 def test_outputs_are_those_of_every_block():
     model = create_model("vit_ti8", width=16, depth=5, heads=2)
     images = jax.random.normal(jax.random.key(0), (2, 16, 40, 2))

@@ -86,11 +86,13 @@ def test_the_tables_cover_the_zoo():
     assert {*PARAMETERS, *CMT_THOUSANDS, *MIXMIM_MILLIONS} | sized == set(ZOO)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_equal_published(name):
     assert parameters(name) + published_rest(name) == PARAMETERS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CMT_THOUSANDS)
 def test_parameters_of_cmt_equal_those_of_its_code(name):
     side, thousands = CMT_THOUSANDS[name]
@@ -107,6 +109,7 @@ def test_parameters_of_mixmim_equal_published(name):
     assert round((parameters(name) + positions + head) / 1e6, 1) == MIXMIM_MILLIONS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["ti", "s", "b", "l", "h"])
 def test_patch_sizes_of_a_vit_differ_in_the_first_layer_alone(size):
     counts = {patch: parameters(f"vit_{size}{patch}", 4 * patch) for patch in (4, 8, 14, 16)}
@@ -115,6 +118,7 @@ def test_patch_sizes_of_a_vit_differ_in_the_first_layer_alone(size):
         assert counts[16] - count == (16**2 - patch**2) * 3 * width
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side", "gmacs"),
     [(name, side, gmacs) for name, sides in GMACS.items() for side, gmacs in sides.items()],

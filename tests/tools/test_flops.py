@@ -48,6 +48,7 @@ def test_gradients_remat_and_loops_of_fixed_length():
         matrix_flops(lambda w, x, n: jax.lax.fori_loop(0, n, lambda turn, x: layer(w, x), x), w, x, 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit_ti16", "swin_t"])
 def test_scanned_layers_count_as_much_as_unrolled_ones(name):
     images = jax.ShapeDtypeStruct((1, 64, 96, 3), jnp.float32)

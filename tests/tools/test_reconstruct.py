@@ -22,6 +22,7 @@ def forward(**method):
     return stage, *stage.forward(stage.create().eval_variables(), BATCH, np.int32(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", [True, False])
 def test_visible_patches_are_true_and_masked_ones_are_predictions(normalize):
     stage, out, images = forward(target="pixel", normalize_target=normalize)
@@ -37,6 +38,7 @@ def test_visible_patches_are_true_and_masked_ones_are_predictions(normalize):
     assert np.abs(filled - images)[masked].mean() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [{"block_size": 8}, {"block_size": 16}])
 def test_hog_is_drawn_cell_by_cell(monkeypatch, tmp_path, size):
     from fastmim_jax import hog
@@ -64,6 +66,7 @@ def columns_of(monkeypatch, path, **method):
     return jax.tree.map(lambda x: np.asarray(x[:5]) if x.ndim else x, out), drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["mae", "fastmim"])
 def test_thrown_patches_are_marked_beside_the_filled_in_images(monkeypatch, tmp_path, host):
     out, (*_, filled, marked) = columns_of(monkeypatch, tmp_path, name=host, partial=HALF)
@@ -75,6 +78,7 @@ def test_thrown_patches_are_marked_beside_the_filled_in_images(monkeypatch, tmp_
     assert not filled.roles.any() and not any("thrown" in note for note in filled.notes)
 
 
+@pytest.mark.slow
 def test_absent_patches_are_flat_in_both_columns(monkeypatch, tmp_path):
     out, (*_, filled, marked) = columns_of(
         monkeypatch, tmp_path, name="mae", partial=dict(HALF, fill="none")
@@ -85,12 +89,14 @@ def test_absent_patches_are_flat_in_both_columns(monkeypatch, tmp_path):
         assert "flat gray: thrown, not predicted" in column.notes
 
 
+@pytest.mark.slow
 def test_nothing_is_marked_if_all_masked_patches_are_decoded(monkeypatch, tmp_path):
     _, columns = columns_of(monkeypatch, tmp_path, name="mae")
     assert [column.title for column in columns] == ["original", "encoder input", "filled in"]
     assert not any(np.any(column.roles) for column in columns)
 
 
+@pytest.mark.slow
 def test_both_images_are_reconstructed_from_their_mixture():
     config = small.mixmim(small.config(batch_size=8))
     config.method.update(normalize_target=False, groups=2)

@@ -21,6 +21,7 @@ def equal(one, other):
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), one, other)
 
 
+@pytest.mark.slow
 def test_eight_sharded_devices_write_and_one_reads(tmp_path):
     wide, narrow = build(fsdp=4, devices=8), build()
     state = wide.create()
@@ -36,6 +37,7 @@ def test_eight_sharded_devices_write_and_one_reads(tmp_path):
     assert len(jax.tree.leaves(restored.params)[0].sharding.device_set) == 1
 
 
+@pytest.mark.slow
 def test_keeps_the_newest_and_the_milestones(tmp_path):
     state = build().create()
     with Checkpoints(tmp_path, keep=2, keep_every=4) as checkpoints:

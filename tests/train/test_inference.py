@@ -27,6 +27,7 @@ def finetuned(folder, tmp_path_factory):
     return untrained(config, tmp_path_factory.mktemp("run"), 15, tuple(sorted(COLOURS)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 3])
 def test_a_classifier_is_evaluated_on_other_devices_than_it_was_trained_on(finetuned, folder, devices):
     _, reference = open_classifier(finetuned)
@@ -40,6 +41,7 @@ def test_a_classifier_is_evaluated_on_other_devices_than_it_was_trained_on(finet
     np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_mixing_method_takes_any_even_batch(tmp_path, folder):
     config = small.mixmim(small.config(folder, steps=1))
     pretrain(config, tmp_path, log=lambda line: None)

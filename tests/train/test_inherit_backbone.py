@@ -106,6 +106,7 @@ def test_fixed_positions_of_a_vit_become_learned_ones_that_begin_as_the_table_re
     assert "params/encoder/position/pos_embed" in report.fresh
 
 
+@pytest.mark.slow
 def test_a_mixmim_at_another_size_reads_its_table_between_the_places_of_pretraining():
     """Fixed positions of 32 x 32 cells are those of 16 x 16, resampled, and still no parameter."""
     options = dict(name="mixmim_b", width=16, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2))

@@ -91,6 +91,7 @@ def assert_groups(found, wanted, layer_decay):
         assert decays_here == decays, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", MODELS)
 def test_official_groups_equal_published(family, shapes):
     wanted = expected(family)

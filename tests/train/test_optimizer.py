@@ -134,6 +134,7 @@ def assert_follows(step, state, batch, numbers, table):
         np.testing.assert_allclose(value[::every][kept], expected[kept], atol=1e-4, err_msg=path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAJECTORIES)
 def test_twenty_steps_follow_the_published_trajectory(name, monkeypatch):
     case, numbers = published.load(f"trajectory_{name}")
@@ -151,6 +152,7 @@ def as_given(key, batch):
     return batch["image"], batch["label"]
 
 
+@pytest.mark.slow
 def test_twenty_steps_of_finetuning_follow_the_published_trajectory():
     case, numbers = published.load("trajectory_finetune_vit")
     sizes, table = small.BACKBONES["vit"](case["config"]), "fastmim_vit_classifier"

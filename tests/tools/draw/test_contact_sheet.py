@@ -137,6 +137,7 @@ def test_a_page_has_rows_of_six_and_space_for_captions(monkeypatch):
     assert few.width == 2 * 24 + 2 * 256 + 14
 
 
+@pytest.mark.slow
 def test_the_command_draws_pretraining_and_finetuning(capsys, tmp_path, pure):
     words = [f"--config.data.path={pure}", "--config.schedule.batch_size=6"]
     for config in ("quickstart.py", "finetune.py"):

@@ -86,6 +86,7 @@ def test_the_window_fits_the_images():
     assert describe(ModelSpec(SWIN, (128, 192)))["window_size"] == 2
 
 
+@pytest.mark.slow
 def test_settings_of_their_own_configs():
     """Our defaults for missing entries are transformers'."""
     for package in ("torch", "transformers"):

@@ -166,7 +166,7 @@ def outputs_of(case):
         return "outputs"
     # The norm follows the mean, so the grids are compared without it.
     return lambda encoder, images: [
-        EncoderOutput(x, x[:, :0]) for x in encoder._grids(encoder.embed(images))
+        EncoderOutput(x, x[:, :0]) for x in encoder._stage_outputs(encoder.embed(images))
     ]
 
 

@@ -140,7 +140,7 @@ def skip_norm(call, args, kwargs, context):
 @cache
 def compiled(encoder, pooling, classes=CLASSES):
     """Ours: (variables, images) -> the same layers as `reference_outputs` of timm's model."""
-    normed = POOLINGS[pooling].encoding == "encode"
+    normed = POOLINGS[pooling].encoder_norm
 
     @jax.jit
     def outputs_of(variables, images):

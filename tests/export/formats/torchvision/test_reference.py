@@ -103,7 +103,7 @@ def layers_of(encoder, variables, case):
     def run(variables, images):
         if "norm" in variables["params"]:
             return encoder.apply(variables, images, method="outputs")
-        grids = encoder.apply(variables, images, method=lambda m, x: m._grids(m.embed(x)))
+        grids = encoder.apply(variables, images, method=lambda m, x: m._stage_outputs(m.embed(x)))
         return [(x, x[:, :0, 0]) for x in grids]
 
     outputs = jax.jit(run)(variables, images_of(case))
