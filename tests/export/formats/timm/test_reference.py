@@ -28,10 +28,14 @@ from fastmim_jax.models.swin import Swin
 from fastmim_jax.models.vit import ViT
 from fastmim_jax.models.zoo import create_model
 
-pytestmark = pytest.mark.skipif(
-    not (find_spec("torch") and find_spec("timm")),
-    reason="needs the torch extra: pip install '.[torch]'",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.torch,
+    pytest.mark.skipif(
+        not (find_spec("torch") and find_spec("timm")),
+        reason="needs the torch extra: pip install '.[torch]'",
+    ),
+]
 CLASSES = tuple("abcde")
 # Both sides compute in float32 and sum in different orders: up to 2e-6 of the largest value is observed.
 # Masked attention has a score of -100 in timm's Swin, whose weight is negligible.
