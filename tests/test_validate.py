@@ -62,6 +62,7 @@ def test_nonsense_on_the_command_line(section, key):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("section", "key"), KEYS)
 def test_values_of_any_type_in_a_config_file(section, key):
     """Checked together with the other keys: refused with the flag of the key, or accepted."""

@@ -16,6 +16,8 @@ from fastmim_jax.evaluate.features import write_features
 from helpers.commands import refused
 from helpers.labelled_images import COLOURS, pretrained, write_splits
 
+pytestmark = pytest.mark.slow
+
 LAYERS = ("block 1 mean", "block 2 cls")
 
 
@@ -44,7 +46,6 @@ def npz(workdir, source, tmp_path_factory):
     return dict(np.load(out)), messages, done
 
 
-@pytest.mark.slow
 def test_names_and_labels(npz, source):
     found, *_ = npz
     assert set(found) == {"name", "label", "classes", "block_1_mean", "block_2_cls"}
@@ -54,7 +55,6 @@ def test_names_and_labels(npz, source):
     assert all(f"/{found['classes'][k]}/" in n for n, k in zip(found["name"], found["label"], strict=True))
 
 
-@pytest.mark.slow
 def test_features_equal_the_outputs_of_the_encoder(npz, workdir):
     found, *_ = npz
     _, backbone = open_backbone(workdir)
@@ -88,7 +88,6 @@ def test_parquet_holds_the_same(npz, workdir, source, tmp_path):
         np.testing.assert_array_equal(np.array(table[name].to_pylist(), np.float32), found[name])
 
 
-@pytest.mark.slow
 def test_without_labels_and_layers(workdir, folder, tmp_path):
     image = open_source(str(folder / "test" / "red" / "00.png"))
     for out in ("one.npz", "one.parquet"):

@@ -36,6 +36,8 @@ from helpers.labelled_images import (
     write_splits,
 )
 
+pytestmark = pytest.mark.slow
+
 LAYERS = ["block 1 mean", "block 1 cls", "block 2 mean", "block 2 cls"]
 
 
@@ -64,7 +66,6 @@ def material(workdir, folder):
     return extract(backbone, parts)
 
 
-@pytest.mark.slow
 def test_every_kind_tells_colours_apart(table):
     lines, *_ = table
     assert {line.kind for line in lines} == set(KINDS)
@@ -183,7 +184,6 @@ def test_of_every_fold_a_probe_sees_its_own_images(monkeypatch, folder):
             assert labels.tolist() == [source.label(int(i)) for i in x[:, 0]]
 
 
-@pytest.mark.slow
 def test_the_stages_of_a_pyramid(folder):
     config = small.over("swin", small.config(folder))
     devices = jax.devices()[:1]
@@ -199,7 +199,6 @@ def test_the_stages_of_a_pyramid(folder):
     assert widths == [16, 32, 64, 128]
 
 
-@pytest.mark.slow
 def test_a_fine_tuned_run_can_be_probed_and_a_missing_norm_is_noted(folder, workdir, tmp_path):
     config = tuning_config(folder, workdir)
     config.model.pooling = "pool_norm"

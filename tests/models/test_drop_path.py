@@ -16,6 +16,8 @@ from fastmim_jax.models.stack import Stack, drop_path_rates, residual
 from fastmim_jax.models.swin import SwinBlock
 from helpers import small
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     family: {key: x for key, x in sizes.items() if x is not None}
     for family, sizes in {
@@ -113,7 +115,6 @@ def test_the_mean_over_many_keys_is_the_branch_itself():
     assert share.mean(0).std() < 0.1 and share.std() > 0.5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", TINY)
 def test_without_a_generator_or_a_rate_the_program_is_the_same(family):
     plain, dropping = tiny(family), tiny(family, drop_path=0.5)
@@ -173,7 +174,6 @@ def test_a_block_multiplies_every_branch_of_a_sample_by_its_factor(name):
             assert difference < 1e-5 if is_equal else difference > 1e-3
 
 
-@pytest.mark.slow
 def test_scan_and_remat_drop_the_same_and_learn_the_same():
     model = tiny("vit", drop_path=0.5, depth=3)
     images = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
@@ -194,7 +194,6 @@ def test_scan_and_remat_drop_the_same_and_learn_the_same():
         )
 
 
-@pytest.mark.slow
 def test_blocks_of_two_kinds_are_scanned_with_their_own_factors():
     """Every second block of a Swin is shifted; the third stage has one more than pairs."""
     model = tiny("swin", drop_path=0.5, depths=(1, 4, 3, 1), window=2, width=8)
@@ -211,7 +210,6 @@ def test_blocks_of_two_kinds_are_scanned_with_their_own_factors():
         np.testing.assert_allclose(first, other, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_sample_dropped_in_every_block_is_left_as_it_is_and_teaches_nothing():
     rates, key = (0.6, 0.7), jax.random.key(3)
     x = jax.random.normal(jax.random.key(0), (32, 5, 8))

@@ -13,6 +13,8 @@ from fastmim_jax.export.formats import names
 from fastmim_jax.train.optimizer import decay_groups, layer_lr_scales, make_optimizer, no_decay_names
 from helpers import published
 
+pytestmark = pytest.mark.slow
+
 GROUPS = published.load("finetune_groups")[0]
 LEARNED = {"backbone.positions": "learned"}
 SIMMIM_VIT = {
@@ -91,7 +93,6 @@ def assert_groups(found, wanted, layer_decay):
         assert decays_here == decays, name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", MODELS)
 def test_official_groups_equal_published(family, shapes):
     wanted = expected(family)

@@ -14,6 +14,8 @@ from fastmim_jax.train.finetune import make_finetune_stage
 from fastmim_jax.train.pretrain import make_pretrain_stage
 from helpers import small
 
+pytestmark = pytest.mark.slow
+
 RANDOM = np.random.default_rng(0)
 BATCH = {
     "image": RANDOM.integers(0, 256, (16, 32, 32, 3), dtype=np.uint8),
@@ -40,7 +42,6 @@ def test_masks_depend_on_seed_and_step_alone():
     assert (noise[0] != noise[1]).all()
 
 
-@pytest.mark.slow
 def test_loss_falls_and_every_parameter_moves():
     stage = stage_of(steps=60)
     before = jax.device_get(stage.create().params)
@@ -50,7 +51,6 @@ def test_loss_falls_and_every_parameter_moves():
     assert int(state.step) == 30 and int(state.skipped) == 0
 
 
-@pytest.mark.slow
 def test_accumulation_changes_nothing_but_memory():
     whole, parts = (losses(stage_of(accumulation=n), 3) for n in (1, 4))
     for one, other in zip(whole[1], parts[1], strict=True):
@@ -58,7 +58,6 @@ def test_accumulation_changes_nothing_but_memory():
         np.testing.assert_allclose(float(one["grad_norm"]), float(other["grad_norm"]), rtol=1e-4)
 
 
-@pytest.mark.slow
 def test_paths_are_dropped_in_updates_alone_and_each_time_anew():
     """SimMIM's published ViT drops them in pre-training."""
     config = small.config()
@@ -99,7 +98,6 @@ class Poisoned:
         return out._replace(loss=out.loss * bad), collections
 
 
-@pytest.mark.slow
 def test_a_non_finite_update_changes_only_the_counters():
     stage = stage_of()
     state = stage.create()
@@ -141,7 +139,6 @@ def _optimizer(state):
     return make_optimizer(state.params, betas=(0.9, 0.95), epsilon=1e-8, weight_decay=0.05)
 
 
-@pytest.mark.slow
 def test_trivial_losses_are_those_of_the_hidden_targets():
     from fastmim_jax.train.held_out import trivial_losses
 
@@ -154,7 +151,6 @@ def test_trivial_losses_are_those_of_the_hidden_targets():
     assert found["mean target"] == pytest.approx(np.mean((hidden - hidden.mean(0)) ** 2), rel=1e-5)
 
 
-@pytest.mark.slow
 def test_bfloat16_agrees_with_float32_and_keeps_the_loss_in_float32():
     config = small.config()
     config.method.dtype = "bfloat16"
@@ -190,7 +186,6 @@ def tuned_on_one():
     return tuned(tuning_of(accumulation=2), 4)
 
 
-@pytest.mark.slow
 def test_finetuning_is_the_same_on_any_number_of_devices(tuned_on_one):
     """2 x 4 devices that share the parameters, with mixing, erasing, drop path, averages, accumulation."""
     one, other = tuned_on_one, tuned(tuning_of(8, fsdp=4, accumulation=2), 4)
@@ -205,7 +200,6 @@ def test_finetuning_is_the_same_on_any_number_of_devices(tuned_on_one):
     assert max(apart) < 0.01 * max(moved)  # of single weights: Adam amplifies the smallest gradients
 
 
-@pytest.mark.slow
 def test_finetuning_is_repeated_by_its_seed_and_nothing_else(tuned_on_one):
     again = tuned(tuning_of(accumulation=2), 2)
     assert again[1] == tuned_on_one[1][:2]

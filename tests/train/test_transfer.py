@@ -13,6 +13,8 @@ from fastmim_jax.models.resample import flat_relative_position, resample
 from fastmim_jax.train.transfer import modules, transfer
 from helpers import published, small
 
+pytestmark = pytest.mark.slow
+
 LOADED = published.load("load")[1]
 SIZES = {"vit": (112, {}), "swin": (224, {}), "pvtv2": (96, {}), "cmt": (96, {"width": 40})}
 
@@ -51,7 +53,6 @@ def with_published_positions(family, source, before, after):
     return source
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", SIZES)
 def test_a_checkpoint_gives_the_published_logits_at_another_size(family):
     model, images, initial = classifier(family, *SIZES[family])
@@ -81,7 +82,6 @@ def test_a_checkpoint_gives_the_published_logits_at_another_size(family):
     np.testing.assert_allclose(logits, LOADED[f"{family}/logits"], atol=1e-4)
 
 
-@pytest.mark.slow
 def test_a_shallow_checkpoint_says_which_blocks_start_fresh():
     sizes = dict(width=8, heads=(1, 1, 2, 2))
     shallow = create_model("swin_t", depths=(1, 2, 2, 1), **sizes)
@@ -107,7 +107,6 @@ def vit(size, classes=3, **options):
     return model, jax.jit(model.init)(jax.random.key(size), jnp.zeros((1, size, size, 3)))
 
 
-@pytest.mark.slow
 def test_a_learned_table_is_resampled_and_its_cls_is_not():
     (_, source), (_, target) = vit(128), vit(224)
     table = np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32)
@@ -122,7 +121,6 @@ def test_a_learned_table_is_resampled_and_its_cls_is_not():
     )
 
 
-@pytest.mark.slow
 def test_a_head_for_other_classes_starts_fresh():
     (_, source), (_, same), (_, other) = vit(32), vit(48, 3), vit(48, 5)
     source["params"]["head"]["bias"] += 1

@@ -15,6 +15,8 @@ from fastmim_jax.evaluate.probes.attentive_head import RATES as DEFAULT_RATES
 from fastmim_jax.evaluate.probes.attentive_head import AttentiveHead, AttentiveHeads
 from fastmim_jax.train import sharding
 
+pytestmark = pytest.mark.slow
+
 CLASSES, WIDTH, TOKENS = 4, 16, 40
 RATES = (1e-3, 1e-2)
 
@@ -39,7 +41,6 @@ def trained(probe, tokens, labels, batch=100):
     return state
 
 
-@pytest.mark.slow
 def test_finds_the_token_that_holds_the_class():
     tokens, labels = needles(3000, 0)
     others, wanted = needles(500, 1)
@@ -50,7 +51,6 @@ def test_finds_the_token_that_holds_the_class():
     assert mean.accuracy < 0.6
 
 
-@pytest.mark.slow
 def test_learning_rates_are_independent():
     """1e-4: Adam divides by gradients that differ in their last bits, over five steps."""
     data = needles(500, 0)
@@ -71,7 +71,6 @@ def test_a_head_that_diverged_classifies_nothing_correctly():
     assert counts[0] > 20 and counts[1] == 0
 
 
-@pytest.mark.slow
 def test_padding_is_ignored():
     tokens, labels = needles(60, 0)
     padded = np.concatenate([labels[:40], np.full(20, -1)])
@@ -99,7 +98,6 @@ def test_the_rate_decays_to_zero():
     assert moved[7] < 0.1 * moved[0] and moved[8] == 0
 
 
-@pytest.mark.slow
 def test_the_head_is_cross_attention():
     """Against attention with every key and value written out; bfloat16 tokens are computed in float32."""
     tokens = jnp.asarray(needles(3, 0)[0], jnp.bfloat16)
