@@ -1,4 +1,4 @@
-"""What the package imports is what pyproject.toml and requirements.txt declare."""
+"""The imports of the package match the declarations in pyproject.toml and requirements.txt."""
 
 import ast
 import re
