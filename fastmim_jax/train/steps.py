@@ -111,6 +111,12 @@ def update(
       See `pretrain_step`. If the loss or the gradients are not finite, only the counters change.
     """
     loss, collections, grads = _mean_gradients(loss_fn, state, batch, accumulation, key)
+    return _apply_gradients(state, loss, collections, grads, optimizer, schedule, ema_decay)
+
+
+@jax.named_scope("optimizer")  # a class of kernels in profiles
+def _apply_gradients(state, loss, collections, grads, optimizer, schedule, ema_decay):
+    """Return the next state and the metrics; if a value is not finite, only the counters change."""
     lr, grad_norm = schedule(state.step), optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, optax.tree.scale(-lr, updates))
