@@ -1,0 +1,57 @@
+"""The training step compiled for an NVIDIA GPU that is not there.
+
+    python experiments/step_gpu/compile.py fastmim:vit_b16 --depth=4
+    python experiments/step_gpu/compile.py mae:vit_b16 --target=a100 method.remat=full
+    python experiments/step_gpu/compile.py --all; python experiments/step_gpu/compile.py --table
+
+Needs jax-cuda13-pjrt of jax's version, ptxas and libdevice, but no GPU and no driver; see README.md.
+Triton matrix products are off by default: without a GPU there is no autotuning, and cuBLAS calls count no
+FLOPs, so that `flops` are those of everything but the matrix products.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # arrays stay there; the plug-in of the GPU must not look for a driver
+HERE = Path(__file__).parent
+sys.path += [str(HERE.parent), str(HERE.parents[1])]
+
+from ahead_of_time import command  # noqa: E402
+from jax.experimental import topologies  # noqa: E402
+
+IMAGES = {  # a GPU, of every published base config
+    "fastmim:vit_b16": 1024,
+    "fastmim:swin_b": 512,
+    "fastmim:pvt_v2_b2": 512,
+    "fastmim:cmt_s": 512,
+    "fastmim:convnext_b": 512,
+    "mae:vit_b16": 1024,
+    "mixmim:base": 256,
+    "simmim:vit_b16": 256,
+    "simmim:swin_b": 256,
+    "pr_mim:mae_vit_b16": 1024,
+    "pr_mim:mixmim_base": 256,
+}
+
+
+def main() -> None:
+    parser = command.make_parser(__doc__.splitlines()[0], HERE / "results.jsonl")
+    parser.add_argument("--target", default="h100", help="a file of targets/: h100 or a100")
+    parser.add_argument("--topology", default="1x1x1", help="partitions x hosts x GPUs a host")
+    parser.add_argument("--triton", action="store_true", help="matrix products by Triton, not by cuBLAS")
+    args = parser.parse_intermixed_args()
+
+    def devices() -> list:
+        target = (HERE / f"targets/target_{args.target}.txtpb").read_text()
+        described = topologies.get_topology_desc(
+            platform="cuda", topology_name="", target_config=target, topology=args.topology
+        )
+        return list(described.devices)
+
+    name = args.target if args.topology == "1x1x1" else f"{args.target} {args.topology}"
+    command.run(args, name, devices, IMAGES, {"xla_gpu_enable_triton_gemm": args.triton})
+
+
+if __name__ == "__main__":
+    main()
