@@ -141,7 +141,7 @@ def bench(values, paths):
     if values.show_batch:
         print(show_batch(config, values.show_batch))
     else:
-        bench(config, values.workdir)
+        bench(config, values.workdir, synthetic=values.synthetic, profile=values.profile)
 
 
 def _conversion(values, **options):
@@ -209,7 +209,7 @@ COMMANDS = {
         paths=("SOURCE", "DESTINATION"),
     ),
     "verify": Command(verify, optional=CONVERSION, paths=("A", "B")),
-    "bench": Command(bench, ("config",), ("workdir", "show_batch")),
+    "bench": Command(bench, ("config",), ("workdir", "synthetic", "profile", "show_batch")),
 }
 HELP = ("-h", "-help", "--help", "help")
 

@@ -66,6 +66,8 @@ FLAGS = {
     "encoder_only": _boolean("leave out the decoder or head"),
     "partial": _boolean("convert although arrays are missing (initialised randomly) or unknown (left out)"),
     "overwrite": _boolean("replace the destination"),
+    "synthetic": _boolean("random images in memory instead of the run's data: only the step is measured"),
+    "profile": _boolean("trace some steps: time of products, attention, norms, GELU, copies and others"),
     "show_batch": Flag("FILE.png", "draw a training batch as the network sees it, and do nothing else"),
 }
 

@@ -1,10 +1,10 @@
 """Measure the cost of a config on this machine: the step, its target, reading, and the bottleneck."""
 
-import statistics
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,25 +12,32 @@ from ml_collections import ConfigDict
 
 from fastmim_jax.data.sources import Source, labelled
 from fastmim_jax.io import write_json
-from fastmim_jax.tools.flops import matrix_flops, peak_flops
-from fastmim_jax.train.finetune import make_finetune_stage
+from fastmim_jax.tools.step_cost import CompiledStep, Figures, median_seconds
+from fastmim_jax.train import sharding
+from fastmim_jax.train.finetune import FinetuneStage, make_finetune_stage
 from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.pretrain import PretrainStage, make_pretrain_stages
 from fastmim_jax.train.runs import load_run
 from fastmim_jax.train.stage import TrainStage, open_training_data
 
-REPEATS = 5
 READ_AHEAD = 8  # largest number of batches read in advance
+IMAGENET_IMAGES, IMAGENET_CLASSES = 1_281_167, 1000  # of synthetic data
 
-Figures = dict[str, Any]
 
-
-def bench(config: ConfigDict, workdir: str | Path | None = None) -> list[Figures]:
+def bench(
+    config: ConfigDict,
+    workdir: str | Path | None = None,
+    *,
+    synthetic: bool = False,
+    profile: bool = False,
+) -> list[Figures]:
     """Measure and print the figures of every stage of a config.
 
     Args:
       config: of pre-training or of fine-tuning; reading is measured with the augmentation of the host.
-      workdir: where to write bench.json, or None.
+      workdir: where to write bench.json and the traces, or None.
+      synthetic: train on random images in memory: no data is opened, and reading is not measured.
+      profile: trace some steps and add the seconds of every class of kernels.
 
     Returns:
       [{name: figure}] of the stages, as printed.
@@ -38,86 +45,109 @@ def bench(config: ConfigDict, workdir: str | Path | None = None) -> list[Figures
     Raises:
       UserError: the config or its data cannot be used.
     """
-    source, stages = _open_stages(config)
-    figures = [_bench_stage(stage, source) for stage in stages]
+    source = None if synthetic else open_training_data(config)
+    figures = []
+    with _folder(workdir) as folder:
+        for stage in _make_stages(config, source):
+            trace_dir = folder / f"profile_stage_{stage.plan.stage + 1}" if profile else None
+            figures.append(_bench_stage(stage, source, trace_dir))
     if workdir:
         write_json(Path(workdir) / "bench.json", figures, indent=2)
     return figures
 
 
-def _open_stages(config: ConfigDict) -> tuple[Source, Sequence[TrainStage]]:
-    """Return the training data and the stages of a config.
+@contextmanager
+def _folder(workdir: str | Path | None) -> Iterator[Path]:
+    """Give the work directory, or a temporary one."""
+    if workdir:
+        yield Path(workdir)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+
+
+def _make_stages(config: ConfigDict, source: Source | None) -> Sequence[TrainStage]:
+    """Return the stages of a config, with as many images and classes as the data, or as ImageNet-1k.
 
     Only the config of `config.init` is loaded: the values of the parameters do not change the cost.
     """
-    source = open_training_data(config)
+    records = IMAGENET_IMAGES if source is None else len(source)
     if "method" in config:
-        return source, make_pretrain_stages(config, len(source))
-    classes = labelled(source).classes
+        return make_pretrain_stages(config, records)
+    if source is None:
+        classes = [str(index) for index in range(config.model.classes or IMAGENET_CLASSES)]
+    else:
+        classes = labelled(source).classes
     config = inherit_backbone(config, load_run(config.init).config if config.init else None)
-    return source, [make_finetune_stage(config, len(source), classes)]
+    return [make_finetune_stage(config, records, classes)]
 
 
-def _bench_stage(stage: TrainStage, source: Source) -> Figures:
-    plan, workers = stage.plan, stage.reader.workers
-    with stage.loader(source, batch_size=plan.batch_size, seed=0, workers=workers) as loader:
-        batches = iter(loader)
-        batch = stage.to_devices(next(batches), plan.batch_size)
-        reading_seconds = _reading_seconds(batches)
+def _bench_stage(stage: TrainStage, source: Source | None, trace_dir: Path | None) -> Figures:
+    plan = stage.plan
+    if source is None:
+        batch, reading = _random_batch(stage), {}
+    else:
+        batch, reading = _read_batch(stage, source)
+    step = CompiledStep(stage, batch)
     figures = {
         "stage": f"{plan.stage + 1} of {plan.stages}",
         "images": f"{plan.image_size[0]} x {plan.image_size[1]}",
         "device": f"{plan.devices} {jax.devices()[0].device_kind}",
         "jax": jax.__version__,
         "batch_size": plan.batch_size,
-        **_step_figures(stage, batch),
-        "reading_images_per_second": plan.batch_size / reading_seconds,
-        "reading_workers": workers,
+        **step.figures(),
+        **reading,
     }
     figures |= _target_figures(stage, batch, figures["step_seconds"])
-    reading_is_slower = reading_seconds > figures["step_seconds"]
-    figures["bottleneck"] = "reading" if reading_is_slower else "the training step"
+    if reading:
+        reading_is_slower = reading["reading_images_per_second"] < figures["images_per_second"]
+        figures["bottleneck"] = "reading" if reading_is_slower else "the training step"
+    _print(figures)
+    if trace_dir:
+        figures |= _profile(step, trace_dir)
+    return figures
+
+
+def _print(figures: Figures) -> None:
     for name, value in figures.items():
         print(f"{name:>34}  {value:,.4g}" if isinstance(value, float) else f"{name:>34}  {value}")
-    return figures
 
 
-def _step_figures(stage: TrainStage, batch: dict[str, jax.Array]) -> Figures:
-    state = stage.create()
+def _profile(step: CompiledStep, trace_dir: Path) -> Figures:
+    """Print and return the time of each class of kernels, and the kernels that take longest."""
+    classes, kernels = step.profile(trace_dir)
+    total = sum(classes.values())
+    print("kernels of one step, per device (on CPU devices: CPU time of all threads)")
+    for kind, seconds in classes.items():
+        print(f"{kind:>34}  {seconds * 1e3:,.2f} ms  {seconds / total:.1%}")
+    listed = [
+        {"kernel": kernel.name, "class": kernel.kind, "count": kernel.count, "seconds": kernel.seconds}
+        for kernel in kernels
+    ]
+    return {"kernel_seconds": classes, "top_kernels": listed}
 
-    def step():
-        nonlocal state
-        state, metrics = stage.step(state, batch)
-        return metrics
 
-    seconds = _median_seconds(step)
-    # The backward pass costs twice the forward pass.
-    flops = 3.0 * matrix_flops(*_forward_function(stage, batch["image"].shape[1:]))
-    images_per_second = stage.plan.batch_size / seconds
-    figures = {
-        "step_seconds": seconds,
-        "images_per_second": images_per_second,
-        "training_gflops_per_image": flops / 1e9,
-        "tflops": flops * images_per_second / 1e12,
+def _random_batch(stage: TrainStage) -> dict[str, jax.Array]:
+    """Return a batch of noise on the devices, with the arrays of the loader."""
+    size, rng = stage.plan.batch_size, np.random.default_rng(0)
+    shape = (len(stage.rows(size)), *stage.reader.image_shape)
+    batch = {
+        "image": rng.integers(0, 256, shape, np.uint8),
+        "flip": rng.integers(0, 2, shape[0]).astype(bool),
     }
-    peak = peak_flops(jax.devices()[0].device_kind)
-    if peak:
-        figures["mfu"] = flops * images_per_second / peak / stage.plan.devices
-    return figures
+    if isinstance(stage, FinetuneStage):
+        batch["label"] = rng.integers(0, len(stage.classes), shape[0])
+    return stage.to_devices(batch, size)
 
 
-def _forward_function(stage: TrainStage, image_shape: tuple[int, ...]) -> tuple:
-    """Return the function that training differentiates, and its abstract arguments for one image."""
-    variables = {"params": stage.abstract.params, **stage.abstract.collections}
-    images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
-    if not isinstance(stage, PretrainStage):
-        return stage.model.apply, variables, images
-    noise = jax.ShapeDtypeStruct(stage.model.noise_shape(images.shape), np.float32)
-
-    def loss(variables, images, noise):
-        return stage.model.apply(variables, images, noise=noise).loss
-
-    return loss, variables, images, noise
+def _read_batch(stage: TrainStage, source: Source) -> tuple[dict[str, jax.Array], Figures]:
+    """Return a batch of the data on the devices, and the figures of reading."""
+    size, workers = stage.plan.batch_size, stage.reader.workers
+    with stage.loader(source, batch_size=size, seed=0, workers=workers) as loader:
+        batches = iter(loader)
+        batch = stage.to_devices(next(batches), size)
+        seconds = _reading_seconds(batches)
+    return batch, {"reading_images_per_second": size / seconds, "reading_workers": workers}
 
 
 def _target_figures(stage: TrainStage, batch: dict[str, jax.Array], step_seconds: float) -> Figures:
@@ -125,10 +155,10 @@ def _target_figures(stage: TrainStage, batch: dict[str, jax.Array], step_seconds
     if not isinstance(stage, PretrainStage) or not stage.model.target.timed:
         return {}
     target, stride, name = stage.model.target, stage.model.encoder.stride, stage.config.method.target
-    _, images = stage.forward(stage.create().eval_variables(), batch, np.int32(0))
-    images = jax.device_put(np.asarray(images))
+    normalize = jax.jit(stage.reader.normalize, out_shardings=sharding.replicated(stage.mesh))
+    images = jax.device_put(np.asarray(normalize(batch["image"], batch["flip"])))
     compiled = jax.jit(lambda x: target(x, stride)).lower(images).compile()
-    seconds = _median_seconds(lambda: compiled(images))
+    seconds = median_seconds(lambda: compiled(images))
     memory = compiled.memory_analysis()  # None on platforms without it
     figures = {f"{name}_seconds": seconds, f"{name}_share_of_step": seconds / step_seconds}
     if memory is not None:
@@ -145,14 +175,3 @@ def _reading_seconds(batches: Iterator, least: float = 4.0) -> float:
         next(batches)
         count += 1
     return (time.perf_counter() - start) / count
-
-
-def _median_seconds(function: Callable[[], Any]) -> float:
-    """Return the median wall time of a call, after a warm-up call."""
-    jax.block_until_ready(function())
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)

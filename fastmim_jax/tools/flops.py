@@ -1,19 +1,54 @@
 """Matrix FLOPs of a function, counted exactly in its jaxpr, scans included."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
-PEAK_TFLOPS = {  # dense bfloat16, per device, from the data sheets
-    "NVIDIA H100": 989,
+# Dense bfloat16 with float32 sums, per JAX device, by the start of its kind; the longest match counts.
+# Sources: the data sheets of NVIDIA and Google; names of TPUs: jax/_src/pallas/mosaic/tpu_info.py.
+PEAK_TFLOPS = {
+    "NVIDIA GB300": 2500,
+    "NVIDIA B300": 2250,
+    "NVIDIA GB200": 2500,
+    "NVIDIA B200": 2250,
+    "NVIDIA GH200": 989,
     "NVIDIA H200": 989,
+    "NVIDIA H200 NVL": 836,
+    "NVIDIA H100": 989,
+    "NVIDIA H100 NVL": 836,
+    "NVIDIA H100 PCIe": 756,
+    "NVIDIA H800": 989,
+    "NVIDIA H800 PCIe": 756,
+    "NVIDIA H20": 148,
     "NVIDIA A100": 312,
+    "NVIDIA A800": 312,
+    "NVIDIA A40": 150,
+    "NVIDIA A30": 165,
+    "NVIDIA A10": 125,
+    "NVIDIA A10G": 70,
+    "NVIDIA L40": 181,
+    "NVIDIA L40S": 362,
+    "NVIDIA L4": 121,
+    "NVIDIA RTX PRO 6000 Blackwell": 504,
+    "NVIDIA RTX 6000 Ada": 364,
+    "NVIDIA RTX A6000": 155,
+    "NVIDIA GeForce RTX 5090": 210,
+    "NVIDIA GeForce RTX 4090": 165,
+    "NVIDIA GeForce RTX 3090": 71,
+    "TPU v2": 22.5,  # one core of two
+    "TPU v3": 61.5,  # one core of two
     "TPU v4": 275,
-    "TPU v5 lite": 197,
+    "TPU v4 lite": 137,
+    "TPU v5 lite": 197,  # v5e
+    "TPU v5e": 197,
+    "TPU v5": 459,  # v5p
     "TPU v5p": 459,
-    "TPU v6 lite": 918,
+    "TPU v6 lite": 918,  # v6e, Trillium
+    "TPU v6e": 918,
+    "TPU7x": 1153.5,  # Ironwood: one of the chip's two devices
 }
 
 
@@ -59,8 +94,14 @@ def _inner_jaxprs(params):
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Return the FLOP/s of a device in bfloat16, or None if it is not in PEAK_TFLOPS."""
-    for name, tflops in PEAK_TFLOPS.items():
-        if device_kind.startswith(name):
-            return tflops * 1e12
-    return None
+    """Return the FLOP/s of a device in bfloat16, or None if it is not in PEAK_TFLOPS.
+
+    A share of a GPU (MIG) has no peak of its own in the data sheets.
+
+    >>> peak_flops("NVIDIA H100 80GB HBM3"), peak_flops("NVIDIA H100 PCIe"), peak_flops("TPU v5")
+    (989000000000000.0, 756000000000000.0, 459000000000000.0)
+    """
+    names = [name for name in PEAK_TFLOPS if re.match(re.escape(name) + r"\b", device_kind)]
+    if not names or "MIG" in device_kind:
+        return None
+    return PEAK_TFLOPS[max(names, key=len)] * 1e12

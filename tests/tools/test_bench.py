@@ -7,7 +7,9 @@ import pytest
 from fastmim_jax.data import image_reader
 from fastmim_jax.data.randaugment import RandAugment
 from fastmim_jax.tools import bench as benches
+from fastmim_jax.tools import step_cost
 from fastmim_jax.tools.bench import bench
+from fastmim_jax.tools.hlo import CLASSES
 from helpers import small
 from helpers.commands import refused
 from helpers.labelled_images import tuning_config, write_images
@@ -33,7 +35,7 @@ def benched(folder, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benches, "_reading_seconds", lambda batches: 0.5)
-        patch.setattr(benches, "peak_flops", lambda kind: 1e12)
+        patch.setattr(step_cost, "peak_flops", lambda kind: 1e12)
         patch.setattr(image_reader, "make_loader", recorded)
         (figures,) = bench(config, workdir)
     return figures, calls, workdir
@@ -49,6 +51,8 @@ def test_the_figures_of_fine_tuning_are_consistent(benched):
     expected = "reading" if figures["step_seconds"] < 0.5 else "the training step"
     assert figures["bottleneck"] == expected
     assert not any("hog" in name for name in figures)
+    assert figures["tracing_seconds"] > 0 and figures["planned_memory_gib"] > 0
+    assert ("compile_seconds" in figures) != ("reading_compiled_step_seconds" in figures)
     assert json.loads((workdir / "bench.json").read_text()) == [figures]
 
 
@@ -87,3 +91,13 @@ def test_the_figures_of_pretraining_include_hog(tmp_path, capsys, monkeypatch):
     assert figures["hog_share_of_step"] > 0 and figures["images_per_second"] > 0
     assert figures["reading_images_per_second"] == 32
     assert (tmp_path / "bench.json").exists() and "hog_share_of_step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", [small.config, lambda: tuning_config("no/such/folder")])
+def test_synthetic_data_and_a_profile(tmp_path, config, capsys):
+    (figures,) = bench(config(), tmp_path, synthetic=True, profile=True)
+    assert not any("reading_images" in name for name in figures) and "bottleneck" not in figures
+    assert {"products", "optimizer"} <= set(figures["kernel_seconds"]) <= set(CLASSES)
+    assert figures["top_kernels"][0]["seconds"] > 0
+    assert json.loads((tmp_path / "bench.json").read_text()) == [figures]
+    assert "kernels of one step" in capsys.readouterr().out

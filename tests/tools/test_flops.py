@@ -60,5 +60,23 @@ def test_scanned_layers_count_as_much_as_unrolled_ones(name):
     assert counts[0] == counts[1] > 0
 
 
-def test_peak_of_a_device_kind():
-    assert peak_flops("NVIDIA H200 SXM") == 989e12 and peak_flops("cpu") is None
+@pytest.mark.parametrize(
+    ("kind", "tflops"),
+    [
+        ("NVIDIA H200", 989),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA L4", 121),
+        ("NVIDIA L40S", 362),
+        ("TPU v5 lite", 197),
+        ("TPU v5", 459),
+        ("TPU v5p", 459),
+        ("TPU v6 lite", 918),
+        ("TPU7x", 1153.5),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("cpu", None),
+    ],
+)
+def test_peak_of_a_device_kind(kind, tflops):
+    assert peak_flops(kind) == (tflops and tflops * 1e12)
