@@ -268,14 +268,17 @@ def _check_config(config, section=""):
 
 
 def _start_jax(distributed=False):
-    """Silence the libraries' information lines and join the other processes, if any."""
+    """Silence the libraries' information lines, join the other processes, open the compilation cache."""
     import jax
     from absl import logging
+
+    from fastmim_jax.train.compilation import enable_cache
 
     logging.set_verbosity(logging.ERROR)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if distributed:
         jax.distributed.initialize()
+    enable_cache()
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def make_backbone_stage(
         reader=reader,
         eval_batch_size=round_up(batch_size, len(devices)),
         layers=layers,
-        pooled=compile_eval(pool, on_devices, mesh, sharding.batch_sharding(mesh)),
+        pooled=compile_eval("the backbone", pool, on_devices, mesh, sharding.batch_sharding(mesh)),
         notes=() if complete is variables else (NO_NORM,),
     )
 

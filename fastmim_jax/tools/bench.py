@@ -75,7 +75,7 @@ def _make_stages(config: ConfigDict, source: Source | None) -> Sequence[TrainSta
     if "method" in config:
         return make_pretrain_stages(config, records)
     if source is None:
-        classes = [str(index) for index in range(config.model.classes or IMAGENET_CLASSES)]
+        classes: Sequence[str] = [str(index) for index in range(config.model.classes or IMAGENET_CLASSES)]
     else:
         classes = labelled(source).classes
     config = inherit_backbone(config, load_run(config.init).config if config.init else None)
@@ -84,10 +84,7 @@ def _make_stages(config: ConfigDict, source: Source | None) -> Sequence[TrainSta
 
 def _bench_stage(stage: TrainStage, source: Source | None, trace_dir: Path | None) -> Figures:
     plan = stage.plan
-    if source is None:
-        batch, reading = _random_batch(stage), {}
-    else:
-        batch, reading = _read_batch(stage, source)
+    batch, reading = _random_batch(stage) if source is None else _read_batch(stage, source)
     step = CompiledStep(stage, batch)
     figures = {
         "stage": f"{plan.stage + 1} of {plan.stages}",
@@ -121,14 +118,14 @@ def _profile(step: CompiledStep, trace_dir: Path) -> Figures:
     for kind, seconds in classes.items():
         print(f"{kind:>34}  {seconds * 1e3:,.2f} ms  {seconds / total:.1%}")
     listed = [
-        {"kernel": kernel.name, "class": kernel.kind, "count": kernel.count, "seconds": kernel.seconds}
+        {"kernel": kernel.name, "class": kernel.kind, "calls": kernel.calls, "seconds": kernel.seconds}
         for kernel in kernels
     ]
     return {"kernel_seconds": classes, "top_kernels": listed}
 
 
-def _random_batch(stage: TrainStage) -> dict[str, jax.Array]:
-    """Return a batch of noise on the devices, with the arrays of the loader."""
+def _random_batch(stage: TrainStage) -> tuple[dict[str, jax.Array], Figures]:
+    """Return a batch of noise on the devices, with the arrays of the loader, and no figures of reading."""
     size, rng = stage.plan.batch_size, np.random.default_rng(0)
     shape = (len(stage.rows(size)), *stage.reader.image_shape)
     batch = {
@@ -137,7 +134,7 @@ def _random_batch(stage: TrainStage) -> dict[str, jax.Array]:
     }
     if isinstance(stage, FinetuneStage):
         batch["label"] = rng.integers(0, len(stage.classes), shape[0])
-    return stage.to_devices(batch, size)
+    return stage.to_devices(batch, size), {}
 
 
 def _read_batch(stage: TrainStage, source: Source) -> tuple[dict[str, jax.Array], Figures]:

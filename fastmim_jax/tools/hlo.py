@@ -23,8 +23,10 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 PRODUCTS = ("dot", "convolution", "ragged-dot")
 SORTS = ("sort", "scatter", "topk", "select-and-scatter")
 # Opcodes that move or cast values; a kernel of these alone is a copy.
-MOVES = ("copy", "transpose", "reshape", "slice", "concatenate", "pad", "reverse", "convert", "select")
-MOVES += ("dynamic-slice", "dynamic-update-slice", "broadcast", "iota", "compare", "and", "or")
+MOVES = (
+    *("copy", "transpose", "reshape", "slice", "concatenate", "pad", "reverse", "convert", "select"),
+    *("dynamic-slice", "dynamic-update-slice", "broadcast", "iota", "compare", "and", "or"),
+)
 FREE = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element")  # cost nothing
 # Instructions whose work is that of the instructions in the computations that they call.
 WRAPPERS = ("while", "call", "conditional", "async-start", "async-update", "async-done")

@@ -1,7 +1,7 @@
 """Profiles of a compiled program: the time of each class of kernels."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ class Kernel(NamedTuple):
 
     name: str
     kind: str
-    count: int
+    calls: int
     seconds: float
 
 
@@ -52,10 +52,10 @@ def kernel_classes(trace_dir: str | Path) -> dict[str, float]:
     Raises:
       UserError: the folder holds no trace, or one without kernels.
     """
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     for kernel in _kernels(Path(trace_dir)):
         seconds[kernel.kind] += kernel.seconds
-    return dict(seconds.most_common())
+    return dict(sorted(seconds.items(), key=lambda item: -item[1]))
 
 
 def top_kernels(trace_dir: str | Path, count: int) -> list[Kernel]:
@@ -70,7 +70,7 @@ def _kernels(trace_dir: Path) -> list[Kernel]:
     modules = [hlo.parse(path.read_text()) for path in sorted(trace_dir.glob(f"**/*{HLO_SUFFIX}"))]
     sanitized = [{_sanitize(name): name for name in module.instructions} for module in modules]
     data = jax.profiler.ProfileData.from_file(str(files[-1]))
-    seconds: Counter[tuple[str, str]] = Counter()
+    seconds: dict[tuple[str, str], float] = defaultdict(float)
     counts: Counter[tuple[str, str]] = Counter()
     kinds: dict[tuple[str, str], tuple[str, str] | None] = {}
     planes = 0

@@ -11,12 +11,12 @@ import numpy as np
 
 from fastmim_jax.tools.flops import matrix_flops, peak_flops
 from fastmim_jax.tools.profile import Kernel, kernel_classes, top_kernels, trace
+from fastmim_jax.train.compilation import announced, cache_hits
 from fastmim_jax.train.pretrain import PretrainStage
 from fastmim_jax.train.stage import TrainStage
 
 REPEATS = 5
 PROFILED_STEPS = 3
-CACHE_HIT = "/jax/compilation_cache/cache_hits"  # event of JAX
 
 Figures = dict[str, Any]
 
@@ -31,15 +31,11 @@ class CompiledStep:
 
     def __init__(self, stage: TrainStage, batch: dict[str, jax.Array]):
         self._stage, self._batch = stage, batch
-        hits: list[str] = []
-        listener = lambda event, **_: hits.append(event) if event == CACHE_HIT else None  # noqa: E731
-        jax.monitoring.register_event_listener(listener)
-        with jax.set_mesh(stage.mesh):
+        with jax.set_mesh(stage.mesh), announced("the training step"), cache_hits() as hits:
             start = time.perf_counter()
             lowered = stage.step.jitted.lower(stage.abstract, batch)
             traced = time.perf_counter()
             self.compiled = lowered.compile()
-        jax.monitoring.unregister_event_listener(listener)
         self._tracing, self._compiling = traced - start, time.perf_counter() - traced
         self._from_cache = bool(hits)
         self._state = stage.create()

@@ -18,6 +18,7 @@ from fastmim_jax.mim.method import Method
 from fastmim_jax.models.heads import Classifier
 from fastmim_jax.stages import at_stage
 from fastmim_jax.train import sharding, steps
+from fastmim_jax.train.compilation import OnMesh
 from fastmim_jax.train.runs import LoadedRun, load_run
 from fastmim_jax.validate import check_kernel
 
@@ -224,13 +225,13 @@ def method_programs(
     shared = dict(method=method, prepare=reader.normalize, key=key)
     batch, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
 
-    def program(function: Callable, *more: jax.sharding.Sharding) -> Callable:
-        return compile_eval(partial(function, **shared), variables, mesh, batch, replicated, *more)
+    def program(name: str, function: Callable, *more: jax.sharding.Sharding) -> Callable:
+        return compile_eval(name, partial(function, **shared), variables, mesh, batch, replicated, *more)
 
     return dict(
-        forward=program(steps.forward),
-        loss=program(steps.eval_step),
-        constant=program(steps.constant_step, replicated),
+        forward=program("the reconstruction", steps.forward),
+        loss=program("the held-out loss", steps.eval_step),
+        constant=program("the trivial losses", steps.constant_step, replicated),
     )
 
 
@@ -239,15 +240,20 @@ def classify_program(
 ) -> Callable:
     """Return the compiled `classify` of a ClassifierStage."""
     function = partial(steps.classify_step, model=model, prepare=reader.normalize)
-    return compile_eval(function, variables, mesh, sharding.batch_sharding(mesh))
+    return compile_eval("the evaluation", function, variables, mesh, sharding.batch_sharding(mesh))
 
 
 def compile_eval(
-    function: Callable, variables: Any, mesh: jax.sharding.Mesh, *shardings: jax.sharding.Sharding
-) -> Callable:
+    name: str,
+    function: Callable,
+    variables: Any,
+    mesh: jax.sharding.Mesh,
+    *shardings: jax.sharding.Sharding,
+) -> OnMesh:
     """Jit (variables, ...) -> outputs that all devices hold in full.
 
     Args:
+      name: of the function in messages.
       variables: a tree of arrays or ShapeDtypeStructs, for its shardings.
       shardings: of the other arguments.
     """
@@ -255,20 +261,7 @@ def compile_eval(
     jitted = jax.jit(
         function, in_shardings=(of_variables, *shardings), out_shardings=sharding.replicated(mesh)
     )
-    return OnMesh(jitted, mesh)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class OnMesh:
-    """A jitted function that is traced and called where the models can see the mesh."""
-
-    jitted: Callable
-    mesh: jax.sharding.Mesh
-
-    def __call__(self, *args: Any) -> Any:
-        """Call the jitted function."""
-        with jax.set_mesh(self.mesh):
-            return self.jitted(*args)
+    return OnMesh(jitted, mesh, name)
 
 
 def run_key(seed: int) -> jax.Array:

@@ -14,6 +14,7 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.io import write_text
 from fastmim_jax.saved_config import differences, flatten
 from fastmim_jax.train.checkpoint import Checkpoints
+from fastmim_jax.train.compilation import log_compilation
 from fastmim_jax.train.metrics import Metrics, NullMetrics
 from fastmim_jax.train.resize_state import resize_state
 from fastmim_jax.train.stage import TrainStage
@@ -76,13 +77,14 @@ def train(
         undecodable = UndecodableRecords(source, data.max_bad_share, bad_files, data.channels)
         loop = Loop(flatten(config), checkpoints, metrics, undecodable, stop)
         try:
-            for index, stage in enumerate(stages[first:]):
-                if index:
-                    state = _next_stage(state, stage, metrics.log)
-                hooks = make_hooks(stage, state, metrics.log)
-                state, step = loop.run_stage(stage, state, step, source, hooks)
-                if step < stage.plan.last_step or stop.name:
-                    break
+            with log_compilation(metrics.log):
+                for index, stage in enumerate(stages[first:]):
+                    if index:
+                        state = _next_stage(state, stage, metrics.log)
+                    hooks = make_hooks(stage, state, metrics.log)
+                    state, step = loop.run_stage(stage, state, step, source, hooks)
+                    if step < stage.plan.last_step or stop.name:
+                        break
         finally:
             metrics.close()
     log(undecodable.summary())

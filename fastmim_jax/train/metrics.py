@@ -83,8 +83,7 @@ class ProgressLine:
                 TimeRemainingColumn(elapsed_when_finished=False),
                 console=self._console,
             )
-            text = "compiling the first step"
-            self._task = self._bar.add_task("", total=total, completed=start, text=text)
+            self._task = self._bar.add_task("", total=total, completed=start, text="starting")
             self._bar.start()
 
     def show(self, step: int, values: Mapping[str, float]) -> None:

@@ -11,7 +11,8 @@ from fastmim_jax.data.sources import open_source
 from fastmim_jax.errors import UserError
 from fastmim_jax.plan import StagePlan
 from fastmim_jax.train import sharding, state
-from fastmim_jax.train.inference import InferenceStage, OnMesh
+from fastmim_jax.train.compilation import OnMesh
+from fastmim_jax.train.inference import InferenceStage
 from fastmim_jax.train.optimizer import make_schedule
 from fastmim_jax.train.state import TrainState
 
@@ -32,7 +33,7 @@ class TrainStage(InferenceStage):
     plan: StagePlan
     abstract: TrainState
     create: Callable[[], TrainState]
-    step: Callable
+    step: OnMesh
 
     def loader(self, source: Any, *, batch_size: int, seed: int, **options: Any) -> Loader:
         """Stream training batches, this process's rows only; options: those of `loader.make_loader`."""
@@ -40,7 +41,7 @@ class TrainStage(InferenceStage):
         return self.reader.random_crops(source, batch_size=batch_size, seed=seed, rows=rows, **options)
 
 
-def compile_step(update: Callable, abstract: TrainState, mesh: jax.sharding.Mesh) -> Callable:
+def compile_step(update: Callable, abstract: TrainState, mesh: jax.sharding.Mesh) -> OnMesh:
     """Jit (state, batch) -> (state, metrics) for a mesh; the state is donated."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     batch, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
@@ -50,7 +51,7 @@ def compile_step(update: Callable, abstract: TrainState, mesh: jax.sharding.Mesh
         in_shardings=(shardings, batch),
         out_shardings=(shardings, replicated),
     )
-    return OnMesh(jitted, mesh)
+    return OnMesh(jitted, mesh, "the training step")
 
 
 def abstract_state(init: Callable, mesh: jax.sharding.Mesh) -> TrainState:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from fastmim_jax.train.compilation import announced
 from fastmim_jax.train.sharding import state_shardings
 
 OptimizerOf = Callable[[Any], optax.GradientTransformation]
@@ -84,7 +85,8 @@ def abstract_state(init: Callable[[jax.Array], TrainState], mesh: jax.sharding.M
 def create_state(init: Callable[[jax.Array], TrainState], abstract: TrainState, seed: int) -> TrainState:
     """Return the initial state; no device ever holds more than its shards."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return jax.jit(init, out_shardings=shardings)(jax.random.key(seed))
+    with announced("the initial parameters"):
+        return jax.jit(init, out_shardings=shardings)(jax.random.key(seed))
 
 
 def count_parameters(params: Any) -> int:

@@ -39,7 +39,7 @@ def test_the_top_kernels_sum_to_the_classes(trace_dir):
         sum(kernel_classes(trace_dir).values())
     )
     assert top_kernels(trace_dir, 1) == kernels[:1]
-    assert all(kernel.count >= 1 for kernel in kernels)
+    assert all(kernel.calls >= 1 for kernel in kernels)
 
 
 def test_a_folder_without_a_trace_is_refused(tmp_path):

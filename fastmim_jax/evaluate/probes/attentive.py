@@ -65,7 +65,11 @@ def _stream(
     replicated = sharding.replicated(backbone.mesh)
     function = partial(backbone.tokens, layer=layer)
     tokens_of = compile_eval(
-        function, backbone.variables, backbone.mesh, sharding.batch_sharding(backbone.mesh)
+        "the tokens of the backbone",
+        function,
+        backbone.variables,
+        backbone.mesh,
+        sharding.batch_sharding(backbone.mesh),
     )
 
     def stream(source: Any, records: np.ndarray) -> Iterator[tuple[jax.Array, jax.Array]]:
