@@ -15,8 +15,10 @@ import numpy as np
 from worker import ask, figures, finish, out_of_memory, say, time_steps
 
 from fastmim_jax.config import CHOICES
-from fastmim_jax.tools.bench import _forward_function
+from fastmim_jax.errors import UserError
 from fastmim_jax.tools.flops import matrix_flops, peak_flops
+from fastmim_jax.tools.profile import kernel_classes, top_kernels, trace
+from fastmim_jax.tools.step_cost import forward_function
 from fastmim_jax.train import sharding
 from fastmim_jax.train.pretrain import make_pretrain_stage
 
@@ -85,7 +87,7 @@ def compile_step(stage, batch):
 def run(args, batch):
     """Compile, wait for the machine, time and report."""
     stage = build_stage(args["config"], args["changes"], batch)
-    flops = 3.0 * matrix_flops(*_forward_function(stage, abstract_batch(stage, 1)["image"].shape[1:]))
+    flops = 3.0 * matrix_flops(*forward_function(stage, abstract_batch(stage, 1)["image"].shape[1:]))
     say("flops", flops)
     ask("need", COMPILE_GB)
     compiled, trace_seconds, compile_seconds = compile_step(stage, batch)
@@ -102,7 +104,7 @@ def run(args, batch):
 
     with jax.set_mesh(stage.mesh):
         times, count = time_steps(step, wait, **args["stopwatch"])
-        trace = _trace(step, wait) if args["profile"] else None
+        profile = _profile(compiled, step, lambda: metrics) if args["profile"] else None
     say("done")
     device, analysis = jax.devices()[0], compiled.memory_analysis()
     peak, memory = peak_flops(device.device_kind), device.memory_stats() or {}
@@ -121,33 +123,36 @@ def run(args, batch):
         "options": options(stage, args["changes"]),
     }
     finish(result)
-    if trace:
-        _report_kernels(args, trace)
+    if profile:
+        _report_kernels(args, profile)
 
 
-def _trace(step, wait):
-    """Profile a few steps and return the folder of the trace."""
-    folder = tempfile.mkdtemp()
-    with jax.profiler.trace(folder):
+def _profile(compiled, step, outputs):
+    """Trace a few steps and return the folder of the trace."""
+
+    def run():
         for _ in range(PROFILED_STEPS):
             step()
-        wait()
+        return outputs()
+
+    folder = tempfile.mkdtemp()
+    trace(folder, compiled, run)
     return folder
 
 
 def _report_kernels(args, folder):
     """Report the kernel time of a step by class, and the longest kernels."""
-    try:
-        from fastmim_jax.tools.profile import kernel_classes, top_kernels
-    except ImportError as error:
-        say("text", json.dumps(["kernels.txt", f"{args['label']}: no profile: {error}"]))
-        return
     scale = 1e3 / PROFILED_STEPS
-    classes = {name: round(scale * seconds, 3) for name, seconds in kernel_classes(folder).items()}
-    finish({"kind": "profile", "ms_by_class": classes})
-    lines = [f"{args['label']}: ms a step, calls a step, kernel"]
-    for name, seconds, calls in top_kernels(folder, 60):
-        lines.append(f"{scale * seconds:9.3f}  {calls / PROFILED_STEPS:6.1f}  {name}")
+    try:
+        classes = {kind: round(scale * seconds, 3) for kind, seconds in kernel_classes(folder).items()}
+    except UserError as error:
+        finish({"profile_failed": str(error)})
+        return
+    finish({"ms_by_class": classes})
+    lines = [f"{args['label']}: ms a step, calls a step, class, kernel"]
+    for kernel in top_kernels(folder, 60):
+        figures = f"{scale * kernel.seconds:9.3f}  {kernel.calls / PROFILED_STEPS:6.1f}"
+        lines.append(f"{figures}  {kernel.kind:12}  {kernel.name}")
     say("text", json.dumps(["kernels.txt", "\n".join(lines)]))
 
 
