@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fastmim_jax import hog
+from fastmim_jax.mim.hog import histograms, histograms_by_row, sobel, sobel_by_shifts
 from helpers import published
 
 CASES, NUMBERS = published.load("hog")
@@ -124,3 +125,16 @@ def test_memory_does_not_grow_with_the_number_of_bins():
     images = jax.ShapeDtypeStruct((4, 128, 128, 3), jnp.float32)
     memory = jax.jit(hog).lower(images).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 4.5 * 4 * images.size  # half of nine float32 copies
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_programs_of_all_platforms_agree(weighted):
+    random = np.random.default_rng(5)
+    images = jnp.asarray(random.integers(0, 256, (2, 24, 16, 3)) / 58 - 2, jnp.float32)
+    weights = jnp.asarray(random.random((24, 16)), jnp.float32) if weighted else None
+    cpu = histograms(images, bins=9, cell=8, weights=weights, sobel=sobel)
+    gpu = histograms(images, bins=9, cell=8, weights=weights, sobel=sobel_by_shifts)
+    tpu = histograms_by_row(images, bins=9, cell=8, weights=weights)
+    assert cpu.shape == (2, 3, 2, 3, 9)
+    np.testing.assert_allclose(gpu, cpu, rtol=1e-6)
+    np.testing.assert_allclose(tpu, cpu, rtol=1e-6)
