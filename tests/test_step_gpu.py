@@ -75,6 +75,6 @@ def test_the_table_compares_both_sides(modules, tmp_path):
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1:7] == ["1024", "200.0 (199.0 to 201.0)", "5,120", "40.0%", "40.0", "30"]
     assert cells[7:] == ["3,000, 40.0, batch 512", "3,200, 40.0, batch 512", "–", "1.71", "1.60", "–"]
-    assert any("PR-MIM" in line and "3,000" in line for line in lines)
+    assert not any("PR-MIM" in line for line in lines)  # our step was not timed
     assert "| MAE ViT-B/16 | 90.0 | 10.0 | 100.0 |" in lines
     assert "- mae_vit_b16 published bf16_compile: out of time" in lines

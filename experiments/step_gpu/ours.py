@@ -89,7 +89,8 @@ def run(args, batch):
     stage = build_stage(args["config"], args["changes"], batch)
     flops = 3.0 * matrix_flops(*forward_function(stage, abstract_batch(stage, 1)["image"].shape[1:]))
     say("flops", flops)
-    ask("need", COMPILE_GB)
+    # The allocator keeps the memory of a batch that did not fit.
+    ask("need", COMPILE_GB if batch == args["batch"] else args["memory"])
     compiled, trace_seconds, compile_seconds = compile_step(stage, batch)
     ask("ready", args["memory"])
     state, data = stage.create(), random_batch(stage, batch)
@@ -105,10 +106,11 @@ def run(args, batch):
     with jax.set_mesh(stage.mesh):
         times, count = time_steps(step, wait, **args["stopwatch"])
         profile = _profile(compiled, step, lambda: metrics) if args["profile"] else None
-    say("done")
+    say("shared")
     device, analysis = jax.devices()[0], compiled.memory_analysis()
     peak, memory = peak_flops(device.device_kind), device.memory_stats() or {}
     result = {
+        "pixels": args["pixels"],
         "batch": batch,
         "device": device.device_kind,
         "software": f"jax {jax.__version__}",
@@ -166,7 +168,7 @@ def main():
             if not out_of_memory(error) or batch < 2 * args["least_batch"]:
                 raise
             print(f"batch {batch} does not fit: {str(error)[:300]}", flush=True)
-        say("done")
+        say("shared")
         batch //= 2
 
 

@@ -32,23 +32,29 @@ def gradient_norm(parameters):
 
 
 class Training:
-    """A published model, its optimizer, and one batch, used for every step."""
+    """A published model, its optimizer and one batch for every step; `start` occupies the device."""
 
     def __init__(self, args, batch, mode, device):
         self.device, self.mode = device, mode
         self.simmim = args["repository"] == "SimMIM"
         torch.manual_seed(0)
-        model, self.loss_of = build(
+        self.model, self.loss_of = build(
             args["name"], args["repository"], args["published"], args["pixels"], batch, device, args["tiny"]
         )
+        self.shape, self.backend = (batch, 3, args["pixels"], args["pixels"]), args["backend"]
+        self.loss = None
+
+    def start(self):
+        """Occupy the device."""
+        model = self.model.to(self.device)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         betas = SIMMIM_BETAS if self.simmim else BETAS
-        fused = {"fused": True} if mode.startswith("bf16") else {}
+        fused = {"fused": True} if self.mode.startswith("bf16") else {}
         self.optimizer = torch.optim.AdamW(parameter_groups(model), lr=LEARNING_RATE, betas=betas, **fused)
-        self.scaler = torch.amp.GradScaler(device.type)
-        self.model = torch.compile(model, backend=args["backend"]) if mode.endswith("compile") else model
-        self.images = torch.randn(batch, 3, args["pixels"], args["pixels"], device=device)
-        self.loss = None
+        self.scaler = torch.amp.GradScaler(self.device.type)
+        if self.mode.endswith("compile"):
+            self.model = torch.compile(model, backend=self.backend)
+        self.images = torch.randn(self.shape, device=self.device)
 
     def step(self):
         """Train one step."""
@@ -93,8 +99,9 @@ class Training:
 def run(args, batch, mode, device):
     """Build, compile if asked to, wait for the machine, time and report."""
     compiles = mode.endswith("compile")
-    ask("need" if compiles else "ready", args["memory"])
     training = Training(args, batch, mode, device)
+    ask("need" if compiles else "ready", args["memory"])
+    training.start()
     start = time.perf_counter()
     for _ in range(2 if compiles else 0):
         training.step()
@@ -105,10 +112,10 @@ def run(args, batch, mode, device):
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     times, count = time_steps(training.step, training.wait, **args["stopwatch"])
-    say("done")
     cuda = device.type == "cuda"
     result = {
         "mode": mode,
+        "pixels": args["pixels"],
         "batch": batch,
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "software": f"torch {torch.__version__}, timm {sys.modules['timm'].__version__}",
@@ -117,6 +124,9 @@ def run(args, batch, mode, device):
         "compile_s": round(compile_seconds, 1) if compiles else None,
         "loss": round(training.loss.item(), 4),
     }
+    del training
+    _free(device)
+    say("done")
     finish(result)
 
 
@@ -130,9 +140,9 @@ def run_until_it_fits(args, mode, device):
             if not out_of_memory(error) or batch < 2 * args["least_batch"]:
                 raise
             print(f"{mode}: batch {batch} does not fit: {str(error)[:300]}", flush=True)
+        _free(device)
         say("done")
         batch //= 2
-        _free(device)
 
 
 def _free(device):
@@ -152,9 +162,10 @@ def main():
             run_until_it_fits(args, mode, device)
         except Exception as error:
             traceback.print_exc()
+            error.__traceback__ = None  # it holds the model
+            _free(device)
             finish({"mode": mode, "failed": f"{type(error).__name__}: {error}".splitlines()[0][:300]})
             say("done")
-        _free(device)
 
 
 if __name__ == "__main__":

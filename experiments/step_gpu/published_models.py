@@ -189,7 +189,7 @@ MASK_RATIO = {"FastMIM": 0.75, "mae": 0.75, "MixMIM": 0.5}
 
 
 def build(name, repository, folder, pixels, batch, device, tiny):
-    """Return a published model and the function that returns its loss.
+    """Return a published model, in CPU memory, and the function (model, images) -> loss.
 
     Args:
       name: of the case.
@@ -197,12 +197,12 @@ def build(name, repository, folder, pixels, batch, device, tiny):
       folder: with one checkout per repository.
       pixels: side of the images.
       batch: images in a step.
-      device: of PyTorch.
+      device: on which it will run.
       tiny: whether to build the model of the tiny run.
     """
     shim(device)
     sys.path.insert(0, str(Path(folder) / repository))
-    model = BUILDERS[name](pixels, tiny).to(device).train()
+    model = BUILDERS[name](pixels, tiny).train()
     if repository == "SimMIM":
         masks = simmim_masks(batch, pixels, model.patch_size, device)
         return model, lambda model, images: model(images, masks)

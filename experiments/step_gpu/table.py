@@ -58,8 +58,9 @@ def tables(results, cases, compared_with):
             if side == "published" and other == compared_with.get(name, name) and "img_s" in row
         }
         ours = {mode: row for (other, side, mode), row in rows.items() if (other, side) == (name, "ours")}
-        for mode, row in (ours or ({"": {}} if published else {})).items():
-            title = f"{case.title} {case.pixels} px" + (f", {mode}" if mode not in ("", "default") else "")
+        for mode, row in (ours or ({"": {}} if published and name not in compared_with else {})).items():
+            pixels = row.get("pixels", case.pixels)
+            title = f"{case.title} {pixels} px" + (f", {mode}" if mode not in ("", "default") else "")
             lines.append(_row([title, *_own_cells(row), *_published_cells(row, published)]))
     lines += _profile_table(rows, cases)
     lines += [f"- {' '.join(key)}: {reason}" for key, reason in failures.items()]

@@ -4,7 +4,8 @@ A worker prints lines that start with "@"; run.py answers on its standard input:
 
     @need GB      may I occupy so much device memory?       run.py answers when it is free
     @ready GB     prepared; may I have the machine alone?   run.py stops the other workers and answers
-    @done         the machine may be shared again
+    @shared       the machine may be shared again; I keep my device memory
+    @done         the machine may be shared again; I freed my device memory
     @flops N      matrix FLOPs of a training step, per image
     @result JSON  figures
     @text JSON    [file name, text] for the output folder

@@ -136,8 +136,8 @@ class Scheduler:
     def _handle(self, worker, word, value):
         if word in ("need", "ready"):
             worker.request = (word, float(value))
-        elif word == "done":
-            worker.gigabytes = IDLE_GB
+        elif word in ("shared", "done"):
+            worker.gigabytes = IDLE_GB if word == "done" else worker.gigabytes
             self._share(worker)
         elif word == "text":
             self._on_text(*json.loads(value))
