@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastmim_jax"
 # A module may import its own floor's package and the floors before it; packages of one floor are apart.
@@ -29,6 +27,7 @@ FLOORS = [
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in FILES}
 MOST_LINES = 350
 MOST_IMPORT_LINES = 45
 MOST_FILES = 12  # in a folder of export/
@@ -61,15 +60,17 @@ def part(name):
     return name.split(".")[1] if name.startswith("fastmim_jax.") else None
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_no_import_runs_up_or_sideways(path):
-    here = part(module_of(path))
-    if here is None:  # the package itself loads its public names on first use
-        return
-    for name in imported_modules(ast.parse(path.read_text())):
-        there = part(name)
-        if there in FLOOR and there != here:
-            assert FLOOR[there] < FLOOR[here], f"{name_of(path)} imports {name}"
+def test_no_import_runs_up_or_sideways():
+    wrong = []
+    for path, tree in TREES.items():
+        here = part(module_of(path))
+        if here is None:  # the package itself loads its public names on first use
+            continue
+        for name in imported_modules(tree):
+            there = part(name)
+            if there in FLOOR and there != here and FLOOR[there] >= FLOOR[here]:
+                wrong.append(f"{name_of(path)} imports {name}")
+    assert not wrong
 
 
 def test_every_part_has_a_floor():
@@ -86,7 +87,7 @@ def test_files_are_short():
 
 def test_imports_fit_on_a_screen():
     def import_lines(path):
-        nodes = ast.parse(path.read_text()).body
+        nodes = TREES[path].body
         return sum(n.end_lineno - n.lineno + 1 for n in nodes if isinstance(n, ast.Import | ast.ImportFrom))
 
     assert not {name_of(path) for path in FILES if import_lines(path) > MOST_IMPORT_LINES}
@@ -113,17 +114,18 @@ def docstrings(tree):
             yield text
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_words_are_the_fields(path):
-    text = path.read_text()
-    code = text
-    for key in ON_DISK:
-        code = code.replace(key, "")
-    assert not re.findall(PRIVATE_WORDS, code)
-    riddles = [
-        doc for doc in docstrings(ast.parse(text)) if re.match(r"(What|Those|As of|Such|How)\b", doc)
-    ]
-    assert not riddles
+def test_words_are_the_fields():
+    private, riddles = {}, {}
+    for path, tree in TREES.items():
+        code = path.read_text()
+        for key in ON_DISK:
+            code = code.replace(key, "")
+        private[name_of(path)] = re.findall(PRIVATE_WORDS, code)
+        riddles[name_of(path)] = [
+            doc for doc in docstrings(tree) if re.match(r"(What|Those|As of|Such|How)\b", doc)
+        ]
+    assert not {name: found for name, found in private.items() if found}
+    assert not {name: found for name, found in riddles.items() if found}
 
 
 def test_data_workers_import_no_jax():

@@ -14,7 +14,6 @@ from helpers import published, small
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
-torch = pytest.importorskip("torch", reason="needs the torch extra: pip install '.[torch]'")
 HEADS = ("--set=method.backbone.heads=3", "--set=method.decoder.heads=2")
 
 
@@ -24,11 +23,17 @@ def call(*words):
 
 
 @pytest.fixture(scope="module")
-def paths(tmp_path_factory):
+def torch():
+    """PyTorch, imported when a test needs it: two seconds that collection need not take."""
+    return pytest.importorskip("torch", reason="needs the torch extra: pip install '.[torch]'")
+
+
+@pytest.fixture(scope="module")
+def paths(torch, tmp_path_factory):
     """{name: path} of the results of all steps."""
     folder = tmp_path_factory.mktemp("user")
     data = small.write_classes(folder / "labelled")
-    torch.save({"model": published_mae(), "epoch": 799}, folder / "mae.pth")
+    torch.save({"model": published_mae(torch), "epoch": 799}, folder / "mae.pth")
     call("convert", folder / "mae.pth", folder / "mae", *HEADS)
     call(
         *("finetune", "--config=configs/finetune.py", f"--config.init={folder / 'mae'}"),
@@ -45,7 +50,7 @@ def paths(tmp_path_factory):
     return {path.name: path for path in folder.iterdir()}
 
 
-def published_mae():
+def published_mae(torch):
     """State dict of a small MAE with its tables of positions, as the published training saves it."""
     cases, _ = published.load("mae_vit")
     case, config = cases["norm1"], pretrain_config()
@@ -59,7 +64,7 @@ def published_mae():
     return {name: torch.from_numpy(np.array(x)) for name, x in state.items()}
 
 
-def test_the_fine_tuned_classifier_opens_in_timm(paths):
+def test_the_fine_tuned_classifier_opens_in_timm(torch, paths):
     timm, model = import_timm(), open_bundle(paths["tuned"])
     opened = timm.create_model(f"local-dir:{paths['timm']}", pretrained=True).eval()
     images = sample_images(model.image_shape)
@@ -94,7 +99,7 @@ def test_the_backbone_alone_opens_in_both(paths, name, tmp_path):
         np.testing.assert_array_equal(found.detach().numpy(), weight)
 
 
-def test_a_round_trip_is_exact_to_the_bit(paths, tmp_path):
+def test_a_round_trip_is_exact_to_the_bit(torch, paths, tmp_path):
     before = torch.load(paths["mae.pth"])["model"]
     call("convert", paths["hf"], tmp_path / "mae")
     call("convert", tmp_path / "mae", tmp_path / "mae.pth")

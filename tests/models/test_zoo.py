@@ -69,7 +69,7 @@ def shapes(name, side, **options):
 
 def parameters(name, side=224):
     """Of the backbone alone."""
-    return count_parameters(shapes(name, side)[2]["params"])
+    return count_parameters(shapes(name, side, layers="scanned")[2]["params"])
 
 
 def published_rest(name):

@@ -26,14 +26,20 @@ def batches(height, width, channels, count=STEPS):
     ]
 
 
-def train(config, devices, batches):
+def train(config, devices, batches, initial=None):
+    """Return (initial state, last state, losses).
+
+    A given initial state saves compiling its creation; test_sharding.py creates states on several devices.
+    """
     stage = make_pretrain_stage(config, records=64, devices=jax.devices()[:devices])
-    state, losses = stage.create(), []
+    if initial is None:  # kept on the host: a step donates its state
+        initial = jax.device_get(stage.create())
+    state, losses = jax.device_put(initial, jax.tree.map(lambda x: x.sharding, stage.abstract)), []
     for batch in batches:
         state, metrics = stage.step(state, stage.to_devices(batch, 16))
         losses.append(float(metrics["loss"]))
     assert int(metrics["skipped"]) == 0
-    return state, losses
+    return initial, state, losses
 
 
 @pytest.mark.parametrize("family", small.TINY)
@@ -46,9 +52,9 @@ def test_eight_devices_give_the_losses_of_one(family):
     config = small.over(family, small.config())
     config.data.update(image_size=(64, 96), channels=4)
     config.method.block_size = 16
-    one = train(config, 1, data)[1]
+    initial, _, one = train(config, 1, data)
     config.run.mesh_fsdp = 2
-    state, eight = train(config, 8, data)
+    _, state, eight = train(config, 8, data, initial)
     np.testing.assert_allclose(eight, one, rtol=1e-5)
     assert one[-1] < one[0]
     kernel = state.params["decoder"]["blocks"]["0"]["mlp"]["fc1"]["kernel"]
@@ -60,9 +66,9 @@ def test_partial_reconstruction_on_eight_devices_gives_the_losses_of_one(host):
     config = host(small.config(accumulation=2))
     config.method.groups, config.method.partial.throw_ratio = 4, 0.5
     data = batches(*config.data.image_size, 3)
-    one = train(config, 1, data)[1]
+    initial, _, one = train(config, 1, data)
     config.run.mesh_fsdp = 2
-    np.testing.assert_allclose(train(config, 8, data)[1], one, rtol=1e-5)
+    np.testing.assert_allclose(train(config, 8, data, initial)[2], one, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", small.TINY)

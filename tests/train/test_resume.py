@@ -87,8 +87,8 @@ def test_a_finished_run_is_unchanged(command, never_killed, workdir, tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == before
 
 
-def test_another_config_is_refused_key_by_key(command, tmp_path):
-    kill(command, tmp_path, signal.SIGTERM, 2).wait(60)
+def test_another_config_is_refused_key_by_key(command, never_killed, workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
     process = command(tmp_path, "--config.optimizer.base_lr=0.5", "--config.run.log_every=2")
     output = finish(process, code=2)
     assert "config.optimizer.base_lr was 0.016, is 0.5" in output
