@@ -20,6 +20,7 @@ _COMPUTE = {
 CHOICES = {
     **{f"method.{key}": allowed for key, allowed in _COMPUTE.items()},
     **{f"model.{key}": allowed for key, allowed in _COMPUTE.items()},
+    "optimizer.gradient_dtype": ("float32", "bfloat16"),
     "schedule.shape": ("cosine", "step"),
 }
 
@@ -194,6 +195,9 @@ def _optimizer(base_lr: float, min_base_lr: float, betas: tuple[float, float]) -
     optimizer.epsilon = 1e-8  # of AdamW
     optimizer.weight_decay = 0.05
     optimizer.clip_norm = 0.0  # largest global norm of the gradients; 0: no clipping
+    # In which kernels' gradients are summed over devices. "float32" as in PyTorch's data parallelism;
+    # "bfloat16" sends half the bytes and rounds every partial sum to 8 bits.
+    optimizer.gradient_dtype = "float32"
     return optimizer
 
 
@@ -220,6 +224,7 @@ def _run() -> ConfigDict:
     run.workers = -1  # worker processes that read images; -1: chosen from the number of cores
     run.threads = 4  # per worker process
     run.mesh_fsdp = 1  # devices that share one copy of the parameters (FSDP)
+    run.shard_optimizer_state = False  # split AdamW's moments over all devices (ZeRO-1), not only FSDP's
     return run
 
 

@@ -158,6 +158,14 @@ def test_backbones_and_data_that_cannot_work_in_either_mode(section, changes, me
 
 
 @pytest.mark.parametrize("section", MODES)
+def test_gradients_in_bfloat16_need_a_model_in_bfloat16(section):
+    changes = {"SECTION.dtype": "float32", "optimizer.gradient_dtype": "bfloat16"}
+    with pytest.raises(UserError, match="type --config.optimizer.gradient_dtype=float32"):
+        _check(_changed(section, changes))
+    _check(_changed(section, {**changes, "SECTION.dtype": "bfloat16"}))
+
+
+@pytest.mark.parametrize("section", MODES)
 def test_cudnn_learns_no_relative_positions(section):
     changes = {"SECTION.kernel": "cudnn", "SECTION.backbone.relative_positions": "own"}
     config = _changed(section, changes)

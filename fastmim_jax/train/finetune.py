@@ -18,13 +18,19 @@ from fastmim_jax.models.base import Backbone
 from fastmim_jax.plan import make_stage_plan
 from fastmim_jax.train import sharding, state, steps
 from fastmim_jax.train.augmentation import device_augmentation, host_augmentation
-from fastmim_jax.train.inference import ClassifierStage, classify_program, run_key
+from fastmim_jax.train.inference import ClassifierStage, classify_program
 from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.loop import Hook, prepare_workdir, train
 from fastmim_jax.train.optimizer import layer_lr_scales, make_optimizer, no_decay_names
 from fastmim_jax.train.report import describe_finetuning, describe_start, log_notes
 from fastmim_jax.train.runs import LoadedRun, load_run
-from fastmim_jax.train.stage import TrainStage, abstract_state, compile_step, optimizer_options, schedule
+from fastmim_jax.train.stage import (
+    TrainStage,
+    abstract_state,
+    compile_step,
+    optimizer_options,
+    update_options,
+)
 from fastmim_jax.train.state import TrainState
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
 from fastmim_jax.validate import check_classes, check_finetuning
@@ -82,16 +88,14 @@ def make_finetune_stage(
     mesh = sharding.make_mesh(config.run.mesh_fsdp, devices)
     optimizer_of = partial(_optimizer, config.optimizer, model.encoder)
     init = state.initializer(model, optimizer_of, reader.image_shape, bool(config.optimizer.ema_decay))
-    abstract = abstract_state(init, mesh)
+    abstract = abstract_state(init, mesh, config.run)
     variables, augment = abstract.eval_variables(), config.augment
     update = partial(
         steps.finetune_step,
         model=model,
         prepare=device_augmentation(augment, reader.normalize, len(classes), augment.mix_groups),
-        key=run_key(config.seed),
         optimizer=optimizer_of(abstract.params),
-        schedule=schedule(config, plan),
-        accumulation=plan.accumulation,
+        **update_options(config, plan, mesh),
         ema_decay=config.optimizer.ema_decay,
     )
 

@@ -26,7 +26,7 @@ from fastmim_jax.train.stage import (
     open_held_out_data,
     open_training_data,
     optimizer_options,
-    schedule,
+    update_options,
 )
 from fastmim_jax.train.state import TrainState
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
@@ -82,16 +82,14 @@ def make_pretrain_stage(
     optimizer_of = partial(make_optimizer, **optimizer_options(config.optimizer))
     optimizer_of = partial(optimizer_of, no_decay=tuple(config.optimizer.no_decay))
     init = state.initializer(method, optimizer_of, reader.image_shape)
-    abstract = abstract_state(init, mesh)
+    abstract = abstract_state(init, mesh, config.run)
     variables, key = abstract.eval_variables(), run_key(config.seed)
     update = partial(
         steps.pretrain_step,
         method=method,
         prepare=reader.normalize,
-        key=key,
         optimizer=optimizer_of(abstract.params),
-        schedule=schedule(config, plan),
-        accumulation=plan.accumulation,
+        **update_options(config, plan, mesh),
     )
 
     def create() -> TrainState:

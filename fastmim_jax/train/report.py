@@ -15,6 +15,7 @@ from fastmim_jax.train.runs import LoadedRun
 from fastmim_jax.train.stage import TrainStage
 from fastmim_jax.train.state import count_parameters
 from fastmim_jax.train.transfer import TransferReport
+from fastmim_jax.train.xla_options import compiler_options, describe_options
 
 if TYPE_CHECKING:
     from fastmim_jax.train.finetune import FinetuneStage
@@ -139,15 +140,23 @@ def _tokens(plan):
 
 
 def _machine(stage: TrainStage) -> list[Note]:
-    """Return who reads the images, and the devices."""
+    """Return who reads the images, the devices, and what several of them have to agree on."""
     reader, devices = stage.reader, stage.mesh.devices.ravel()
     mesh = " x ".join(f"{size} {axis}" for axis, size in stage.mesh.shape.items())
     readers = f"{_count(reader.workers, 'worker process', 'es')}, {_count(reader.threads, 'thread')} each"
     processes = _count(jax.process_count(), "process", "es")
-    return [
+    notes = [
         Note("reading", f"{readers}; {decoder_name()}; {resizer_name()}"),
         Note("devices", f"{len(devices)} {devices[0].device_kind} ({mesh}), {processes}"),
     ]
+    if len(devices) > 1:
+        split = (
+            "split over all devices" if stage.config.run.shard_optimizer_state else "split like parameters"
+        )
+        gradients = f"summed over devices in {stage.config.optimizer.gradient_dtype}"
+        notes.append(Note("gradients", f"{gradients}; optimizer state {split}"))
+    options = compiler_options(stage.mesh)
+    return [*notes, Note("XLA options", describe_options(options))] if options else notes
 
 
 def _parameters(stage: TrainStage, dtype: str) -> Note:

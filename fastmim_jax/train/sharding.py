@@ -1,8 +1,10 @@
 """Shardings: the mesh, the rule for parameters, and the batch.
 
-The batch is split over all devices; parameters and optimizer state over the "fsdp" axis alone.
+The batch is split over all devices, parameters over the "fsdp" axis alone, and the optimizer state over
+that axis or over all devices.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,21 +24,33 @@ def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
     return jax.make_mesh((count // fsdp, fsdp), BATCH_AXES, axis_types=kinds, devices=devices)
 
 
-def state_shardings(tree: Any, mesh: Mesh) -> Any:
-    """Return a sharding per array (or ShapeDtypeStruct): its largest divisible axis over "fsdp".
+def state_shardings(tree: Any, mesh: Mesh, axes: tuple[str, ...] = ("fsdp",)) -> Any:
+    """Return a sharding per array (or ShapeDtypeStruct): its largest divisible axis over axes of the mesh.
 
     It depends on the shape alone, so the optimizer's moments are sharded like their parameters.
+
+    Args:
+      axes: of the mesh, see `optimizer_axes`. An array that they do not divide is split over the first.
     """
-    fsdp = mesh.shape["fsdp"]
 
     def sharding(leaf):
-        axes = [axis for axis, size in enumerate(leaf.shape) if size % fsdp == 0]
-        if fsdp == 1 or leaf.size < SMALLEST_SHARDED or not axes:
-            return NamedSharding(mesh, PartitionSpec())
-        largest = max(axes, key=lambda axis: leaf.shape[axis])
-        return NamedSharding(mesh, PartitionSpec(*[None] * largest, "fsdp"))
+        for count in range(len(axes), 0, -1):
+            parts = math.prod(mesh.shape[axis] for axis in axes[:count])
+            divisible = [axis for axis, size in enumerate(leaf.shape) if size % parts == 0]
+            if parts > 1 and leaf.size >= SMALLEST_SHARDED and divisible:
+                largest = max(divisible, key=lambda axis: leaf.shape[axis])
+                return NamedSharding(mesh, PartitionSpec(*[None] * largest, axes[:count]))
+        return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree.map(sharding, tree)
+
+
+def optimizer_axes(shard_optimizer_state: bool) -> tuple[str, ...]:
+    """Return the mesh axes of the optimizer state: those of the parameters, or all of them (ZeRO-1).
+
+    Source: arXiv 1910.02054 (ZeRO stage 1), arXiv 2004.13336 (weight-update sharding).
+    """
+    return ("fsdp", "data") if shard_optimizer_state else ("fsdp",)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -12,9 +12,10 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.plan import StagePlan
 from fastmim_jax.train import sharding, state
 from fastmim_jax.train.compilation import OnMesh
-from fastmim_jax.train.inference import InferenceStage
+from fastmim_jax.train.inference import InferenceStage, run_key
 from fastmim_jax.train.optimizer import make_schedule
 from fastmim_jax.train.state import TrainState
+from fastmim_jax.train.xla_options import compiler_options
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,20 +51,39 @@ def compile_step(update: Callable, abstract: TrainState, mesh: jax.sharding.Mesh
         donate_argnums=0,
         in_shardings=(shardings, batch),
         out_shardings=(shardings, replicated),
+        compiler_options=compiler_options(mesh) or None,
     )
     return OnMesh(jitted, mesh, "the training step")
 
 
-def abstract_state(init: Callable, mesh: jax.sharding.Mesh) -> TrainState:
+def abstract_state(init: Callable, mesh: jax.sharding.Mesh, run: Any) -> TrainState:
     """Return the state as ShapeDtypeStructs with shardings, see `state.abstract_state`.
+
+    run: `config.run`.
 
     Raises:
       UserError: the model cannot be built.
     """
     try:
-        return state.abstract_state(init, mesh)
+        return state.abstract_state(init, mesh, sharding.optimizer_axes(run.shard_optimizer_state))
     except (ValueError, TypeError) as error:
         raise UserError(f"this config does not build a model: {str(error).splitlines()[0]}") from error
+
+
+def update_options(config: Any, plan: StagePlan, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """Return the arguments of `steps.update` that all training has, beside the optimizer."""
+    axes = sharding.optimizer_axes(config.run.shard_optimizer_state)
+
+    def split(tree: Any) -> Any:
+        return jax.lax.with_sharding_constraint(tree, sharding.state_shardings(tree, mesh, axes))
+
+    return dict(
+        key=run_key(config.seed),
+        schedule=schedule(config, plan),
+        accumulation=plan.accumulation,
+        gradient_dtype=config.optimizer.gradient_dtype,
+        split=split if config.run.shard_optimizer_state else lambda tree: tree,
+    )
 
 
 def open_training_data(config: Any) -> Any:

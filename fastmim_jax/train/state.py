@@ -1,5 +1,6 @@
 """The state of a run, created already sharded."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -72,13 +73,22 @@ def initial_state(
     return TrainState(zero, params, collections, opt_state, zero, zero, ema)
 
 
-def abstract_state(init: Callable[[jax.Array], TrainState], mesh: jax.sharding.Mesh) -> TrainState:
-    """Return the state as ShapeDtypeStructs with shardings, from which it is created or restored."""
+def abstract_state(
+    init: Callable[[jax.Array], TrainState],
+    mesh: jax.sharding.Mesh,
+    optimizer_axes: tuple[str, ...] = ("fsdp",),
+) -> TrainState:
+    """Return the state as ShapeDtypeStructs with shardings, from which it is created or restored.
+
+    optimizer_axes: axes of the mesh that the optimizer state is split over, see `state_shardings`.
+    """
     shapes = jax.eval_shape(init, jax.random.key(0))
+    shardings = state_shardings(shapes, mesh)
+    optimizer = state_shardings(shapes.opt_state, mesh, optimizer_axes)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
-        state_shardings(shapes, mesh),
+        dataclasses.replace(shardings, opt_state=optimizer),
     )
 
 

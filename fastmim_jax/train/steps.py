@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
 from fastmim_jax.mim.losses import mean_target
 from fastmim_jax.train.state import TrainState
@@ -95,6 +96,8 @@ def update(
     key: jax.Array,
     accumulation: int = 1,
     ema_decay: float = 0.0,
+    gradient_dtype: DTypeLike = jnp.float32,
+    split: Callable[[Any], Any] = lambda tree: tree,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Make one update with the gradients of a loss.
 
@@ -106,12 +109,30 @@ def update(
       key: the run's random key.
       accumulation: number of parts that the batch is computed in, one after another.
       ema_decay: decay of the moving averages, if the state has them.
+      gradient_dtype: in which gradients of kernels are summed over devices, see `_cast_kernels`.
+      split: a tree of the shapes of the parameters -> the same, split over devices as the optimizer state.
 
     Returns:
       See `pretrain_step`. If the loss or the gradients are not finite, only the counters change.
     """
-    loss, collections, grads = _mean_gradients(loss_fn, state, batch, accumulation, key)
+    cast = dataclasses.replace(state, params=_cast_kernels(state.params, gradient_dtype))
+    loss, collections, grads = _mean_gradients(loss_fn, cast, batch, accumulation, key)
+    # On shards, gradients are scattered where they are summed, and new parameters are gathered at the end.
+    grads = jax.tree.map(lambda grad, param: grad.astype(param.dtype), split(grads), state.params)
+    state = dataclasses.replace(state, params=split(state.params))
     return _apply_gradients(state, loss, collections, grads, optimizer, schedule, ema_decay)
+
+
+def _cast_kernels(params, dtype):
+    """Return parameters with their kernels in a dtype, which is that of their gradients too.
+
+    Layers multiply in bfloat16 by a rounded kernel anyway. Other parameters, and their gradients, are few.
+    """
+
+    def cast(path, leaf):
+        return leaf.astype(dtype) if path[-1].key == "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 @jax.named_scope("optimizer")  # a class of kernels in profiles
@@ -157,7 +178,7 @@ def _mean_gradients(loss_fn, state, batch, parts, key):
         (loss, collections), grads = value_and_grad(state.params, collections, part, rngs)
         return (total + loss, collections, optax.tree.add(sums, grads)), None
 
-    carry = jnp.zeros(()), state.collections, optax.tree.zeros_like(state.params)
+    carry = jnp.zeros(()), state.collections, optax.tree.zeros_like(state.params, dtype=jnp.float32)
     inputs = jnp.arange(parts), jax.tree.map(split, batch)
     (loss, collections, sums), _ = jax.lax.scan(body, carry, inputs)
     return loss / parts, collections, jax.tree.map(lambda x: x / parts, sums)

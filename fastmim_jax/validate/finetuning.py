@@ -8,7 +8,7 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.models.base import Backbone
 from fastmim_jax.validate.backbone import check_backbone, check_image_size, check_kernel, check_windows
 from fastmim_jax.validate.names import count, stage_of
-from fastmim_jax.validate.training import check_batch
+from fastmim_jax.validate.training import check_batch, check_gradient_dtype
 from fastmim_jax.validate.values import check_values
 
 
@@ -27,6 +27,7 @@ def check_finetuning(config: ConfigDict, *, platform: str, devices: int) -> None
     check_values(config)
     check_kernel("model", config.model, platform)
     check_batch(stage, devices)
+    check_gradient_dtype(config, "model")
     encoder = check_backbone(stage, "model")
     check_image_size(stage, encoder)
     check_windows(stage, "model", encoder)

@@ -18,7 +18,12 @@ from fastmim_jax.validate.backbone import (
     fitting_size,
 )
 from fastmim_jax.validate.names import Stage, count, flag, stage_of
-from fastmim_jax.validate.training import check_batch, check_mixing_groups, check_start_epochs
+from fastmim_jax.validate.training import (
+    check_batch,
+    check_gradient_dtype,
+    check_mixing_groups,
+    check_start_epochs,
+)
 from fastmim_jax.validate.values import check_values
 
 
@@ -53,6 +58,7 @@ def _check_stage_lengths(config: ConfigDict) -> None:
 
 def _check_stage(stage: Stage, devices: int) -> None:
     check_batch(stage, devices)
+    check_gradient_dtype(stage.config, "method")
     encoder = check_backbone(stage, "method")
     _check_cells(stage, encoder)
     method = create_method(stage.config.method)

@@ -36,6 +36,20 @@ def check_batch(stage: Stage, devices: int) -> None:
         )
 
 
+def check_gradient_dtype(config: ConfigDict, section: str) -> None:
+    """Raise UserError if kernels are to be rounded to bfloat16 in a model that computes in float32.
+
+    section: "method" or "model".
+    """
+    dtype = config.optimizer.gradient_dtype
+    if dtype == "bfloat16" and config[section].dtype != dtype:
+        raise UserError(
+            f"config.optimizer.gradient_dtype is 'bfloat16' and config.{section}.dtype is "
+            f"'{config[section].dtype}', expected the same or float32 gradients: type "
+            f"{flag('optimizer.gradient_dtype', 'float32')}"
+        )
+
+
 def check_mixing_groups(stage: Stage, groups: int) -> None:
     """Raise UserError if MixMIM's groups do not split every micro-batch into pairs."""
     schedule = stage.config.schedule

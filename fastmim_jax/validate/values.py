@@ -174,6 +174,7 @@ OPTIMIZER = {
     **{key: FROM_ZERO for key in ("base_lr", "min_base_lr", "warmup_base_lr", "weight_decay", "clip_norm")},
     "betas": several(number(0, below=1), "two numbers of at least 0 and below 1", lengths=(2,)),
     "epsilon": POSITIVE,
+    "gradient_dtype": choice(reversed(DTYPES)),
 }
 SCHEDULE = {
     "batch_size": integer(1),
@@ -193,6 +194,7 @@ RUN = {
     "workers": integer(-1),
     "threads": integer(1),
     "mesh_fsdp": integer(1),
+    "shard_optimizer_state": boolean(),
 }
 METHOD = {
     "name": choice(METHODS),

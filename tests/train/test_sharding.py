@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fastmim_jax.train import sharding
+from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.pretrain import make_pretrain_stage
 from helpers import small
 
@@ -27,6 +28,7 @@ BATCHES = [
 def five_losses(devices, fsdp, **changes):
     config = small.config(accumulation=changes.pop("accumulation", 1))
     config.run.mesh_fsdp = fsdp
+    config.run.shard_optimizer_state = changes.pop("shard_optimizer_state", False)
     config.method.update(**changes)
     stage = make_pretrain_stage(config, records=64, devices=jax.devices()[:devices])
     state, losses = stage.create(), []
@@ -59,6 +61,41 @@ def test_eight_devices_give_the_losses_of_one(one_device, fsdp):
 def test_scanned_layers_and_accumulation_are_sharded_alike(one_device):
     losses = five_losses(8, 2, layers="scanned", remat="full", accumulation=2)[2]
     np.testing.assert_allclose(losses, one_device, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("fsdp", "accumulation"), [(1, 2), (2, 1)])
+def test_a_split_optimizer_state_gives_the_same_losses(one_device, fsdp, accumulation):
+    stage, state, losses = five_losses(8, fsdp, accumulation=accumulation, shard_optimizer_state=True)
+    np.testing.assert_allclose(losses, one_device, rtol=1e-5)
+    adam = state.opt_state[1]
+    for tree, parts in ((state.params, fsdp), (adam.mu, 8), (adam.nu, 8)):
+        kernel = tree["encoder"]["blocks"]["0"]["mlp"]["fc1"]["kernel"]
+        assert {shard.data.shape for shard in kernel.addressable_shards} == {(32, 128 // parts)}
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(adam))
+    assert held < sum(leaf.nbytes for leaf in jax.tree.leaves(adam)) * (1 / 8 + 0.15)
+
+
+def test_a_split_optimizer_state_resumes_on_other_meshes(tmp_path):
+    """Checkpoints of one setting are restored in the others, on other numbers of devices."""
+
+    def make_stage(devices, split):
+        config = small.config()
+        config.run.shard_optimizer_state = split
+        return make_pretrain_stage(config, records=64, devices=jax.devices()[:devices])
+
+    first = make_stage(8, True)
+    state = first.create()
+    state, _ = first.step(state, first.to_devices(BATCHES[0], 16))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {})
+    losses = []
+    for devices, split in ((8, True), (8, False), (2, True), (1, False)):
+        stage = make_stage(devices, split)
+        with Checkpoints(tmp_path) as checkpoints:
+            restored = checkpoints.restore(1, stage.abstract)
+        jax.tree.map(np.testing.assert_array_equal, restored.opt_state, state.opt_state)
+        losses.append(float(stage.step(restored, stage.to_devices(BATCHES[1], 16))[1]["loss"]))
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
 
 
 def test_state_is_created_sharded_and_donated():

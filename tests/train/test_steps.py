@@ -58,6 +58,18 @@ def test_accumulation_changes_nothing_but_memory():
         np.testing.assert_allclose(float(one["grad_norm"]), float(other["grad_norm"]), rtol=1e-4)
 
 
+def test_gradients_of_kernels_can_be_summed_in_bfloat16():
+    def grad_norms(gradient_dtype, accumulation):
+        config = small.config(accumulation=accumulation)
+        config.method.dtype, config.optimizer.gradient_dtype = "bfloat16", gradient_dtype
+        stage = make_pretrain_stage(config, records=64, devices=jax.devices()[:1])
+        return [float(metrics["grad_norm"]) for metrics in losses(stage, 2)[1]]
+
+    expected = grad_norms("float32", 1)
+    for accumulation in (1, 2):
+        np.testing.assert_allclose(grad_norms("bfloat16", accumulation), expected, rtol=0.02)
+
+
 def test_paths_are_dropped_in_updates_alone_and_each_time_anew():
     """SimMIM's published ViT drops them in pre-training."""
     config = small.config()
