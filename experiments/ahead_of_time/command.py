@@ -23,7 +23,9 @@ COLUMNS = {
     "peak, GiB (GB)": lambda row: f"{row['peak_bytes'] / 2**30:.2f} ({row['peak_bytes'] / 1e9:.2f})",
     "bytes accessed, GB": lambda row: f"{row['bytes_accessed'] / 1e9:.1f}",
     "FLOPs, G": lambda row: f"{row['flops'] / 1e9:.0f}",
-    "matrix FLOPs of the jaxpr, G": lambda row: f"{row['matrix_flops'] / 1e9:.0f}",
+    "matrix FLOPs of the jaxpr, G": lambda row: (
+        f"{row['matrix_flops'] / 1e9:.0f}" if row["matrix_flops"] else "–"
+    ),
     "copies and transposes, GB": lambda row: _counted(row["moves"]),
     "collectives, MB": lambda row: _counted(row["collectives"], 1e6) if row["collectives"] else "none",
     "uncombined all-reduces": lambda row: sum(row["uncombined_all_reduces"].values()),

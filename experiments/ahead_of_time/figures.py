@@ -77,7 +77,10 @@ def step_figures(stage: PretrainStage, batch: dict, options: dict, hlo_file: Pat
         start = _cpu_seconds()
         lowered = stage.step.jitted.lower(stage.abstract, batch)
         traced = _cpu_seconds()
-        flops = matrix_flops(stage.step.jitted.__wrapped__, stage.abstract, batch) / stage.mesh.size
+        try:
+            flops = matrix_flops(stage.step.jitted.__wrapped__, stage.abstract, batch) / stage.mesh.size
+        except NotImplementedError:  # a while loop
+            flops = None
         figures = {"trace_cpu_seconds": traced - start, "matrix_flops": flops}
         figures |= compile_figures(lowered, options, hlo_file)
     figures["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(stage.abstract.params))

@@ -69,3 +69,9 @@ def add_cls(
     column = jnp.broadcast_to(from_patch[..., None, None], (*from_patch.shape, count, 1))
     column = jnp.concatenate([to_itself[..., None, None], column], axis=-2)
     return jnp.concatenate([column, bias], axis=-1)
+
+
+def repeat_rows(x: Shaped[Array, "R ..."], count: int) -> Shaped[Array, "{count} ..."]:
+    """Repeat each row of x count / R times in a row."""
+    spread = jnp.broadcast_to(x[:, None], (len(x), count // len(x), *x.shape[1:]))
+    return spread.reshape(count, *x.shape[1:])

@@ -13,6 +13,7 @@ from fastmim_jax.models.position_bias import (
     add_cls,
     device_copies,
     relative_position_bias,
+    repeat_rows,
     split_by_device,
 )
 from fastmim_jax.train.sharding import make_mesh
@@ -64,6 +65,10 @@ def scores_with_bias(table, images):
 
 def loss(table, images):
     return (scores_with_bias(table, images) ** 2).mean()
+
+
+def test_rows_are_repeated_in_a_row():
+    np.testing.assert_array_equal(repeat_rows(jnp.asarray([[1], [2]]), 4), [[1], [1], [2], [2]])
 
 
 def test_without_a_mesh_there_is_one_copy():
