@@ -114,4 +114,9 @@ def create_reader(config: ConfigDict) -> ImageReader:
 
 
 def _compute(section: ConfigDict) -> dict[str, Any]:
-    return dict(kernel=section.kernel, dtype=jnp.dtype(section.dtype), remat=section.remat)
+    return dict(
+        kernel=section.kernel,
+        dtype=jnp.dtype(section.dtype),
+        remat=section.remat,
+        residual_dtype=jnp.dtype(section.residual_dtype) if section.residual_dtype else None,
+    )

@@ -15,7 +15,8 @@ _COMPUTE = {
     "dtype": ("bfloat16", "float32"),
     "remat": ("none", "full", "dots"),
     "layers": ("unrolled", "scanned"),
-    "kernel": ("xla", "cudnn"),
+    "residual_dtype": ("", "float32"),
+    "kernel": ("auto", "xla", "cudnn"),
 }
 CHOICES = {
     **{f"method.{key}": allowed for key, allowed in _COMPUTE.items()},
@@ -180,7 +181,8 @@ def _backbone(name: str) -> ConfigDict:
 def _compute() -> ConfigDict:
     compute = ConfigDict()
     compute.dtype = "bfloat16"  # of activations; parameters, softmax, norm statistics, HOG, loss: float32
-    compute.kernel = "xla"  # of attention; "cudnn": fused, on NVIDIA GPUs
+    compute.residual_dtype = ""  # of the residual stream; "": dtype; "float32" is exacter and slower
+    compute.kernel = "auto"  # of attention: "xla", or "cudnn" (NVIDIA GPUs); "auto": the faster that fits
     compute.remat = "none"  # rematerialisation: "full" or "dots" save memory and cost time
     compute.layers = "unrolled"  # "scanned" compiles faster
     return compute

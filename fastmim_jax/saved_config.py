@@ -7,7 +7,11 @@ from ml_collections import ConfigDict
 
 from fastmim_jax.config import finetune_config, pretrain_config
 
-RESUMABLE = ("run.", "monitor.")  # sections that may differ when a run is resumed
+COMPUTE = tuple(
+    f"{section}.{key}" for section in ("method", "model") for key in ("kernel", "remat", "layers")
+)
+# Sections and keys that may differ when a run is resumed; those of COMPUTE change rounding alone.
+RESUMABLE = ("run.", "monitor.", *COMPUTE)
 
 # Old name -> current name of a key "section.key". Saved configs may have either.
 RENAMED_KEYS = {
@@ -69,7 +73,7 @@ def _to_json(value: Any) -> Any:
 def differences(before: Mapping, now: Mapping | ConfigDict) -> list[tuple[str, Any, Any]]:
     """Return [(key, value before, value now)] of the keys that differ and change the training.
 
-    Sections of RESUMABLE are left out. A key that the older config lacks counts as its default.
+    Sections and keys of RESUMABLE are left out. A key that the older config lacks counts as its default.
     """
     before = rename_keys(before)
     before, now = {**flatten(default_config(before)), **flatten(before)}, flatten(now)

@@ -7,6 +7,7 @@ for one of `bins` unsigned orientations, magnitudes summed over square cells, no
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ def hog(
     if gaussian_window and (height % gaussian_window or width % gaussian_window):
         raise ValueError(f"Gaussian window {gaussian_window} does not divide {height}x{width} pixels")
     weights = _tiled_gaussian(gaussian_window, height, width) if gaussian_window else None
-    options = dict(bins=bins, cell=cell, weights=weights)
+    options: dict[str, Any] = dict(bins=bins, cell=cell, weights=weights)
     histogram = jax.lax.platform_dependent(
         jax.lax.stop_gradient(images).astype(jnp.float32),
         tpu=partial(histograms_by_row, **options),
@@ -156,7 +157,8 @@ def histograms(
       weights: (H, W) of the magnitudes, or None.
       sobel: `sobel` or `sobel_by_shifts`.
     """
-    magnitude, votes = _magnitude_and_bin(*sobel(images), bins, weights)
+    gx, gy = sobel(images)
+    magnitude, votes = _magnitude_and_bin(gx, gy, bins, weights)
     # Stored once as 5 bytes a pixel; otherwise every bin's mask is stored.
     magnitude, votes = jax.lax.optimization_barrier((magnitude, votes.astype(jnp.int8)))
     return _sum_per_bin(magnitude, votes, bins, cell)
@@ -182,14 +184,14 @@ def histograms_by_row(
     return jnp.moveaxis(jax.lax.map(row, jnp.arange(images.shape[1] // cell)), 0, 1)
 
 
-def _sobel_of_neighbours(padded: Array) -> tuple[jax.Array, jax.Array]:
+def _sobel_of_neighbours(padded: Array) -> tuple[Array, Array]:
     """Return (gx, gy) (B, H, W, C) of images (B, H+2, W+2, C), as sums of slices.
 
     Differences are computed again for each sum, so that all fuse into one kernel.
     """
     height, width = padded.shape[1] - 2, padded.shape[2] - 2
 
-    def at(row: int, column: int) -> jax.Array:
+    def at(row: int, column: int) -> Array:
         return padded[:, row : row + height, column : column + width]
 
     gx = (at(0, 0) - at(0, 2)) + 2 * (at(1, 0) - at(1, 2)) + (at(2, 0) - at(2, 2))
@@ -197,9 +199,7 @@ def _sobel_of_neighbours(padded: Array) -> tuple[jax.Array, jax.Array]:
     return gx, gy
 
 
-def _magnitude_and_bin(
-    gx: Array, gy: Array, bins: int, weights: Array | None
-) -> tuple[jax.Array, jax.Array]:
+def _magnitude_and_bin(gx: Array, gy: Array, bins: int, weights: Array | None) -> tuple[Array, Array]:
     """Return the weighted magnitudes of gradients (B, H, W, C), and the bins they vote for."""
     gx, gy = (jnp.where(jnp.abs(g) < ROUNDING, 0.0, g) for g in (gx, gy))
     magnitude = jnp.sqrt(gx * gx + gy * gy)

@@ -15,6 +15,7 @@ from fastmim_jax.mim.output import Output
 from fastmim_jax.mim.partial import decode_all
 from fastmim_jax.models.decoder import Decoder
 from fastmim_jax.models.layers import gather_rows, token_init, upsample_nearest
+from fastmim_jax.models.linear import broadcast_parameter
 from fastmim_jax.models.positions import FixedPositions
 from fastmim_jax.models.typing import Array
 
@@ -47,8 +48,9 @@ class MAE(Method):
         decoder = Decoder(self.target.values(size, images.shape[-1]), **self.decoder, name="decoder")
         tokens, cls = decoder.embed_tokens(encoded)
         tokens = gather_rows(tokens, ids_restore, ids_keep).reshape(-1, *grid, tokens.shape[-1])
-        mask_token = self.param("mask_token", token_init, (1, 1, tokens.shape[-1])).astype(tokens.dtype)
-        tokens = FixedPositions()(jnp.where(mask[..., None], mask_token, tokens))
+        mask_token = self.param("mask_token", token_init, (1, 1, tokens.shape[-1]))
+        mask_tokens = broadcast_parameter(mask_token, tokens)
+        tokens = FixedPositions()(jnp.where(mask[..., None], mask_tokens, tokens))
         prediction, weight, thrown = self.reconstruct(decoder, tokens, cls, mask, (num_masked,), noise)
 
         target = self.target(images, size)

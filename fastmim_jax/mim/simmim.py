@@ -12,7 +12,8 @@ from jaxtyping import Float
 from fastmim_jax.mim.losses import masked_l1
 from fastmim_jax.mim.method import Method
 from fastmim_jax.mim.output import Output
-from fastmim_jax.models.layers import Dense, token_init, upsample_nearest
+from fastmim_jax.models.layers import token_init, upsample_nearest
+from fastmim_jax.models.linear import Dense
 from fastmim_jax.models.typing import Array
 
 

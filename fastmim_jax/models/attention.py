@@ -1,30 +1,23 @@
 """Self-attention of a ViT and its transformer block."""
 
-from typing import Literal, cast
+from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int, Shaped
 
-from fastmim_jax.models.layers import MLP, Dense, layer_norm
-from fastmim_jax.models.stack import BranchScale, residual
+from fastmim_jax.models.attention_kernels import choose_kernel, cudnn_attention, xla_attention
+from fastmim_jax.models.layers import MLP, layer_norm
+from fastmim_jax.models.linear import Dense, SplitDense, broadcast_parameter
+from fastmim_jax.models.position_bias import (
+    add_cls,
+    device_copies,
+    relative_position_bias,
+    split_by_device,
+)
+from fastmim_jax.models.stack import BranchScale, Stack, residual_branch
 from fastmim_jax.models.typing import Array
-
-KERNELS = ("xla", "cudnn")
-
-
-def relative_position_index(
-    grid: tuple[int, int],
-) -> tuple[Int[np.ndarray, "N N"], Int[np.ndarray, "N N"]]:
-    """Return the row and the column in a (2h-1, 2w-1) table for each pair of cells of a grid (h, w)."""
-    rows, columns = (axis.ravel() for axis in np.indices(grid))
-    return (
-        rows[:, None] - rows[None, :] + grid[0] - 1,
-        columns[:, None] - columns[None, :] + grid[1] - 1,
-    )
 
 
 class RelativePositionBias(nn.Module):
@@ -37,17 +30,17 @@ class RelativePositionBias(nn.Module):
     heads: int
 
     @nn.compact
-    def __call__(self, cells: Shaped[Array, "h w"]) -> Float[Array, "heads 1+h*w 1+h*w"]:
-        """Return the bias of a grid with the shape of `cells`; cls comes first."""
+    def __call__(self, cells: Shaped[Array, "h w"], batch: int) -> Float[Array, "R heads 1+h*w 1+h*w"]:
+        """Return the bias for each of R equal parts of a batch, see `device_copies`; cls comes first.
+
+        cells: an array with the shape of the grid.
+        """
         sides = [2 * side - 1 for side in cells.shape]
         zeros = nn.initializers.zeros
         table = self.param("relative_position_bias_table", zeros, (*sides, self.heads))
         cls_table = self.param("cls_relative_position_bias", zeros, (3, self.heads))
-        entries = jnp.concatenate([table.reshape(-1, self.heads), cls_table])
-        row, column = relative_position_index((cells.shape[0], cells.shape[1]))
-        index = np.pad(row * sides[1] + column, ((1, 0), (1, 0)))
-        index[0, :], index[:, 0], index[0, 0] = (len(entries) - back for back in (3, 2, 1))
-        return jnp.moveaxis(entries[index], -1, 0)
+        bias = relative_position_bias(device_copies(table, batch), (cells.shape[0], cells.shape[1]))
+        return add_cls(bias, device_copies(cls_table, batch))
 
 
 class LayerScale(nn.Module):
@@ -59,7 +52,7 @@ class LayerScale(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         gamma = self.param("gamma", nn.initializers.constant(self.initial), (x.shape[-1],))
-        return gamma.astype(self.dtype) * x
+        return broadcast_parameter(gamma, x) * x
 
 
 class Attention(nn.Module):
@@ -67,34 +60,40 @@ class Attention(nn.Module):
 
     Attributes:
       heads: number of heads, which divides D.
-      kernel: "xla" everywhere, or "cudnn" for its fused kernel (NVIDIA GPUs, bfloat16).
+      kernel: see `choose_kernel`.
     """
 
     heads: int
-    kernel: str = "xla"
+    kernel: str = "auto"
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "B N D"],
-        bias: Float[Array, "heads N N"] | None = None,
+        bias: Float[Array, "R heads N N"] | None = None,
         cells: Shaped[Array, "h w"] | None = None,
+        lengths: Int[Array, " B"] | None = None,
     ) -> Float[Array, "B N D"]:
         """Attend from all tokens to all tokens.
 
         Args:
-          bias: added to the scores.
+          bias: added to the scores, for each of R equal parts of the batch.
           cells: an array with the shape of the grid, if this layer has a RelativePositionBias of its own.
+          lengths: see `cudnn_attention`.
         """
         batch, count, width = x.shape
         if cells is not None:
-            bias = RelativePositionBias(self.heads, name="relative_position")(cells)
-        bias = None if bias is None else jnp.asarray(bias)[None]
-        qkv = Dense(3 * width, self.dtype, name="qkv")(x)
-        query, key, value = jnp.moveaxis(qkv.reshape(batch, count, 3, self.heads, -1), 2, 0)
-        kernel = cast(Literal["xla", "cudnn"], self.kernel)
-        x = jax.nn.dot_product_attention(query, key, value, bias, implementation=kernel)
+            bias = RelativePositionBias(self.heads, name="relative_position")(cells, batch)
+        qkv = SplitDense(3, width, self.dtype, name="qkv")(x)
+        query, key, value = (y.reshape(batch, count, self.heads, -1) for y in qkv)
+        if choose_kernel(self.kernel, self.dtype, width // self.heads, bias is not None) == "cudnn":
+            x = cudnn_attention(query, key, value, lengths)
+        elif bias is None:
+            x = xla_attention(query, key, value)
+        else:
+            query, key, value = (split_by_device(y, len(bias)) for y in (query, key, value))
+            x = xla_attention(query, key, value, bias[:, None])
         return Dense(width, self.dtype, name="proj")(x.reshape(batch, count, width))
 
 
@@ -107,7 +106,7 @@ class TransformerBlock(nn.Module):
     heads: int
     mlp_ratio: float = 4.0
     epsilon: float = 1e-6
-    kernel: str = "xla"
+    kernel: str = "auto"
     dtype: DTypeLike = jnp.float32
     layer_scale: float | None = None
 
@@ -117,18 +116,47 @@ class TransformerBlock(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B N D"],
-        bias: Float[Array, "heads N N"] | None = None,
+        bias: Float[Array, "R heads N N"] | None = None,
         cells: Shaped[Array, "h w"] | None = None,
+        lengths: Int[Array, " B"] | None = None,
         *,
         scales: BranchScale = (None, None),
     ) -> Float[Array, "B N D"]:
-        """Apply the block; for bias and cells see `Attention`, for scales see `residual`."""
-        y = layer_norm(self.epsilon, self.dtype, name="norm1")(x)
-        y = Attention(self.heads, self.kernel, self.dtype, name="attn")(y, bias, cells)
-        x = residual(x, self._scaled(y, "scale1"), scales[0])
-        y = layer_norm(self.epsilon, self.dtype, name="norm2")(x)
+        """Apply the block; for bias, cells and lengths see `Attention`, for scales see `residual`."""
+        x, y = layer_norm(self.epsilon, self.dtype, name="norm1").after_residual(x)
+        y = Attention(self.heads, self.kernel, self.dtype, name="attn")(y, bias, cells, lengths)
+        y = residual_branch(self._scaled(y, "scale1"), scales[0])
+        x, y = layer_norm(self.epsilon, self.dtype, name="norm2").after_residual(x, y)
         y = MLP(self.mlp_ratio, self.dtype, name="mlp")(y)
-        return residual(x, self._scaled(y, "scale2"), scales[1])
+        return x + residual_branch(self._scaled(y, "scale2"), scales[1])
 
     def _scaled(self, x, name):
         return x if self.layer_scale is None else LayerScale(self.layer_scale, self.dtype, name=name)(x)
+
+
+class TransformerStack(Stack):
+    """Transformer blocks over sequences of any length, see `Stack`.
+
+    JAX refuses odd lengths in training with cuDNN's kernel. They are padded by one token, once for all
+    blocks.
+    """
+
+    def __call__(self, x: Float[Array, "B N D"], *shared: Any) -> Float[Array, "B N D"]:
+        """Apply all blocks; shared: bias and cells of `Attention`."""
+        padded, shared = self._pad(x, shared)
+        return super().__call__(padded, *shared)[:, : x.shape[1]]
+
+    def outputs(self, x: Float[Array, "B N D"], *shared: Any) -> list[Float[Array, "B N D"]]:
+        """Apply all blocks and return the output of each."""
+        padded, shared = self._pad(x, shared)
+        return [output[:, : x.shape[1]] for output in super().outputs(padded, *shared)]
+
+    def _pad(self, x, shared):
+        batch, count, width = x.shape
+        options = self.options
+        has_bias = any(array is not None for array in shared)
+        kernel = choose_kernel(options["kernel"], options["dtype"], width // options["heads"], has_bias)
+        if kernel != "cudnn" or count % 2 == 0:
+            return x, shared
+        lengths = jnp.full(batch, count, jnp.int32)
+        return jnp.pad(x, ((0, 0), (0, 1), (0, 0))), (None, None, lengths)

@@ -59,13 +59,14 @@ class Backbone(nn.Module):
     Attributes:
       drop_path: probability with which the last block drops a residual branch, see `drop_path_rates`.
       dtype: of the computation; parameters are float32.
-      remat, layers: see `Stack`.
+      remat, layers, residual_dtype: see `Stack`.
     """
 
     drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
     layers: str = "unrolled"
+    residual_dtype: DTypeLike | None = None
 
     # Capabilities.
     family: ClassVar[str]  # shared by all sizes: "vit"
@@ -96,6 +97,11 @@ class Backbone(nn.Module):
     def supports_cudnn(self) -> bool:
         """Whether it trains with the attention kernel "cudnn", or has no such attention at all."""
         return True
+
+    @property
+    def attention_kernel(self) -> str:
+        """Kernel of its attention on the mesh that is set, see `choose_kernel`; "" without attention."""
+        return "xla" if self.stage_heads else ""
 
     @property
     def stride(self) -> int:

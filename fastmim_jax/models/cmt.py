@@ -8,23 +8,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from fastmim_jax.models.attention_kernels import xla_attention
 from fastmim_jax.models.convolution import BatchNorm, Conv, DepthwiseConv, fan_out_normal
-from fastmim_jax.models.layers import Dense, PatchEmbed, PatchEmbedNorm, layer_norm, patchify
+from fastmim_jax.models.gelu import gelu
+from fastmim_jax.models.layers import PatchEmbed, PatchEmbedNorm, layer_norm, patchify
+from fastmim_jax.models.linear import Dense, broadcast_parameter
 from fastmim_jax.models.pyramid import STAGES, Pyramid
 from fastmim_jax.models.stack import BranchScale, Stack, residual
 from fastmim_jax.models.typing import Array
 
 REDUCTIONS = (8, 4, 2, 1)  # spatial reduction ratio of keys and values, along one side, by stage
-
-
-def gelu(x: Float[Array, " *shape"]) -> Float[Array, " *shape"]:
-    """Return the exact GELU."""
-    return nn.gelu(x, approximate=False)
 
 
 def conv_inits() -> dict[str, Any]:
@@ -61,10 +58,11 @@ class DepthwisePatchConv(nn.Module):
     def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h//{self.size} w//{self.size} D"]:
         width = x.shape[-1]
         kernel = self.param("kernel", fan_out_normal(), (self.size, self.size, 1, width))
-        bias = self.param("bias", nn.initializers.zeros, (width,)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (width,))
         cells = patchify(x.astype(self.dtype), self.size)
         cells = cells.reshape(*cells.shape[:-1], self.size**2, width)
-        return (cells * kernel.reshape(-1, width).astype(self.dtype)).sum(-2) + bias
+        y = (cells * broadcast_parameter(kernel.reshape(-1, width), cells)).sum(-2)
+        return y + broadcast_parameter(bias, y)
 
 
 class LightweightAttention(nn.Module):
@@ -88,7 +86,7 @@ class LightweightAttention(nn.Module):
             self._split_heads(Dense(x.shape[-1], self.dtype, name=name)(cells))
             for name, cells in (("q", x), ("k", coarse), ("v", coarse))
         )
-        attended = jax.nn.dot_product_attention(query, key, value, bias).reshape(x.shape)
+        attended = xla_attention(query, key, value, bias).reshape(x.shape)
         return Dense(x.shape[-1], self.dtype, name="proj")(attended)
 
     def _split_heads(self, x):
@@ -162,6 +160,7 @@ class CMTStage(nn.Module):
     remat: str = "none"
     layers: str = "unrolled"
     drop_path: tuple[float, ...] | None = None
+    residual_dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
@@ -170,7 +169,7 @@ class CMTStage(nn.Module):
         shape = (heads, rows, columns, rows // reduction, columns // reduction)
         position = self.param("relative_position", nn.initializers.normal(1.0), shape)
         bias = position.reshape(1, heads, rows * columns, -1)
-        stack = self.remat, self.layers, self.drop_path
+        stack = self.remat, self.layers, self.drop_path, self.residual_dtype
         return Stack(CMTBlock, self.depth, self.block, *stack, name="blocks")(x, bias)
 
 

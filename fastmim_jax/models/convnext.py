@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from fastmim_jax.models.convolution import DepthwiseConv
 from fastmim_jax.models.layers import MLP, PatchEmbedNorm, layer_norm
+from fastmim_jax.models.linear import broadcast_parameter
 from fastmim_jax.models.pyramid import STAGES, Pyramid
 from fastmim_jax.models.stack import BranchScale, Stack, residual
 from fastmim_jax.models.typing import Array
@@ -37,7 +38,7 @@ class ConvNeXtBlock(nn.Module):
         y = layer_norm(self.epsilon, self.dtype, name="norm")(y)
         y = MLP(4.0, self.dtype, name="mlp")(y)
         gamma = self.param("gamma", nn.initializers.constant(self.layer_scale), (x.shape[-1],))
-        return residual(x, gamma.astype(self.dtype) * y, scales[0])
+        return residual(x, broadcast_parameter(gamma, y) * y, scales[0])
 
 
 class ConvNeXtStage(nn.Module):
@@ -48,10 +49,11 @@ class ConvNeXtStage(nn.Module):
     remat: str = "none"
     layers: str = "unrolled"
     drop_path: tuple[float, ...] | None = None
+    residual_dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
-        stack = self.remat, self.layers, self.drop_path
+        stack = self.remat, self.layers, self.drop_path, self.residual_dtype
         return Stack(ConvNeXtBlock, self.depth, self.block, *stack, name="blocks")(x)
 
 

@@ -8,6 +8,7 @@ from flax.linen.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from fastmim_jax.models.linear import broadcast_parameter
 from fastmim_jax.models.typing import Array
 
 # On CPUs XLA's grouped convolution is 5 times slower than 9 shifted sums, gradients included; 49 of them
@@ -38,8 +39,8 @@ class Conv(nn.Module):
     def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B _h _w {self.width}"]:
         shape = (self.size, self.size, x.shape[-1], self.width)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
-        return _convolve(x.astype(self.dtype), kernel, self.stride) + bias
+        y = _convolve(x.astype(self.dtype), kernel, self.stride)
+        return y + broadcast_parameter(self.param("bias", nn.initializers.zeros, (self.width,)), y)
 
 
 class DepthwiseConv(nn.Module):
@@ -54,11 +55,12 @@ class DepthwiseConv(nn.Module):
         width = x.shape[-1]
         shape = (self.size, self.size, 1, width)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (width,)).astype(self.dtype)
         x = x.astype(self.dtype)
         if self.size > MAX_SHIFTED_SIZE:
-            return _depthwise(x, kernel) + bias
-        return jax.lax.platform_dependent(x, kernel, cpu=_shifted_sums, default=_depthwise) + bias
+            y = _depthwise(x, kernel)
+        else:
+            y = jax.lax.platform_dependent(x, kernel, cpu=_shifted_sums, default=_depthwise)
+        return y + broadcast_parameter(self.param("bias", nn.initializers.zeros, (width,)), y)
 
 
 def _convolve(x, kernel, stride=1, groups=1):

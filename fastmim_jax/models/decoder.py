@@ -5,10 +5,11 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from fastmim_jax.models.attention import TransformerBlock
+from fastmim_jax.models.attention import TransformerBlock, TransformerStack
+from fastmim_jax.models.attention_kernels import choose_kernel
 from fastmim_jax.models.base import EncoderOutput
-from fastmim_jax.models.layers import Dense, layer_norm
-from fastmim_jax.models.stack import Stack
+from fastmim_jax.models.layers import layer_norm
+from fastmim_jax.models.linear import Dense
 from fastmim_jax.models.typing import Array
 
 HEAD_WIDTH = 32
@@ -30,22 +31,36 @@ class Decoder(nn.Module):
     heads: int | None = None
     mlp_ratio: float = 4.0
     epsilon: float = 1e-6
-    kernel: str = "xla"
+    kernel: str = "auto"
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
     layers: str = "unrolled"
+    residual_dtype: DTypeLike | None = None
+
+    @property
+    def num_heads(self) -> int:
+        """Number of heads of its attention."""
+        return self.heads or max(self.width // HEAD_WIDTH, 1)
+
+    @property
+    def attention_kernel(self) -> str:
+        """Kernel of its attention on the mesh that is set, see `choose_kernel`; "" without attention."""
+        if not self.depth:
+            return ""
+        return choose_kernel(self.kernel, self.dtype, self.width // self.num_heads, has_bias=False)
 
     def setup(self):
         if self.depth:
             self.embed = Dense(self.width, self.dtype)
         options = dict(
-            heads=self.heads or max(self.width // HEAD_WIDTH, 1),
+            heads=self.num_heads,
             mlp_ratio=self.mlp_ratio,
             epsilon=self.epsilon,
             kernel=self.kernel,
             dtype=self.dtype,
         )
-        self.blocks = Stack(TransformerBlock, self.depth, options, self.remat, self.layers)
+        stack = dict(remat=self.remat, layers=self.layers, residual_dtype=self.residual_dtype)
+        self.blocks = TransformerStack(TransformerBlock, self.depth, options, **stack)
         self.norm = layer_norm(self.epsilon, self.dtype, name="norm")
         self.pred = Dense(self.num_outputs, self.dtype)
 

@@ -9,9 +9,11 @@ from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int, Shaped
 
+from fastmim_jax.models.device import batch_axes
+from fastmim_jax.models.gelu import gelu
+from fastmim_jax.models.linear import Dense, broadcast_parameter, matmul
+from fastmim_jax.models.norm import LayerNorm
 from fastmim_jax.models.typing import Array
-
-BATCH_AXES = ("data", "fsdp")  # mesh axes over which the batch is split
 
 token_init = nn.initializers.normal(0.02)  # cls and mask tokens
 
@@ -104,9 +106,8 @@ class PatchEmbed(nn.Module):
         kernel_init, bias_init = (x or torch_uniform(values) for x in (self.kernel_init, self.bias_init))
         kernel = self.param("kernel", kernel_init, (size, size, values // size**2, self.width))
         bias = self.param("bias", bias_init, (self.width,))
-        rows = patches.reshape(-1, values).astype(self.dtype)
-        rows = rows @ kernel.reshape(values, -1).astype(self.dtype)
-        return (rows + bias.astype(self.dtype)).reshape(*patches.shape[:-1], self.width)
+        y = matmul(patches.astype(self.dtype), kernel.reshape(values, -1))
+        return y + broadcast_parameter(bias, y)
 
 
 class PatchEmbedNorm(nn.Module):
@@ -137,41 +138,13 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         width = x.shape[-1]
-        x = Dense(int(width * self.ratio), self.dtype, name="fc1")(x)
-        # remat: the GELU's output would be most of a block's memory and is cheap to recompute.
-        return nn.remat(GELUDense)(width, self.dtype, name="fc2")(x)
+        x = gelu(Dense(int(width * self.ratio), self.dtype, name="fc1")(x))
+        return Dense(width, self.dtype, name="fc2")(x)
 
 
-class Dense(nn.Module):
-    """A linear layer initialised as in published MIM code: Xavier-uniform kernel, zero bias.
-
-    Batch axes are flattened: XLA's CPU backend computes a kernel's gradient several times slower when it
-    contracts two axes.
-    """
-
-    width: int
-    dtype: DTypeLike = jnp.float32
-    use_bias: bool = True
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch {self.width}"]:
-        kernel = self.param("kernel", nn.initializers.xavier_uniform(), (x.shape[-1], self.width))
-        rows = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel.astype(self.dtype)
-        if self.use_bias:
-            rows += self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
-        return rows.reshape(*x.shape[:-1], self.width)
-
-
-class GELUDense(Dense):
-    """An exact GELU, then a linear layer."""
-
-    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch {self.width}"]:
-        return super().__call__(nn.gelu(x, approximate=False))
-
-
-def layer_norm(epsilon: float, dtype: DTypeLike, name: str) -> nn.LayerNorm:
+def layer_norm(epsilon: float, dtype: DTypeLike, name: str) -> LayerNorm:
     """Return a LayerNorm with float32 statistics and a two-pass variance."""
-    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
+    return LayerNorm(epsilon, dtype, name=name)
 
 
 def constrain_batch_sharding(x: Shaped[Array, " B *rest"]) -> Shaped[Array, " B *rest"]:
@@ -179,5 +152,5 @@ def constrain_batch_sharding(x: Shaped[Array, " B *rest"]) -> Shaped[Array, " B 
 
     Without the constraint the partitioner may follow the sharding of a weight instead of gathering it.
     """
-    axes = tuple(axis for axis in BATCH_AXES if axis in jax.sharding.get_abstract_mesh().axis_names)
+    axes = batch_axes()
     return jax.lax.with_sharding_constraint(x, PartitionSpec(axes)) if axes else x

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from fastmim_jax.models.layers import BATCH_AXES, constrain_batch_sharding
+from fastmim_jax.models.device import BATCH_AXES
+from fastmim_jax.models.layers import constrain_batch_sharding
 from fastmim_jax.models.typing import Array
 
 
@@ -39,17 +40,30 @@ def relative_position_bias(
 ) -> Float[Array, "*R heads N N"]:
     """Return the bias of each pair of the N cells of a grid (h, w), query first.
 
-    Two products with one-hot matrices, exact to the bit, instead of a gather, whose gradient is a scatter.
+    A lookup, whose gradient is two products with one-hot matrices instead of a scatter.
 
     Args:
       table: (2h-1, 2w-1, heads), by distance in rows and columns, query minus key.
     """
-    rows, columns = (_one_hot_distances(side) for side in grid)
-    exact = jax.lax.Precision.HIGHEST  # else TPUs and some GPUs round the table
-    bias = jnp.einsum("...xyh,rsx->...hrsy", table, rows.astype(table.dtype), precision=exact)
-    bias = jnp.einsum("...hrsy,cdy->...hrcsd", bias, columns.astype(table.dtype), precision=exact)
-    cells = grid[0] * grid[1]
-    return bias.reshape(*bias.shape[:-4], cells, cells)
+    rows, columns = (np.subtract.outer(axis.ravel(), axis.ravel()) for axis in np.indices(grid))
+
+    @jax.custom_vjp
+    def lookup(table):
+        return jnp.moveaxis(table[..., rows + grid[0] - 1, columns + grid[1] - 1, :], -1, -3)
+
+    def backward(_, gradient):
+        return (_sum_into_table(gradient, grid),)
+
+    lookup.defvjp(lambda table: (lookup(table), None), backward)
+    return lookup(table)
+
+
+def _sum_into_table(gradient, grid):
+    exact = jax.lax.Precision.HIGHEST  # else TPUs and some GPUs round the gradient
+    rows, columns = (jnp.asarray(_one_hot_distances(side), gradient.dtype) for side in grid)
+    gradient = gradient.reshape(*gradient.shape[:-2], *grid, *grid)
+    gradient = jnp.einsum("...hrcsd,cdy->...hrsy", gradient, columns, precision=exact)
+    return jnp.einsum("...hrsy,rsx->...xyh", gradient, rows, precision=exact)
 
 
 def _one_hot_distances(side: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from fastmim_jax.models.linear import broadcast_parameter
 from fastmim_jax.models.resample import bicubic
 from fastmim_jax.models.typing import Array
 
@@ -65,7 +66,7 @@ class NoPositions(nn.Module):
         """Return tokens with their positions added."""
         return x
 
-    def add_to_prefix(self, x: Float[Array, "1 K D"]) -> Float[Array, "1 K D"]:
+    def add_to_prefix(self, x: Float[Array, "B K D"]) -> Float[Array, "B K D"]:
         """Return prefix tokens such as cls with their positions added."""
         return x
 
@@ -86,10 +87,10 @@ class LearnedPositions(NoPositions):
         init = lambda key, shape: jnp.asarray(  # noqa: E731
             resampled_positions(rows, columns, width, self.grid)
         )
-        return x + self._table("pos_embed", init, x.shape[1:]).astype(x.dtype)
+        return x + broadcast_parameter(self._table("pos_embed", init, x.shape[1:]), x)
 
-    def add_to_prefix(self, x: Float[Array, "1 K D"]) -> Float[Array, "1 K D"]:
-        return x + self._table("pos_embed_cls", nn.initializers.zeros, x.shape[1:]).astype(x.dtype)
+    def add_to_prefix(self, x: Float[Array, "B K D"]) -> Float[Array, "B K D"]:
+        return x + broadcast_parameter(self._table("pos_embed_cls", nn.initializers.zeros, x.shape[1:]), x)
 
     @nn.compact
     def _table(self, name, init, shape):

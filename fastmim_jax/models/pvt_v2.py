@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from fastmim_jax.models.attention_kernels import xla_attention
 from fastmim_jax.models.convolution import Conv, DepthwiseConv, fan_out_normal
-from fastmim_jax.models.layers import Dense, PatchEmbed, layer_norm
+from fastmim_jax.models.gelu import gelu
+from fastmim_jax.models.layers import PatchEmbed, layer_norm
+from fastmim_jax.models.linear import Dense, SplitDense
 from fastmim_jax.models.pyramid import STAGES, Pyramid
 from fastmim_jax.models.stack import BranchScale, Stack, residual
 from fastmim_jax.models.typing import Array
@@ -56,9 +58,9 @@ class SpatialReductionAttention(nn.Module):
         batch, rows, columns, width = x.shape
         query = Dense(width, self.dtype, name="q")(x).reshape(batch, rows * columns, self.heads, -1)
         coarse = self._coarsen(x)
-        key_value = Dense(2 * width, self.dtype, name="kv")(coarse)
-        key, value = jnp.moveaxis(key_value.reshape(batch, -1, 2, self.heads, width // self.heads), 2, 0)
-        x = jax.nn.dot_product_attention(query, key, value)
+        split = SplitDense(2, width, self.dtype, name="kv")(coarse)
+        key, value = (y.reshape(batch, -1, self.heads, width // self.heads) for y in split)
+        x = xla_attention(query, key, value)
         return Dense(width, self.dtype, name="proj")(x.reshape(batch, rows, columns, width))
 
     def _coarsen(self, x):
@@ -74,7 +76,7 @@ class SpatialReductionAttention(nn.Module):
         inits = dict(kernel_init=fan_out_normal(), bias_init=nn.initializers.zeros)
         x = PatchEmbed(1 if pooled else self.reduction, x.shape[-1], self.dtype, **inits, name="sr")(x)
         x = layer_norm(EPSILON, self.dtype, name="norm")(x)
-        return nn.gelu(x, approximate=False) if pooled else x
+        return gelu(x) if pooled else x
 
 
 class ConvMLP(nn.Module):
@@ -94,7 +96,7 @@ class ConvMLP(nn.Module):
         x = Dense(inner_width, self.dtype, name="fc1")(x)
         x = nn.relu(x) if self.relu else x
         x = DepthwiseConv(dtype=self.dtype, kernel_init=fan_out_normal(inner_width), name="dwconv")(x)
-        return Dense(width, self.dtype, name="fc2")(nn.gelu(x, approximate=False))
+        return Dense(width, self.dtype, name="fc2")(gelu(x))
 
 
 class PVTBlock(nn.Module):
@@ -132,10 +134,11 @@ class PVTStage(nn.Module):
     remat: str = "none"
     layers: str = "unrolled"
     drop_path: tuple[float, ...] | None = None
+    residual_dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
-        stack = self.remat, self.layers, self.drop_path
+        stack = self.remat, self.layers, self.drop_path, self.residual_dtype
         x = Stack(PVTBlock, self.depth, self.block, *stack, name="blocks")(x)
         return layer_norm(self.block["epsilon"], self.block["dtype"], name="norm")(x)
 

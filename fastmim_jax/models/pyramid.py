@@ -79,7 +79,8 @@ class Pyramid(Backbone):
     def stage_options(self, stage: int) -> dict[str, Any]:
         """Return the keyword arguments of a stage's module that set its Stack."""
         rates = drop_path_rates(self.drop_path, self.depths)[stage]
-        return dict(depth=self.depths[stage], remat=self.remat, layers=self.layers, drop_path=rates)
+        stack = dict(remat=self.remat, layers=self.layers, residual_dtype=self.residual_dtype)
+        return dict(stack, depth=self.depths[stage], drop_path=rates)
 
     def _stage_outputs(self, x, groups=None):
         outputs = []

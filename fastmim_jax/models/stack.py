@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from fastmim_jax.models.layers import constrain_batch_sharding
@@ -46,10 +47,17 @@ def residual(
     scale: Float[Array, " B"] | None = None,
 ) -> Float[Array, " B *rest"]:
     """Return x + scale * branch, with one float32 scale per sample, or None for 1."""
+    return x + residual_branch(branch, scale)
+
+
+def residual_branch(
+    branch: Float[Array, " B *rest"], scale: Float[Array, " B"] | None = None
+) -> Float[Array, " B *rest"]:
+    """Return scale * branch, with one float32 scale per sample, or None for 1."""
     if scale is None:
-        return x + branch
+        return branch
     # In float32: 1 / (1 - rate) rounded to bfloat16 would bias every sample alike.
-    return x + (scale.reshape(-1, *[1] * (x.ndim - 1)) * branch).astype(branch.dtype)
+    return (scale.reshape(-1, *[1] * (branch.ndim - 1)) * branch).astype(branch.dtype)
 
 
 class Stack(nn.Module):
@@ -65,6 +73,7 @@ class Stack(nn.Module):
         Parameters, their names and their initial values are the same in both.
       drop_path: drop rate of each block, for each sample and branch independently; a branch that is not
         dropped is divided by 1 - rate. It acts if there is a "drop_path" generator.
+      residual_dtype: of the sums x + branch between the blocks; None: that of x.
     """
 
     block: type[nn.Module]
@@ -73,6 +82,7 @@ class Stack(nn.Module):
     remat: str = "none"
     layers: str = "unrolled"
     drop_path: tuple[float, ...] | None = None
+    residual_dtype: DTypeLike | None = None
 
     def __call__(self, x: Float[Array, " B *rest"], *shared: Any) -> Float[Array, " B *rest"]:
         """Apply all blocks.
@@ -80,16 +90,17 @@ class Stack(nn.Module):
         Args:
           shared: trees of arrays that every block is given.
         """
-        return self._run(x, shared, emit=lambda y: None)[0]
+        return self._run(x, shared, emit=lambda y: None)[0].astype(x.dtype)
 
     def outputs(self, x: Float[Array, " B *rest"], *shared: Any) -> list[Float[Array, " B *rest"]]:
         """Apply all blocks and return the output of each."""
-        return self._run(x, shared, emit=lambda y: y)[1]
+        return self._run(x, shared, emit=lambda y: y.astype(x.dtype))[1]
 
     @nn.compact
     def _run(self, x, shared, emit):
         """Return the last output, and `emit(output)` of each block."""
         emitted, start = [], 0
+        x = x if self.residual_dtype is None else x.astype(self.residual_dtype)
         scales = self._branch_scales(len(x))
         options = self.options if isinstance(self.options, tuple) else (self.options,)
         if self.layers == "scanned" and not self.is_initializing():

@@ -8,19 +8,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 
-from fastmim_jax.models.attention import relative_position_index
 from fastmim_jax.models.base import AttentionGroups
-from fastmim_jax.models.layers import MLP, Dense, PatchEmbedNorm, layer_norm
+from fastmim_jax.models.layers import MLP, PatchEmbedNorm, layer_norm
+from fastmim_jax.models.linear import Dense
 from fastmim_jax.models.positions import make_positions
 from fastmim_jax.models.pyramid import STAGES, Pyramid
 from fastmim_jax.models.stack import BranchScale, Stack, residual
 from fastmim_jax.models.typing import Array
+from fastmim_jax.models.window_attention import WindowAttention
 
 MIN_GROUP_ATTENTION_CELLS = 100  # of a window, from which `group_attention` is faster than a mask
 MAX_WINDOW, MIN_WINDOW = 16, 3  # side of a window that is chosen by the image size
@@ -81,79 +81,6 @@ def shift_mask(
     return labels[:, :, None] == labels[:, None, :]
 
 
-class WindowAttention(nn.Module):
-    """Self-attention inside windows, with a learned bias per head and relative position."""
-
-    heads: int
-    window: tuple[int, int]
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "B n N D"],
-        mask: Bool[Array, "#B n N N"] | None = None,
-        indices: tuple[Int[Array, "_G _n"], ...] = (),
-    ) -> Float[Array, "B n N D"]:
-        """Attend inside each of n windows of N cells.
-
-        Args:
-          mask: True: may attend.
-          indices: of AttentionGroups, if there is a single window: attention stays inside each group.
-        """
-        batch, count, cells, width = x.shape
-        sides = [2 * side - 1 for side in self.window]
-        table = self.param(
-            "relative_position_bias_table", nn.initializers.normal(0.02), (*sides, self.heads)
-        )
-        bias = jnp.moveaxis(table[relative_position_index(self.window)], -1, 0)  # (heads, N, N)
-        qkv = Dense(3 * width, self.dtype, name="qkv")(x).reshape(*x.shape[:3], 3, self.heads, -1)
-        x = group_attention(qkv[:, 0], bias, indices) if indices else masked_attention(qkv, bias, mask)
-        return Dense(width, self.dtype, name="proj")(x.reshape(batch, count, cells, width))
-
-
-def masked_attention(
-    qkv: Float[Array, "B n N 3 heads d"],
-    bias: Float[Array, "heads N N"],
-    mask: Bool[Array, "#B n N N"] | None = None,
-) -> Float[Array, "B n N heads d"]:
-    """Return attention inside n windows, with a bias of the scores; mask: True: may attend."""
-    bias = bias[None]
-    if mask is not None and len(mask) == 1:  # the same for all images: part of the bias
-        bias, mask = jnp.where(mask[0][:, None], bias, jnp.finfo(jnp.float32).min), None
-
-    def image_attention(qkv, mask):
-        query, key, value = jnp.moveaxis(qkv, 2, 0)
-        return jax.nn.dot_product_attention(query, key, value, bias, mask)
-
-    return jax.vmap(image_attention)(qkv, None if mask is None else mask[:, :, None])
-
-
-def group_attention(
-    qkv: Float[Array, "B N 3 heads d"],
-    bias: Float[Array, "heads N N"],
-    indices: tuple[Int[Array, "_G _n"], ...],
-) -> Float[Array, "B N heads d"]:
-    """Return attention inside each group of cells: equal to a mask, without the masked scores.
-
-    Args:
-      bias: added to the scores.
-      indices: of AttentionGroups; every cell is in one group.
-    """
-    filled = [index for index in indices if index.shape[1]]
-    per_row = qkv.reshape(len(filled[0]), -1, *qkv.shape[1:])  # (G, B / G, N, ...)
-
-    def attention(qkv, index):
-        query, key, value = jnp.moveaxis(qkv[:, index], 2, 0)
-        group_bias = bias[:, index[:, None], index[None, :]]
-        return jax.nn.dot_product_attention(query, key, value, group_bias[None])
-
-    outputs = [jax.vmap(attention)(per_row, index) for index in filled]
-    ids_restore = jnp.argsort(jnp.concatenate(filled, axis=1), axis=1)
-    x = jax.vmap(lambda x, ids: x[:, ids])(jnp.concatenate(outputs, axis=2), ids_restore)
-    return x.reshape(*qkv.shape[:2], *qkv.shape[3:])
-
-
 class SwinBlock(nn.Module):
     """Pre-norm block: attention in windows of the grid rolled by `shift`, then an MLP."""
 
@@ -176,7 +103,7 @@ class SwinBlock(nn.Module):
     ) -> Float[Array, "B h w D"]:
         """Apply the block; groups are those of this grid, for scales see `residual`."""
         grid = (x.shape[1], x.shape[2])
-        y = layer_norm(self.epsilon, self.dtype, name="norm1")(x)
+        x, y = layer_norm(self.epsilon, self.dtype, name="norm1").after_residual(x)
         y = window_partition(roll(y, self.shift, -1), self.window)
         attention = WindowAttention(self.heads, self.window, self.dtype, name="attn")
         indices = () if groups is None else groups.indices
@@ -185,7 +112,7 @@ class SwinBlock(nn.Module):
         else:
             y = attention(y, self._mask(grid, groups))
         x = residual(x, roll(window_reverse(y, self.window, grid), self.shift, 1), scales[0])
-        y = layer_norm(self.epsilon, self.dtype, name="norm2")(x)
+        x, y = layer_norm(self.epsilon, self.dtype, name="norm2").after_residual(x)
         return residual(x, MLP(self.mlp_ratio, self.dtype, name="mlp")(y), scales[1])
 
     def _mask(self, grid, groups):
@@ -226,6 +153,7 @@ class SwinStage(nn.Module):
     remat: str = "none"
     layers: str = "unrolled"
     drop_path: tuple[float, ...] | None = None
+    residual_dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(
@@ -243,7 +171,7 @@ class SwinStage(nn.Module):
         shift = tuple(part // 2 if part < side else 0 for side, part in zip(grid, fitted, strict=True))
         plain = dict(self.block, heads=self.heads, window=fitted)
         options = (plain, dict(plain, shift=shift)) if self.shifted and any(shift) else plain
-        stack = self.remat, self.layers, self.drop_path
+        stack = self.remat, self.layers, self.drop_path, self.residual_dtype
         shared = () if groups is None else (groups,)
         return Stack(SwinBlock, self.depth, options, *stack, name="blocks")(x, *shared)
 

@@ -7,18 +7,20 @@ SimMIM's `vision_transformer.py`.
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from fastmim_jax.models.attention import RelativePositionBias, TransformerBlock
+from fastmim_jax.models.attention import RelativePositionBias, TransformerBlock, TransformerStack
+from fastmim_jax.models.attention_kernels import choose_kernel
 from fastmim_jax.models.base import Backbone, EncoderOutput
 from fastmim_jax.models.layers import PatchEmbed, layer_norm, patchify, token_init
+from fastmim_jax.models.linear import broadcast_parameter
 from fastmim_jax.models.positions import make_positions
-from fastmim_jax.models.stack import Stack, drop_path_rates
+from fastmim_jax.models.stack import drop_path_rates
 from fastmim_jax.models.typing import Array
 
 # The arrays that all blocks share (see `TransformerBlock`), from an array with the shape of the grid.
 RELATIVE_POSITIONS = {
-    "none": lambda cells, table: (),
-    "shared": lambda cells, table: (table(cells),),
-    "own": lambda cells, table: (None, cells),
+    "none": lambda cells, batch, table: (),
+    "shared": lambda cells, batch, table: (table(cells, batch),),
+    "own": lambda cells, batch, table: (None, cells),
 }
 
 
@@ -42,7 +44,7 @@ class ViT(Backbone):
     positions: str = "fixed"
     mlp_ratio: float = 4.0
     epsilon: float = 1e-6
-    kernel: str = "xla"
+    kernel: str = "auto"
     relative_positions: str = "none"
     layer_scale: float | None = None
     position_grid: tuple[int, int] | None = None
@@ -94,6 +96,12 @@ class ViT(Backbone):
         """Whether the kernel "cudnn" trains it: it has no gradient of relative positions."""
         return self.relative_positions == "none"
 
+    @property
+    def attention_kernel(self) -> str:
+        """Kernel of its attention on the mesh that is set, see `choose_kernel`."""
+        has_bias = self.relative_positions != "none"
+        return choose_kernel(self.kernel, self.dtype, self.width // self.heads, has_bias)
+
     def setup(self):
         self._check()
         self.patch_embed = PatchEmbed(self.patch_size, self.width, self.dtype)
@@ -109,7 +117,8 @@ class ViT(Backbone):
             layer_scale=self.layer_scale,
         )
         (rates,) = drop_path_rates(self.drop_path, (self.depth,))
-        self.blocks = Stack(TransformerBlock, self.depth, options, self.remat, self.layers, rates)
+        stack = self.remat, self.layers, rates, self.residual_dtype
+        self.blocks = TransformerStack(TransformerBlock, self.depth, options, *stack)
         self.norm = layer_norm(self.epsilon, self.dtype, name="norm")
 
     def embed(self, images: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
@@ -189,7 +198,7 @@ class ViT(Backbone):
 
     def _relative_positions(self, tokens):
         cells = jnp.zeros(tokens.shape[1:3], jnp.int32)
-        return RELATIVE_POSITIONS[self.relative_positions](cells, self.relative_position)
+        return RELATIVE_POSITIONS[self.relative_positions](cells, len(tokens), self.relative_position)
 
     def _sequence(self, tokens):
         """Return cls and the tokens of a grid (B, h, w, D) with their positions, (B, 1 + h*w, D)."""
@@ -198,8 +207,7 @@ class ViT(Backbone):
 
     def _with_cls(self, tokens):
         """Return (B, 1 + N, D): cls in front of tokens (B, N, D)."""
-        cls = self.position.add_to_prefix(self.cls_token.astype(self.dtype))
-        cls = jnp.broadcast_to(cls, (len(tokens), 1, self.width))
+        cls = self.position.add_to_prefix(broadcast_parameter(self.cls_token, tokens[:, :1]))
         return jnp.concatenate([cls, tokens], axis=1)
 
 

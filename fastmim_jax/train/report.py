@@ -10,6 +10,7 @@ import jax
 from fastmim_jax.data.augment import resizer_name
 from fastmim_jax.data.decode import decoder_name
 from fastmim_jax.io import read_json_lines
+from fastmim_jax.models.decoder import Decoder
 from fastmim_jax.plan import PretrainPlan, StagePlan
 from fastmim_jax.train.runs import LoadedRun
 from fastmim_jax.train.stage import TrainStage
@@ -47,6 +48,7 @@ def describe_pretraining(stages: Sequence["PretrainStage"], source: Any, held_ou
         Note(
             "method", f"{config.method.name} over {config.method.backbone.name} -> {config.method.target}"
         ),
+        *_attention(first),
         *_partial(config.method.partial),
         _parameters(first, config.method.dtype),
         Note("records", f"{first.plan.records:,}, {config.data.channels} channels"),
@@ -68,6 +70,7 @@ def describe_finetuning(
         Note("evaluated on", f"{held_out!r}, every {config.run.eval_epochs:g} epochs"),
         *_machine(stage),
         Note("model", f"{config.model.backbone.name}, {stage.model.pooling}, {len(stage.classes)} classes"),
+        *_attention(stage),
         _parameters(stage, config.model.dtype),
         *start,
         *describe_plan(stage.plan),
@@ -137,6 +140,17 @@ def _learning_rate(plan):
 
 def _tokens(plan):
     return f"{plan.grid[0]} x {plan.grid[1]}"
+
+
+def _attention(stage: TrainStage) -> list[Note]:
+    """Return which kernels compute attention on the devices of a stage."""
+    parts = {"encoder": stage.model.encoder}
+    if getattr(stage.model, "decoder", None):
+        parts["decoder"] = Decoder(1, **stage.model.decoder)
+    with jax.set_mesh(stage.mesh):
+        kernels = {name: part.attention_kernel for name, part in parts.items()}
+    text = ", ".join(f"{kernel} in the {name}" for name, kernel in kernels.items() if kernel)
+    return [Note("attention", f"kernel {text}")] if text else []
 
 
 def _machine(stage: TrainStage) -> list[Note]:

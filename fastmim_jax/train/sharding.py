@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from fastmim_jax.models.layers import BATCH_AXES
+from fastmim_jax.models.device import BATCH_AXES
 
 SMALLEST_SHARDED = 1024  # elements; smaller arrays are replicated
 

@@ -11,7 +11,7 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.mim.partial import FILLS, SOURCES
 from fastmim_jax.mim.sampling import SAMPLERS
 from fastmim_jax.mim.targets import TARGETS
-from fastmim_jax.models.attention import KERNELS
+from fastmim_jax.models.attention_kernels import KERNELS
 from fastmim_jax.models.heads import POOLINGS
 from fastmim_jax.models.positions import POSITIONS
 from fastmim_jax.models.stack import REMAT_POLICIES
@@ -22,6 +22,7 @@ from fastmim_jax.validate.training import check_data
 
 DTYPES = ("bfloat16", "float32")
 LAYERS = ("unrolled", "scanned")
+RESIDUAL_DTYPES = ("", "float32")
 SHAPES = ("cosine", "step")  # of the learning rate, see `train.optimizer.make_schedule`
 
 
@@ -169,6 +170,7 @@ COMPUTE = {
     "kernel": choice(KERNELS),
     "remat": choice(REMAT_POLICIES),
     "layers": choice(LAYERS),
+    "residual_dtype": choice(RESIDUAL_DTYPES),
 }
 OPTIMIZER = {
     **{key: FROM_ZERO for key in ("base_lr", "min_base_lr", "warmup_base_lr", "weight_decay", "clip_norm")},

@@ -47,7 +47,17 @@ def test_nothing_that_the_base_class_leaves_open_is_missing(family):
 
 def test_capabilities_are_not_fields():
     assert backbone_fields("swin_t") == {
-        *("drop_path", "dtype", "remat", "layers", "width", "depths", "heads", "mlp_ratio"),
+        *(
+            "drop_path",
+            "dtype",
+            "remat",
+            "layers",
+            "residual_dtype",
+            "width",
+            "depths",
+            "heads",
+            "mlp_ratio",
+        ),
         *("epsilon", "positions", "position_grid", "window"),
     }
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from fastmim_jax.models.attention import RelativePositionBias, relative_position_index
+from fastmim_jax.models.attention import RelativePositionBias
 from fastmim_jax.models.position_bias import (
     add_cls,
     device_copies,
@@ -28,7 +28,9 @@ def make_table(seed=0):
 
 
 def plain(table):
-    return jnp.moveaxis(table[relative_position_index(GRID)], -1, 0)
+    """Look the bias up in the table, as published code does."""
+    rows, columns = (np.subtract.outer(axis.ravel(), axis.ravel()) for axis in np.indices(GRID))
+    return jnp.moveaxis(table[rows + GRID[0] - 1, columns + GRID[1] - 1], -1, 0)
 
 
 def test_equals_the_lookup_to_the_bit():
@@ -52,8 +54,13 @@ def test_gradient_equals_that_of_the_lookup():
 def test_cls_comes_first():
     table, cls_table = make_table(), jnp.asarray([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     params = {"relative_position_bias_table": table, "cls_relative_position_bias": cls_table}
-    expected = RelativePositionBias(HEADS).apply({"params": params}, jnp.zeros(GRID))
-    np.testing.assert_array_equal(add_cls(relative_position_bias(table, GRID), cls_table), expected)
+    (bias,) = RelativePositionBias(HEADS).apply({"params": params}, jnp.zeros(GRID), 4)
+    np.testing.assert_array_equal(bias, add_cls(relative_position_bias(table, GRID), cls_table))
+    np.testing.assert_array_equal(bias[:, 1:, 1:], plain(table))
+    for head, entries in enumerate(np.asarray(cls_table).T):
+        to_patch, from_patch, to_itself = entries
+        assert np.all(bias[head, 0, 1:] == to_patch) and np.all(bias[head, 1:, 0] == from_patch)
+        assert bias[head, 0, 0] == to_itself
 
 
 def scores_with_bias(table, images):

@@ -9,14 +9,12 @@ from fastmim_jax.models.base import AttentionGroups
 from fastmim_jax.models.heads import Classifier
 from fastmim_jax.models.swin import (
     SwinBlock,
-    WindowAttention,
     choose_window,
-    group_attention,
-    masked_attention,
     shift_mask,
     window_partition,
     window_reverse,
 )
+from fastmim_jax.models.window_attention import WindowAttention, group_attention, masked_attention
 from helpers import published, small
 
 TINY = dict(width=8, depths=(2, 2, 2, 1), heads=(1, 1, 2, 2))
@@ -198,14 +196,18 @@ def test_groups_on_a_finer_grid():
 def test_group_attention_equals_masked_attention():
     random = np.random.default_rng(0)
     qkv = random.normal(size=(6, 8, 3, 2, 4)).astype(np.float32)
-    bias = jnp.asarray(random.normal(size=(2, 8, 8)), jnp.float32)
+    bias = jnp.asarray(random.normal(size=(1, 2, 8, 8)), jnp.float32)
     order = np.stack([random.permutation(8) for _ in range(3)])  # 3 groups of 2 images
     indices = (jnp.asarray(order[:, :3]), jnp.asarray(order[:, 3:]))
     labels = (order.argsort(1) >= 3).repeat(2, 0)
     same = (labels[:, :, None] == labels[:, None, :])[:, None]
-    both = jax.jit(
-        lambda qkv: (group_attention(qkv, bias, indices), masked_attention(qkv[:, None], bias, same)[:, 0])
-    )
+
+    @jax.jit
+    def both(qkv):
+        per_window = jnp.moveaxis(qkv[:, None], 3, 0)
+        grouped = group_attention(*jnp.moveaxis(qkv, 2, 0), bias, indices)
+        return grouped, masked_attention(*per_window, bias, same)[:, 0]
+
     np.testing.assert_allclose(*both(qkv), atol=1e-6)
 
 

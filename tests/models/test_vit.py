@@ -85,7 +85,7 @@ def test_relative_positions_are_their_definition():
     random = np.random.default_rng(0)
     table, of_cls = (random.normal(size=s).astype(np.float32) for s in ((3, 5, 2), (3, 2)))
     params = {"relative_position_bias_table": table, "cls_relative_position_bias": of_cls}
-    bias = RelativePositionBias(heads=2).apply({"params": params}, jnp.zeros((2, 3)))
+    (bias,) = RelativePositionBias(heads=2).apply({"params": params}, jnp.zeros((2, 3)), 4)
     cells = [(row, column) for row in range(2) for column in range(3)]
     for i, (row, column) in enumerate(cells):
         for j, (other_row, other_column) in enumerate(cells):

@@ -10,7 +10,6 @@ import numpy as np
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.rules import State
-from fastmim_jax.models.attention import relative_position_index
 from fastmim_jax.models.swin import shift_mask
 
 TABLE = "relative_position_bias_table"
@@ -30,10 +29,15 @@ def relative_indices(state: State, image_size: tuple[int, int]) -> dict[str, np.
     for name, table in state.items():
         if name.endswith(TABLE):
             window, has_cls = _window(name, table)
-            rows, columns = relative_position_index((window, window))
-            index = rows * (2 * window - 1) + columns
+            index = _relative_position_index(window)
             buffers[name.replace(TABLE, "relative_position_index")] = _with_cls(index) if has_cls else index
     return buffers
+
+
+def _relative_position_index(window):
+    """Return the entry of a table (2 * window - 1)^2 for each pair of cells of a window."""
+    rows, columns = (np.subtract.outer(axis.ravel(), axis.ravel()) for axis in np.indices((window, window)))
+    return (rows + window - 1) * (2 * window - 1) + columns + window - 1
 
 
 def attention_masks(state: State, image_size: tuple[int, int]) -> dict[str, np.ndarray]:

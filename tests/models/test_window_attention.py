@@ -1,0 +1,27 @@
+"""Attention inside windows against attention over all tokens of each window."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastmim_jax.models.window_attention import WindowAttention, masked_attention
+
+
+def test_each_window_attends_to_itself_alone():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 8))
+    layer = WindowAttention(2, (2, 2))
+    variables = layer.init(jax.random.key(1), x)
+    together = layer.apply(variables, x)
+    for window in range(3):
+        alone = layer.apply(variables, x[:, window : window + 1])
+        np.testing.assert_allclose(together[:, window], alone[:, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_bias_of_each_part_of_the_batch_acts_on_that_part():
+    random = np.random.default_rng(0)
+    qkv = [jnp.asarray(random.normal(size=(4, 1, 5, 2, 3)), jnp.float32) for _ in range(3)]
+    bias = jnp.asarray(random.normal(size=(2, 2, 5, 5)), jnp.float32)
+    both = masked_attention(*qkv, bias)
+    for part, rows in enumerate((slice(0, 2), slice(2, 4))):
+        alone = masked_attention(*(x[rows] for x in qkv), bias[part : part + 1])
+        np.testing.assert_allclose(both[rows], alone, rtol=1e-5, atol=1e-6)
