@@ -5,6 +5,8 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
+
 from helpers import typecheck
 
 CACHE = Path(__file__).parents[1] / ".cache" / "jax"
@@ -33,6 +35,24 @@ def pytest_configure():
 
     # Tests of sharding need several devices; a test that wants one builds its run on one.
     jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Let the runs of a file use one device instead of all eight, which take twice as long to compile."""
+    import jax
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *backend: jax.local_devices()[:1])
+        yield
+
+
+@pytest.fixture
+def all_devices(monkeypatch):
+    """All eight devices for one test of a file that uses `one_device`."""
+    import jax
+
+    monkeypatch.setattr(jax, "devices", jax.local_devices)
 
 
 LONG = {"train", "evaluate", "export", "test_config.py"}

@@ -1,4 +1,4 @@
-"""Every variant of the config files builds its model; old names are refused with the new ones."""
+"""Every variant of the config files is valid and builds; old names are refused with the new ones."""
 
 import importlib.util
 from pathlib import Path
@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from fastmim_jax.models.zoo import backbone_fields
 from fastmim_jax.train.pretrain import make_pretrain_stage, make_pretrain_stages
+from fastmim_jax.validate import check_pretraining
 from helpers.commands import refused
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -38,11 +40,24 @@ STEPPED = {
 }
 
 
+def make_shallow(backbone):
+    """Two blocks, or one a stage: blocks differ in sizes alone, from stage to stage, and Swin's in pairs."""
+    if "depth" in backbone_fields(backbone.name):
+        backbone.depth = 2
+    else:
+        backbone.depths = (1, 1, 2, 1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("index", "name", "variant"), [(i, *names) for i, names in enumerate(VARIANTS)])
-def test_every_variant_builds_at_its_real_size(index, name, variant):
-    """Abstractly, with other image shapes and channels in turn; tiny ones run in tests/train."""
+def test_every_variant_is_valid_and_builds_at_its_real_width(index, name, variant):
+    """Abstractly and shallow, with other image shapes and channels in turn.
+
+    tests/models/test_zoo.py builds every backbone at its real depth; tiny ones run in tests/train.
+    """
     config = load(name).get_config(variant)
+    check_pretraining(config, platform="cpu", devices=1)
+    make_shallow(config.method.backbone)
     config.method.layers = "scanned"
     shape, config.data.channels = SHAPES[index % len(SHAPES)]
     block = config.method.block_size
@@ -66,10 +81,11 @@ def test_every_variant_builds_at_its_real_size(index, name, variant):
 @pytest.mark.slow
 def test_progressive_variants_have_three_stages():
     config = load("fastmim_p").get_config("swin_b")
+    make_shallow(config.method.backbone)
     runs = make_pretrain_stages(config, 100_000, jax.devices()[:1])
     assert [run.plan.image_size for run in runs] == [(128, 128), (160, 160), (192, 192)]
     tables = [
-        run.abstract.params["encoder"]["stages_2"]["blocks"]["17"]["attn"]["relative_position_bias_table"]
+        run.abstract.params["encoder"]["stages_2"]["blocks"]["1"]["attn"]["relative_position_bias_table"]
         for run in runs
     ]
     assert [table.shape for table in tables] == [(7, 7, 16), (9, 9, 16), (11, 11, 16)]

@@ -12,7 +12,7 @@ from fastmim_jax.train.finetune import finetune
 from helpers.commands import refused
 from helpers.labelled_images import COLOURS, tuning_config, write_images, write_splits
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
 CLASSES = sorted(COLOURS)
 COLUMNS = ["name", "true_class", *(f"{what}_{n}" for n in (1, 2, 3) for what in ("class", "probability"))]

@@ -222,7 +222,7 @@ def test_a_work_directory_holds_the_same_bits_and_goes_back(mae, converted, tmp_
 
 
 @pytest.mark.slow
-def test_other_commands_take_a_converted_checkpoint(converted, tmp_path):
+def test_other_commands_take_a_converted_checkpoint(converted, one_device, tmp_path):
     folder, _ = converted
     config = inherit_backbone(finetune_config(), load_run(folder).config)
     assert config.model.backbone.heads == 3 and config.model.backbone.position_grid == (4, 4)

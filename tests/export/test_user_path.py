@@ -12,7 +12,7 @@ from fastmim_jax.export.to_torch import to_torch
 from fastmim_jax.export.verify import layer_outputs, sample_images
 from helpers import published, small
 
-pytestmark = [pytest.mark.slow, pytest.mark.torch]
+pytestmark = [pytest.mark.slow, pytest.mark.torch, pytest.mark.usefixtures("one_device")]
 
 HEADS = ("--set=method.backbone.heads=3", "--set=method.decoder.heads=2")
 

@@ -21,6 +21,8 @@ def get_config():
 """
 
 
+# `python -m fastmim_jax` where PyTorch is not installed: TensorBoard's writer would import it, for 3 s.
+PROGRAM = "import sys; sys.modules['torch'] = None; from fastmim_jax.__main__ import main; main()"
 MAKERS = {"pretrain": "config", "finetune": "tuning"}  # functions of small.py
 
 
@@ -37,7 +39,7 @@ def starter(folder, data, changes, command="pretrain", **options):
     config = write_config(folder, data, changes, command, **options)
 
     def start(workdir, *more):
-        words = [sys.executable, "-m", "fastmim_jax", command, config]
+        words = [sys.executable, "-c", PROGRAM, command, config]
         return subprocess.Popen(
             [*words, f"--workdir={workdir}", *more],
             stdout=subprocess.PIPE,

@@ -88,15 +88,10 @@ def method(block=16, patch=16, ratio=0.75, target=None):
 
 
 def run(module, images, noise=None):
-    keys = {"params": jax.random.key(0), "mask": jax.random.key(1)}
-
-    @jax.jit
-    def init_and_apply(images):
-        variables = module.init(keys, images)
-        out = module.apply(variables, images, noise=noise, rngs={"mask": jax.random.key(2)})
-        return variables, out
-
-    return init_and_apply(images)
+    """Return (initial variables, Output of them)."""
+    keys = {"params": jax.random.key(0), "mask": jax.random.key(2)}
+    out, variables = jax.jit(lambda x: module.init_with_output(keys, x, noise=noise))(images)
+    return variables, out
 
 
 @pytest.mark.slow

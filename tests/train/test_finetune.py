@@ -20,7 +20,7 @@ from helpers import small
 from helpers.commands import refused
 from helpers.processes import finish, kill, losses, starter, write_config
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
 CLASSES = [f"class{index}" for index in range(4)]
 
@@ -180,8 +180,6 @@ def test_killed_runs_resume_to_the_bit(data, pretrained, tmp_path):
     command = starter(tmp_path, data, CHANGES, "finetune", init=pretrained)
     reference, broken = tmp_path / "reference", tmp_path / "broken"
     never_killed = command(reference)
-    output = finish(kill(command, broken, signal.SIGTERM, 3))
-    assert "stopped by SIGTERM after step" in output and "Traceback" not in output
     kill(command, broken, signal.SIGKILL, 11).wait(60)  # best/ may be ahead of the newest checkpoint
     assert "top-1" in finish(command(broken))
     assert "broken.png" in finish(never_killed)
@@ -225,7 +223,9 @@ def test_killed_runs_resume_to_the_bit(data, pretrained, tmp_path):
         ("model.kernel=cudnn", "type --config.model.kernel=xla"),
     ],
 )
-def test_unusable_configs_are_refused(capsys, data, pretrained, sources, tmp_path, words, message):
+def test_unusable_configs_are_refused(
+    capsys, all_devices, data, pretrained, sources, tmp_path, words, message
+):
     config = write_config(tmp_path, data, command="finetune", init=pretrained)
     words = words.format(data=data, pretrained=pretrained, **sources)
     workdir = tmp_path / "w"

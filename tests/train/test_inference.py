@@ -42,7 +42,8 @@ def test_a_classifier_is_evaluated_on_other_devices_than_it_was_trained_on(finet
 
 
 @pytest.mark.slow
-def test_a_mixing_method_takes_any_even_batch(tmp_path, folder):
+def test_a_mixing_method_takes_any_even_batch(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
     config = small.mixmim(small.config(folder, steps=1))
     pretrain(config, tmp_path, log=lambda line: None)
     loaded, stage = open_method(tmp_path, batch_size=6, devices=jax.devices()[:1])

@@ -16,7 +16,7 @@ from fastmim_jax.train.pretrain import pretrain
 from fastmim_jax.train.report import summarize
 from helpers import small
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
 RANDOM = np.random.default_rng(0)
 
@@ -100,7 +100,7 @@ def test_a_missing_split_is_logged(tmp_path):
     assert any(line.startswith("no held-out loss") for line in messages)
 
 
-def test_one_device_reads_a_checkpoint_of_eight(tmp_path):
+def test_one_device_reads_a_checkpoint_of_eight(tmp_path, all_devices):
     config = small.config(folder_of(tmp_path / "images", 3), steps=3)
     config.run.mesh_fsdp = 8
     pretrain(config, tmp_path / "work", log=lambda text: None)

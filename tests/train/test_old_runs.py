@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from fastmim_jax.__main__ import main
 from fastmim_jax.train.runs import load_run, read_config
 
 ROOT = Path(__file__).parents[2]
@@ -83,13 +81,11 @@ def test_old_checkpoints_hold_the_same_bits(old_run):
 
 
 @pytest.mark.slow
-def test_an_old_run_resumes_with_the_losses_that_it_would_have_had(old_run, tmp_path):
+def test_an_old_run_resumes_with_the_losses_that_it_would_have_had(old_run, one_device, tmp_path):
     """To the bit on the machine that wrote it; to rounding on any other."""
     command, workdir = old_run
     (tmp_path / "config.py").write_text(CONFIGS[command])
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    flags = [f"--config={tmp_path / 'config.py'}", f"--workdir={workdir}"]
-    subprocess.run([sys.executable, "-m", "fastmim_jax", command, *flags], env=environment, check=True)
+    main([command, f"--config={tmp_path / 'config.py'}", f"--workdir={workdir}"])
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     found = [line for line in lines if line["step"] > STEP]
     expected = json.loads((workdir / "expected.json").read_text())

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
+from fastmim_jax.__main__ import main
+from helpers.processes import PROGRAM
+
+pytestmark = [pytest.mark.slow, pytest.mark.multiprocess, pytest.mark.usefixtures("one_device")]
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -20,6 +23,7 @@ from helpers import small
 
 def pretrain():
     config = small.config(steps=6)
+    config.method.backbone.depth = 1
     config.data.eval_split = "test"
     config.run.update(checkpoint_every=3, eval_every=3, picture_every=6)
     return config
@@ -37,7 +41,7 @@ def get_config(command):
 
 def start(command, config, workdir, *more, **environment):
     flags = [f"--config={config}:{command}", f"--workdir={workdir}"]
-    words = [sys.executable, "-m", "fastmim_jax", command, *flags]
+    words = [sys.executable, "-c", PROGRAM, command, *flags]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     streams = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return subprocess.Popen([*words, *more], env=environment, **streams)
@@ -64,7 +68,7 @@ def free_job():
 
 
 def run_both(command, folder, *more):
-    """Runs a command in two processes, in folder/command_two, and in one, in folder/command_one."""
+    """Runs a command in two processes, in folder/command_two, and in this one, in folder/command_one."""
     config = folder / "processes.py"
     config.write_text(CONFIG.format(tests=str(ROOT / "tests")))
     job = dict(SLURM_JOB_ID=str(free_job()), SLURM_STEP_NODELIST="localhost", SLURM_NTASKS="2")
@@ -77,7 +81,7 @@ def run_both(command, folder, *more):
             for rank in "01"
         )
     )
-    finish(start(command, config, one, *more))
+    main([command, f"--config={config}:{command}", f"--workdir={one}", *more])
     return one, two
 
 

@@ -1,6 +1,6 @@
 """The update itself: what it depends on, accumulation, and non-finite gradients."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,10 @@ BATCH = {
 }
 
 
+@cache  # a stage has no state: its programs are traced once for all tests
 def stage_of(**schedule):
-    return make_pretrain_stage(small.config(**schedule), records=64, devices=jax.devices()[:1])
+    config = small.config(steps=60, **schedule)
+    return make_pretrain_stage(config, records=64, devices=jax.devices()[:1])
 
 
 def losses(stage, count):
@@ -43,7 +45,7 @@ def test_masks_depend_on_seed_and_step_alone():
 
 
 def test_loss_falls_and_every_parameter_moves():
-    stage = stage_of(steps=60)
+    stage = stage_of()
     before = jax.device_get(stage.create().params)
     state, found = losses(stage, 30)
     assert float(found[-1]["loss"]) < 0.7 * float(found[0]["loss"])
@@ -76,7 +78,7 @@ def test_paths_are_dropped_in_updates_alone_and_each_time_anew():
     config.method.backbone.drop_path = 0.8
     config.schedule.update(warmup_epochs=0.0)
     config.optimizer.base_lr = 0.0  # so that nothing else changes from update to update
-    dropping, plain = (make_pretrain_stage(c, 64, jax.devices()[:1]) for c in (config, small.config()))
+    dropping, plain = make_pretrain_stage(config, 64, jax.devices()[:1]), stage_of()
     variables = dropping.create().eval_variables()
     one, other = (float(stage.loss(variables, BATCH, np.int32(0))) for stage in (dropping, plain))
     assert one == other
@@ -175,6 +177,7 @@ def test_bfloat16_agrees_with_float32_and_keeps_the_loss_in_float32():
 LABELLED = {**BATCH, "label": RANDOM.integers(4, size=16, dtype=np.int32)}
 
 
+@cache
 def tuning_of(devices=1, fsdp=1, **schedule):
     """Fine-tuning with RandAugment left to the loader, and all that the step itself does at random."""
     config = small.tuning(**schedule)
@@ -206,7 +209,7 @@ def test_finetuning_is_the_same_on_any_number_of_devices(tuned_on_one):
         np.testing.assert_allclose(mine["loss"], theirs["loss"], rtol=1e-5)
         np.testing.assert_allclose(mine["grad_norm"], theirs["grad_norm"], rtol=1e-4)
     last, same = one[0][-1].ema["params"], other[0][-1].ema["params"]
-    begun = jax.device_get(tuning_of().create().params)
+    begun = jax.device_get(tuning_of(accumulation=2).create().params)
     moved = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (last, begun)), strict=True)]
     apart = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (last, same)), strict=True)]
     assert max(apart) < 0.01 * max(moved)  # of single weights: Adam amplifies the smallest gradients
@@ -223,7 +226,7 @@ def test_finetuning_is_repeated_by_its_seed_and_nothing_else(tuned_on_one):
 
 def test_averages_are_sums_of_all_weights_before(tuned_on_one):
     states, _ = tuned_on_one
-    expected = jax.device_get(tuning_of().create().params)
+    expected = jax.device_get(tuning_of(accumulation=2).create().params)
     for state in states:
         expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, expected, state.params)
         jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), state.ema["params"], expected)

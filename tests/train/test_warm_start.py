@@ -14,7 +14,7 @@ from fastmim_jax.train.state import initial_state
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
 from helpers import small
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
 
 @pytest.fixture(scope="module")
