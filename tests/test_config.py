@@ -41,7 +41,7 @@ STEPPED = {
 
 
 def make_shallow(backbone):
-    """Two blocks, or one a stage: blocks differ in sizes alone, from stage to stage, and Swin's in pairs."""
+    """Two blocks, or one a stage: the others are the same, and Swin's alternate."""
     if "depth" in backbone_fields(backbone.name):
         backbone.depth = 2
     else:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from fastmim_jax.__main__ import COMMANDS, main
 from fastmim_jax.evaluate.probe import KINDS
+from fastmim_jax.train import compilation
 from helpers.commands import refused
 
 ROOT = Path(__file__).parents[1]
@@ -201,12 +202,15 @@ def test_odd_images_are_read_or_named_then_reconstructed(tmp_path, capsys, monke
 
 
 @pytest.mark.slow
-def test_too_many_bad_images_stop_the_run(tmp_path, capsys):
+def test_too_many_bad_images_stop_the_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
+    monkeypatch.setattr(compilation, "QUIET_SECONDS", 600)  # of a slow machine too, one sentence
     folder = tmp_path / "images"
     folder.mkdir()
     write_odd_images(folder)
     for index in range(20):
         (folder / f"more{index}.jpg").write_text("not an image")
     words = [f"--config.data.path={folder}", "--config.data.eval_split=", "--config.schedule.steps=8"]
+    words += ["--config.method.backbone.depth=1"]
     message = refused(capsys, "pretrain", QUICKSTART, f"--workdir={tmp_path / 'w'}", *words)
     assert "config.data.max_bad_share" in message

@@ -85,7 +85,7 @@ def test_learning_rate_follows_the_batch_and_one_cosine(never_killed):
 
 @pytest.mark.parametrize("step", [SWITCHES[0], 15], ids=["at a switch", "inside a stage"])
 def test_interrupted_equals_never_interrupted(run, never_killed, tmp_path, step):
-    """The newest checkpoint is of this step, and later steps have been logged; test_resume.py kills runs."""
+    """The newest checkpoint is of this step, later steps are logged; test_resume.py kills runs."""
     found, complete = never_killed
     shutil.copytree(complete, tmp_path, dirs_exist_ok=True)
     for path in (tmp_path / "checkpoints").glob("[0-9]*"):
