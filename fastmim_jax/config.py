@@ -16,7 +16,7 @@ _COMPUTE = {
     "remat": ("none", "full", "dots"),
     "layers": ("unrolled", "scanned"),
     "residual_dtype": ("", "float32"),
-    "kernel": ("auto", "xla", "cudnn"),
+    "kernel": ("auto", "xla", "cudnn", "pallas"),
 }
 CHOICES = {
     **{f"method.{key}": allowed for key, allowed in _COMPUTE.items()},
@@ -182,7 +182,8 @@ def _compute() -> ConfigDict:
     compute = ConfigDict()
     compute.dtype = "bfloat16"  # of activations; parameters, softmax, norm statistics, HOG, loss: float32
     compute.residual_dtype = ""  # of the residual stream; "": dtype; "float32" is exacter and slower
-    compute.kernel = "auto"  # of attention: "xla", or "cudnn" (NVIDIA GPUs); "auto": the faster that fits
+    # Of attention: "xla"; on NVIDIA GPUs also "cudnn", or "pallas" with a learned bias; "auto": the faster.
+    compute.kernel = "auto"
     compute.remat = "none"  # rematerialisation: "full" or "dots" save memory and cost time
     compute.layers = "unrolled"  # "scanned" compiles faster
     return compute

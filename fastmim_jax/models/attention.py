@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int, Shaped
 
 from fastmim_jax.models.attention_kernels import choose_kernel, cudnn_attention, xla_attention
+from fastmim_jax.models.device import batch_parts
 from fastmim_jax.models.layers import MLP, layer_norm
 from fastmim_jax.models.linear import Dense, SplitDense, broadcast_parameter
 from fastmim_jax.models.position_bias import (
@@ -17,6 +18,7 @@ from fastmim_jax.models.position_bias import (
     split_by_device,
 )
 from fastmim_jax.models.stack import BranchScale, Stack, residual_branch
+from fastmim_jax.models.triton_attention import window_attention
 from fastmim_jax.models.typing import Array
 
 
@@ -87,8 +89,11 @@ class Attention(nn.Module):
             bias = RelativePositionBias(self.heads, name="relative_position")(cells, batch)
         qkv = SplitDense(3, width, self.dtype, name="qkv")(x)
         query, key, value = (y.reshape(batch, count, self.heads, -1) for y in qkv)
-        if choose_kernel(self.kernel, self.dtype, width // self.heads, bias is not None) == "cudnn":
+        kernel = choose_kernel(self.kernel, self.dtype, width // self.heads, bias is not None, count)
+        if kernel == "cudnn":
             x = cudnn_attention(query, key, value, lengths)
+        elif kernel == "pallas" and len(bias) == batch_parts():
+            x = window_attention(query, key, value, bias)
         elif bias is None:
             x = xla_attention(query, key, value)
         else:

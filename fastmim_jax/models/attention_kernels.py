@@ -1,4 +1,4 @@
-"""Kernels of multi-head attention: XLA's products and a softmax, or cuDNN's fused kernel."""
+"""Kernels of multi-head attention: XLA's products and a softmax, or fused ones of cuDNN or Pallas."""
 
 import functools
 
@@ -10,26 +10,33 @@ from jaxtyping import Bool, Float, Int
 
 from fastmim_jax.models.device import on_nvidia_gpu
 from fastmim_jax.models.linear import sum_to_shape
+from fastmim_jax.models.triton_attention import supports
 from fastmim_jax.models.typing import Array
 
-KERNELS = ("auto", "xla", "cudnn")
+KERNELS = ("auto", "xla", "cudnn", "pallas")
 SCORES = "...qd,...kd->...qk"
 LARGEST_NEGATIVE = np.finfo(np.float32).min
 TOKEN_MULTIPLE = 8  # on an NVIDIA GPU: XLA would pad the operands of every 16-bit product by itself
 
 
-def choose_kernel(kernel: str, dtype: DTypeLike, head_width: int, has_bias: bool) -> str:
-    """Return the kernel, "xla" or "cudnn", that an attention is computed with.
+def choose_kernel(
+    kernel: str, dtype: DTypeLike, head_width: int, has_bias: bool, tokens: int | None = None
+) -> str:
+    """Return the kernel, "xla", "cudnn" or "pallas", that an attention is computed with.
 
     Args:
-      kernel: one of KERNELS; "auto" is "cudnn" on NVIDIA GPUs in 16 bits without a bias, else "xla".
+      kernel: one of KERNELS; "auto" is a fused kernel on NVIDIA GPUs in 16 bits: "pallas" with a bias,
+        "cudnn" without, else "xla". So is "pallas" where there is a bias that its kernels do not support.
       head_width: channels of a head.
       has_bias: whether the scores have a bias, whose gradient cuDNN's kernel does not give for all lengths.
+      tokens: that attend to each other; None: few enough for all kernels.
     """
-    if kernel != "auto":
+    if kernel in ("xla", "cudnn"):
         return kernel
-    fits = jnp.dtype(dtype).itemsize == 2 and not has_bias and on_nvidia_gpu() and has_cudnn(head_width)
-    return "cudnn" if fits else "xla"
+    fused = on_nvidia_gpu() and jnp.dtype(dtype).itemsize == 2
+    if has_bias:
+        return "pallas" if fused and supports(tokens or 1, head_width, dtype) else "xla"
+    return "cudnn" if fused and kernel == "auto" and has_cudnn(head_width) else "xla"
 
 
 @functools.cache

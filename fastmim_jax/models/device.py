@@ -1,5 +1,6 @@
 """The devices that a function is traced for: those of the mesh that is set, see `jax.set_mesh`."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,12 @@ def on_nvidia_gpu() -> bool:
 def batch_axes() -> tuple[str, ...]:
     """Return the axes of the mesh that is set over which a batch is split."""
     return tuple(axis for axis in BATCH_AXES if axis in jax.sharding.get_abstract_mesh().axis_names)
+
+
+def batch_parts() -> int:
+    """Return the number of parts, one on each device, in which a batch is split."""
+    sizes = dict(jax.sharding.get_abstract_mesh().shape)
+    return math.prod(sizes.get(axis, 1) for axis in BATCH_AXES)
 
 
 def per_device(function: Callable, in_specs: Any, out_specs: Any) -> Callable:

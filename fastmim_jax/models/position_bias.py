@@ -6,14 +6,12 @@ the table, on an axis that is sharded like the batch: each device sums the gradi
 its copy, and only the copies' gradients cross devices.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from fastmim_jax.models.device import BATCH_AXES
+from fastmim_jax.models.device import batch_parts
 from fastmim_jax.models.layers import constrain_batch_sharding
 from fastmim_jax.models.typing import Array
 
@@ -23,8 +21,7 @@ def device_copies(table: Float[Array, " *shape"], batch: int) -> Float[Array, " 
 
     R is 1 without a mesh, or if the devices do not divide the batch.
     """
-    sizes = dict(jax.sharding.get_abstract_mesh().shape)
-    copies = math.prod(sizes.get(axis, 1) for axis in BATCH_AXES)
+    copies = batch_parts()
     if copies == 1 or batch % copies:
         return table[None]
     return constrain_batch_sharding(jnp.broadcast_to(table, (copies, *table.shape)))

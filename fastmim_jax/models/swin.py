@@ -13,6 +13,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Shaped
 
+from fastmim_jax.models.attention_kernels import choose_kernel
 from fastmim_jax.models.base import AttentionGroups
 from fastmim_jax.models.layers import MLP, PatchEmbedNorm, layer_norm
 from fastmim_jax.models.linear import Dense
@@ -22,7 +23,6 @@ from fastmim_jax.models.stack import BranchScale, Stack, residual
 from fastmim_jax.models.typing import Array
 from fastmim_jax.models.window_attention import WindowAttention
 
-MIN_GROUP_ATTENTION_CELLS = 100  # of a window, from which `group_attention` is faster than a mask
 MAX_WINDOW, MIN_WINDOW = 16, 3  # side of a window that is chosen by the image size
 
 
@@ -89,6 +89,7 @@ class SwinBlock(nn.Module):
     shift: tuple[int, int] = (0, 0)
     mlp_ratio: float = 4.0
     epsilon: float = 1e-5
+    kernel: str = "auto"
     dtype: DTypeLike = jnp.float32
 
     num_branches = 2  # residual branches under drop path
@@ -105,24 +106,16 @@ class SwinBlock(nn.Module):
         grid = (x.shape[1], x.shape[2])
         x, y = layer_norm(self.epsilon, self.dtype, name="norm1").after_residual(x)
         y = window_partition(roll(y, self.shift, -1), self.window)
-        attention = WindowAttention(self.heads, self.window, self.dtype, name="attn")
-        indices = () if groups is None else groups.indices
-        if indices and self.window == grid and grid[0] * grid[1] >= MIN_GROUP_ATTENTION_CELLS:
-            y = attention(y, indices=indices)
-        else:
-            y = attention(y, self._mask(grid, groups))
+        mask = shift_mask(grid, self.window, self.shift) if any(self.shift) else None
+        labels, indices = None, ()
+        if groups is not None:
+            labels = window_partition(roll(groups.labels, self.shift, -1), self.window)
+            indices = groups.indices if self.window == grid else ()
+        attention = WindowAttention(self.heads, self.window, self.kernel, self.dtype, name="attn")
+        y = attention(y, mask, labels, indices)
         x = residual(x, roll(window_reverse(y, self.window, grid), self.shift, 1), scales[0])
         x, y = layer_norm(self.epsilon, self.dtype, name="norm2").after_residual(x)
         return residual(x, MLP(self.mlp_ratio, self.dtype, name="mlp")(y), scales[1])
-
-    def _mask(self, grid, groups):
-        """Return the mask of all windows, (1 or B, n, N, N) bool, or None if it would be all True."""
-        mask = shift_mask(grid, self.window, self.shift)[None] if any(self.shift) else None
-        if groups is None:
-            return mask
-        labels = window_partition(roll(groups.labels, self.shift, -1), self.window)
-        same_group = labels[..., :, None] == labels[..., None, :]
-        return same_group if mask is None else same_group & mask
 
 
 def roll(
@@ -200,6 +193,7 @@ class WindowedBackbone(Pyramid):
       positions: added by `encode` to the cells of the first stage, after any masking of what `embed` gave:
         "none", "fixed" sine-cosine ones, or "learned" (for images of one size).
       position_grid: see `resampled_positions`, in cells of the first stage.
+      kernel: see `choose_kernel`.
     """
 
     width: int = 96
@@ -209,6 +203,7 @@ class WindowedBackbone(Pyramid):
     epsilon: float = 1e-5
     positions: str = "none"
     position_grid: tuple[int, int] | None = None
+    kernel: str = "auto"
 
     supports_groups = True
 
@@ -222,6 +217,12 @@ class WindowedBackbone(Pyramid):
         """Attention heads of each stage."""
         return self.heads
 
+    @property
+    def attention_kernel(self) -> str:
+        """Kernel of its attention on the mesh that is set, see `choose_kernel`."""
+        kernel = choose_kernel(self.kernel, self.dtype, self.width // self.heads[0], has_bias=True)
+        return "pallas" if kernel == "pallas" else "xla"
+
     def window_options(self, stage: int) -> dict[str, Any]:
         """Return the keyword arguments of a stage's module that set its windows."""
         raise NotImplementedError
@@ -234,7 +235,7 @@ class WindowedBackbone(Pyramid):
         self.stages = [
             SwinStage(
                 heads=self.heads[stage],
-                block=dict(common, mlp_ratio=self.mlp_ratio),
+                block=dict(common, mlp_ratio=self.mlp_ratio, kernel=self.kernel),
                 **self.stage_options(stage),
                 **self.window_options(stage),
             )

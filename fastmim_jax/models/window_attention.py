@@ -6,9 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
-from fastmim_jax.models.attention_kernels import LARGEST_NEGATIVE, xla_attention
+from fastmim_jax.models.attention_kernels import LARGEST_NEGATIVE, choose_kernel, xla_attention
+from fastmim_jax.models.device import batch_parts
 from fastmim_jax.models.linear import Dense, SplitDense
 from fastmim_jax.models.position_bias import (
     device_copies,
@@ -16,7 +17,10 @@ from fastmim_jax.models.position_bias import (
     repeat_rows,
     split_by_device,
 )
+from fastmim_jax.models.triton_attention import window_attention
 from fastmim_jax.models.typing import Array
+
+MIN_GROUP_ATTENTION_CELLS = 100  # of a window, from which `group_attention` is faster than a mask
 
 
 class WindowAttention(nn.Module):
@@ -24,20 +28,23 @@ class WindowAttention(nn.Module):
 
     heads: int
     window: tuple[int, int]
+    kernel: str = "auto"
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "B n N D"],
-        mask: Bool[Array, "#B n N N"] | None = None,
+        mask: Bool[Array, "n N N"] | None = None,
+        labels: Shaped[Array, "B n N"] | None = None,
         indices: tuple[Int[Array, "_G _n"], ...] = (),
     ) -> Float[Array, "B n N D"]:
         """Attend inside each of n windows of N cells.
 
         Args:
-          mask: True: may attend.
-          indices: of AttentionGroups, if there is a single window: attention stays inside each group.
+          mask: of the windows of each image; True: may attend.
+          labels: of AttentionGroups: cells attend to the cells with their own label.
+          indices: of the same groups, if there is a single window.
         """
         batch, count, cells, width = x.shape
         sides = [2 * side - 1 for side in self.window]
@@ -47,11 +54,25 @@ class WindowAttention(nn.Module):
         bias = relative_position_bias(device_copies(table, batch), self.window)
         qkv = SplitDense(3, width, self.dtype, name="qkv")(x)
         query, key, value = (y.reshape(*x.shape[:3], self.heads, -1) for y in qkv)
-        if indices:
+        kernel = choose_kernel(self.kernel, self.dtype, width // self.heads, True, cells)
+        if kernel == "pallas" and len(bias) == batch_parts():
+            windows = [y.reshape(-1, *y.shape[2:]) for y in (query, key, value)]
+            labels = None if labels is None else labels.reshape(-1, cells).astype(jnp.int32)
+            x = window_attention(*windows, bias, labels, mask)
+        elif indices and cells >= MIN_GROUP_ATTENTION_CELLS:
             x = group_attention(query[:, 0], key[:, 0], value[:, 0], bias, indices)
         else:
-            x = masked_attention(query, key, value, bias, mask)
+            x = masked_attention(query, key, value, bias, _joint_mask(mask, labels))
         return Dense(width, self.dtype, name="proj")(x.reshape(batch, count, cells, width))
+
+
+def _joint_mask(mask, labels):
+    """Return the mask of all windows, (1 or B, n, N, N) bool, or None if it would be all True."""
+    mask = None if mask is None else mask[None]
+    if labels is None:
+        return mask
+    same_group = labels[..., :, None] == labels[..., None, :]
+    return same_group if mask is None else same_group & mask
 
 
 def masked_attention(

@@ -159,11 +159,11 @@ def check_kernel(section: str, compute: ConfigDict, platform: str, workdir: Path
 
     workdir: of a saved run, whose config is not set by flags; None for the config of a command.
     """
-    if compute.kernel == "cudnn" and (platform != "gpu" or compute.dtype != "bfloat16"):
+    if compute.kernel in ("cudnn", "pallas") and (platform != "gpu" or compute.dtype != "bfloat16"):
         change = f"type --config.{section}.kernel=xla"
         if workdir is not None:
             change = f'set "kernel" to "xla" in {workdir / "config.json"}'
         raise UserError(
-            f"config.{section}.kernel is cudnn, which needs an NVIDIA GPU and bfloat16, not {platform} and "
-            f"{compute.dtype}: {change}"
+            f"config.{section}.kernel is {compute.kernel}, which needs an NVIDIA GPU and bfloat16, not "
+            f"{platform} and {compute.dtype}: {change}"
         )

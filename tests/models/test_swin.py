@@ -86,7 +86,7 @@ def test_attention_is_its_definition():
     params = module.init(jax.random.key(1), x)["params"]
     table = np.random.default_rng(1).normal(size=(3, 5, 2))
     params = {**params, "relative_position_bias_table": table.astype(np.float32)}
-    found = jax.jit(module.apply)({"params": params}, x, mask[None])
+    found = jax.jit(module.apply)({"params": params}, x, mask)
 
     cells = [(row, column) for row in range(2) for column in range(3)]
     qkv = np.asarray(x @ params["qkv"]["kernel"] + params["qkv"]["bias"], np.float64)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fastmim_jax.models import triton_blocks, window_attention
 from fastmim_jax.models.window_attention import WindowAttention, masked_attention
 
 
@@ -25,3 +26,16 @@ def test_a_bias_of_each_part_of_the_batch_acts_on_that_part():
     for part, rows in enumerate((slice(0, 2), slice(2, 4))):
         alone = masked_attention(*(x[rows] for x in qkv), bias[part : part + 1])
         np.testing.assert_allclose(both[rows], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_fused_kernel_takes_shift_mask_and_labels(monkeypatch):
+    x = jax.random.normal(jax.random.key(0), (2, 4, 9, 32))
+    mask = np.arange(9) % 2 == np.arange(9)[:, None] % 2
+    mask = np.stack([mask | (np.arange(4)[place] > 1) for place in range(4)])
+    labels = jax.random.bernoulli(jax.random.key(1), 0.5, (2, 4, 9))
+    layer = WindowAttention(2, (3, 3))
+    params = layer.init(jax.random.key(2), x)
+    expected = layer.apply(params, x, mask, labels)
+    monkeypatch.setattr(triton_blocks, "interpret", True)
+    monkeypatch.setattr(window_attention, "choose_kernel", lambda *_: "pallas")
+    np.testing.assert_allclose(layer.apply(params, x, mask, labels), expected, atol=2e-6)
