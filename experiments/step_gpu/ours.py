@@ -92,8 +92,8 @@ def run(args, batch):
     # The allocator keeps the memory of a batch that did not fit.
     ask("need", COMPILE_GB if batch == args["batch"] else args["memory"])
     compiled, trace_seconds, compile_seconds = compile_step(stage, batch)
+    state, data = stage.create(), random_batch(stage, batch)  # compiled too, beside the other processes
     ask("ready", args["memory"])
-    state, data = stage.create(), random_batch(stage, batch)
     metrics = None
 
     def step():
