@@ -92,10 +92,10 @@ class Attention(nn.Module):
         kernel = choose_kernel(self.kernel, self.dtype, width // self.heads, bias is not None, count)
         if kernel == "cudnn":
             x = cudnn_attention(query, key, value, lengths)
-        elif kernel == "pallas" and len(bias) == batch_parts():
-            x = window_attention(query, key, value, bias)
         elif bias is None:
             x = xla_attention(query, key, value)
+        elif kernel == "pallas" and len(bias) == batch_parts():
+            x = window_attention(query, key, value, bias)
         else:
             query, key, value = (split_by_device(y, len(bias)) for y in (query, key, value))
             x = xla_attention(query, key, value, bias[:, None])

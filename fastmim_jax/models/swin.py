@@ -5,7 +5,7 @@ Window sizes, grids and shifts are (rows, columns) pairs, so that images need no
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -107,7 +107,7 @@ class SwinBlock(nn.Module):
         x, y = layer_norm(self.epsilon, self.dtype, name="norm1").after_residual(x)
         y = window_partition(roll(y, self.shift, -1), self.window)
         mask = shift_mask(grid, self.window, self.shift) if any(self.shift) else None
-        labels, indices = None, ()
+        labels, indices = None, cast("tuple[Array, ...]", ())
         if groups is not None:
             labels = window_partition(roll(groups.labels, self.shift, -1), self.window)
             indices = groups.indices if self.window == grid else ()

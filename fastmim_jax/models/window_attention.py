@@ -56,9 +56,9 @@ class WindowAttention(nn.Module):
         query, key, value = (y.reshape(*x.shape[:3], self.heads, -1) for y in qkv)
         kernel = choose_kernel(self.kernel, self.dtype, width // self.heads, True, cells)
         if kernel == "pallas" and len(bias) == batch_parts():
-            windows = [y.reshape(-1, *y.shape[2:]) for y in (query, key, value)]
+            query, key, value = (y.reshape(-1, *y.shape[2:]) for y in (query, key, value))
             labels = None if labels is None else labels.reshape(-1, cells).astype(jnp.int32)
-            x = window_attention(*windows, bias, labels, mask)
+            x = window_attention(query, key, value, bias, labels, mask)
         elif indices and cells >= MIN_GROUP_ATTENTION_CELLS:
             x = group_attention(query[:, 0], key[:, 0], value[:, 0], bias, indices)
         else:
