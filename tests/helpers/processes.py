@@ -22,7 +22,19 @@ def get_config():
 
 
 # `python -m fastmim_jax` where PyTorch is not installed: TensorBoard's writer would import it, for 3 s.
-PROGRAM = "import sys; sys.modules['torch'] = None; from fastmim_jax.__main__ import main; main()"
+PROGRAM = """
+import sys
+
+class WithoutTorch:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "torch":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, WithoutTorch)
+from fastmim_jax.__main__ import main
+main()
+"""
 MAKERS = {"pretrain": "config", "finetune": "tuning"}  # functions of small.py
 
 
