@@ -30,7 +30,7 @@ PUBLISHED = [*((name, "masked") for name in PRETRAINING), ("norm1", "gathered")]
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "form"), PUBLISHED)
 def test_equals_published(name, form, monkeypatch):
-    monkeypatch.setattr("fastmim_jax.models.swin.MIN_GROUP_ATTENTION_CELLS", FORMS[form])
+    monkeypatch.setattr("fastmim_jax.models.window_attention.MIN_GROUP_ATTENTION_CELLS", FORMS[form])
     case = CASES[name]
     params = to_ours(published.weights(CASES, name), "mixmim")["params"]
     noise, images = NUMBERS[f"{name}/noise"], published.images(case["seed"], case["batch"], 96, 96)
@@ -50,7 +50,7 @@ def mixture(request):
     """Variables, images, noise and a jitted call(images) -> (Output, encoded tokens) at 128 px."""
     name, form = request.param.split()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastmim_jax.models.swin.MIN_GROUP_ATTENTION_CELLS", FORMS[form])
+        patch.setattr("fastmim_jax.models.window_attention.MIN_GROUP_ATTENTION_CELLS", FORMS[form])
         yield make_mixture(tiny(name, groups=2))
 
 
@@ -152,7 +152,7 @@ def test_a_small_batch_has_fewer_groups(batch, groups):
 @pytest.mark.parametrize("form", FORMS)
 def test_mixing_moves_nothing_between_devices(form, monkeypatch):
     """8 groups on 8 devices communicate sums (gradients, the loss) only."""
-    monkeypatch.setattr("fastmim_jax.models.swin.MIN_GROUP_ATTENTION_CELLS", FORMS[form])
+    monkeypatch.setattr("fastmim_jax.models.window_attention.MIN_GROUP_ATTENTION_CELLS", FORMS[form])
     config = small.mixmim(small.config())
     run = make_pretrain_stage(config, 64, jax.devices())
     batch = run.to_devices({"image": np.zeros((16, 64, 64, 3), np.uint8), "flip": np.zeros(16, bool)}, 16)

@@ -79,7 +79,7 @@ def gpu(monkeypatch):
     "dtype, head_width, has_bias, expected",
     [
         (jnp.bfloat16, 64, False, "cudnn"),
-        (jnp.bfloat16, 64, True, "xla"),
+        (jnp.bfloat16, 64, True, "pallas"),
         (jnp.float32, 64, False, "xla"),
         (jnp.bfloat16, 20, False, "xla"),  # not a multiple of 8
     ],

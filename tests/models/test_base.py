@@ -53,6 +53,7 @@ def test_capabilities_are_not_fields():
             "remat",
             "layers",
             "residual_dtype",
+            "kernel",
             "width",
             "depths",
             "heads",
