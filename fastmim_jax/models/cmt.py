@@ -16,7 +16,7 @@ from fastmim_jax.models.attention_kernels import xla_attention
 from fastmim_jax.models.convolution import BatchNorm, Conv, DepthwiseConv, fan_out_normal
 from fastmim_jax.models.gelu import gelu
 from fastmim_jax.models.layers import PatchEmbed, PatchEmbedNorm, layer_norm, patchify
-from fastmim_jax.models.linear import Dense, broadcast_parameter
+from fastmim_jax.models.linear import Dense
 from fastmim_jax.models.pyramid import STAGES, Pyramid
 from fastmim_jax.models.stack import BranchScale, Stack, residual
 from fastmim_jax.models.typing import Array
@@ -43,7 +43,7 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H//4 W//4 {self.width}"]:
         for index, stride in enumerate((2, 1, 1), 1):
-            x = gelu(Conv(self.conv_width, 3, stride, self.dtype, name=f"conv{index}")(x))
+            x = gelu(Conv(self.conv_width, 3, stride, jnp.float32, name=f"conv{index}")(x))
             x = BatchNorm(self.norm_groups, dtype=self.dtype, name=f"norm{index}")(x)
         return PatchEmbedNorm(2, self.width, **conv_inits(), dtype=self.dtype, name="halving")(x)
 
@@ -59,10 +59,9 @@ class DepthwisePatchConv(nn.Module):
         width = x.shape[-1]
         kernel = self.param("kernel", fan_out_normal(), (self.size, self.size, 1, width))
         bias = self.param("bias", nn.initializers.zeros, (width,))
-        cells = patchify(x.astype(self.dtype), self.size)
+        cells = patchify(x.astype(jnp.float32), self.size)
         cells = cells.reshape(*cells.shape[:-1], self.size**2, width)
-        y = (cells * broadcast_parameter(kernel.reshape(-1, width), cells)).sum(-2)
-        return y + broadcast_parameter(bias, y)
+        return (cells * kernel.reshape(-1, width)).sum(-2) + bias
 
 
 class LightweightAttention(nn.Module):
