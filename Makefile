@@ -10,11 +10,11 @@ BIN = $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/fastmim pretrain --config=configs/quickstart.py --workdir=runs/quickstart
 
-# Units and one case of every family and method: about a minute and a half once compiled programs are cached.
+# Units and one case of every family and method: 2 to 3 minutes on two cores.
 quick: $(VENV)/installed
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not torch and not multiprocess"
 
-# Everything: 15 to 20 minutes on two cores.
+# Everything: about 20 minutes on two cores the first time, less once compiled programs are cached.
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -q -rs -n 2 --dist loadfile
 
