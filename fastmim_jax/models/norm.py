@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from fastmim_jax.models import triton_norm
-from fastmim_jax.models.device import batch_axes, on_nvidia_gpu, per_device
+from fastmim_jax.models.device import batch_axes, batch_parts, on_nvidia_gpu, per_device
 from fastmim_jax.models.typing import Array
 
 
@@ -38,7 +38,8 @@ class LayerNorm(nn.Module):
         """
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        if on_nvidia_gpu() and triton_norm.supports_width(x.shape[-1]):
+        divided = len(x) % batch_parts() == 0  # else no device has a part of its own
+        if on_nvidia_gpu() and divided and triton_norm.supports_width(x.shape[-1]):
             return _fused_norm(x, branch, scale, bias, self.epsilon, jnp.dtype(self.dtype))
         x = x if branch is None else x + branch
         return x, _normalize(x, scale, bias, self.epsilon).astype(self.dtype)

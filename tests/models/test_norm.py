@@ -73,3 +73,10 @@ def test_a_cpu_is_no_gpu():
     assert not on_nvidia_gpu()
     with jax.set_mesh(jax.make_mesh((1,), ("data",))):
         assert not on_nvidia_gpu()
+
+
+def test_a_batch_that_the_devices_do_not_divide_stays_with_xla(kernels, monkeypatch):
+    monkeypatch.setattr(norm, "batch_parts", lambda: 2)
+    monkeypatch.setattr(triton_norm, "add_norm", None)  # would fail if it were called
+    params, x, *_ = arrays((3, 32))
+    assert LayerNorm(1e-6).apply(params, x).shape == x.shape
