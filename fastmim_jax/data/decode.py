@@ -15,6 +15,8 @@ from PIL import (  # plugins are imported here: Pillow itself registers the rare
     WebPImagePlugin,
 )
 
+from fastmim_jax.data.records.raw import RawImage
+from fastmim_jax.data.records.yuv import Yuv420, to_rgb
 from fastmim_jax.data.sources import Source
 
 try:
@@ -51,12 +53,13 @@ def decoder_name() -> str:
     return f"simplejpeg {simplejpeg.__version__}, Pillow {PIL.__version__}"
 
 
-def decode(data: bytes | np.ndarray, channels: int = 3) -> np.ndarray:
+def decode(data: bytes | np.ndarray | Yuv420 | RawImage, channels: int = 3) -> np.ndarray:
     """Decode one record.
 
     Args:
       data: bytes of a JPEG, PNG, WebP, BMP, TIFF, GIF, PPM or .npy file, or an array (H, W) or
-        (H, W, C) of uint8, uint16 (the high byte is taken) or float in [0, 1].
+        (H, W, C) of uint8, uint16 (the high byte is taken) or float in [0, 1], or an image of
+        a prepared data set: `Yuv420`, or `RawImage`, whose range becomes 0 to 255.
       channels: 3 gives RGB and 1 luma, whatever the file holds (transparency over white, EXIF
         orientation applied); any other number must be the file's own number of channels.
 
@@ -93,7 +96,11 @@ def read_image(source: Source, index: int, channels: int = 3) -> np.ndarray:
     return decode(data, channels)
 
 
-def _decode(data: bytes | np.ndarray, channels: int) -> np.ndarray:
+def _decode(data: bytes | np.ndarray | Yuv420 | RawImage, channels: int) -> np.ndarray:
+    if isinstance(data, Yuv420):
+        return data.y[..., None] if channels == 1 else _from_array(to_rgb(data), channels)
+    if isinstance(data, RawImage):
+        return _from_array(data.to_uint8(), channels)
     if isinstance(data, np.ndarray):
         return _from_array(data, channels)
     if not data:
@@ -214,11 +221,11 @@ def _array_to_8_bits(array: np.ndarray) -> np.ndarray:
     raise DecodeError(f"array of {array.dtype}, expected uint8, uint16 or float in [0, 1]")
 
 
-def _reason(error: Exception, data: bytes | np.ndarray) -> str:
+def _reason(error: Exception, data: bytes | np.ndarray | Yuv420 | RawImage) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, Image.DecompressionBombError):
         return "more pixels than Pillow's limit against decompression bombs"
-    if isinstance(error, PIL.UnidentifiedImageError):
+    if isinstance(error, PIL.UnidentifiedImageError) and isinstance(data, bytes):
         start = bytes(data[:12])
         shown = start.decode("ascii") if start.isascii() else start.hex(" ", 1)
         return f"no image format that Pillow reads, starts with {' '.join(shown.split())!r}"

@@ -1,4 +1,4 @@
-"""Data sets: an image folder or file, a TFDS data set, or the bundled sample photos.
+"""Data sets: an image folder or file, a prepared or TFDS data set, or the bundled sample photos.
 
 Each kind is a module with three functions of a path: `matches(path) -> bool`, `split_names(path)` and
 `open_split(path, split) -> Source`. A new kind is a new module, and its name in `_KINDS`.
@@ -11,9 +11,12 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from fastmim_jax.data.sources import folder, image_file, sample, tfds
+from fastmim_jax.data.records.raw import RawImage
+from fastmim_jax.data.records.yuv import Yuv420
+from fastmim_jax.data.sources import folder, image_file, records, sample, tfds
 from fastmim_jax.data.sources.folder import FolderSource
 from fastmim_jax.data.sources.image_file import EXTENSIONS, FileSource
+from fastmim_jax.data.sources.records import RecordsSource
 from fastmim_jax.data.sources.sample import SampleSource
 from fastmim_jax.data.sources.tfds import TFDSSource
 from fastmim_jax.errors import UserError
@@ -22,6 +25,7 @@ __all__ = [
     "EXTENSIONS",
     "FileSource",
     "FolderSource",
+    "RecordsSource",
     "SampleSource",
     "Source",
     "TFDSSource",
@@ -31,7 +35,7 @@ __all__ = [
     "split_names",
 ]
 
-_KINDS = (sample, tfds, image_file, folder)  # the first that matches a path opens it
+_KINDS = (sample, records, tfds, image_file, folder)  # the first that matches a path opens it
 _EVALUATION_SPLITS = folder.SPLITS[1:]  # in order of preference
 
 
@@ -46,8 +50,8 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> bytes | np.ndarray:
-        """Return record `index`: the bytes of an image file, or a decoded (H, W, C) array."""
+    def __getitem__(self, index: int) -> bytes | np.ndarray | Yuv420 | RawImage:
+        """Return record `index`: the bytes of an image file, or an (H, W, C) array; see `decode`."""
 
     def name(self, index: int) -> str:
         """Return a name of the record for messages, such as its path."""
@@ -63,9 +67,9 @@ def open_source(path: str | os.PathLike, split: str = "train") -> Source:
     """Open a data set.
 
     Args:
-      path: 'sample'; 'tfds:NAME' or 'tfds:NAME:DATA_DIR'; an image file; or a directory: a prepared
-        TFDS data set (at its version or one level above), or an image folder. An image folder that
-        holds nothing but folders named like splits (train, val, test ...) is entered at `split`.
+      path: 'sample'; 'tfds:NAME' or 'tfds:NAME:DATA_DIR'; an image file; or a directory: written by
+        `fastmim prepare`, a TFDS data set (at its version or one level above), or an image folder. An image
+        folder with nothing but folders named like splits (train, val, test ...) is entered at `split`.
       split: a split of the data set.
 
     Raises:

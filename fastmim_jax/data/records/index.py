@@ -1,0 +1,41 @@
+"""Labels and names of the records of a split: read without an image, shared by all processes of a host."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastmim_jax.io import atomic_write
+
+_LABELS, _NAMES, _ENDS = "labels.npy", "names.npy", "name_ends.npy"
+
+
+class RecordIndex:
+    """Memory-mapped labels and names.
+
+    Attributes:
+      labels: (N,) int32, -1 for no label.
+    """
+
+    def __init__(self, folder: str):
+        """Raises OSError or ValueError: the files are missing or damaged."""
+        self.labels = np.load(os.path.join(folder, _LABELS), mmap_mode="r")
+        self._names = np.load(os.path.join(folder, _NAMES), mmap_mode="r")
+        self._ends = np.load(os.path.join(folder, _ENDS), mmap_mode="r")
+
+    def name(self, index: int) -> str:
+        """Return the name of record `index` >= 0."""
+        return os.fsdecode(self._names[self._ends[index] : self._ends[index + 1]].tobytes())
+
+
+def write_index(folder: str, labels: Sequence[int], names: Sequence[str]) -> None:
+    """Write the index of a split; the same records give the same bytes."""
+    encoded = [os.fsencode(name) for name in names]
+    arrays: dict[str, np.ndarray] = {
+        _LABELS: np.array(labels, np.int32),
+        _NAMES: np.frombuffer(b"".join(encoded), np.uint8),
+        _ENDS: np.cumsum([0, *map(len, encoded)], dtype=np.int64),
+    }
+    for file, array in arrays.items():
+        with atomic_write(os.path.join(folder, file)) as path:
+            np.save(path, array)

@@ -1,0 +1,157 @@
+"""manifest.json of a prepared data set: its settings and the facts of its splits."""
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+from fastmim_jax.errors import UserError
+
+FILE = "manifest.json"
+UNFINISHED = ".unfinished"  # folder inside a data set whose preparation has not ended
+KIND, VERSION = "fastmim_jax records", 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Smallest value, median and largest value, pixels."""
+
+    min: int
+    median: float
+    max: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """An ArrayRecord file: path relative to the data set with '/', records, size in bytes, SHA-256."""
+
+    file: str
+    records: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Unreadable:
+    """A record of the original data set that is not an image, and so is left out."""
+
+    name: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitFacts:
+    """The records of one split.
+
+    Attributes:
+      records: number of them.
+      classes: names of the classes, () where the records have no labels.
+      records_per_class: {class: records}; unlabelled: records with label -1.
+      height, width: of the stored images.
+      mean, std: per channel, over all stored pixels before lossy encoding; 0 and 1 are the ends of the
+        declared value range.
+      lowest, highest: per channel, of the stored values.
+      shards: in the order of the records.
+      unreadable: originals that were left out.
+    """
+
+    records: int
+    classes: tuple[str, ...]
+    records_per_class: dict[str, int]
+    unlabelled: int
+    height: Spread
+    width: Spread
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    lowest: tuple[float, ...]
+    highest: tuple[float, ...]
+    shards: tuple[Shard, ...]
+    unreadable: tuple[Unreadable, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """A prepared data set.
+
+    Attributes:
+      settings: of the preparation: source, layout, short_side and others.
+      layout: "jpeg", "yuv420" or "raw".
+      dtype: "uint8", "uint16" or "float32".
+      channels: C.
+      value_range: (lowest, highest) declared value.
+      libraries: versions that decoded, resized and encoded.
+      splits: {name: SplitFacts}.
+      sha256: of the hashes of all shards.
+    """
+
+    settings: dict[str, Any]
+    layout: str
+    dtype: str
+    channels: int
+    value_range: tuple[float, float]
+    libraries: dict[str, str]
+    splits: dict[str, SplitFacts]
+    sha256: str
+
+    @property
+    def max_height(self) -> int:
+        """Largest height of an image of any split, pixels."""
+        return max(facts.height.max for facts in self.splits.values())
+
+    @property
+    def max_width(self) -> int:
+        """Largest width of an image of any split, pixels."""
+        return max(facts.width.max for facts in self.splits.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of manifest.json."""
+        return {"kind": KIND, "version": VERSION, **dataclasses.asdict(self)}
+
+
+def is_prepared(path: str) -> bool:
+    """Return whether a directory was written by `fastmim prepare`, finished or not."""
+    if os.path.isdir(os.path.join(path, UNFINISHED)):
+        return True
+    return isinstance(content := _read(path), dict) and content.get("kind") == KIND
+
+
+def load_manifest(path: str) -> Manifest:
+    """Read the manifest of a prepared data set.
+
+    Raises:
+      UserError: the preparation has not ended, or another version of this package wrote the manifest.
+    """
+    content = _read(path)
+    if content is None:
+        raise UserError(
+            f"The preparation of {path} has not ended: rerun the same `fastmim prepare` command to resume."
+        )
+    if content.get("version") != VERSION:
+        raise UserError(
+            f"{path} has records of version {content.get('version')}, expected {VERSION}: prepare them "
+            "again with this version of fastmim_jax, or read them with the one that wrote them."
+        )
+    splits = {name: _facts(facts) for name, facts in content["splits"].items()}
+    fields = {field.name: content[field.name] for field in dataclasses.fields(Manifest)}
+    low, high = content["value_range"]
+    return Manifest(**fields | {"splits": splits, "value_range": (low, high)})
+
+
+def _read(path: str) -> Any:
+    """-> the content of manifest.json, or None where there is no readable one."""
+    try:
+        with open(os.path.join(path, FILE), encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
+
+
+def _facts(content: dict[str, Any]) -> SplitFacts:
+    lists = {name: tuple(content[name]) for name in ("classes", "mean", "std", "lowest", "highest")}
+    return SplitFacts(
+        **content
+        | lists
+        | {"height": Spread(**content["height"]), "width": Spread(**content["width"])}
+        | {"shards": tuple(Shard(**shard) for shard in content["shards"])}
+        | {"unreadable": tuple(Unreadable(**item) for item in content["unreadable"])}
+    )

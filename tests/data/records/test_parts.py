@@ -1,0 +1,28 @@
+"""The manifest and the index of a prepared data set, and arrays with a range."""
+
+import json
+
+import numpy as np
+
+from fastmim_jax.data.records.index import RecordIndex, write_index
+from fastmim_jax.data.records.manifest import load_manifest
+from fastmim_jax.data.records.raw import RawImage
+from helpers.prepared import write_records
+
+
+def test_a_manifest_reads_as_it_was_written(tmp_path):
+    write_records(tmp_path / "x", [np.zeros((4, 6, 2), np.uint8)] * 3, [(4, 6, 2)] * 3, "raw")
+    text = (tmp_path / "x" / "manifest.json").read_text()
+    assert json.loads(json.dumps(load_manifest(str(tmp_path / "x")).to_json())) == json.loads(text)
+
+
+def test_an_index_keeps_labels_and_names(tmp_path):
+    names = ["a/1.png", "", "b/é.jpg", b"\xff".decode("utf-8", "surrogateescape")]
+    write_index(str(tmp_path / "train"), [0, -1, 1, 1], names)
+    index = RecordIndex(str(tmp_path / "train"))
+    assert index.labels.tolist() == [0, -1, 1, 1] and [index.name(i) for i in range(4)] == names
+
+
+def test_values_outside_the_range_are_clipped():
+    image = RawImage(np.array([[[-5.0], [10.0], [15.0], [99.0]]], np.float32), (10.0, 20.0))
+    assert image.to_uint8().ravel().tolist() == [0, 0, 128, 255] and image.shape == (1, 4, 1)
