@@ -1,5 +1,6 @@
 """`fastmim COMMAND`: dispatch to the commands, and exit codes."""
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -267,14 +268,32 @@ def _check_config(config, section=""):
     return config
 
 
+class _PrintOnce(logging.Handler):
+    """Print the warnings about data sets, each once, on the first process."""
+
+    def __init__(self):
+        super().__init__()
+        self._printed = set()
+
+    def emit(self, record):
+        import jax
+
+        text = record.getMessage()
+        if text not in self._printed and jax.process_index() == 0:
+            print(text, file=sys.stderr, flush=True)
+        self._printed.add(text)
+
+
 def _start_jax(distributed=False):
     """Silence the libraries' information lines, join the other processes, open the compilation cache."""
     import jax
-    from absl import logging
+    from absl import logging as absl_logging
 
     from fastmim_jax.train.compilation import enable_cache
 
-    logging.set_verbosity(logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    data_log = logging.getLogger("fastmim_jax.data")
+    data_log.handlers, data_log.propagate = [_PrintOnce()], False
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if distributed:
         jax.distributed.initialize()

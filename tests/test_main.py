@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim_jax.__main__ import COMMANDS, main
+from fastmim_jax.__main__ import COMMANDS, _start_jax, main
+from fastmim_jax.data.sources import open_source
 from fastmim_jax.evaluate.probe import KINDS
 from fastmim_jax.train import compilation
 from helpers.commands import refused
@@ -214,3 +215,23 @@ def test_too_many_bad_images_stop_the_run(tmp_path, capsys, monkeypatch):
     words += ["--config.method.backbone.depth=1"]
     message = refused(capsys, "pretrain", QUICKSTART, f"--workdir={tmp_path / 'w'}", *words)
     assert "config.data.max_bad_share" in message
+
+
+def test_warnings_about_data_are_printed_once(tmp_path, capsys, monkeypatch):
+    Image.new("RGB", (4, 4)).save(tmp_path / "one.png")
+    (tmp_path / "notes.txt").touch()
+    _start_jax()
+    for _ in range(2):
+        open_source(tmp_path)
+    assert capsys.readouterr().err == f"{tmp_path}: 1 other file ignored (1 .txt)\n"
+    _start_jax()
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    open_source(tmp_path)
+    assert capsys.readouterr().err == ""
+
+
+def test_every_command_opens_data_where_the_warnings_are():
+    sources = ("FolderSource(", "FileSource(", "ZipSource(", "ParquetSource(", "TarSource(", "TFDSSource(")
+    package = ROOT / "fastmim_jax"
+    others = [path for path in package.rglob("*.py") if package / "data" / "sources" not in path.parents]
+    assert not [path for path in others if any(name in path.read_text() for name in sources)]

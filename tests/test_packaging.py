@@ -54,7 +54,7 @@ PINNED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", ["fastmim_jax", "configs"])
 def test_every_import_is_declared(folder):
-    declared = DEPENDENCIES.union(*(EXTRAS[name] for name in ("torch", "onnx", "parquet", "demo")))
+    declared = DEPENDENCIES.union(*(EXTRAS[name] for name in ("torch", "onnx", "parquet", "heif", "demo")))
     # torchvision comes with timm; torch alone serves `.pth` files.
     declared |= (
         {normalized(line) for line in requires("timm") or ()} if "timm" in installed() else {"torchvision"}

@@ -4,17 +4,9 @@ import io
 
 import numpy as np
 import PIL
-from PIL import (  # plugins are imported here: Pillow itself registers the rarer ones late or never
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image
 
+from fastmim_jax.data.image_formats import formats, is_heif, plausible_tga, register_heif
 from fastmim_jax.data.records.raw import RawImage
 from fastmim_jax.data.records.yuv import Yuv420, to_rgb
 from fastmim_jax.data.sources import Source
@@ -24,16 +16,6 @@ try:
 except ImportError:  # optional: Pillow reads the same files, slower
     simplejpeg = None
 
-_PLUGINS = (
-    JpegImagePlugin.JpegImageFile,
-    PngImagePlugin.PngImageFile,
-    WebPImagePlugin.WebPImageFile,
-    BmpImagePlugin.BmpImageFile,
-    TiffImagePlugin.TiffImageFile,
-    GifImagePlugin.GifImageFile,
-    PpmImagePlugin.PpmImageFile,
-)
-FORMATS = tuple(plugin.format for plugin in _PLUGINS)
 MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs
 ORIENTATION = 0x0112
 
@@ -57,9 +39,9 @@ def decode(data: bytes | np.ndarray | Yuv420 | RawImage, channels: int = 3) -> n
     """Decode one record.
 
     Args:
-      data: bytes of a JPEG, PNG, WebP, BMP, TIFF, GIF, PPM or .npy file, or an array (H, W) or
-        (H, W, C) of uint8, uint16 (the high byte is taken) or float in [0, 1], or an image of
-        a prepared data set: `Yuv420`, or `RawImage`, whose range becomes 0 to 255.
+      data: bytes of an image file that Pillow reads (the first frame counts) or of a .npy file, or an
+        array (H, W) or (H, W, C) of uint8, uint16 (the high byte is taken) or float in [0, 1], or an
+        image of a prepared data set: `Yuv420`, or `RawImage`, whose range becomes 0 to 255.
       channels: 3 gives RGB and 1 luma, whatever the file holds (transparency over white, EXIF
         orientation applied); any other number must be the file's own number of channels.
 
@@ -130,7 +112,7 @@ def _fast_jpeg(data: bytes, colorspace: str) -> np.ndarray | None:
 
 
 def _pillow(data: bytes, channels: int) -> np.ndarray:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=_candidates(data)) as image:
         image.load()
         orientation = _orientation(image)
         if channels == 1:
@@ -142,6 +124,15 @@ def _pillow(data: bytes, channels: int) -> np.ndarray:
                 raise DecodeError(f"has {len(image.getbands())} channels, expected {channels}")
             pixels = np.asarray(image).reshape(image.height, image.width, channels)
     return _upright(pixels, orientation)
+
+
+def _candidates(data: bytes) -> tuple[str, ...]:
+    """-> the formats that Pillow tries."""
+    if is_heif(data):
+        if not register_heif():
+            raise DecodeError("HEIF, which needs pillow-heif (`pip install pillow-heif`, the extra `heif`)")
+        return ("HEIF",)
+    return formats() if plausible_tga(data) else formats()[:-1]
 
 
 def _rgb_or_gray(image: Image.Image) -> Image.Image:

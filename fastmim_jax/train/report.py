@@ -39,10 +39,9 @@ def log_notes(notes: Iterable[tuple[str, str]], log: Callable[[str], None]) -> N
 def describe_pretraining(stages: Sequence["PretrainStage"], source: Any, held_out: Any) -> list[Note]:
     """Return the description of a pre-training run."""
     first = stages[0]
-    config, ignored = first.config, getattr(source, "ignored", 0)
-    data = f"{source!r}" + (f", {_count(ignored, 'other file')} ignored" if ignored else "")
+    config = first.config
     common = [
-        Note("data", data),
+        Note("data", repr(source)),
         Note("held out", repr(held_out) if held_out else "none (--config.data.eval_path or eval_split)"),
         *_machine(first),
         Note(

@@ -4,6 +4,7 @@ Each kind is a module with three functions of a path: `matches(path) -> bool`, `
 `open_split(path, split) -> Source`. A new kind is a new module, and its name in `_KINDS`.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from types import ModuleType
@@ -11,18 +12,19 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from fastmim_jax.data.image_formats import describe_extensions
 from fastmim_jax.data.records.raw import RawImage
 from fastmim_jax.data.records.yuv import Yuv420
 from fastmim_jax.data.sources import folder, image_file, records, sample, tfds
+from fastmim_jax.data.sources.base import SPLITS
 from fastmim_jax.data.sources.folder import FolderSource
-from fastmim_jax.data.sources.image_file import EXTENSIONS, FileSource
+from fastmim_jax.data.sources.image_file import FileSource
 from fastmim_jax.data.sources.records import RecordsSource
 from fastmim_jax.data.sources.sample import SampleSource
 from fastmim_jax.data.sources.tfds import TFDSSource
 from fastmim_jax.errors import UserError
 
 __all__ = [
-    "EXTENSIONS",
     "FileSource",
     "FolderSource",
     "RecordsSource",
@@ -36,7 +38,8 @@ __all__ = [
 ]
 
 _KINDS = (sample, records, tfds, image_file, folder)  # the first that matches a path opens it
-_EVALUATION_SPLITS = folder.SPLITS[1:]  # in order of preference
+_LOG = logging.getLogger("fastmim_jax.data")
+_EVALUATION_SPLITS = SPLITS[1:]  # in order of preference
 
 
 @runtime_checkable
@@ -44,9 +47,11 @@ class Source(Protocol):
     """Random-access records; it can be pickled for worker processes.
 
     classes: names of the classes; () where records have no labels.
+    notices: sentences on what is left out, such as files that are no images.
     """
 
     classes: Sequence[str]
+    notices: Sequence[str]
 
     def __len__(self) -> int: ...
 
@@ -72,6 +77,9 @@ def open_source(path: str | os.PathLike, split: str = "train") -> Source:
         folder with nothing but folders named like splits (train, val, test ...) is entered at `split`.
       split: a split of the data set.
 
+    What is left out of the records, such as files that are no images, is a warning of the logger
+    "fastmim_jax.data"; the commands print it.
+
     Raises:
       UserError: no data set there, or none with this split.
 
@@ -80,7 +88,10 @@ def open_source(path: str | os.PathLike, split: str = "train") -> Source:
     (SampleSource('train', 4,096 images, 12 classes), (160, 160, 3), 'astronaut')
     """
     path, kind = _resolve(path)
-    return kind.open_split(path, split)
+    source = kind.open_split(path, split)
+    for notice in source.notices:
+        _LOG.warning(notice)
+    return source
 
 
 def split_names(path: str | os.PathLike) -> tuple[str, ...]:
@@ -131,6 +142,6 @@ def _resolve(path: str | os.PathLike) -> tuple[str, ModuleType]:
         missing = "" if os.path.isdir(parent) else f" (nor its parent {parent})"
         seen = f"The folder {path} does not exist{missing}"
     raise UserError(
-        f"{seen}; expected a folder of images, an image file ({', '.join(EXTENSIONS)}), a TFDS data set "
+        f"{seen}; expected a folder of images, an image file ({describe_extensions()}), a TFDS data set "
         "(`tfds:NAME` or its directory), or `sample`, the bundled photos."
     )

@@ -2,15 +2,13 @@
 
 import os
 
-from fastmim_jax.data.sources.listing import extension
+from fastmim_jax.data.sources.listing import extension, is_image
 from fastmim_jax.errors import UserError
-
-EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "npy")
 
 
 def matches(path: str) -> bool:
     """Return whether `path` is an image file by its extension."""
-    return os.path.isfile(path) and extension(path) in EXTENSIONS
+    return os.path.isfile(path) and is_image(extension(path))
 
 
 def split_names(path: str) -> tuple[str, ...]:
@@ -37,6 +35,7 @@ class FileSource:
     """One image file, without a label."""
 
     classes = ()
+    notices = ()
 
     def __init__(self, path: str | os.PathLike):
         self.path = os.path.abspath(path)

@@ -41,6 +41,8 @@ class RecordsSource:
       manifest: of the data set. facts: of the split.
     """
 
+    notices = ()
+
     def __init__(self, path: str | os.PathLike, split: str = "train"):
         """Raises UserError: unfinished, of another version, no such split, or files are missing."""
         self.path, self.split = os.path.abspath(path), split

@@ -43,6 +43,7 @@ class SampleSource:
     the two share no pixel. Record i is the same on every machine.
     """
 
+    notices = ()
     classes = tuple(name.partition(".")[0] for name in PHOTOS)
 
     def __init__(self, split: str = "train"):

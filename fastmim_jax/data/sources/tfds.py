@@ -46,6 +46,8 @@ class TFDSSource:
     the feature named 'image' or 'label', or else the first.
     """
 
+    notices = ()
+
     def __init__(self, dataset: str, split: str = "train", data_dir: str | None = None):
         """Open a data set.
 

@@ -43,7 +43,8 @@ def test_flat_folder(tmp_path):
     source = open_source(tmp_path)
     assert isinstance(source, FolderSource)
     assert names(source) == ["a.png", "b.JPG", "c.jpeg", "d.webp", "e.bmp", "f.npy"]
-    assert source.classes == () and source.label(0) == -1 and source.ignored == 2
+    assert source.classes == () and source.label(0) == -1
+    assert source.notices == (f"{tmp_path}: 2 other files ignored (1 .txt, 1 without extension)",)
     assert source[0] == (tmp_path / "a.png").read_bytes()
     assert source.name(-1).endswith("f.npy")
     with pytest.raises(IndexError):

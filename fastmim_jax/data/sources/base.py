@@ -1,0 +1,127 @@
+"""The parts that sources share: splits, labels per record, and images in a tree of folders."""
+
+import os
+from collections.abc import Sequence
+from typing import NoReturn
+
+import numpy as np
+
+from fastmim_jax.data.sources.listing import Listing, no_images, notices
+from fastmim_jax.data.sources.paths import number_classes
+from fastmim_jax.errors import UserError
+
+SPLITS = ("train", "val", "valid", "validation", "test")
+
+
+def only_splits(folders: Sequence[str]) -> bool:
+    """Return whether there are folders and all are named like splits."""
+    return bool(folders) and set(folders) <= set(SPLITS)
+
+
+def refuse_split(split: str, described: str, offered: Sequence[str], expected: str) -> NoReturn:
+    """Raise the UserError for a split that a data set lacks; offered: the names of its splits."""
+    seen = f"holds {', '.join(offered)}" if offered else "is not divided into splits"
+    raise UserError(f"The split {split!r} was asked for, but {described} {seen}; expected {expected}.")
+
+
+class LabelledSource:
+    """Records with a label each, in an array.
+
+    Attributes:
+      path: of the data set.
+      classes: names of the classes, () where no record has a label.
+      notices: sentences on files and records that are left out.
+      labels: (n,) int32, -1 for none.
+    """
+
+    expected_labels = "expected a label for each record"
+
+    def __init__(self, path: str, classes: Sequence[str], labels: np.ndarray, notices: Sequence[str] = ()):
+        self.path, self.classes, self.labels = path, tuple(classes), labels
+        self.notices = tuple(notices)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def position(self, index: int) -> int:
+        """Return `index` from 0 on; negative and too large ones as lists treat them."""
+        return range(len(self))[index]
+
+    def name(self, index: int) -> str:
+        return f"{self.path}[{self.position(index)}]"
+
+    def label(self, index: int) -> int:
+        return int(self.labels[index])
+
+    def label_problem(self) -> str | None:
+        without = np.flatnonzero(self.labels < 0)
+        if not self.classes:
+            return f"{self.path} has no labels; {self.expected_labels}."
+        if len(without):
+            return (
+                f"{len(without):,} of {len(self):,} records of {self.path} have no label, such as "
+                f"{self.name(int(without[0]))}; {self.expected_labels}."
+            )
+        if len(self.classes) == 1:
+            return f"{self.path} has a single class, {self.classes[0]}; expected at least 2."
+        return None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.path!r}, {count_records(self)})"
+
+
+class TreeSource:
+    """Images in a tree of folders; the label of an image is the first-level folder that it is in.
+
+    Attributes:
+      path: of the tree.
+      classes: sorted names of the first-level folders that hold images.
+      notices: sentences on files and folders that are left out.
+    """
+
+    def __init__(self, path: str, listing: Listing):
+        """Raises UserError: no image."""
+        if not len(listing.paths):
+            raise UserError(no_images(path, listing))
+        self.path, self.paths = path, listing.paths
+        self.notices = notices(path, listing)
+        first = [os.fsdecode(folder).partition("/")[0] or None for folder in listing.paths.folders]
+        self.classes, self._label_of_folder = number_classes(first)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def position(self, index: int) -> int:
+        """Return `index` from 0 on; negative and too large ones as lists treat them."""
+        return range(len(self))[index]
+
+    def name(self, index: int) -> str:
+        return os.path.join(self.path, os.fsdecode(self.paths[self.position(index)]))
+
+    def label(self, index: int) -> int:
+        return int(self._label_of_folder[self.paths.folder_number(self.position(index))])
+
+    def label_problem(self) -> str | None:
+        expected = f"expected one folder per class: {os.path.join(self.path, 'CLASS', 'image.jpg')}"
+        if not self.classes:
+            count = f"{len(self):,} image{'s' if len(self) > 1 else ''}"
+            return f"{self.path} holds {count} but no class folders; {expected}."
+        outside = np.flatnonzero(self._label_of_folder[self.paths.folder_numbers()] < 0)
+        if len(outside):
+            return (
+                f"{self.path} holds images outside of its class folders ({len(outside):,} of "
+                f"{len(self):,}, such as {self.name(int(outside[0]))}); expected each in the folder of its "
+                "class: move them there or remove them."
+            )
+        if len(self.classes) == 1:
+            return f"{self.path} holds a single class folder, {self.classes[0]}; {expected}, at least 2."
+        return None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.path!r}, {count_records(self)})"
+
+
+def count_records(source: LabelledSource | TreeSource) -> str:
+    """Return the numbers of images and classes: "5 images, 2 classes"."""
+    classes = f", {len(source.classes)} classes" if source.classes else ""
+    return f"{len(source):,} image{'s' * (len(source) != 1)}{classes}"

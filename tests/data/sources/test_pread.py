@@ -1,0 +1,43 @@
+"""Parts of files, read by many threads through one descriptor."""
+
+import concurrent.futures
+import os
+import pickle
+
+import pytest
+
+from fastmim_jax.data.sources.pread import _open, read_at, stamp
+
+
+def test_parts_of_a_file(tmp_path):
+    path, data = tmp_path / "file", os.urandom(5000)
+    path.write_bytes(data)
+    file = pickle.loads(pickle.dumps(stamp(path)))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(lambda start: read_at(file, start, 100), range(0, 4900, 7)))
+    assert parts == [data[start : start + 100] for start in range(0, 4900, 7)]
+    assert read_at(file, 5000, 0) == b""
+    with pytest.raises(OSError, match="ends at byte 5,000, expected 5,001"):
+        read_at(file, 4990, 11)
+
+
+def test_a_replaced_file_is_opened_again(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    old = stamp(path)
+    assert read_at(old, 0, 3) == b"old"
+    (tmp_path / "new").write_bytes(b"newer")
+    os.replace(tmp_path / "new", path)
+    assert read_at(stamp(path), 0, 3) == b"new" and stamp(path) != old
+
+
+def test_few_files_stay_open(tmp_path):
+    for index in range(100):
+        path = tmp_path / str(index)
+        path.write_bytes(b"%03d" % index)
+        assert read_at(stamp(path), 0, 3) == b"%03d" % index
+    info = _open.cache_info()
+    assert info.currsize <= info.maxsize
+    if os.path.isdir("/proc/self/fd"):
+        paths = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+        assert sum(path.startswith(os.path.realpath(tmp_path)) for path in paths) <= info.maxsize
