@@ -5,7 +5,6 @@ Reading, batching and workers are those of loader.py; only the mapping of record
 
 from collections.abc import Sequence
 
-import grain
 import numpy as np
 
 from fastmim_jax.data.augment import center_crop
@@ -62,17 +61,16 @@ def make_eval_batches(
     if resize is not None and resize < min(image_size):
         raise ValueError(f"resize={resize} is smaller than the crop, expected at least {min(image_size)}")
     batches = -(-len(records) // batch_size)
-    crop = _CenterCrop(source, records, tuple(image_size), channels, resize)
-    stream = grain.MapDataset.range(batches * batch_size).map(crop)
-    chunks = read_in_chunks(stream, batch_size, rows, workers=workers, threads=threads)
-    return EvalBatches(*chunks, batches)
+    crop = _CenterCrops(source, records, tuple(image_size), channels, resize)
+    chunks = read_in_chunks(crop, batch_size, rows, workers=workers, threads=threads, batches=batches)
+    return EvalBatches(chunks, batches)
 
 
 class EvalBatches(Loader):
     """A Loader that ends after one pass; len() is its number of batches."""
 
-    def __init__(self, stream, chunks, batches):
-        super().__init__(stream, chunks)
+    def __init__(self, chunks, batches):
+        super().__init__(chunks)
         self._batches, self._taken = batches, 0
 
     def __len__(self):
@@ -87,27 +85,34 @@ class EvalBatches(Loader):
         return batch
 
 
-class _CenterCrop:
-    """Map a position of the pass to one record, or to padding; pickled to the workers with the source."""
+class _CenterCrops:
+    """Read positions of the pass, records or padding; pickled to the workers with the source."""
 
     def __init__(self, source, records, size, channels, resize):
         self.source, self.records = source, records
         self.size, self.channels, self.resize = size, channels, resize
 
-    def __call__(self, position):
-        index = int(self.records[position]) if position < len(self.records) else -1
-        image = None if index < 0 else self._decode(index)
-        if image is None:
-            crop, label = np.zeros((*self.size, self.channels), np.uint8), -1
-        else:
-            crop, label = center_crop(image, self.size, self.resize), self.source.label(index)
+    @property
+    def fields(self):
         return {
-            "image": crop,
-            "label": np.int32(label),
-            "index": np.int64(index),
-            "valid": np.bool_(image is not None),
-            "undecodable": np.bool_(image is None and index >= 0),
+            "image": ((*self.size, self.channels), np.dtype(np.uint8)),
+            "label": ((), np.dtype(np.int32)),
+            "index": ((), np.dtype(np.int64)),
+            "valid": ((), np.dtype(bool)),
+            "undecodable": ((), np.dtype(bool)),
         }
+
+    def __call__(self, positions, arrays):
+        for row, position in enumerate(positions):
+            index = int(self.records[position]) if position < len(self.records) else -1
+            image = None if index < 0 else self._decode(index)
+            if image is None:
+                arrays["image"][row] = 0
+            else:
+                center_crop(image, self.size, self.resize, arrays["image"][row])
+            arrays["label"][row] = -1 if image is None else self.source.label(index)
+            arrays["index"][row], arrays["valid"][row] = index, image is not None
+            arrays["undecodable"][row] = image is None and index >= 0
 
     def _decode(self, index):
         try:

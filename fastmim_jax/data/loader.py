@@ -1,4 +1,4 @@
-"""The Grain pipeline of training: shuffle, repeat, decode, crop and augment, select rows, batch.
+"""The Grain pipeline of training: shuffle, repeat, select rows, then read them chunk by chunk.
 
 The stream is one endless sequence of records that the seed determines: position p is always the same
 record with the same crop, in any process or worker. So the number of records consumed is the only
@@ -7,22 +7,24 @@ state to save, and a run can resume with other numbers of processes and workers.
 
 import contextlib
 import functools
+import sys
 import weakref
 from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import grain
 import numpy as np
 from absl import flags
 
-from fastmim_jax.data.augment import random_crop_box, resize_crop
-from fastmim_jax.data.decode import DecodeError, read_image
+from fastmim_jax.data.batch_memory import Arrays, Fields, LocalBatches, SharedBatches
+from fastmim_jax.data.crops import Order, RandomCrops
 from fastmim_jax.data.sources import Source
 from fastmim_jax.data.workers import init_worker, start_shielded
 from fastmim_jax.errors import UserError
 
-MAX_TRIES = 64  # records tried, from one that cannot be decoded on, before its image is left empty
 _MAX_CHUNK = 64  # rows per chunk: few for a quick start, many for cheap transfer between processes
 _MIN_CHUNK = 8
+_WORKER_BUFFER = 2  # chunks that a worker has ready
 
 
 def pick_workers(cpu_count: int) -> int:
@@ -84,45 +86,101 @@ def make_loader(
     check_stream(source, batch_size, rows, seed=seed, start=start, repeats=repeats)
     # Derived here: Grain's own derivation depends on the position in the pipeline.
     order_seed, crop_seed = map(int, np.random.SeedSequence(seed).generate_state(2))
-    stream = grain.MapDataset.range(len(source))
-    if shuffle:
-        stream = stream.shuffle(seed=order_seed)
-    crop = _RandomCrop(source, tuple(image_size), channels, tuple(scale), tuple(ratio), augment)
-    stream = _RepeatEach(stream.repeat(), repeats).random_map(crop, seed=crop_seed)
-    chunks = read_in_chunks(stream, batch_size, rows, start=start, workers=workers, threads=threads)
-    return Loader(*chunks)
+    crops = RandomCrops(
+        source,
+        Order(len(source), order_seed if shuffle else None),
+        size=tuple(image_size),
+        channels=channels,
+        seed=crop_seed,
+        scale=tuple(scale),
+        ratio=tuple(ratio),
+        augment=augment,
+        views=repeats,
+    )
+    return Loader(read_in_chunks(crops, batch_size, rows, start=start, workers=workers, threads=threads))
 
 
 def read_in_chunks(
-    stream: grain.MapDataset,
+    read: "RowReader",
     batch_size: int,
     rows: np.ndarray,
     *,
     start: int = 0,
     workers: int = 0,
     threads: int = 4,
-) -> tuple[grain.IterDataset, int]:
+    batches: int | None = None,
+) -> "Chunks":
     """Read this process's share of a global stream of records in parallel.
 
     Args:
-      stream: Grain MapDataset of dicts of arrays, one dict per record.
+      read: fills the rows of a chunk; picklable.
       batch_size, rows, start, workers, threads: see `make_loader`.
-
-    Returns:
-      (Grain IterDataset of chunks of a batch's rows, number of chunks per batch)
+      batches: length of the stream; None for an endless one.
     """
-    stream = _SelectRows(stream, start, batch_size, rows)
-    chunk = _chunk_size(len(rows))
-    ahead = max(threads, 2 * len(rows) // chunk)  # chunks of the next 2 batches
-    stream = stream.batch(chunk, drop_remainder=True)
-    workers = min(workers, len(stream))
+    size = _chunk_size(len(rows))
+    chunks = len(rows) // size
+    if batches is None:
+        batches = (sys.maxsize - start) // batch_size  # positions are machine integers
+    workers = min(workers, batches * chunks)
+    memory: LocalBatches | SharedBatches
+    if workers:
+        memory = SharedBatches(read.fields, chunks, size, slots=workers * (threads + _WORKER_BUFFER + 1))
+    else:
+        memory = LocalBatches(read.fields, chunks, size)
+    read_chunk = _ReadChunk(read, memory, start, batch_size, rows.reshape(chunks, size))
+    stream = grain.MapDataset.range(batches * chunks).map(read_chunk)
+    ahead = max(threads, 2 * chunks)  # chunks of the next 2 batches
     stream = stream.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads if workers else ahead)
     )
     if workers:
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        options = grain.MultiprocessingOptions(
+            num_workers=workers, per_worker_buffer_size=_WORKER_BUFFER
+        )
         stream = stream.mp_prefetch(options, worker_init_fn=init_worker)
-    return stream, len(rows) // chunk
+    return Chunks(stream, memory, chunks)
+
+
+class RowReader(Protocol):
+    """Fills rows of batches.
+
+    Attributes:
+      fields: name -> (shape of a row, dtype).
+    """
+
+    @property
+    def fields(self) -> Fields: ...
+
+    def __call__(self, positions: Sequence[int], arrays: Arrays) -> None:
+        """Write the rows of ascending positions of the stream to arrays with a row per position."""
+
+
+class Chunks(NamedTuple):
+    """A stream of batches in chunks.
+
+    Attributes:
+      numbers: Grain IterDataset of the numbers of the chunks, 0, 1, ..., as each is written to `memory`.
+      per_batch: number of chunks of a batch.
+    """
+
+    numbers: grain.IterDataset
+    memory: LocalBatches | SharedBatches
+    per_batch: int
+
+
+class _ReadChunk:
+    """Map the number of a chunk to itself, after writing it to memory."""
+
+    def __init__(self, read, memory, start, batch_size, rows):
+        self._read, self._memory, self._start, self._batch_size = read, memory, start, batch_size
+        self._rows = rows.tolist()  # of the chunks of a batch
+
+    def __call__(self, number):
+        number = int(number)
+        step, chunk = divmod(number, len(self._rows))
+        first = self._start + step * self._batch_size
+        self._read([first + row for row in self._rows[chunk]], self._memory.chunk(number))
+        return number
 
 
 class Loader:
@@ -131,15 +189,15 @@ class Loader:
     next() raises RuntimeError if a worker process died, or after close().
     """
 
-    def __init__(self, stream: grain.IterDataset, chunks: int):
+    def __init__(self, chunks: Chunks):
         """Args:
-        stream, chunks: see `read_in_chunks`.
+        chunks: see `read_in_chunks`.
         """
         if not flags.FLAGS.is_parsed():  # Grain reads absl flags, which raises before they are parsed
             flags.FLAGS.mark_as_parsed()
-        self._chunks = chunks
-        self._reader = _ChunkReader(iter(stream))
-        self._close = weakref.finalize(self, self._reader.close)
+        self._chunks, self._step = chunks, 0
+        self._reader = _ChunkReader(iter(chunks.numbers))
+        self._close = weakref.finalize(self, _close, self._reader, chunks.memory)
         self._failure = None
 
     def __iter__(self):
@@ -148,8 +206,12 @@ class Loader:
     def __next__(self):
         if not self._close.alive:
             raise RuntimeError("this data loader is closed") from self._failure
+        memory, batch = self._chunks.memory, None
         try:
-            chunks = [self._reader.next() for _ in range(self._chunks)]
+            for _ in range(self._chunks.per_batch):
+                number = int(self._reader.next())
+                batch = memory.batch(self._step)
+                memory.receive(number)
         except BaseException as error:  # no retry: chunks that were read already would be lost
             self._failure = error
             self.close()
@@ -159,8 +221,8 @@ class Loader:
                     "memory: type --config.run.workers=N with fewer workers."
                 ) from error
             raise
-        # Always a copy, even of a single chunk: the workers' shared memory is reused.
-        return {key: np.concatenate([np.asarray(chunk[key]) for chunk in chunks]) for key in chunks[0]}
+        self._step += 1
+        return batch
 
     def close(self):
         """End threads and worker processes; may be called repeatedly."""
@@ -171,6 +233,11 @@ class Loader:
 
     def __exit__(self, *exception):
         self.close()
+
+
+def _close(reader, memory):
+    memory.close()  # first: workers that wait for space in it do not end
+    reader.close()
 
 
 class _ChunkReader:
@@ -193,79 +260,6 @@ class _ChunkReader:
             with contextlib.suppress(TimeoutError):
                 first.exception(timeout=60)  # closing before the workers have started would orphan them
         iterator.close()
-
-
-class _RandomCrop:
-    """Map (index, rng) to one record of the stream; pickled to the workers with the source."""
-
-    def __init__(self, source, size, channels, scale, ratio, augment):
-        self.source, self.size, self.channels = source, size, channels
-        self.scale, self.ratio, self.augment = scale, ratio, augment
-
-    def __call__(self, index, rng):
-        flip = rng.random() < 0.5
-        image, num_undecodable = self._first_decodable(index)
-        label = -1
-        if image is None:
-            crop = np.zeros((*self.size, self.channels), np.uint8)
-        else:
-            box = random_crop_box(rng, *image.shape[:2], self.scale, self.ratio)
-            crop = resize_crop(image, box, self.size)
-            if self.augment is not None:
-                crop = self.augment(crop, rng)
-            label = self.source.label((index + num_undecodable) % len(self.source))
-        return {
-            "image": crop,
-            "flip": np.bool_(flip),
-            "index": np.int64(index),
-            "num_undecodable": np.int32(num_undecodable),
-            "label": np.int32(label),
-        }
-
-    def _first_decodable(self, index):
-        """-> (image or None, number of undecodable records before it)."""
-        count = len(self.source)
-        tries = min(count, MAX_TRIES)
-        for skipped in range(tries):
-            try:
-                return read_image(self.source, (index + skipped) % count, self.channels), skipped
-            except DecodeError:
-                continue
-        return None, tries
-
-
-class _RepeatEach(grain.MapDataset):
-    """Each element of an endless stream, `repeats` times in a row."""
-
-    def __init__(self, parent, repeats):
-        super().__init__(parent)
-        self._repeats = repeats
-
-    def __len__(self):
-        return len(self._parent)  # sys.maxsize of an endless stream, the largest possible length
-
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return self.slice(index)
-        return self._parent[index // self._repeats]
-
-
-class _SelectRows(grain.MapDataset):
-    """The elements in some rows of each batch of a global stream, from position `start` on."""
-
-    def __init__(self, parent, start, batch_size, rows):
-        super().__init__(parent)
-        self._start, self._batch_size, self._rows = start, batch_size, [int(r) for r in rows]
-
-    def __len__(self):
-        return (len(self._parent) - self._start) // self._batch_size * len(self._rows)
-
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return self.slice(index)
-        # Random numbers are keyed on the global position of the parent.
-        step, row = divmod(index, len(self._rows))
-        return self._parent[self._start + step * self._batch_size + self._rows[row]]
 
 
 def _chunk_size(rows):

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim_jax.data import augment
+from fastmim_jax.data import resize
 from fastmim_jax.data.augment import center_crop, random_crop_box, resize_crop
 
 
 @pytest.fixture(params=["cykooz", "Pillow"])
 def resizer(request, monkeypatch):
     if request.param == "Pillow":
-        monkeypatch.setattr(augment, "cykooz", None)
-    elif augment.cykooz is None:
+        monkeypatch.setattr(resize, "cykooz", None)
+    elif resize.cykooz is None:
         pytest.skip("cykooz-resizer is not installed")
 
 

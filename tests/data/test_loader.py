@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim_jax.data.loader import MAX_TRIES, make_loader, pick_workers
+from fastmim_jax.data.crops import MAX_TRIES
+from fastmim_jax.data.loader import make_loader, pick_workers
 from fastmim_jax.data.sources import FolderSource
 from fastmim_jax.errors import UserError
 

@@ -1,0 +1,148 @@
+"""Random crops of the records of a stream, written into the arrays of a chunk of a batch."""
+
+from collections.abc import Callable, Sequence
+
+import grain
+import numpy as np
+
+from fastmim_jax.data.augment import random_crop_box, resize_crop
+from fastmim_jax.data.batch_memory import Arrays, Fields
+from fastmim_jax.data.decode import DecodeError, read_image
+from fastmim_jax.data.sources import Source
+
+MAX_TRIES = 64  # records tried, from one that cannot be decoded on, before its image is left empty
+
+Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+class Order:
+    """The endless order of records: a new permutation each epoch, or that of the source.
+
+    Its permutations are those of Grain's `MapDataset.shuffle`.
+    """
+
+    def __init__(self, records: int, seed: int | None):
+        """Args:
+        records: number of them, below 2**32.
+        seed: below 2**32; None for the order of the source.
+        """
+        self._records, self._seed = records, seed
+
+    def __call__(self, number: int) -> int:
+        """Return the record of image `number` of the stream."""
+        epoch, index = divmod(number, self._records)
+        if self._seed is None:
+            return index
+        seed = (self._seed + epoch) % 2**32
+        return grain.experimental.index_shuffle(index, max_index=self._records - 1, seed=seed, rounds=4)
+
+
+class RandomCrops:
+    """Read positions of an endless stream as random crops; pickled to the workers with the source.
+
+    Position p has the record order(p // views) and random numbers that its own position determines, or,
+    with `same_crop`, the first position of its record.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        order: Callable[[int], int],
+        *,
+        size: tuple[int, int],
+        channels: int,
+        seed: int,
+        scale: tuple[float, float],
+        ratio: tuple[float, float],
+        augment: Augment | None = None,
+        views: int = 1,
+        same_crop: bool = False,
+    ):
+        """Args:
+        source: see `fastmim_jax.data.sources.Source`.
+        order: number of a decoded image in the stream -> record.
+        size: (H, W) of a crop.
+        channels, seed, scale, ratio, augment, views, same_crop: see `make_loader`.
+        """
+        self.source, self.order, self.size, self.channels = source, order, size, channels
+        self.seed, self.scale, self.ratio, self.augment = seed, scale, ratio, augment
+        self.views, self.same_crop = views, same_crop
+
+    @property
+    def fields(self) -> Fields:
+        """Shape and dtype of a row of every array, see `make_loader`."""
+        return {
+            "image": ((*self.size, self.channels), np.dtype(np.uint8)),
+            "flip": ((), np.dtype(bool)),
+            "index": ((), np.dtype(np.int64)),
+            "num_undecodable": ((), np.dtype(np.int32)),
+            "label": ((), np.dtype(np.int32)),
+        }
+
+    def __call__(self, positions: Sequence[int], arrays: Arrays) -> None:
+        """Write the rows of ascending positions; a record in a row of positions is decoded once."""
+        image, flip, label = arrays["image"], arrays["flip"], arrays["label"]
+        index, num_undecodable = arrays["index"], arrays["num_undecodable"]
+        random, decoded, drawn_before = RandomOfPosition(self.seed), None, None
+        for row, position in enumerate(positions):
+            number = position // self.views
+            if decoded is None or decoded.number != number:
+                decoded = self._decode(number)
+            drawn = number * self.views if self.same_crop else position
+            if drawn == drawn_before:
+                image[row], flip[row] = image[row - 1], flip[row - 1]
+            else:
+                flip[row] = self._crop(decoded.image, random.at(drawn), image[row])
+            drawn_before = drawn
+            index[row], num_undecodable[row], label[row] = decoded.index, decoded.skipped, decoded.label
+
+    def _crop(self, image, rng, out):
+        """Write a random crop to `out`, 0 without an image; return whether it is to be mirrored."""
+        flip = rng.random() < 0.5
+        if image is None:
+            out[...] = 0
+            return flip
+        box = random_crop_box(rng, *image.shape[:2], self.scale, self.ratio)
+        resize_crop(image, box, self.size, out)
+        if self.augment is not None:
+            out[...] = self.augment(out, rng)
+        return flip
+
+    def _decode(self, number):
+        """Return the first record that can be decoded, from that of the stream on."""
+        index, count = int(self.order(number)), len(self.source)
+        for skipped in range(min(count, MAX_TRIES)):
+            used = (index + skipped) % count
+            try:
+                image = read_image(self.source, used, self.channels)
+            except DecodeError:
+                continue
+            return _Decoded(number, index, skipped, image, self.source.label(used))
+        return _Decoded(number, index, min(count, MAX_TRIES), None, -1)
+
+
+class _Decoded:
+    """An image of the stream: its number, its record, undecodable records before, pixels or None, label."""
+
+    __slots__ = ("image", "index", "label", "number", "skipped")
+
+    def __init__(self, number, index, skipped, image, label):
+        self.number, self.index, self.skipped, self.image, self.label = number, index, skipped, image, label
+
+
+class RandomOfPosition:
+    """A random generator that a seed and a position of the stream determine.
+
+    Its numbers are those of Grain's `random_map`: Philox with the position in the highest word of the
+    counter. One generator serves all positions, as making one takes longer than a crop draws.
+    """
+
+    def __init__(self, seed: int):
+        self._bits = np.random.Philox(seed)
+        self._rng, self._state = np.random.Generator(self._bits), self._bits.state
+
+    def at(self, position: int) -> np.random.Generator:
+        """Return the generator of a position, valid until the next call."""
+        self._state["state"]["counter"][:] = 0, 0, 0, position
+        self._bits.state = self._state
+        return self._rng
