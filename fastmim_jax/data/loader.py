@@ -134,9 +134,7 @@ def read_in_chunks(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads if workers else ahead)
     )
     if workers:
-        options = grain.MultiprocessingOptions(
-            num_workers=workers, per_worker_buffer_size=_WORKER_BUFFER
-        )
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_WORKER_BUFFER)
         stream = stream.mp_prefetch(options, worker_init_fn=init_worker)
     return Chunks(stream, memory, chunks)
 

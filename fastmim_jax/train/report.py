@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
-from fastmim_jax.data.resize import resizer_name
 from fastmim_jax.data.decode import decoder_name
+from fastmim_jax.data.resize import resizer_name
 from fastmim_jax.io import read_json_lines
 from fastmim_jax.models.decoder import Decoder
 from fastmim_jax.plan import PretrainPlan, StagePlan
