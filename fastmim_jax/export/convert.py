@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export import model_folder
-from fastmim_jax.export.array_files import Tensors, read_tensors, write_pth, write_safetensors
 from fastmim_jax.export.bundle import (
     ModelBundle,
     backbone_only,
@@ -17,6 +16,7 @@ from fastmim_jax.export.bundle import (
     resize,
     write_workdir,
 )
+from fastmim_jax.export.files.array_files import Tensors, read_tensors, write_pth, write_safetensors
 from fastmim_jax.export.formats import LIBRARIES
 from fastmim_jax.export.from_torch import LoadReport, from_torch
 from fastmim_jax.export.infer_config import override
@@ -98,6 +98,8 @@ class SourceReport:
         yield Line("read", f"{self.path}: {count(len(tensors.arrays), 'array')}{entry}")
         if tensors.ignored:
             yield Line("ignored", ", ".join(tensors.ignored))
+        if tensors.unread:
+            yield Line("not read", f"{tensors.unread}; nothing of these classes was imported or run")
         if self.load is not None:
             yield from _load_lines(self.load)
 

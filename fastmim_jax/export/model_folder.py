@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.array_files import write_safetensors
 from fastmim_jax.export.bundle import ModelBundle
 from fastmim_jax.export.card import model_card
+from fastmim_jax.export.files.array_files import write_safetensors
 from fastmim_jax.export.formats import LIBRARIES
 from fastmim_jax.export.formats.library import MAESpec, ModelSpec
 from fastmim_jax.export.formats.rules import Format

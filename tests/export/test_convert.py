@@ -13,9 +13,9 @@ from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.errors import FormatMismatch, UserError
 from fastmim_jax.export import from_torch as from_torch_module
 from fastmim_jax.export import infer_backbone
-from fastmim_jax.export.array_files import read_tensors
 from fastmim_jax.export.bundle import ModelBundle, open_bundle
 from fastmim_jax.export.convert import Options, convert, open_source
+from fastmim_jax.export.files.array_files import read_tensors
 from fastmim_jax.export.formats import FORMATS
 from fastmim_jax.export.formats.names import flatten_variables
 from fastmim_jax.export.formats.rules import Transform

@@ -7,8 +7,8 @@ import pytest
 
 from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.array_files import read_tensors
 from fastmim_jax.export.bundle import ModelBundle
+from fastmim_jax.export.files.array_files import read_tensors
 from fastmim_jax.export.formats import FORMATS
 from fastmim_jax.export.model_folder import WEIGHTS, describe, read_settings, spec_of, write_folder
 from fastmim_jax.export.to_torch import TorchArrays

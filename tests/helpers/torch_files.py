@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 
 from fastmim_jax.export.torch_file import reader
+from fastmim_jax.export.torch_file.arrays import StoredArray
 
 NUMBERS = np.arange(24, dtype=np.float32)  # content of storage "0"
 
@@ -66,3 +67,17 @@ def write_stream(path, pickled, records=None):
     parts += [struct.pack("<q", len(content) // 4) + content for content in records.values()]
     path.write_bytes(b"".join(parts))
     return path
+
+
+def read_values(path):
+    """Read a checkpoint with all of its arrays, in place of a `StoredArray`."""
+    with reader.errors_of(path):
+        return _with_arrays(reader.read_pth(path).content)
+
+
+def _with_arrays(value):
+    if isinstance(value, StoredArray):
+        return value.read() if value.read else None
+    if isinstance(value, dict):
+        return {key: _with_arrays(x) for key, x in value.items()}
+    return type(value)(map(_with_arrays, value)) if type(value) in (list, tuple) else value

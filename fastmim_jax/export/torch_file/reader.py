@@ -1,190 +1,99 @@
 """Checkpoints of torch.save, read without PyTorch and without running the code that a file asks for.
 
 A checkpoint is a pickle, which is a program, and the storages of its tensors: in a zip archive
-(PyTorch 1.6 and later), or one after the other behind the pickle. `machine` runs the pickle; this module
+(PyTorch 1.6 and later), or one after the other behind the pickle. `unpickler` runs the pickle; this module
 reads the files and maps the storages.
 """
 
 import io
 import mmap
+import pickle
 import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.torch_file import machine
-from fastmim_jax.export.torch_file.allowlist import UnsupportedFile
-from fastmim_jax.export.torch_file.machine import DamagedFile
+from fastmim_jax.export.torch_file.arrays import Budget, DamagedFile, Storage, UnsupportedFile, check_counts
+from fastmim_jax.export.torch_file.constructors import CONSTRUCTORS
+from fastmim_jax.export.torch_file.unpickler import CheckpointUnpickler
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of files without an archive
-LFS = b"version https://git-lfs"
-# Copies of tensors may take this many times the file's size, and this many bytes on top of it.
-COPIES, SPARE = 8, 2**26
+# Errors that the instructions of a damaged pickle lead to.
+DECODING_ERRORS = (
+    pickle.UnpicklingError,
+    EOFError,
+    struct.error,
+    ValueError,  # undecodable text, and of the checks here
+    LookupError,  # an empty stack, a number without a memo, a storage without a record
+    TypeError,  # a function with values of other types than it takes
+    AttributeError,
+    ArithmeticError,  # a number beyond 64 bits
+    RecursionError,
+    MemoryError,
+)
 
 
-def read_pth(path: str | Path) -> object:
-    """Read a checkpoint that torch.save wrote, in either of its formats.
+class Checkpoint(NamedTuple):
+    """Content of a checkpoint.
 
-    Returns:
-      The object: plain containers (an OrderedDict as a dict), scalars, and a numpy array for every tensor,
-      bfloat16 and float8 with the dtypes of ml_dtypes. Arrays are C-contiguous; they map the file
-      privately, so that writing to one leaves the file as it is; tied tensors are one array. Settings and
-      logs are `allowlist.OpaqueObject`.
+    Attributes:
+      content: plain containers (an OrderedDict as a dict) and scalars, an `arrays.StoredArray` for every
+        tensor and numpy array, an `unpickler.StandIn` for any other object.
+      unread: number of objects without a constructor, by the name of their class.
+    """
+
+    content: object
+    unread: Counter[str]
+
+
+def read_pth(path: str | Path) -> Checkpoint:
+    """Read a checkpoint that torch.save wrote, in either of its formats, or a pickle of numpy arrays.
+
+    Its arrays are C-contiguous; most map the file privately, so that writing to one leaves the file as it
+    is. The dtypes of bfloat16 and float8 are those of ml_dtypes.
 
     Raises:
-      UserError: the file is missing, damaged or of another kind, or it asks for something not allowed.
+      UserError: the file is missing, damaged or of another kind.
     """
-    path = Path(path)
+    with errors_of(path):
+        data = _map(Path(path))
+        is_archive = data[:4] == b"PK\x03\x04"
+        return _read_zip(path, data) if is_archive else _read_stream(data)
+
+
+@contextmanager
+def errors_of(path: str | Path) -> Iterator[None]:
+    """Turn the errors of a file, also of reading its arrays, into a UserError that names it."""
     try:
-        data = _map(path)
-        _refuse_others(data[:512])
-        return _read_zip(path, data) if data[:4] == b"PK\x03\x04" else _read_stream(data)
+        yield
     except UnsupportedFile as error:
         raise UserError(f"{path} {error}") from error
-    except DamagedFile as error:
-        problem = " ".join(str(error).split())[:200]
+    except (DamagedFile, *DECODING_ERRORS) as error:
+        kind = "" if isinstance(error, DamagedFile) else f"{type(error).__name__}: "
+        problem = " ".join(f"{kind}{error}".split())[:200]
         raise UserError(
             f"{path} is cut short or damaged ({problem}): expected what torch.save wrote, fetch it again"
         ) from error
 
 
-class Storage(NamedTuple):
-    """Memory behind tensors. data: bytes (N,) uint8; None on a first pass that collects sizes only."""
-
-    key: str | int | tuple
-    dtype: np.dtype
-    data: np.ndarray | None
-
-
-class StorageReader:
-    """The storages of a file, and the arrays that view them.
-
-    Args:
-      fetch: (key, dtype, count) -> bytes (N,) uint8 of at least `count` numbers, or None.
-      limit: bytes that copies of tensors may take in total.
-      swap: whether the file's byte order differs from this machine's.
-
-    Attributes:
-      blank: {id: array}, numpy arrays that a BUILD instruction still has to fill.
-    """
-
-    def __init__(self, fetch: Callable | None = None, limit: int = 0, swap: bool = False):
-        self._fetch, self._limit, self._swap = fetch, limit, swap
-        self._arrays: dict[tuple, np.ndarray] = {}
-        self.blank: dict[int, np.ndarray] = {}
-
-    def storage(self, key: str | int, dtype: np.dtype, count: int, view: Sequence | None = None) -> Storage:
-        """Return the storage of a key; for a view (key, offset, count), as in older files, a part of it."""
-        _check_counts([count])
-        if self._fetch is None:
-            raise ValueError(f"storage {key} in a part of the file without storages")
-        data = self._fetch(key, dtype, count)
-        if view is not None:
-            _, offset, length = view
-            _check_counts([offset, length])
-            if offset + length > count:
-                raise ValueError(f"a view exceeds storage {key}")
-            start = offset * dtype.itemsize
-            data = None if data is None else data[start : start + length * dtype.itemsize]
-            return Storage((key, offset, length), dtype, data)
-        return Storage(key, dtype, data)
-
-    def tensor(
-        self,
-        storage: Storage,
-        dtype: np.dtype,
-        offset: int,
-        size: Sequence[int],
-        stride: Sequence[int],
-        flags: dict | None = None,
-    ) -> np.ndarray | None:
-        """Return the array (*size) at an offset with strides, counted in elements; None without data.
-
-        flags: {"conj": bool, "neg": bool}, lazy conjugation and negation to carry out.
-        """
-        size, stride = tuple(size), tuple(stride)
-        _check_counts([offset, *size, *stride])
-        if type(storage) is not Storage or len(size) != len(stride):
-            raise ValueError("a tensor without a storage or without strides")
-        if storage.data is None:
-            return None
-        operations = tuple(name for name in ("conj", "neg") if flags and flags.get(name))
-        view = (storage.key, dtype, offset, size, stride, operations)
-        if view not in self._arrays:
-            self._arrays[view] = self._array(storage.data, *view[1:])
-        return self._arrays[view]
-
-    def _array(self, data, dtype, offset, size, stride, flags):
-        if 0 in size:
-            return np.empty(size, dtype)
-        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        if last >= len(data) // dtype.itemsize:
-            raise ValueError("a tensor reaches beyond its storage")
-        strides = [step * dtype.itemsize for step in stride]
-        array = np.ndarray(size, dtype, data, offset * dtype.itemsize, strides)
-        if array.flags.c_contiguous and array.flags.aligned and not self._swap and not flags:
-            return array
-        self._limit -= array.nbytes  # strides may be 0: a small file could fill the memory
-        if self._limit < 0:
-            raise UnsupportedFile(
-                "holds tensors that are many times larger than the file: they were not unfolded"
-            )
-        array = np.array(array, order="C")
-        if self._swap:
-            unit = dtype.itemsize // (2 if dtype.kind == "c" else 1)
-            array.reshape(-1).view(f"u{unit}").byteswap(inplace=True)
-        for name in flags:
-            {"conj": np.conj, "neg": np.negative}[name](array, out=array)
-        return array
-
-
-def _check_counts(numbers):
-    if any(type(number) is not int or number < 0 for number in numbers):
-        raise ValueError("a size, stride or offset that is not a count")
-
-
 def _map(path):
-    if path.is_dir():
-        raise UnsupportedFile("is a folder: expected a file that torch.save has written")
     try:
-        if not path.stat().st_size:
-            raise UnsupportedFile("is empty: expected a checkpoint of torch.save, fetch it again")
         with path.open("rb") as file:
             # Private: arrays can be written to, the file is not.
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    except FileNotFoundError:
-        raise UnsupportedFile("does not exist: expected a file that torch.save has written") from None
     except OSError as error:
         raise UnsupportedFile(
             f"cannot be read ({error.strerror}): expected a checkpoint of torch.save"
         ) from error
-
-
-def _refuse_others(head):
-    """Raise UnsupportedFile for another kind of file, recognised by its first 512 bytes."""
-    if head[:4] == b"PK\x03\x04":
-        return
-    if head.startswith(LFS):
-        raise UnsupportedFile(
-            "is the pointer of git-lfs, not the file that it stands for: type git lfs pull"
-        )
-    if head[257:262] == b"ustar":
-        raise UnsupportedFile(
-            "is a tar archive, the format of PyTorch before 0.1.10: save it anew with torch.save"
-        )
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**27:
-        raise UnsupportedFile("is a safetensors file: expected a checkpoint of torch.save")
-    if head.lstrip()[:1] == b"<":
-        raise UnsupportedFile("is a web page, such as a failed download leaves: fetch the checkpoint again")
-    if not head.startswith(b"\x80") and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
-        start = head.split(b"\n")[0][:40].decode()
-        raise UnsupportedFile(f"is text that starts with {start!r}: expected a checkpoint of torch.save")
 
 
 def _read_zip(path, data):
@@ -197,28 +106,43 @@ def _read_zip(path, data):
         ) from error
     except (ValueError, NotImplementedError, OSError, struct.error) as error:
         raise DamagedFile(f"zip archive: {error}") from error
-    folder = _folder(records)
-    file_bytes = np.frombuffer(data, np.uint8)
+    folder, file_bytes = _folder(records), np.frombuffer(data, np.uint8)
     loaded = {}
 
     def record(name):
         if name not in loaded:
             loaded[name] = _record(file_bytes, records[folder + name])
+            if sum(map(len, loaded.values())) > len(data):
+                raise DamagedFile("records of its zip archive overlap")
         return loaded[name]
 
-    def fetch(key, dtype, count):
-        storage = record(f"data/{key}")
-        if count * dtype.itemsize > len(storage):
+    def storage(key, dtype, count, view=None):
+        if count * dtype.itemsize > records[f"{folder}data/{key}"].file_size:
             raise ValueError(f"storage {key} has fewer bytes than it needs")
-        return storage[: count * dtype.itemsize]
+        return _storage(partial(record, f"data/{key}"), dtype, count, view, swap)
 
     byte_order = bytes(record("byteorder")) if folder + "byteorder" in records else b"little"
     if byte_order not in (b"little", b"big"):
         raise DamagedFile(f"byte order {byte_order[:20]!r}")
     swap = byte_order.decode() != sys.byteorder
-    return machine.run(
-        io.BytesIO(record("data.pkl")), StorageReader(fetch, COPIES * len(data) + SPARE, swap)
-    )
+    return _unpickle(io.BytesIO(record("data.pkl")), storage, Budget(len(data)))
+
+
+def _storage(
+    fetch: Callable[[], np.ndarray], dtype: np.dtype, count: int, view: Any = None, swap: bool = False
+) -> Storage:
+    """Return a storage; view: (key, offset, count) of a part of it, as in older files."""
+    start, length = (0, count) if view is None else view[1:]
+    check_counts((count, start, length))
+    if start + length > count:
+        raise ValueError("a view exceeds its storage")
+    return Storage(dtype, start, length, fetch, swap)
+
+
+def _unpickle(file: BinaryIO | mmap.mmap, storage: Callable[..., Storage], budget: Budget) -> Checkpoint:
+    unread: Counter[str] = Counter()
+    content = CheckpointUnpickler(file, CONSTRUCTORS, storage, budget, unread).load()
+    return Checkpoint(content, unread)
 
 
 def _folder(records):
@@ -226,6 +150,8 @@ def _folder(records):
     folders = [name.removesuffix("data.pkl") for name in records if f"/{name}".endswith("/data.pkl")]
     if not folders:
         names = ", ".join(sorted(records)[:3]) or "nothing"
+        if records and all(name.endswith(".npy") for name in records):
+            raise UnsupportedFile("is a NumPy archive (.npz): save the arrays with safetensors")
         raise UnsupportedFile(f"is a zip of {names}, without data.pkl: expected a checkpoint of torch.save")
     folder = min(folders, key=len)
     if folder + "constants.pkl" in records or any(name.startswith(folder + "code/") for name in records):
@@ -251,40 +177,44 @@ def _record(file_bytes, info):
 
 
 def _read_stream(data):
-    if machine.run(data, StorageReader()) != MAGIC:
-        raise UnsupportedFile(
-            "is a pickle, but not of torch.save: expected torch.save(model.state_dict(), path)"
-        )
-    if machine.run(data, StorageReader()) != PROTOCOL:
-        raise DamagedFile("another protocol")
-    machine.run(data, StorageReader())  # facts about the machine that wrote it
-    start = data.tell()
+    budget, sizes, places = Budget(len(data)), {}, {}
+    file_bytes = np.frombuffer(data, np.uint8)
 
-    # The storages follow the pickle, and their offsets depend on their sizes: a first pass collects those.
-    sizes = {}
-
-    def collect(key, dtype, count):
+    def storage(key, dtype, count, view=None):
         if sizes.setdefault(key, (dtype.itemsize, count)) != (dtype.itemsize, count):
             raise ValueError(f"storage {key} has two sizes")
+        return _storage(partial(fetch, key, count * dtype.itemsize), dtype, count, view)
 
-    machine.run(data, StorageReader(collect))
-    keys = machine.run(data, StorageReader())
-    storages = _storages(np.frombuffer(data, np.uint8), data.tell(), keys, sizes)
-    data.seek(start)
-    return machine.run(data, StorageReader(lambda key, *_: storages[key], COPIES * len(data) + SPARE))
+    def fetch(key, size):
+        if key not in places:
+            raise DamagedFile(f"storage {key} is not in its list, or behind one of numbers of unknown size")
+        return file_bytes[places[key] : places[key] + size]
+
+    first = _unpickle(data, storage, budget)
+    if first.content != MAGIC:
+        return first  # a pickle, such as one of numpy arrays
+    if _unpickle(data, storage, budget).content != PROTOCOL:
+        raise DamagedFile("another protocol")
+    _unpickle(data, storage, budget)  # facts about the machine that wrote it
+    checkpoint = _unpickle(data, storage, budget)
+    keys = _unpickle(data, storage, budget).content
+    places.update(_find_storages(file_bytes, data.tell(), keys, sizes))
+    return checkpoint
 
 
-def _storages(file_bytes, position, keys, sizes):
-    """Return {key: bytes (N,)} from, per key in turn, a count of 8 bytes and `count` numbers."""
-    if type(keys) is not list or any(type(key) not in (str, int) or key not in sizes for key in keys):
-        raise DamagedFile("the list of its storages does not match its tensors")
-    storages = {}
+def _find_storages(file_bytes, position, keys, sizes):
+    """Return {key: position}: for each key in turn the file has a count of 8 bytes, and `count` numbers."""
+    if type(keys) is not list or any(type(key) not in (str, int) for key in keys):
+        raise DamagedFile("the list of its storages holds something else than keys")
+    places = {}
     for key in keys:
+        if key not in sizes:  # such as of quantized numbers
+            break
         itemsize, count = sizes[key]
         if int.from_bytes(bytes(file_bytes[position : position + 8]), "little") != count:
             raise DamagedFile(f"storage {key} has another size than its tensors expect")
-        storages[key] = file_bytes[position + 8 : position + 8 + count * itemsize]
-        if len(storages[key]) != count * itemsize:
-            raise DamagedFile(f"storage {key} exceeds the file")
+        places[key] = position + 8
         position += 8 + count * itemsize
-    return storages
+    if position > len(file_bytes):
+        raise DamagedFile("its storages exceed the file")
+    return places

@@ -5,7 +5,6 @@ import collections
 import datetime
 import pathlib
 import pickle
-import tarfile
 import zipfile
 
 import ml_dtypes
@@ -13,8 +12,9 @@ import numpy as np
 import pytest
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.torch_file.allowlist import OpaqueObject
+from fastmim_jax.export.files.array_files import read_tensors
 from fastmim_jax.export.torch_file.reader import read_pth
+from fastmim_jax.export.torch_file.unpickler import StandIn
 from helpers.torch_files import (
     NUMBERS,
     called,
@@ -22,6 +22,7 @@ from helpers.torch_files import (
     named,
     number,
     program,
+    read_values,
     several,
     tensor,
     text,
@@ -44,7 +45,7 @@ def test_tensors_follow_their_strides(tmp_path, write):
         "empty": tensor((0, 3), (3, 1)),
         "expanded": tensor((3, 2), (0, 1)),
     }
-    found = read_pth(write(tmp_path / "x", program(b"}" + entries(body))))
+    found = read_values(write(tmp_path / "x", program(b"}" + entries(body))))
     table = NUMBERS.reshape(4, 6)
     wanted = {
         "full": table,
@@ -60,14 +61,14 @@ def test_tensors_follow_their_strides(tmp_path, write):
     for name, array in found.items():
         assert type(array) is np.ndarray and array.dtype == np.float32 and array.flags.c_contiguous
         assert array.shape == wanted[name].shape and (array == wanted[name]).all(), name
-    assert found["tied"] is found["full"] and found["transposed"].flags.aligned
+    assert found["transposed"].flags.aligned
 
 
 def test_writing_to_an_array_leaves_the_file_unchanged(tmp_path):
     path = write_zip(tmp_path / "x.pth", program(tensor((24,), (1,))))
     before = path.read_bytes()
-    read_pth(path)[:] = 7
-    assert path.read_bytes() == before and (read_pth(path) == NUMBERS).all()
+    read_values(path)[:] = 7
+    assert path.read_bytes() == before and (read_values(path) == NUMBERS).all()
 
 
 @pytest.mark.parametrize("order", ["little", "big"])
@@ -81,7 +82,7 @@ def test_byte_orders(tmp_path, order, kind, dtype):
     unit = values.dtype.itemsize // (2 if values.dtype.kind == "c" else 1)
     raw = values.view(f"u{unit}").astype(f"{'<' if order == 'little' else '>'}u{unit}").tobytes()
     body = program(tensor((6,), (1,), kind=kind, count=6))
-    found = read_pth(write_zip(tmp_path / "x.pth", body, {"0": raw}, folder="any name", byteorder=order))
+    found = read_values(write_zip(tmp_path / "x.pth", body, {"0": raw}, folder="any name", byteorder=order))
     assert found.dtype == dtype and found.dtype.isnative and (found == values).all()
 
 
@@ -91,42 +92,40 @@ def test_part_of_a_storage_in_an_old_file(tmp_path):
     storage = storage[:-1] + number(24) + view + b"tQ"
     places = number(1), several(number(3)), several(number(1))
     body = program(called("torch._utils", "_rebuild_tensor", storage, *places))
-    assert read_pth(write_stream(tmp_path / "x.pth", body)).tolist() == [7, 8, 9]
+    assert read_values(write_stream(tmp_path / "x.pth", body)).tolist() == [7, 8, 9]
 
 
-@pytest.mark.parametrize("protocol", range(5))
+@pytest.mark.parametrize("protocol", range(6))
 def test_plain_values_are_as_in_pickle(tmp_path, protocol):
     ordered = collections.OrderedDict(a=1, b=[2.5])
     ordered._metadata = {"version": 1}
     values = {
-        "numbers": [1, -(2**70), True, False, None, 0.1, 2j],
+        "numbers": [1, -(2**70), True, False, None, 0.1],
         "texts": ["é\n", b"\x00\xff", b"", bytearray(b"ab")],
-        "sets": [{1, 2}, frozenset("ab"), set()],
         "nested": ((), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), {}, [[]]),
         "ordered": ordered,
         "dicts": [collections.Counter("aab"), collections.defaultdict(list, a=[1])],
-        "others": [range(3), slice(1, None)],
         "numpy": [np.arange(6).reshape(2, 3).T, np.float32(2), np.array([b"a", b"bc"]), np.array("text")],
         "big endian": np.arange(3, dtype=">i2"),
         (1, "a"): np.int64(3),
     }
-    found = read_pth(write_zip(tmp_path / "x.pth", pickle.dumps(values, protocol)))
+    found = read_values(write_zip(tmp_path / "x.pth", pickle.dumps(values, protocol)))
     assert repr(found.pop("numpy")) == repr(values.pop("numpy"))
     array = found.pop("big endian")
     assert (array == values.pop("big endian")).all() and array.dtype.isnative
-    assert found == values and type(found["ordered"]) is dict
+    assert found == values
 
 
-@pytest.mark.parametrize("protocol", range(5))
-def test_settings_become_opaque_objects(tmp_path, protocol):
+@pytest.mark.parametrize("protocol", range(6))
+def test_settings_become_stand_ins(tmp_path, protocol):
     values = {
         "args": argparse.Namespace(lr=0.1, path=pathlib.PurePosixPath("a/b")),
         "when": datetime.date(2022, 1, 2),
     }
-    found = read_pth(write_zip(tmp_path / "x.pth", pickle.dumps(values, protocol)))
+    found = read_values(write_zip(tmp_path / "x.pth", pickle.dumps(values, protocol)))
     args = found["args"]
-    assert type(args) is OpaqueObject and args.name == "argparse.Namespace" and args.state["lr"] == 0.1
-    assert type(args.state["path"]) is OpaqueObject and type(found["when"]) is OpaqueObject
+    assert type(args) is StandIn and args.name == "argparse.Namespace" and args.state["lr"] == 0.1
+    assert type(args.state["path"]) is StandIn and type(found["when"]) is StandIn
     assert repr(args) == "<argparse.Namespace, not loaded>"
 
 
@@ -136,7 +135,9 @@ def test_settings_of_classes_that_are_not_installed(tmp_path):
     history = named("mmengine.logging.history_buffer", "HistoryBuffer")
     method = called("__builtin__", "getattr", history, text("mean"))
     log = history + b")\x81}" + entries({"methods": b"}" + entries({"mean": method})}) + b"b"
-    found = read_pth(write_zip(tmp_path / "x.pth", program(b"}" + entries({"config": config, "log": log}))))
+    found = read_values(
+        write_zip(tmp_path / "x.pth", program(b"}" + entries({"config": config, "log": log})))
+    )
     assert found["config"].entries == {"EPOCHS": 800} and found["config"].state == {"__immutable__": True}
     method = found["log"].state["methods"]["mean"]
     assert method.name == "mmengine.logging.history_buffer.HistoryBuffer.mean"
@@ -179,7 +180,7 @@ def random_tensor(torch, dtype, *shape):
 
 def check(torch, tmp_path, value, **options):
     torch.save(value, tmp_path / "x.pth", **options)
-    ours = read_pth(tmp_path / "x.pth")
+    ours = read_values(tmp_path / "x.pth")
     assert_same(ours, torch.load(tmp_path / "x.pth", weights_only=False), torch)
     return ours
 
@@ -227,8 +228,8 @@ def test_layouts_as_torch_reads_them(torch, tmp_path, archive):
         "state": linear.state_dict(),
     }
     ours = check(torch, tmp_path, values, _use_new_zipfile_serialization=archive)
-    assert np.shares_memory(ours["tied"]["a.weight"], ours["tied"]["b.weight"])
     # Storages behind a pickle may be unaligned; those are copied.
+    assert np.shares_memory(ours["tied"]["a.weight"], ours["tied"]["b.weight"]) or not archive
     assert np.shares_memory(ours["views"][0], ours["views"][1]) or not archive
 
 
@@ -253,11 +254,11 @@ def test_training_checkpoint_as_torch_reads_it(torch, tmp_path, archive, protoco
         lr=0.1, device=torch.device("cuda", 1), dtype=torch.float16, size=torch.Size([2])
     )
     torch.save({"args": args} | value, tmp_path / "x.pth", **options)
-    ours = read_pth(tmp_path / "x.pth")
+    ours = read_values(tmp_path / "x.pth")
     assert_same(ours["model"], value["model"], torch)
     state = ours["args"].state
-    assert (state["lr"], state["device"], state["size"]) == (0.1, "cuda:1", (2,))
-    assert repr(state["dtype"]) == "torch.float16"
+    assert (state["lr"], state["device"].args, state["size"]) == (0.1, ("cuda", 1), (2,))
+    assert state["dtype"].dtype == np.float16
 
 
 def test_file_without_checksums(torch, tmp_path):
@@ -270,20 +271,22 @@ def test_file_without_checksums(torch, tmp_path):
 
 
 def test_tensors_without_a_dense_array_are_named(torch, tmp_path):
-    sparse = torch.eye(3).to_sparse()
-    for value, match in [
-        (sparse, "sparse tensor"),
-        (torch.zeros(2, device="meta"), "meta tensor"),
-        (torch.nn.Linear(2, 2), "asks for 'torch.nn.modules.linear.Linear'"),
-    ]:
-        torch.save({"a": value}, tmp_path / "x.pth")
-        with pytest.raises(UserError, match=match):
-            read_pth(tmp_path / "x.pth")
+    torch.save({"a": torch.eye(3).to_sparse(), "b": torch.zeros(2, device="meta")}, tmp_path / "x.pth")
+    found, unread = read_pth(tmp_path / "x.pth")
+    assert {type(x) for x in found.values()} == {StandIn}
+    assert "torch._utils._rebuild_sparse_tensor" in unread
 
 
-def write_tar(path):
-    with tarfile.open(path, "w") as archive:
-        archive.add(__file__, "storages")
+@STREAM
+def test_a_pickled_model_is_its_state_dict(torch, tmp_path, archive):
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Sequential(torch.nn.BatchNorm2d(4)))
+    for value, wrapper in ((model, ""), ({"ema": model, "epoch": 1}, "ema")):
+        torch.save(value, tmp_path / "x.pth", _use_new_zipfile_serialization=archive)
+        found = read_tensors(tmp_path / "x.pth")
+        assert found.wrapper == wrapper and list(found.arrays) == list(model.state_dict())
+        for name, x in model.state_dict().items():
+            np.testing.assert_array_equal(found.arrays[name], x.numpy())
+        assert "torch.nn.modules.conv.Conv2d" in found.unread
 
 
 def write_records(*names, compression=zipfile.ZIP_STORED):
@@ -298,24 +301,17 @@ def write_records(*names, compression=zipfile.ZIP_STORED):
 @pytest.mark.parametrize(
     "content, match",
     [
-        (b"", "is empty"),
-        (b"\n<!DOCTYPE html><html>404", "is a web page"),
-        (b"Entry not found", "is text that starts with 'Entry not found'"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "type git lfs pull"),
-        (bytes([16] + [0] * 7) + b'{"a":{}}', "is a safetensors file"),
         (b"\xff" * 300, "cut short or damaged"),
-        (pickle.dumps({"a": 1}), "is a pickle, but not of torch.save"),
-        (write_tar, "is a tar archive"),
-        (write_records("a.npy", "b.npy"), "is a zip of a.npy, b.npy, without data.pkl"),
+        (pickle.dumps({"a": 1}), "has no arrays in it"),
+        (write_records("a.npy", "b.npy"), "is a NumPy archive"),
+        (write_records("word/document.xml"), "is a zip of word/document.xml, without data.pkl"),
         (write_records("m/data.pkl", "m/constants.pkl", "m/code/m.py"), "is a TorchScript program"),
         (write_records("m/data.pkl", compression=zipfile.ZIP_DEFLATED), "is a compressed zip"),
-        (pathlib.Path.mkdir, "is a folder"),
-        (lambda path: None, "does not exist"),
     ],
 )
 def test_other_files_are_recognised(tmp_path, content, match):
     path = tmp_path / "model.pth"
     path.write_bytes(content) if isinstance(content, bytes) else content(path)
     with pytest.raises(UserError, match=match) as caught:
-        read_pth(path)
+        read_tensors(path)
     assert str(caught.value).startswith(str(path))

@@ -1,9 +1,10 @@
 """Files of named arrays: reading and writing checkpoints of torch.save and safetensors."""
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import ml_dtypes  # noqa: F401  # safetensors asks numpy for bfloat16
 import numpy as np
@@ -12,7 +13,11 @@ import safetensors.numpy
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.extras import import_torch
-from fastmim_jax.export.torch_file.reader import read_pth
+from fastmim_jax.export.files.file_kinds import check_kind
+from fastmim_jax.export.torch_file.arrays import Budget, StoredArray
+from fastmim_jax.export.torch_file.modules import attributes_of
+from fastmim_jax.export.torch_file.reader import Checkpoint, errors_of, read_pth
+from fastmim_jax.export.torch_file.unpickler import StandIn
 from fastmim_jax.io import atomic_write
 from fastmim_jax.validate.names import count
 
@@ -24,6 +29,7 @@ WRAPPERS = (
 # Prefixes of all names, added by distributed training, torch.compile and Lightning.
 PREFIXES = ("module.", "_orig_mod.", "model.")
 MAX_DEPTH = 4  # of nested wrappers
+SHOWN_NAMES, SHOWN_LENGTH = 6, 80  # names in a message, characters of a name
 IN_FOLDER = (
     *("model.safetensors", "model.safetensors.index.json"),
     *("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -39,6 +45,7 @@ class Tensors(NamedTuple):
       prefix: common prefix of all names, stripped here.
       ignored: other entries of the file, such as "optimizer (2 entries)".
       metadata: text that our own writers saved beside the arrays; "" in other files.
+      unread: objects that were not read, such as "2 objects of torch.nn.MSELoss"; "" without any.
     """
 
     arrays: dict[str, np.ndarray]
@@ -46,6 +53,7 @@ class Tensors(NamedTuple):
     prefix: str
     ignored: list[str]
     metadata: str = ""
+    unread: str = ""
 
 
 METADATA = "fastmim_jax"  # entry of a file, beside the arrays
@@ -55,36 +63,48 @@ def read_tensors(path: str | Path, key: str | None = None) -> Tensors:
     """Read named arrays; the kind of file is detected by its content.
 
     Args:
-      path: a checkpoint of torch.save, a safetensors file, the JSON index of one in several parts, or a
-        folder with model.safetensors or pytorch_model.bin.
+      path: a checkpoint of torch.save, a pickle of numpy arrays, a safetensors file, the JSON index of one
+        in several parts, or a folder with model.safetensors or pytorch_model.bin.
       key: dotted key of the entry that holds the arrays, such as "model_ema"; None for the first entry
         of WRAPPERS that exists, or else the top level.
 
     Raises:
       UserError: no such file or entry, another kind of file, or a file without arrays.
     """
-    path = _in_folder(Path(path).expanduser())
-    tree = _read_tree(path)
-    if not isinstance(tree, dict):
-        raise UserError(f"{path} holds a {type(tree).__name__}: expected named arrays, a dict of tensors")
+    path = _find_file(Path(path).expanduser())
+    read, size = _read_tree(path)
+    tree = _entries(read.content)
+    if tree is None:
+        raise UserError(f"{path} holds {_kind(read.content)}: expected named arrays, a dict of tensors")
     wrapper = _find(tree) if key is None else key
     found, ignored = tree, []
     for part in wrapper.split(".") if wrapper else ():
-        if not isinstance(found, dict) or part not in found:
+        if found is None or part not in found:
             raise UserError(f"{path} has no entry {wrapper!r}: {_choice(tree)}")
         ignored += [_entry(name, value) for name, value in found.items() if name != part]
-        found = found[part]
+        found = _entries(found[part])
     if not _is_state(found):
         raise UserError(
             f"{path} has no arrays {f'under {wrapper!r}' if wrapper else 'in it'}: {_choice(tree)}"
         )
     ignored += [_entry(name, value) for name, value in found.items() if not _is_array(name, value)]
-    arrays = {name: value for name, value in found.items() if _is_array(name, value)}
+    arrays = _load(path, size, {name: value for name, value in found.items() if _is_array(name, value)})
     prefix = _shared_prefix(arrays)
     arrays = {name.removeprefix(prefix): x for name, x in arrays.items()}
     metadata = tree[METADATA] if isinstance(tree.get(METADATA), str) else ""
     ignored = [entry for entry in ignored if not metadata or entry != METADATA]
-    return Tensors(arrays, wrapper, prefix, ignored, metadata)
+    return Tensors(arrays, wrapper, prefix, ignored, metadata, _describe_unread(read.unread))
+
+
+def _load(path: Path, size: int, values: Mapping[str, np.ndarray | StoredArray]) -> dict[str, np.ndarray]:
+    """Read the arrays of a file of a size in bytes, of which they take a small multiple at most."""
+    budget, arrays = Budget(size), {}
+    with errors_of(path):
+        for name, value in values.items():
+            array = value if isinstance(value, np.ndarray) else cast(Callable, value.read)()
+            budget.spend(4 * array.size)  # all become float32
+            arrays[name] = array
+    return arrays
 
 
 def write_safetensors(
@@ -141,34 +161,41 @@ def _tensor(torch, array):
         return torch.from_numpy(bits).view(getattr(torch, array.dtype.name))
 
 
-def _in_folder(path):
+def _find_file(path: Path) -> Path:
     if not path.is_dir():
         return path
     for name in IN_FOLDER:
         if (path / name).exists():
             return path / name
+    names = sorted(entry.name for entry in path.iterdir())
+    only = f", only {', '.join(names[:SHOWN_NAMES])}{', ...' if len(names) > SHOWN_NAMES else ''}" * bool(
+        names
+    )
     raise UserError(
-        f"{path} has no model.safetensors or pytorch_model.bin: name the file that holds the arrays"
+        f"{path} has no model.safetensors or pytorch_model.bin{only}: name the file that holds the arrays"
     )
 
 
-def _read_tree(path):
+def _read_tree(path: Path) -> tuple[Checkpoint, int]:
+    """-> (content of a file or of all parts of an index, bytes of the files)."""
     head = _head(path)
-    return _read_parts(path) if head[:1] == b"{" else _read_one(path, head)
+    return _read_parts(path) if head[:1] == b"{" else _read_one(path)
 
 
-def _read_one(path, head):
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**27:
-        return _read_safetensors(path)
-    return read_pth(path)
+def _read_one(path: Path) -> tuple[Checkpoint, int]:
+    check_kind(path)
+    head = _head(path)
+    is_safetensors = head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**27
+    read = Checkpoint(_read_safetensors(path), Counter()) if is_safetensors else read_pth(path)
+    return read, path.stat().st_size
 
 
-def _head(path):
+def _head(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(9)
     except OSError:
-        return b""  # read_pth reports the error
+        return b""  # check_kind reports the error
 
 
 def _read_safetensors(path):
@@ -192,37 +219,51 @@ def _read_parts(path):
         files = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not an index of arrays: expected JSON with a weight_map") from error
-    arrays = {}
+    arrays, size = {}, 0
     for name in files:
         if not isinstance(name, str) or Path(name).name != name:
             raise UserError(f"{path} names the part {name!r}: expected files beside it")
         part = path.parent / name
         if not part.exists():
             raise UserError(f"{path.parent} has no {name}, which {path.name} names: fetch all parts")
-        tree = _read_one(part, _head(part))
+        read, part_size = _read_one(part)
+        tree, size = _entries(read.content), size + part_size
         if not _is_state(tree):
             raise UserError(f"{part} has no arrays: expected the part of a model that {path.name} names")
         arrays |= tree
     missing = sorted(weight_map.keys() - arrays.keys())
     if missing:
         raise UserError(f"{path} names {missing[0]!r}, which is in none of its parts: fetch them again")
-    return arrays
+    return Checkpoint(arrays, Counter()), size
+
+
+def _entries(value):
+    """The entries of a dict, or of an object like one: of its class nothing is known; None for others."""
+    return (
+        attributes_of(value) if isinstance(value, StandIn) else value if isinstance(value, dict) else None
+    )
 
 
 def _is_array(name, value):
-    return isinstance(name, str) and isinstance(value, np.ndarray)
+    is_read = isinstance(value, StoredArray) and value.read is not None
+    return isinstance(name, str) and (is_read or isinstance(value, np.ndarray))
 
 
 def _is_state(tree):
     return isinstance(tree, dict) and any(_is_array(name, value) for name, value in tree.items())
 
 
-def _find(tree, depth=MAX_DEPTH):
-    """Return the dotted key of the arrays; "" if no entry of WRAPPERS has any."""
+def _find(tree, depth=MAX_DEPTH, seen=None):
+    """Return the dotted key of the arrays; "" if no entry of WRAPPERS has any.
+
+    seen: ids of entries that were looked at; they may contain themselves.
+    """
+    seen = {id(tree)} if seen is None else seen
     for name in WRAPPERS if depth else ():
-        inner = tree.get(name)
-        if isinstance(inner, dict):
-            below = _find(inner, depth - 1)
+        inner = _entries(tree.get(name))
+        if inner is not None and id(inner) not in seen:
+            seen.add(id(inner))
+            below = _find(inner, depth - 1, seen)
             if below or _is_state(inner):
                 return f"{name}.{below}" if below else name
     return ""
@@ -230,16 +271,43 @@ def _find(tree, depth=MAX_DEPTH):
 
 def _choice(tree):
     """Return what to type instead."""
-    states = [str(name) for name, value in tree.items() if _is_state(value)]
-    entries = ", ".join(map(str, list(tree)[:8])) + (", ..." if len(tree) > 8 else "")
+    states = [_shown(name) for name, value in tree.items() if _is_state(_entries(value))]
+    entries = ", ".join(map(_shown, list(tree)[:8])) + (", ..." if len(tree) > 8 else "")
     if states:
         return f"choose --key= from: {', '.join(states)}"
     return f"expected named arrays, but it holds {entries or 'nothing'}"
 
 
+def _kind(value):
+    if isinstance(value, StoredArray):
+        return "a single array"
+    return (
+        f"an object of {_shown(value.name)}" if isinstance(value, StandIn) else f"a {type(value).__name__}"
+    )
+
+
 def _entry(name, value):
+    if isinstance(value, StandIn):
+        return f"{_shown(name)} ({_shown(value.name)})"
     size = len(value) if isinstance(value, Mapping | list | tuple) else None
-    return str(name) if size is None else f"{name} ({count(size, 'entry', 'entries')})"
+    return _shown(name) if size is None else f"{_shown(name)} ({count(size, 'entry', 'entries')})"
+
+
+def _shown(name):
+    """The name of an entry or class for a message, on one line."""
+    text = name[:SHOWN_LENGTH] if isinstance(name, str) else f"a key of {type(name).__name__}"
+    text = str(name) if isinstance(name, int) and abs(name) < 2**64 else text
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _describe_unread(unread: Counter[str]) -> str:
+    names = {name: max(number, 1) for name, number in unread.items() if not name.startswith("builtins.")}
+    if not names:
+        return ""
+    shown = ", ".join(map(_shown, list(names)[:SHOWN_NAMES])) + (
+        ", ..." if len(names) > SHOWN_NAMES else ""
+    )
+    return f"{count(sum(names.values()), 'object')} of {shown}"
 
 
 def _shared_prefix(names):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.array_files import read_tensors, write_pth, write_safetensors
+from fastmim_jax.export.files.array_files import read_tensors, write_pth, write_safetensors
 from helpers.torch_files import entries, program, tensor, write_zip
 
 ARRAYS = {
@@ -106,7 +106,7 @@ def test_where_arrays_are_found(tmp_path, tree, key, wrapper, prefix, names, ign
         ({"model": {"w": "T"}}, "model_ema", "has no entry 'model_ema': choose --key= from: model"),
         ({"model": {"w": "T"}}, "model.w.x", "has no entry 'model.w.x'"),
         ({"model": {"w": "T"}, "x": {"y": 1}}, "x", "has no arrays under 'x'"),
-        ("T", None, "holds a ndarray: expected named arrays"),
+        ("T", None, "holds a single array: expected named arrays"),
     ],
 )
 def test_no_arrays(tmp_path, tree, key, match):
@@ -125,7 +125,7 @@ def test_safetensors_round_trip(tmp_path):
     write_safetensors(path, ARRAYS, metadata="vit_b16")
     found = read_tensors(path)
     assert_same(found.arrays, {name: ARRAYS[name] for name in found.arrays})
-    assert found.arrays.keys() == ARRAYS.keys() and found[1:] == ("", "", [], "vit_b16")
+    assert found.arrays.keys() == ARRAYS.keys() and found[1:] == ("", "", [], "vit_b16", "")
     size = int.from_bytes(path.read_bytes()[:8], "little")
     header = json.loads(path.read_bytes()[8 : 8 + size])
     assert header["__metadata__"] == {"format": "pt", "fastmim_jax": "vit_b16"}

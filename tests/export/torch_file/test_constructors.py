@@ -1,4 +1,4 @@
-"""Malicious and damaged checkpoints are refused, and no code of theirs runs."""
+"""Malicious and damaged checkpoints: no code of theirs runs, and impossible arrays are refused."""
 
 import copyreg
 import os
@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.export.files.array_files import read_tensors
 from fastmim_jax.export.torch_file.reader import read_pth
+from fastmim_jax.export.torch_file.unpickler import CheckpointUnpickler, StandIn
 from helpers.torch_files import (
     NUMBERS,
     called,
@@ -17,6 +19,7 @@ from helpers.torch_files import (
     named,
     number,
     program,
+    read_values,
     several,
     tensor,
     text,
@@ -56,11 +59,25 @@ HARMLESS_ALONE = ("collections._sys.modules", "builtins.getattr")
 
 @pytest.mark.parametrize("name", MALICIOUS)
 @WRITERS
-def test_other_globals_are_refused_and_no_code_runs(tmp_path, monkeypatch, name, write):
+def test_other_globals_become_stand_ins_and_no_code_runs(tmp_path, monkeypatch, name, write):
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "model.pth", MALICIOUS[name])
-    with pytest.raises(UserError, match=f"asks for '{name}', which no checkpoint of arrays needs: the"):
-        read_pth(path)
+    found, unread = read_pth(path)
+    assert type(found) is StandIn and len(unread) >= 1
+    assert name == "builtins.getattr" or found.name == name
+    with pytest.raises(UserError, match="expected named arrays|has no arrays"):
+        read_tensors(path)
+    assert not os.path.exists("harm")
+
+
+@WRITERS
+def test_arrays_beside_a_malicious_object_are_read(tmp_path, monkeypatch, write):
+    monkeypatch.chdir(tmp_path)
+    harm = called("os", "system", COMMAND)
+    body = {"state_dict": b"}" + entries({"w": tensor((4, 6), (6, 1))}), "hook": harm}
+    found = read_tensors(write(tmp_path / "model.pth", program(b"}" + entries(body))))
+    assert (found.arrays["w"] == NUMBERS.reshape(4, 6)).all()
+    assert found.ignored == ["hook (os.system)"] and found.unread == "1 object of os.system"
     assert not os.path.exists("harm")
 
 
@@ -77,22 +94,14 @@ def test_the_malicious_files_do_harm_in_pickle(tmp_path, monkeypatch, name):
 def test_registered_extensions_are_not_used(tmp_path):
     copyreg.add_extension("os", "system", 240)
     try:
-        with pytest.raises(UserError, match="instruction EXT1, which no checkpoint"):
-            read_pth(write_zip(tmp_path / "x.pth", program(b"\x82\xf0" + several(COMMAND) + b"R")))
+        path = write_zip(tmp_path / "x.pth", program(b"\x82\xf0" + several(COMMAND) + b"R"))
+        assert read_pth(path).content.name == "copyreg.extension 240"
     finally:
         copyreg.remove_extension("os", "system", 240)
 
 
 def long(value):
     return b"\x8a\x09" + value.to_bytes(9, "little", signed=True)
-
-
-def twice(depth):
-    """A tuple of twice the same tuple, nested: its hash takes 2 ** depth steps."""
-    return b")" + b"q\x00h\x00\x86" * depth
-
-
-STATE = b"}" + entries({"__setstate__": named("builtins", "set"), "make": b"N"})
 
 
 @pytest.mark.parametrize(
@@ -116,17 +125,8 @@ STATE = b"}" + entries({"__setstate__": named("builtins", "set"), "make": b"N"})
         called("torch._utils", "_rebuild_tensor_v2", b"}", number(0), b"))", b"\x89", b"N"),
         called("builtins", "bytearray", number(2**31 - 1)),
         called("builtins", "bytes", number(2**31 - 1)),
-        called("builtins", "complex", b"]"),
-        called("builtins", "set", b"](" + b"]e"),
-        called("builtins", "list", b")"),
-        called("collections", "Counter", b"](" + b"]e"),
         called("_codecs", "encode", text("a"), text("rot13")),
-        b"}" + twice(100) + b"Ns",
-        named("torch", "Size") + STATE + b"b",
-        named("argparse", "Namespace") + b"N" + STATE + b"\x86b",
-        tensor((24,), (1,)) + STATE + b"b",
         tensor((24,), (1,)) + b"(" + number(1) + b"e",
-        called("torch", "device", text("cpu")) + b")R",
         b"}" + b")R",
         b"h\x07",
         b"e",
@@ -137,35 +137,53 @@ STATE = b"}" + entries({"__setstate__": named("builtins", "set"), "make": b"N"})
 def test_impossible_values_are_refused(tmp_path, body, write):
     records = {"0": NUMBERS.tobytes()}
     with pytest.raises(UserError):
-        read_pth(write(tmp_path / "x.pth", program(body), records))
-    # Nothing of this program was changed by it.
-    assert (read_pth(write(tmp_path / "y.pth", program(tensor((24,), (1,))), records)) == NUMBERS).all()
+        read_values(write(tmp_path / "x.pth", program(body), records))
+
+
+STATE = b"}" + entries({"__setstate__": number(1), "read": b"N", "make": b"N"})
+
+
+@pytest.mark.parametrize(
+    "global_name", [("torch", "Size"), ("torch._utils", "_rebuild_tensor_v2"), ("a", "b")]
+)
+def test_a_file_changes_nothing_for_the_next(tmp_path, global_name):
+    body = named(*global_name) + STATE + b"b" + b"N" + STATE + b"\x86b"
+    read_values(write_zip(tmp_path / "x.pth", program(body)))
+    assert (read_values(write_zip(tmp_path / "y.pth", program(tensor((24,), (1,))))) == NUMBERS).all()
+    state = read_values(write_zip(tmp_path / "z.pth", program(tensor((24,), (1,)) + STATE + b"b")))
+    assert (state == NUMBERS).all()
 
 
 def test_memory_is_not_allocated_ahead(tmp_path):
     """A memo number of 2 ** 32 - 1, for which Python's unpickler allocates a table of 64 GB."""
     body = program(b"]r\xff\xff\xff\xff")
-    assert read_pth(write_zip(tmp_path / "x.pth", body)) == []
+    assert read_pth(write_zip(tmp_path / "x.pth", body)).content == []
     huge = b"\x80\x04\x8d" + struct.pack("<Q", 2**62) + b"a."
     with pytest.raises(UserError, match="cut short or damaged"):
-        read_pth(write_zip(tmp_path / "x.pth", huge))
+        read_values(write_zip(tmp_path / "x.pth", huge))
 
 
 @pytest.mark.parametrize(
-    "body, match",
+    "body, name",
     [
-        (called("torch._utils", "_rebuild_sparse_tensor"), "holds a sparse tensor"),
-        (called("torch._utils", "_rebuild_qtensor"), "holds a quantized tensor"),
-        (tensor((2,), (1,), kind="QInt8Storage"), "holds a quantized tensor"),
-        (several(text("module"), b"NNN") + b"Q", "holds a pickled model"),
-        (pickle.dumps(np.array([{}]), 2)[2:-1], "numpy array of dtype 'O8'"),
-        (pickle.dumps(np.zeros(2, [("a", "f4")]), 2)[2:-1], "numpy array of dtype 'V4'"),
-        (named("timm.models.vision_transformer", "Block"), "'timm.models.vision_transformer.Block'"),
+        (called("torch._utils", "_rebuild_sparse_tensor"), "torch._utils._rebuild_sparse_tensor"),
+        (tensor((2,), (1,), kind="QInt8Storage"), "torch.QInt8Storage"),
+        (several(text("module"), named("timm", "Block"), b"NN") + b"Q", "timm.Block"),
+        (named("timm.models.vision_transformer", "Block"), "timm.models.vision_transformer.Block"),
+        (called("torch.torch_version", "TorchVersion", text("2.9")), "torch.torch_version.TorchVersion"),
     ],
 )
-def test_other_kinds_of_tensors_are_named(tmp_path, body, match):
-    with pytest.raises(UserError, match=match):
-        read_pth(write_zip(tmp_path / "x.pth", program(body)))
+def test_other_kinds_of_tensors_are_named(tmp_path, body, name):
+    found, unread = read_pth(write_zip(tmp_path / "x.pth", program(body)))
+    assert type(found) is StandIn and found.name == name and name in unread
+
+
+@pytest.mark.parametrize("array", [np.array([{}]), np.zeros(2, [("a", "f4")]), np.zeros(2, "M8[s]")])
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_numpy_arrays_of_objects_are_no_arrays(tmp_path, array, protocol):
+    body = pickle.dumps({"names": array, "w": np.ones(2)}, protocol)
+    found = read_tensors(write_zip(tmp_path / "x.pth", body))
+    assert list(found.arrays) == ["w"] and found.ignored == ["names"]
 
 
 def some_checkpoint():
@@ -181,7 +199,7 @@ def test_cut_files(tmp_path, write):
     for length in [*range(1, 60), *range(60, len(whole) - 8, 23), *range(len(whole) - 8, len(whole))]:
         (tmp_path / "cut.pth").write_bytes(whole[:length])
         with pytest.raises(UserError) as caught:
-            read_pth(tmp_path / "cut.pth")
+            read_values(tmp_path / "cut.pth")
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
@@ -189,7 +207,7 @@ def test_cut_files(tmp_path, write):
 def test_damaged_files(tmp_path, write):
     """Damage gives a UserError, or the right values in an archive, which has checksums."""
     path = write(tmp_path / "x.pth", *some_checkpoint())
-    whole, wanted = path.read_bytes(), read_pth(path)
+    whole, wanted = path.read_bytes(), read_values(path)
     rng, refused = np.random.default_rng(0), 0
     for _ in range(400):
         damaged = bytearray(whole)
@@ -197,10 +215,25 @@ def test_damaged_files(tmp_path, write):
             damaged[position] ^= 1 << rng.integers(8)
         (tmp_path / "damaged.pth").write_bytes(damaged)
         try:
-            found = read_pth(tmp_path / "damaged.pth")
+            found = read_values(tmp_path / "damaged.pth")
         except UserError:
             refused += 1
         else:
             if write is write_zip:
                 assert str(found) == str(wanted)
     assert refused > 100
+
+
+@WRITERS
+def test_random_instructions(tmp_path, write):
+    """Instructions put into a pickle or in place of others lead to a sentence, or to arrays."""
+    codes, random = bytes(CheckpointUnpickler.dispatch), np.random.default_rng(1)
+    pickled, records = some_checkpoint()
+    for _ in range(150):
+        changed = bytearray(pickled)
+        for position in random.integers(len(pickled), size=random.integers(1, 5)):
+            changed[position : position + random.integers(2)] = [random.choice(list(codes))]
+        try:
+            read_tensors(write(tmp_path / "x.pth", bytes(changed), records))
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 700
