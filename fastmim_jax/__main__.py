@@ -145,6 +145,23 @@ def bench(values, paths):
         bench(config, values.workdir, synthetic=values.synthetic, profile=values.profile)
 
 
+def prepare(values, paths):
+    """Write a data set once as shards of small images, which training reads many times faster."""
+    from fastmim_jax.tools.prepare.command import prepare
+
+    return prepare(
+        *[*paths, None][:2],
+        layout=values.format,
+        short_side=values.short_side,
+        quality=values.quality,
+        channels=values.channels,
+        value_range=values.value_range,
+        splits=values.splits,
+        workers=values.workers,
+        check=values.check,
+    )
+
+
 def _conversion(values, **options):
     from fastmim_jax.export.convert import Options
 
@@ -210,6 +227,14 @@ COMMANDS = {
         paths=("SOURCE", "DESTINATION"),
     ),
     "verify": Command(verify, optional=CONVERSION, paths=("A", "B")),
+    "prepare": Command(
+        prepare,
+        optional=(
+            *("records_format", "short_side", "quality", "channels", "value_range"),
+            *("splits", "workers", "check"),
+        ),
+        paths=("SRC", "[DST]"),
+    ),
     "bench": Command(bench, ("config",), ("workdir", "synthetic", "profile", "show_batch")),
 }
 HELP = ("-h", "-help", "--help", "help")

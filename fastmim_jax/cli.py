@@ -17,6 +17,7 @@ class Flag(NamedTuple):
 
     value: what to type after "=", in the help; "" for a boolean.
     define: the function of absl that defines it, see `_define`.
+    name: what to type before "=", where another flag has the name as its key in FLAGS.
     """
 
     value: str
@@ -24,6 +25,7 @@ class Flag(NamedTuple):
     define: Callable = flags.DEFINE_string
     default: Any = None
     options: dict[str, Any] = {}
+    name: str = ""
 
 
 def _integer(value, help, least, default=None):
@@ -66,6 +68,19 @@ FLAGS = {
     "encoder_only": _boolean("leave out the decoder or head"),
     "partial": _boolean("convert although arrays are missing (initialised randomly) or unknown (left out)"),
     "overwrite": _boolean("replace the destination"),
+    "records_format": Flag(
+        "jpeg",
+        "jpeg (smallest), yuv420 (fastest photos) or raw (any channels and bits)",
+        default="jpeg",
+        name="format",
+    ),
+    "short_side": _integer("256", "pixels; larger images are shrunk to it, 0 keeps their size", 0, 256),
+    "quality": _integer("90", "of jpeg, 1 to 100", 1),
+    "channels": _integer("3", "of the images: 3 makes RGB, 1 luma", 1, 3),
+    "value_range": _words("0,1", "values for black and white, for raw; default: the range of the dtype"),
+    "splits": _words("train,val", "splits to prepare; default: all"),
+    "workers": _integer("N", "processes; default: one per core", 1),
+    "check": _boolean("only scan: print the facts, write nothing, exit with 1 if files are unreadable"),
     "synthetic": _boolean("random images in memory instead of the run's data: only the step is measured"),
     "profile": _boolean("trace some steps: time of products, attention, norms, GELU, copies and others"),
     "show_batch": Flag("FILE.png", "draw a training batch as the network sees it, and do nothing else"),
@@ -76,7 +91,8 @@ class Command(NamedTuple):
     """A command.
 
     run: flag values -> exit code or None; the first line of its docstring is the help.
-    required, optional: keys of FLAGS. paths: names of the paths without a flag, all required.
+    required, optional: keys of FLAGS.
+    paths: names of the paths without a flag, required unless they stand in brackets.
     """
 
     run: Run
@@ -111,9 +127,14 @@ def command_help(name: str, command: Command) -> str:
     return "\n".join([f"{command.summary}\n\n  {usage(name, command)}\n", *lines])
 
 
+def _name(flag):
+    """Return the name of a flag as it is typed, of its key in FLAGS."""
+    return FLAGS[flag].name or flag
+
+
 def _typed(flag):
     value = FLAGS[flag].value
-    return f"--{flag}={value}" if value else f"--{flag}"
+    return f"--{_name(flag)}={value}" if value else f"--{_name(flag)}"
 
 
 def parse(name: str, command: Command, argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
@@ -129,7 +150,7 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> tuple[flags.FlagV
     values = _define(command, argv)
     try:
         paths = values([f"fastmim {name}", *argv])[1:]
-        given = {flag: values[flag].value for flag in command.flags}
+        given = {flag: values[_name(flag)].value for flag in command.flags}
         given |= {"config": values.config} if "config" in given else {}  # raises if it failed to load
     except UserError:
         raise
@@ -151,8 +172,8 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> tuple[flags.FlagV
 def _define(command, argv):
     """Return the flags of a command, unparsed; flags --config.KEY are defined from `argv`."""
     values = flags.FlagValues()
-    for name in command.flags:
-        flag = FLAGS[name]
+    for key in command.flags:
+        flag, name = FLAGS[key], _name(key)
         options = dict(flag.options, flag_values=values)
         if name == "config":
             flag.define(name, flag.default, flag.help, sys_argv=["fastmim", *argv], **options)
@@ -164,16 +185,18 @@ def _define(command, argv):
 def _check_paths(name, command, paths):
     if paths and not command.paths:
         raise UserError(f"'{paths[0]}' is not a flag: flags look like --workdir=DIR")
-    if len(paths) != len(command.paths):
+    required = sum(not path.startswith("[") for path in command.paths)
+    if not required <= len(paths) <= len(command.paths):
         seen = "1 path was" if len(paths) == 1 else f"{len(paths)} paths were"
+        more = f" or {len(command.paths)}" if required < len(command.paths) else ""
         typed = f"fastmim {name} {' '.join(command.paths)}"
-        raise UserError(f"{seen} given, expected {len(command.paths)}: type {typed}")
+        raise UserError(f"{seen} given, expected {required}{more}: type {typed}")
 
 
 def _unknown_flag(name, command, error):
     if "config" in command.flags and error.flagname.startswith("config."):
         return f"--{error.flagname} needs a config: type {_typed('config')} too"
-    names = ", ".join(f"--{flag}" for flag in command.flags)
+    names = ", ".join(f"--{_name(flag)}" for flag in command.flags)
     _, _, hint = str(error).partition("Did you mean: ")
     hint = f"; did you mean --{hint.removesuffix('?').strip().split(' ')[0]}?" if hint else ""
     return f"fastmim {name} has no flag --{error.flagname}; its flags are: {names}{hint}"

@@ -65,17 +65,56 @@ def decode(data: bytes | np.ndarray | Yuv420 | RawImage, channels: int = 3) -> n
     return np.ascontiguousarray(image)
 
 
+def decode_values(data: bytes | np.ndarray | Yuv420 | RawImage, channels: int = 3) -> np.ndarray:
+    """Decode one record without rounding its values to 8 bits; see `decode`.
+
+    Returns:
+      (H, W, channels), contiguous: uint8, or uint16 and float32 where the record has more bits. Gray images
+      of more bits can be repeated to 3 channels; other numbers have to fit.
+
+    Raises:
+      DecodeError: as `decode`, or values that are not finite.
+    """
+    try:
+        values = _wide_values(data)
+    except DecodeError:
+        raise
+    except Exception as error:
+        raise DecodeError(_reason(error, data)) from error
+    if values is None or values.dtype == np.uint8:
+        return decode(data, channels)
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or 0 in values.shape:
+        raise DecodeError(f"array of shape {values.shape}, expected (height, width, channels)")
+    if channels == 3 and values.shape[2] == 1:
+        values = np.repeat(values, 3, axis=2)
+    if values.shape[2] != channels:
+        raise DecodeError(f"has {values.shape[2]} channels, expected {channels}")
+    if values.dtype.kind == "f":
+        values = values.astype(np.float32)
+        if not np.isfinite(values).all():
+            raise DecodeError("has values that are not finite")
+    elif values.dtype != np.uint16:
+        raise DecodeError(f"array of {values.dtype}, expected uint8, uint16 or float")
+    return np.ascontiguousarray(values)
+
+
 def read_image(source: Source, index: int, channels: int = 3) -> np.ndarray:
     """Read and decode record `index` of a source; see `decode`.
 
     Raises:
       DecodeError: the record cannot be read or decoded.
     """
+    return decode(read_record(source, index), channels)
+
+
+def read_record(source: Source, index: int) -> bytes | np.ndarray | Yuv420 | RawImage:
+    """Read record `index` of a source; raises DecodeError if it cannot be read."""
     try:
-        data = source[index]
+        return source[index]
     except Exception as error:  # OSError, or an error of the storage behind the source
         raise DecodeError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    return decode(data, channels)
 
 
 def _decode(data: bytes | np.ndarray | Yuv420 | RawImage, channels: int) -> np.ndarray:
@@ -94,6 +133,34 @@ def _decode(data: bytes | np.ndarray | Yuv420 | RawImage, channels: int) -> np.n
         if image is not None:
             return image
     return _pillow(data, channels)
+
+
+def _wide_values(data: bytes | np.ndarray | Yuv420 | RawImage) -> np.ndarray | None:
+    """-> the values of an array or of an image of more than 8 bits; None for all others."""
+    if isinstance(data, RawImage):
+        return data.values
+    if isinstance(data, np.ndarray):
+        return data
+    if not isinstance(data, bytes) or data[:2] == b"\xff\xd8":
+        return None
+    if data[:6] == b"\x93NUMPY":
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if image.mode[0] not in "IF":
+            return None
+        image.load()
+        values = np.asarray(image)
+        if image.mode == "I" and 0 <= values.min() and values.max() < 65536:
+            values = values.astype(np.uint16)
+        return _upright(values.astype(values.dtype.newbyteorder("=")), _orientation(image))
+
+
+def is_upright_jpeg(data: bytes) -> bool:
+    """Return whether a file is a JPEG of gray or RGB pixels that need not be rotated."""
+    if data[:2] != b"\xff\xd8":
+        return False
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        return image.format == "JPEG" and image.mode in ("L", "RGB") and _orientation(image) == 1
 
 
 def _fast_jpeg(data: bytes, colorspace: str) -> np.ndarray | None:

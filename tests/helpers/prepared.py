@@ -36,6 +36,7 @@ def write_records(path, images, shapes, layout, value_range=(0.0, 255.0), dtype=
         std=numbers,
         lowest=numbers,
         highest=numbers,
+        copied=0,
         shards=tuple(listed),
         unreadable=(),
     )

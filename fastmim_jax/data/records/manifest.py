@@ -51,6 +51,7 @@ class SplitFacts:
       mean, std: per channel, over all stored pixels before lossy encoding; 0 and 1 are the ends of the
         declared value range.
       lowest, highest: per channel, of the stored values.
+      copied: JPEG files that were small enough and are stored as they are.
       shards: in the order of the records.
       unreadable: originals that were left out.
     """
@@ -65,6 +66,7 @@ class SplitFacts:
     std: tuple[float, ...]
     lowest: tuple[float, ...]
     highest: tuple[float, ...]
+    copied: int
     shards: tuple[Shard, ...]
     unreadable: tuple[Unreadable, ...]
 

@@ -1,0 +1,1 @@
+"""`fastmim prepare`: write a data set once as ArrayRecord shards of shrunk images."""

@@ -1,0 +1,80 @@
+"""Interrupted preparations: the same bytes in the end, and no process is left behind."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers.labelled_images import write_images
+
+ROOT = Path(__file__).parents[3]
+PROGRAM = """
+from fastmim_jax.tools.prepare import shards
+shards.MIN_RECORDS = 4
+from fastmim_jax.__main__ import main
+main()
+"""
+
+
+def start(source, destination):
+    words = [sys.executable, "-c", PROGRAM, "prepare", str(source), str(destination), "--workers=2"]
+    return subprocess.Popen(
+        words, cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def tree(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def shards_in(folder):
+    return len(list(folder.glob("train/*.array_record")))
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def group_is_empty(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_five_kills_leave_the_same_bytes_and_no_process(tmp_path):
+    source = write_images(tmp_path / "images", 64)
+    (source / "red" / "broken.png").write_bytes(b"not an image")
+    undisturbed = start(source, tmp_path / "a")
+    assert undisturbed.wait() == 0, undisturbed.stdout.read()
+    destination, chance = tmp_path / "b", random.Random(0)
+    total = shards_in(tmp_path / "a")
+    assert total == 48  # the last of 49 would hold the broken file only
+    codes = []
+    for sent in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        process, before = start(source, destination), shards_in(destination)
+        wait_for(lambda done=before, it=process: shards_in(destination) > done + 2 or it.poll() is not None)
+        time.sleep(chance.random() * 0.05)
+        process.send_signal(sent)
+        output, _ = process.communicate()
+        codes.append(process.returncode)
+        assert "Traceback" not in output, output
+        wait_for(lambda group=process.pid: group_is_empty(group))
+    assert codes == [-9, 130, -9, 143, -9]
+    last = start(source, destination)
+    output, _ = last.communicate()
+    assert last.returncode == 0 and "resuming with" in output, output
+    assert tree(destination) == tree(tmp_path / "a")
