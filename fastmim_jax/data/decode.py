@@ -145,7 +145,7 @@ def _wide_values(data: bytes | np.ndarray | Yuv420 | RawImage) -> np.ndarray | N
         return None
     if data[:6] == b"\x93NUMPY":
         return np.load(io.BytesIO(data), allow_pickle=False)
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=_candidates(data)) as image:
         if image.mode[0] not in "IF":
             return None
         image.load()

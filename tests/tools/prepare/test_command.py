@@ -5,13 +5,16 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from skimage.data import chelsea
 
 from fastmim_jax.data.decode import read_image
+from fastmim_jax.data.loader import make_loader
 from fastmim_jax.data.sources import open_source, split_names
 from fastmim_jax.errors import UserError
+from fastmim_jax.evaluate.probe import probe
 from fastmim_jax.tools.prepare import shards
 from fastmim_jax.tools.prepare.command import prepare
-from helpers.labelled_images import write_images, write_splits
+from helpers.labelled_images import pretrained, write_images, write_splits
 
 EACH = 7
 
@@ -277,3 +280,29 @@ def test_a_full_disk_is_a_sentence(images, tmp_path, monkeypatch):
         with pytest.raises(UserError, match="No space left on device. Finished shards stay: make room"):
             run(images, tmp_path / "out")
     assert run(images, tmp_path / "out") == 0  # resumes
+
+
+@pytest.mark.parametrize(("layout", "least"), [("raw", 80), ("yuv420", 30), ("jpeg", 30)])
+def test_training_crops_are_those_of_the_originals(tmp_path, layout, least):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    photo = Image.fromarray(chelsea())
+    for i in range(4):
+        photo.crop((60 * i, 0, 60 * i + 160, 160)).save(folder / f"{i}.png")
+    run(folder, tmp_path / "out", layout=layout)
+    options = dict(image_size=(64, 64), channels=3, batch_size=4, seed=1, threads=1)
+    batches = []
+    for path in (folder, tmp_path / "out"):
+        with make_loader(open_source(path), **options) as loader:
+            batches.append(next(loader))
+    for key in ("flip", "index", "label", "num_undecodable"):
+        assert np.array_equal(batches[0][key], batches[1][key])
+    assert psnr(batches[1]["image"], batches[0]["image"]) > least
+
+
+@pytest.mark.slow
+def test_pretraining_and_probing_on_prepared_images(images, tmp_path):
+    run(images, tmp_path / "out", layout="yuv420")
+    workdir = pretrained(tmp_path / "out", tmp_path / "run", steps=1)
+    found = probe(workdir, str(tmp_path / "out"), kinds=("knn",), log=lambda line: None)
+    assert found
