@@ -19,9 +19,9 @@ class RecordIndex:
 
     def __init__(self, folder: str):
         """Raises OSError or ValueError: the files are missing or damaged."""
-        self.labels = np.load(os.path.join(folder, _LABELS), mmap_mode="r")
-        self._names = np.load(os.path.join(folder, _NAMES), mmap_mode="r")
-        self._ends = np.load(os.path.join(folder, _ENDS), mmap_mode="r")
+        self.labels = _map(folder, _LABELS)
+        self._names = _map(folder, _NAMES)
+        self._ends = _map(folder, _ENDS)
 
     def name(self, index: int) -> str:
         """Return the name of record `index` >= 0."""
@@ -39,3 +39,8 @@ def write_index(folder: str, labels: Sequence[int], names: Sequence[str]) -> Non
     for file, array in arrays.items():
         with atomic_write(os.path.join(folder, file)) as path:
             np.save(path, array)
+
+
+def _map(folder: str, file: str) -> np.ndarray:
+    """Map a file into memory, as a plain array: single items of a memmap are slow."""
+    return np.asarray(np.load(os.path.join(folder, file), mmap_mode="r"))

@@ -64,12 +64,21 @@ def from_rgb(image: np.ndarray) -> Yuv420:
 
 
 def to_rgb(image: Yuv420) -> np.ndarray:
-    """Convert to (H, W, 3) uint8 RGB; chroma is interpolated by libjpeg's triangle filter."""
+    """Convert to (H, W, 3) uint8 RGB; chroma is interpolated by libjpeg's triangle filter.
+
+    R, G and B are luma plus an offset that is linear in the chroma: the offsets are computed at the
+    resolution of the chroma and interpolated in 16-bit integers, with one rounding at the end.
+    """
     height, width = image.y.shape
-    u, v = (_double(plane)[:height, :width].astype(np.float32) for plane in (image.u, image.v))
-    rgb = np.empty(image.shape, np.uint8)
-    for channel, plane in enumerate(rgb_planes(image.y.astype(np.float32), u, v)):
-        rgb[..., channel] = _to_uint8(plane)
+    luma, rgb = image.y.astype(np.int16), np.empty(image.shape, np.uint8)
+    offsets = rgb_planes(np.float32(0), image.u.astype(np.float32), image.v.astype(np.float32))
+    for channel, offset in enumerate(offsets):
+        eighths = np.rint(offset * 8).astype(np.int16)  # at most 1,815, and 16 times that in the end
+        interpolated = _double(_double(eighths, axis=0), axis=1)[:height, :width]
+        interpolated += 64
+        interpolated >>= 7
+        interpolated += luma
+        np.clip(interpolated, 0, 255, out=rgb[..., channel], casting="unsafe")
     return rgb
 
 
@@ -86,16 +95,12 @@ def _halve(plane: np.ndarray) -> np.ndarray:
     return (rows[:, ::2] + rows[:, 1::2]) * 0.25
 
 
-def _double(plane: np.ndarray) -> np.ndarray:
-    """Interpolate to twice the size: per axis, 3/4 of the nearer and 1/4 of the farther sample."""
-    plane = _double_rows(_double_rows(plane.astype(np.uint16)).T).T
-    return (plane + 8) >> 4
-
-
-def _double_rows(plane: np.ndarray) -> np.ndarray:
-    """Double the rows; the values grow fourfold."""
-    padded = np.concatenate([plane[:1], plane, plane[-1:]])
-    doubled = np.empty((2 * len(plane), plane.shape[1]), plane.dtype)
-    doubled[::2] = 3 * plane + padded[:-2]
-    doubled[1::2] = 3 * plane + padded[2:]
+def _double(plane: np.ndarray, axis: int) -> np.ndarray:
+    """Interpolate to twice the size: 3 times the nearer plus the farther sample; values grow fourfold."""
+    shape = [2 * size if dim == axis else size for dim, size in enumerate(plane.shape)]
+    doubled = np.empty(shape, plane.dtype)
+    plane, nearer, out = (np.moveaxis(array, axis, 0) for array in (plane, 3 * plane, doubled))
+    out[0], out[-1] = 4 * plane[0], 4 * plane[-1]
+    np.add(nearer[1:], plane[:-1], out=out[2::2])
+    np.add(nearer[:-1], plane[1:], out=out[1:-1:2])
     return doubled

@@ -86,8 +86,9 @@ def prepare(
         print(f"stopped by {name}" + ("" if check else "; rerun the same command to resume"))
         return code
     except OSError as error:
+        reason = (error.strerror or str(error)).partition(";")[0]
         raise UserError(
-            f"{destination or source}: {error.strerror or error}. Finished shards stay: make room or "
+            f"{destination or source}: {reason}. Finished shards stay: make room or "
             "repair the disk, and rerun the same command to resume."
         ) from error
 
