@@ -1,87 +1,106 @@
-"""Gradients in bfloat16 against float32: tiny models of every family, on smooth random images.
+"""bfloat16 against float32: gradients, and losses over 20 updates, of tiny models of every family.
 
-python experiments/bfloat16/measure.py [FAMILY ...]
+python experiments/bfloat16/measure.py gradients [CASE ...]
+python experiments/bfloat16/measure.py losses [CASE ...]
 """
 
+import functools
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax
 import numpy as np
+from cases import CASES, make_method, smooth_images
 
-from fastmim_jax import create_method
-from fastmim_jax.config import pretrain_config
+from fastmim_jax.train import state, steps
+from fastmim_jax.train.optimizer import make_optimizer
 
-PYRAMID = dict(widths=(16, 32, 32, 64), depths=(1, 1, 2, 1), heads=(1, 1, 2, 2))
-WINDOWS = dict(width=32, depths=(1, 1, 2, 1), heads=(1, 2, 2, 4))
-BACKBONES = {
-    "vit": dict(name="vit_ti16", patch_size=8, width=64, depth=2, heads=2),
-    "swin": dict(name="swin_t", **WINDOWS),
-    "pvt_v2": dict(name="pvt_v2_b0", **PYRAMID),
-    "cmt": dict(name="cmt_ti", stem_width=8, **PYRAMID),
-    "convnext": dict(name="convnext_t", widths=(16, 32, 64, 64), depths=(1, 1, 2, 1)),
-    "mixmim": dict(name="mixmim_b", **WINDOWS),
+SEEDS, STEPS, LEARNING_RATE = (0, 1, 2), 20, 1e-3
+DTYPES = {  # of the method, beside the float32 that it is compared with
+    "bfloat16": dict(dtype="bfloat16"),
+    "float32 residual": dict(dtype="bfloat16", residual_dtype="float32"),
 }
-CASES = (  # method, family, target, side of a masked block
-    ("fastmim", "vit", "hog", 16),
-    ("fastmim", "swin", "hog", 32),
-    ("fastmim", "pvt_v2", "hog", 32),
-    ("fastmim", "cmt", "hog", 32),
-    ("fastmim", "convnext", "hog", 32),
-    ("mae", "vit", "pixel", 8),
-    ("simmim", "vit", "pixel", 8),
-    ("simmim", "swin", "pixel", 32),
-    ("mixmim", "mixmim", "pixel", 32),
-)
-SEEDS, BATCH, SIDE = (0, 1, 2), 16, 64
 
 
-def make_method(name, family, target, block, **compute):
-    """Return a tiny method with a dtype and a residual_dtype."""
-    method = pretrain_config().method
-    method.backbone.update(BACKBONES[family])
-    method.update(name=name, target=target, block_size=block, **compute)
-    method.decoder.update(width=32, depth=1)
-    if name == "mixmim":
-        method.groups = 2
-    return create_method(method)
+def gradient_function(method):
+    """Return a function (variables, images, noise) -> the gradient of the loss, one vector."""
+
+    @jax.jit
+    def gradient(variables, images, noise):
+        params, others = variables["params"], {key: x for key, x in variables.items() if key != "params"}
+
+        def loss(params):
+            out, _ = method.apply({"params": params, **others}, images, noise=noise, mutable=list(others))
+            return out.loss
+
+        return jax.grad(loss)(params)
+
+    def flat(*args):
+        return np.concatenate([np.ravel(x) for x in jax.tree.leaves(gradient(*args))]).astype(np.float64)
+
+    return flat
 
 
-def gradient(method, variables, images, noise):
-    """Return the gradient of the loss, one vector."""
-    params, others = variables["params"], {key: x for key, x in variables.items() if key != "params"}
+def cosines(case):
+    """Return {dtype: cosine with the float32 gradient for each seed}."""
+    exact = make_method(case, dtype="float32")
+    functions = {name: gradient_function(make_method(case, **dtype)) for name, dtype in DTYPES.items()}
+    gradient, found = gradient_function(exact), {name: [] for name in DTYPES}
+    init = jax.jit(lambda key, images: exact.init({"params": key, "mask": key}, images))
+    for seed in SEEDS:
+        images = smooth_images(jax.random.key(seed + 10))
+        noise = jax.random.uniform(jax.random.key(seed), exact.noise_shape(images.shape))
+        variables = init(jax.random.key(seed), images)
+        expected = gradient(variables, images, noise)
+        for name, function in functions.items():
+            ours = function(variables, images, noise)
+            found[name].append(ours @ expected / np.linalg.norm(ours) / np.linalg.norm(expected))
+    return found
 
-    def loss(params):
-        out, _ = method.apply({"params": params, **others}, images, noise=noise, mutable=list(others))
-        return out.loss
 
-    leaves = jax.tree.leaves(jax.jit(jax.grad(loss))(params))
-    return np.concatenate([np.ravel(leaf) for leaf in leaves]).astype(np.float64)
+def loss_function(method):
+    """Return a function: seed -> the losses of STEPS updates by the package's step."""
+    optimizer_of = functools.partial(make_optimizer, betas=(0.9, 0.95), epsilon=1e-8, weight_decay=0.05)
+    images = jax.eval_shape(smooth_images, jax.random.key(0))
+    init = jax.jit(state.initializer(method, optimizer_of, images.shape[1:]))
+    params = jax.eval_shape(init, jax.random.key(0)).params
+    update = functools.partial(
+        steps.pretrain_step,
+        method=method,
+        prepare=lambda images, flip: images,
+        optimizer=optimizer_of(params),
+        schedule=lambda step: LEARNING_RATE,
+    )
+    step = jax.jit(lambda train_state, batch, key: update(train_state, batch, key=key))
+
+    def losses(seed):
+        train_state, key, values = init(jax.random.key(seed)), jax.random.key(seed + 100), []
+        for index in range(STEPS):
+            images = smooth_images(jax.random.fold_in(jax.random.key(seed + 10), index))
+            train_state, metrics = step(train_state, {"image": images, "flip": None}, key)
+            values.append(float(metrics["loss"]))
+        return np.array(values)
+
+    return losses
 
 
-def cosines(case, seed):
-    """Return the cosines with the float32 gradient: in bfloat16, and with a float32 residual stream."""
-    exact = make_method(*case, dtype="float32")
-    small = jax.random.normal(jax.random.key(seed + 10), (BATCH, SIDE // 4, SIDE // 4, 3))
-    images = jax.image.resize(small, (BATCH, SIDE, SIDE, 3), "cubic")
-    noise = jax.random.uniform(jax.random.key(seed), exact.noise_shape(images.shape))
-    variables = exact.init({"params": jax.random.key(seed)}, images, noise=noise)
-    expected = gradient(exact, variables, images, noise)
-    for residual in ("", "float32"):
-        method = make_method(*case, dtype="bfloat16", residual_dtype=residual)
-        found = gradient(method, variables, images, noise)
-        yield found @ expected / np.linalg.norm(found) / np.linalg.norm(expected)
+def loss_differences(case):
+    """Return the largest relative difference of a bfloat16 loss for each seed, and the float32 losses."""
+    exact, rounded = (loss_function(make_method(case, dtype=dtype)) for dtype in ("float32", "bfloat16"))
+    expected = [exact(seed) for seed in SEEDS]
+    pairs = zip(SEEDS, expected, strict=True)
+    return [abs(rounded(seed) / values - 1).max() for seed, values in pairs], expected
 
 
 def main():
-    for case in CASES:
-        if sys.argv[1:] and case[1] not in sys.argv[1:]:
+    what, *chosen = sys.argv[1:]
+    for case in chosen or CASES:
+        if what == "gradients":
+            for name, values in cosines(case).items():
+                print(case, f"{name}:", *(f"{value:.5f}" for value in values), flush=True)
             continue
-        columns = zip(*(cosines(case, seed) for seed in SEEDS), strict=True)
-        for name, column in zip(("bfloat16", "float32 residual"), columns, strict=True):
-            print(*case[:2], f"{name}:", *(f"{value:.5f}" for value in column))
+        differences, expected = loss_differences(case)
+        print(case, "bfloat16:", *(f"{value:.2%}" for value in differences), end="; ")
+        print("float32 losses:", *(f"{x[0]:.4f} to {x[-1]:.4f}" for x in expected), flush=True)
 
 
 if __name__ == "__main__":

@@ -72,8 +72,8 @@ def cpu_figures(ratio):
     run, batch = build(ratio, "float32", jax.devices()[:1], CPU_BATCH)
     index = jax.ShapeDtypeStruct((), np.int32)
     with jax.set_mesh(run.mesh):
-        forward = matrix_flops(run.loss.jitted, run.variables, batch, index)
-        step = matrix_flops(run.step.jitted, run.abstract, batch)
+        forward = matrix_flops(run.loss.jitted.__wrapped__, run.variables, batch, index)
+        step = matrix_flops(run.step.jitted.__wrapped__, run.abstract, batch)
         lowered = run.step.jitted.lower(run.abstract, batch)
         compiled = lowered.compile()
     return {

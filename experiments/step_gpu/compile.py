@@ -9,17 +9,15 @@ Triton matrix products are off by default: without a GPU there is no autotuning,
 FLOPs, so that `flops` are those of everything but the matrix products.
 """
 
-import os
 import sys
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # arrays stay there; the plug-in of the GPU must not look for a driver
-HERE = Path(__file__).parent
-sys.path += [str(HERE.parent), str(HERE.parents[1])]
+sys.path.append(str(Path(__file__).parents[1]))
 
-from ahead_of_time import command  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
+from ahead_of_time import EXPERIMENTS, command
+from jax.experimental import topologies
 
+HERE = EXPERIMENTS / "step_gpu"
 IMAGES = {  # a GPU, of every published base config
     "fastmim:vit_b16": 1024,
     "fastmim:swin_b": 512,

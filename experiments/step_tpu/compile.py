@@ -11,18 +11,13 @@ import os
 import sys
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # arrays stay there; the TPU is only compiled for
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # else a second process fails
-os.environ.setdefault("TPU_LOG_DIR", "disabled")
-os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")  # this and the next only silence warnings
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-HERE = Path(__file__).parent
-sys.path += [str(HERE.parent), str(HERE.parents[1])]
+sys.path.append(str(Path(__file__).parents[1]))
 
-import jax  # noqa: E402
-from ahead_of_time import command  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
+import jax
+from ahead_of_time import EXPERIMENTS, command
+from jax.experimental import topologies
 
+HERE = EXPERIMENTS / "step_tpu"
 IMAGES = {  # a chip, of every published base config
     "fastmim:vit_b16": 512,
     "fastmim:swin_b": 256,
@@ -46,6 +41,11 @@ def main() -> None:
     )
     args = parser.parse_intermixed_args()
     jax.config.update("jax_optimization_level", args.effort)
+
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # else a second process fails
+    os.environ.setdefault("TPU_LOG_DIR", "disabled")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")  # this and the next only silence warnings
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
     def devices() -> list:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=args.topology).devices)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fastmim_jax.models.layers import token_init
+from fastmim_jax.models.linear import broadcast_parameter
 from fastmim_jax.models.positions import sincos_positions
 from fastmim_jax.models.typing import Array
 
@@ -66,22 +67,26 @@ class NeighbourSum(nn.Module):
         offsets = [(down, right) for down in span for right in span if down or right]
         gaussian = np.array([math.exp(-(down**2 + right**2) / 2) for down, right in offsets], np.float32)
         init = lambda key, shape: jnp.broadcast_to(gaussian[:, None], shape)  # noqa: E731
-        kernel = self.param("kernel", init, (len(offsets), width)).astype(x.dtype)
-        token = self.param("thrown_token", token_init, (width,)).astype(x.dtype)
-        scale = self.param("position_scale", nn.initializers.zeros, (width,)).astype(x.dtype)
+        kernel = self.param("kernel", init, (len(offsets), width))
+        token = self.param("thrown_token", token_init, (width,))
+        scale = self.param("position_scale", nn.initializers.zeros, (width,))
 
-        x = _pad(jnp.where(observed[..., None], x, 0), self.radius)
+        features, x = x, _pad(jnp.where(observed[..., None], x, 0), self.radius)
         padded_observed = _pad(observed[..., None].astype(jnp.float32), self.radius)
 
         def neighbour(array: Array, offset: tuple[int, int]) -> Array:
             down, right = (self.radius + step for step in offset)
             return array[:, down : down + rows, right : right + columns]
 
-        weighted = sum(w * neighbour(x, offset) for w, offset in zip(kernel, offsets, strict=True))
+        weighted = sum(
+            broadcast_parameter(w, features) * neighbour(x, offset)
+            for w, offset in zip(kernel, offsets, strict=True)
+        )
         total = sum(
             w * neighbour(padded_observed, offset) for w, offset in zip(gaussian, offsets, strict=True)
         )
         mean = weighted * (1 / jnp.maximum(total, gaussian.min())).astype(x.dtype)
+        token, scale = (broadcast_parameter(parameter, mean) for parameter in (token, scale))
         return mean + token + scale * sincos_positions(rows, columns, width).astype(x.dtype)
 
 

@@ -18,6 +18,7 @@ from fastmim_jax.mim.partial import Reconstruction, decode_all
 from fastmim_jax.models.base import AttentionGroups
 from fastmim_jax.models.decoder import Decoder
 from fastmim_jax.models.layers import token_init, upsample_nearest
+from fastmim_jax.models.linear import broadcast_parameter
 from fastmim_jax.models.positions import FixedPositions
 from fastmim_jax.models.pyramid import Pyramid
 from fastmim_jax.models.typing import Array
@@ -102,11 +103,12 @@ class MixMIM(Method):
         encoded = self.encoder.encode(tokens, AttentionGroups(mask, ids))
         decoder = Decoder(self.target.values(stride, channels), **self.decoder, name="decoder")
         tokens, prefix = decoder.embed_tokens(encoded)
-        mask_token = self.param("mask_token", token_init, (1, 1, 1, tokens.shape[-1])).astype(tokens.dtype)
+        mask_token = self.param("mask_token", token_init, (1, 1, 1, tokens.shape[-1]))
         # Both streams of an image are neighbours in the batch, so that rows stay on their devices.
         masks = jnp.stack([mask, ~mask], axis=1).reshape(2 * batch, *grid)
-        streams: Array = jnp.where(masks[..., None], mask_token, tokens.repeat(2, axis=0))
-        streams, prefix = FixedPositions()(streams), prefix.repeat(2, axis=0)
+        streams, prefix = (x.repeat(2, axis=0) for x in (tokens, prefix))
+        streams = jnp.where(masks[..., None], broadcast_parameter(mask_token, streams), streams)
+        streams = FixedPositions()(streams)
         num_masked = tuple(index.shape[1] for index in reversed(ids))  # of either stream
         both = self.reconstruct(decoder, streams, prefix, masks, num_masked, noise)
         prediction, weight, thrown = _unmix_streams(both, mask, groups)

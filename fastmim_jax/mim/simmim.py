@@ -13,7 +13,7 @@ from fastmim_jax.mim.losses import masked_l1
 from fastmim_jax.mim.method import Method
 from fastmim_jax.mim.output import Output
 from fastmim_jax.models.layers import token_init, upsample_nearest
-from fastmim_jax.models.linear import Dense
+from fastmim_jax.models.linear import Dense, broadcast_parameter
 from fastmim_jax.models.typing import Array
 
 
@@ -41,9 +41,10 @@ class SimMIM(Method):
         encoder_input = jnp.where(upsample_nearest(block_mask, block)[..., None], 0.0, images)
 
         tokens = self.encoder.embed(encoder_input)
-        mask_token = self.param("mask_token", token_init, (1, 1, tokens.shape[-1])).astype(tokens.dtype)
+        mask_token = self.param("mask_token", token_init, (1, 1, tokens.shape[-1]))
+        mask_tokens = broadcast_parameter(mask_token, tokens)
         embed_mask = upsample_nearest(block_mask, block // self.encoder.embed_stride)[..., None]
-        encoded = self.encoder.encode(jnp.where(embed_mask, mask_token, tokens))
+        encoded = self.encoder.encode(jnp.where(embed_mask, mask_tokens, tokens))
         head = Dense(self.target.values(stride, channels), encoded.tokens.dtype, name="pred")
         prediction = head(encoded.tokens).astype(jnp.float32)
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from fastmim_jax.models.device import on_nvidia_gpu
 from fastmim_jax.models.linear import sum_to_shape
-from fastmim_jax.models.triton_attention import supports
+from fastmim_jax.models.triton_attention import HAS_TRITON, supports
 from fastmim_jax.models.typing import Array
 
 KERNELS = ("auto", "xla", "cudnn", "pallas")
@@ -33,21 +33,37 @@ def choose_kernel(
     """
     if kernel in ("xla", "cudnn"):
         return kernel
-    fused = on_nvidia_gpu() and jnp.dtype(dtype).itemsize == 2
+    fused = _can_be_fused(dtype)
     if has_bias:
         return "pallas" if fused and supports(tokens or 1, head_width, dtype) else "xla"
-    return "cudnn" if fused and kernel == "auto" and has_cudnn(head_width) else "xla"
+    return "cudnn" if fused and kernel == "auto" and not cudnn_refusal(head_width) else "xla"
+
+
+def describe_kernel(kernel: str, dtype: DTypeLike, head_width: int, has_bias: bool) -> str:
+    """Return the kernel of `choose_kernel`, with the reason where a fused one cannot be used."""
+    chosen = choose_kernel(kernel, dtype, head_width, has_bias)
+    if chosen != "xla" or kernel == "xla" or not _can_be_fused(dtype):
+        return chosen
+    if has_bias:
+        reason = "" if HAS_TRITON else "this JAX has no Triton backend of Pallas"
+        reason = reason or f"no kernel in Pallas for heads of {head_width} channels"
+        return f"xla ({reason})"
+    return f"xla (no cuDNN: {cudnn_refusal(head_width)})" if kernel == "auto" else chosen
+
+
+def _can_be_fused(dtype):
+    return on_nvidia_gpu() and jnp.dtype(dtype).itemsize == 2
 
 
 @functools.cache
-def has_cudnn(head_width: int) -> bool:
-    """Return whether this machine's cuDNN has the kernel for heads of a width."""
+def cudnn_refusal(head_width: int) -> str:
+    """Return why this machine's cuDNN has no kernel for heads of a width; "" if it has one."""
     x = jax.ShapeDtypeStruct((1, 2, 1, head_width), jnp.bfloat16)
     try:
         jax.eval_shape(cudnn_attention, x, x, x)
-    except (NotImplementedError, RuntimeError, ValueError):
-        return False
-    return True
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        return str(error).splitlines()[0].rstrip(".")
+    return ""
 
 
 def cudnn_attention(

@@ -100,7 +100,7 @@ class Backbone(nn.Module):
 
     @property
     def attention_kernel(self) -> str:
-        """Kernel of its attention on the mesh that is set, see `choose_kernel`; "" without attention."""
+        """Kernel of its attention on the mesh that is set, see `describe_kernel`; "" without attention."""
         return "xla" if self.stage_heads else ""
 
     @property

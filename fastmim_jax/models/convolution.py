@@ -81,7 +81,8 @@ def _shifted_sums(x, kernel):
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     steps = [(down, right) for down in range(size) for right in range(size)]
     return sum(
-        padded[:, down : down + rows, right : right + columns] * kernel[down, right, 0]
+        broadcast_parameter(kernel[down, right, 0], x)
+        * padded[:, down : down + rows, right : right + columns]
         for down, right in steps
     )
 

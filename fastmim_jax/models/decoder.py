@@ -6,7 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from fastmim_jax.models.attention import TransformerBlock, TransformerStack
-from fastmim_jax.models.attention_kernels import choose_kernel
+from fastmim_jax.models.attention_kernels import describe_kernel
 from fastmim_jax.models.base import EncoderOutput
 from fastmim_jax.models.layers import layer_norm
 from fastmim_jax.models.linear import Dense
@@ -44,10 +44,10 @@ class Decoder(nn.Module):
 
     @property
     def attention_kernel(self) -> str:
-        """Kernel of its attention on the mesh that is set, see `choose_kernel`; "" without attention."""
+        """Kernel of its attention on the mesh that is set, see `describe_kernel`; "" without attention."""
         if not self.depth:
             return ""
-        return choose_kernel(self.kernel, self.dtype, self.width // self.num_heads, has_bias=False)
+        return describe_kernel(self.kernel, self.dtype, self.width // self.num_heads, has_bias=False)
 
     def setup(self):
         if self.depth:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Shaped
 
-from fastmim_jax.models.attention_kernels import choose_kernel
+from fastmim_jax.models.attention_kernels import describe_kernel
 from fastmim_jax.models.base import AttentionGroups
 from fastmim_jax.models.layers import MLP, PatchEmbedNorm, layer_norm
 from fastmim_jax.models.linear import Dense
@@ -219,8 +219,8 @@ class WindowedBackbone(Pyramid):
 
     @property
     def attention_kernel(self) -> str:
-        """Kernel of its attention on the mesh that is set, see `choose_kernel`."""
-        kernel = choose_kernel(self.kernel, self.dtype, self.width // self.heads[0], has_bias=True)
+        """Kernel of its attention on the mesh that is set, see `describe_kernel`."""
+        kernel = describe_kernel(self.kernel, self.dtype, self.width // self.heads[0], has_bias=True)
         return "pallas" if kernel == "pallas" else "xla"
 
     def window_options(self, stage: int) -> dict[str, Any]:

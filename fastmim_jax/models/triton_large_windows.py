@@ -11,15 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from fastmim_jax.models.triton_blocks import (
-    call,
-    load_labels,
-    load_tokens,
-    product,
-    product_transposed,
-    scores,
-    store_tokens,
-)
+from fastmim_jax.models import triton_blocks as blocks
 
 BLOCK = 64  # tokens of a program
 WARPS = 4
@@ -75,7 +67,7 @@ def _call(kernel, query, bias, channels, outputs, name):
     images = len(query) // places
     group = min(max(1, channels // query.shape[-1]), images & -images)
     grid = (padded // BLOCK, heads, places, images // group)
-    return call(functools.partial(kernel, group=group), grid, outputs, WARPS, STAGES, name)
+    return blocks.call(functools.partial(kernel, group=group), grid, outputs, WARPS, STAGES, name)
 
 
 def _windows(group):
@@ -88,18 +80,18 @@ def _forward_kernel(query_ref, key_ref, value_ref, bias_ref, labels_ref, out_ref
     start, head, place = pl.program_id(0) * BLOCK, pl.program_id(1), pl.program_id(2)
     count, width, windows = query_ref.shape[1], query_ref.shape[3], _windows(group)
     step = _step(count)
-    queries = [load_tokens(query_ref, window, head, start, BLOCK, count) for window in windows]
-    labels = [load_labels(labels_ref, window, start, BLOCK, count) for window in windows]
+    queries = [blocks.load_tokens(query_ref, window, head, start, BLOCK, count) for window in windows]
+    labels = [blocks.load_labels(labels_ref, window, start, BLOCK, count) for window in windows]
 
     def attend(window, query, labels, bias, begin, state):
         total, largest, output = state
-        key = load_tokens(key_ref, window, head, begin, step, count)
-        value = load_tokens(value_ref, window, head, begin, step, count)
-        key_labels = load_labels(labels_ref, window, begin, step, count)
-        x = scores(query, key, bias, labels, key_labels)
+        key = blocks.load_tokens(key_ref, window, head, begin, step, count)
+        value = blocks.load_tokens(value_ref, window, head, begin, step, count)
+        key_labels = blocks.load_labels(labels_ref, window, begin, step, count)
+        x = blocks.scores(query, key, bias, labels, key_labels)
         new = jnp.maximum(largest, x.max(1))
         weights, correction = jnp.exp2(x - new[:, None]), jnp.exp2(largest - new)
-        output = output * correction[:, None] + product(weights.astype(value.dtype), value)
+        output = output * correction[:, None] + blocks.product(weights.astype(value.dtype), value)
         return total * correction + weights.sum(1), new, output
 
     def body(index, states):
@@ -112,7 +104,7 @@ def _forward_kernel(query_ref, key_ref, value_ref, bias_ref, labels_ref, out_ref
     empty = (zeros, zeros - jnp.inf, jnp.zeros((BLOCK, width), jnp.float32))
     states = jax.lax.fori_loop(0, pl.cdiv(count, step), body, (empty,) * group)
     for window, (total, largest, output) in zip(windows, states, strict=True):
-        store_tokens(out_ref, window, head, start, count, output / total[:, None])
+        blocks.store_tokens(out_ref, window, head, start, count, output / total[:, None])
         log_sum_ref[window, head, pl.ds(start, BLOCK)] = largest + jnp.log2(total)
 
 
@@ -136,21 +128,23 @@ def _query_kernel(
 
     def load(window):
         refs = query_ref, gradient_ref, output_ref
-        query, gradient, output = (load_tokens(ref, window, head, start, BLOCK, count) for ref in refs)
+        query, gradient, output = (
+            blocks.load_tokens(ref, window, head, start, BLOCK, count) for ref in refs
+        )
         mean = (gradient.astype(jnp.float32) * output.astype(jnp.float32)).sum(1)
         mean_ref[window, head, rows] = mean
-        labels = load_labels(labels_ref, window, start, BLOCK, count)
+        labels = blocks.load_labels(labels_ref, window, start, BLOCK, count)
         return window, query, gradient, labels, log_sum_ref[window, head, rows], mean
 
     loaded = [load(window) for window in windows]
 
     def gradient_of_query(window, query, gradient, labels, log_sum, mean, bias, begin):
-        key = load_tokens(key_ref, window, head, begin, step, count)
-        value = load_tokens(value_ref, window, head, begin, step, count)
-        key_labels = load_labels(labels_ref, window, begin, step, count)
-        weights = jnp.exp2(scores(query, key, bias, labels, key_labels) - log_sum[:, None])
-        dscores = weights * (product_transposed(gradient, value) - mean[:, None])
-        return product(dscores.astype(key.dtype), key)
+        key = blocks.load_tokens(key_ref, window, head, begin, step, count)
+        value = blocks.load_tokens(value_ref, window, head, begin, step, count)
+        key_labels = blocks.load_labels(labels_ref, window, begin, step, count)
+        weights = jnp.exp2(blocks.scores(query, key, bias, labels, key_labels) - log_sum[:, None])
+        dscores = weights * (blocks.product_transposed(gradient, value) - mean[:, None])
+        return blocks.product(dscores.astype(key.dtype), key)
 
     def body(index, sums):
         begin = index * step
@@ -161,7 +155,7 @@ def _query_kernel(
     zeros = (jnp.zeros((BLOCK, width), jnp.float32),) * group
     sums = jax.lax.fori_loop(0, pl.cdiv(count, step), body, zeros)
     for window, dquery in zip(windows, sums, strict=True):
-        store_tokens(dquery_ref, window, head, start, count, dquery * width**-0.5)
+        blocks.store_tokens(dquery_ref, window, head, start, count, dquery * width**-0.5)
 
 
 def _key_kernel(
@@ -184,23 +178,27 @@ def _key_kernel(
     step = _step(count)
 
     def load(window):
-        key, value = (load_tokens(ref, window, head, start, BLOCK, count) for ref in (key_ref, value_ref))
-        return window, key, value, load_labels(labels_ref, window, start, BLOCK, count)
+        key, value = (
+            blocks.load_tokens(ref, window, head, start, BLOCK, count) for ref in (key_ref, value_ref)
+        )
+        return window, key, value, blocks.load_labels(labels_ref, window, start, BLOCK, count)
 
     loaded = [load(window) for window in windows]
 
     def add(sums, window, key, value, labels, bias, begin):
         columns = pl.ds(begin, step)
-        query = load_tokens(query_ref, window, head, begin, step, count)
-        gradient = load_tokens(gradient_ref, window, head, begin, step, count)
-        query_labels = load_labels(labels_ref, window, begin, step, count)
-        x = scores(key, query, bias, labels, query_labels)
+        query = blocks.load_tokens(query_ref, window, head, begin, step, count)
+        gradient = blocks.load_tokens(gradient_ref, window, head, begin, step, count)
+        query_labels = blocks.load_labels(labels_ref, window, begin, step, count)
+        x = blocks.scores(key, query, bias, labels, query_labels)
         weights = jnp.exp2(x - log_sum_ref[window, head, columns][None])
-        dscores = weights * (product_transposed(value, gradient) - mean_ref[window, head, columns][None])
+        dscores = weights * (
+            blocks.product_transposed(value, gradient) - mean_ref[window, head, columns][None]
+        )
         dkey, dvalue = sums
         return (
-            dkey + product(dscores.astype(query.dtype), query),
-            dvalue + product(weights.astype(gradient.dtype), gradient),
+            dkey + blocks.product(dscores.astype(query.dtype), query),
+            dvalue + blocks.product(weights.astype(gradient.dtype), gradient),
         )
 
     def body(index, sums):
@@ -211,15 +209,15 @@ def _key_kernel(
     zeros = jnp.zeros((BLOCK, width), jnp.float32)
     sums = jax.lax.fori_loop(0, pl.cdiv(count, step), body, ((zeros, zeros),) * group)
     for window, (dkey, dvalue) in zip(windows, sums, strict=True):
-        store_tokens(dkey_ref, window, head, start, count, dkey * width**-0.5)
-        store_tokens(dvalue_ref, window, head, start, count, dvalue)
+        blocks.store_tokens(dkey_ref, window, head, start, count, dkey * width**-0.5)
+        blocks.store_tokens(dvalue_ref, window, head, start, count, dvalue)
 
 
 def _bias_gradient(query, key, value, bias, labels, gradient, log_sum, mean):
     places, heads, padded, _ = bias.shape
     blocks, images = padded // BLOCK, len(query) // places
     slices = min(images, max(1, BIAS_PROGRAMS // (blocks**2 * heads * places)))
-    kernel = call(
+    kernel = blocks.call(
         functools.partial(_bias_kernel, images=images),
         (blocks, blocks, heads, places, slices),
         jax.ShapeDtypeStruct((slices, *bias.shape), jnp.float32),
@@ -258,15 +256,17 @@ def _bias_kernel(
     def body(index, total):
         window = (first + index * slices) * places + place
         query, gradient = (
-            load_tokens(ref, window, head, start, BLOCK, count) for ref in (query_ref, gradient_ref)
+            blocks.load_tokens(ref, window, head, start, BLOCK, count) for ref in (query_ref, gradient_ref)
         )
-        key, value = (load_tokens(ref, window, head, begin, BLOCK, count) for ref in (key_ref, value_ref))
+        key, value = (
+            blocks.load_tokens(ref, window, head, begin, BLOCK, count) for ref in (key_ref, value_ref)
+        )
         labels, key_labels = (
-            load_labels(labels_ref, window, position, BLOCK, count) for position in (start, begin)
+            blocks.load_labels(labels_ref, window, position, BLOCK, count) for position in (start, begin)
         )
-        x = scores(query, key, bias, labels, key_labels)
+        x = blocks.scores(query, key, bias, labels, key_labels)
         weights = jnp.exp2(x - log_sum_ref[window, head, rows][:, None])
-        dweights = product_transposed(gradient, value)
+        dweights = blocks.product_transposed(gradient, value)
         return total + weights * (dweights - mean_ref[window, head, rows][:, None])
 
     steps = (images - first + slices - 1) // slices

@@ -10,15 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from fastmim_jax.models.triton_blocks import (
-    call,
-    load_labels,
-    load_tokens,
-    product,
-    product_transposed,
-    scores,
-    store_tokens,
-)
+from fastmim_jax.models import triton_blocks as blocks
 
 MAX_TOKENS = 64
 WARPS = {16: 1, 32: 2, 64: 4}  # for each number of padded tokens
@@ -61,7 +53,7 @@ def _slices(query, bias):
 def _call(kernel, query, bias, outputs, name):
     places, heads, padded, _ = bias.shape
     grid = (heads, places, _slices(query, bias))
-    return call(
+    return blocks.call(
         functools.partial(kernel, images=len(query) // places), grid, outputs, WARPS[padded], 2, name
     )
 
@@ -77,7 +69,7 @@ def _for_each_window(images, body, carry):
 
 
 def _weights(query, key, bias, labels):
-    x = scores(query, key, bias, labels, labels)
+    x = blocks.scores(query, key, bias, labels, labels)
     x = jnp.exp2(x - x.max(1)[:, None])
     return x / x.sum(1)[:, None]
 
@@ -88,10 +80,10 @@ def _forward_kernel(query_ref, key_ref, value_ref, bias_ref, labels_ref, out_ref
 
     def body(window, carry):
         refs = query_ref, key_ref, value_ref
-        query, key, value = (load_tokens(ref, window, head, 0, padded, count) for ref in refs)
-        labels = load_labels(labels_ref, window, 0, padded, count)
+        query, key, value = (blocks.load_tokens(ref, window, head, 0, padded, count) for ref in refs)
+        labels = blocks.load_labels(labels_ref, window, 0, padded, count)
         weights = _weights(query, key, bias, labels).astype(value.dtype)
-        store_tokens(out_ref, window, head, 0, count, product(weights, value))
+        blocks.store_tokens(out_ref, window, head, 0, count, blocks.product(weights, value))
         return carry
 
     _for_each_window(images, body, None)
@@ -117,16 +109,18 @@ def _backward_kernel(
 
     def body(window, dbias):
         refs = query_ref, key_ref, value_ref, gradient_ref
-        query, key, value, gradient = (load_tokens(ref, window, head, 0, padded, count) for ref in refs)
-        labels = load_labels(labels_ref, window, 0, padded, count)
+        query, key, value, gradient = (
+            blocks.load_tokens(ref, window, head, 0, padded, count) for ref in refs
+        )
+        labels = blocks.load_labels(labels_ref, window, 0, padded, count)
         weights = _weights(query, key, bias, labels)
-        dweights = product_transposed(gradient, value)
+        dweights = blocks.product_transposed(gradient, value)
         dscores = weights * (dweights - (weights * dweights).sum(1)[:, None])
-        dvalue = product(weights.astype(gradient.dtype).T, gradient)
-        store_tokens(dvalue_ref, window, head, 0, count, dvalue)
+        dvalue = blocks.product(weights.astype(gradient.dtype).T, gradient)
+        blocks.store_tokens(dvalue_ref, window, head, 0, count, dvalue)
         rounded = dscores.astype(query.dtype)
-        store_tokens(dquery_ref, window, head, 0, count, product(rounded, key) * scale)
-        store_tokens(dkey_ref, window, head, 0, count, product(rounded.T, query) * scale)
+        blocks.store_tokens(dquery_ref, window, head, 0, count, blocks.product(rounded, key) * scale)
+        blocks.store_tokens(dkey_ref, window, head, 0, count, blocks.product(rounded.T, query) * scale)
         return dbias + dscores
 
     dbias = _for_each_window(images, body, jnp.zeros((padded, padded), jnp.float32))

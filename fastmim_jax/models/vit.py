@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from fastmim_jax.models.attention import RelativePositionBias, TransformerBlock, TransformerStack
-from fastmim_jax.models.attention_kernels import choose_kernel
+from fastmim_jax.models.attention_kernels import describe_kernel
 from fastmim_jax.models.base import Backbone, EncoderOutput
 from fastmim_jax.models.layers import PatchEmbed, layer_norm, patchify, token_init
 from fastmim_jax.models.linear import broadcast_parameter
@@ -98,9 +98,9 @@ class ViT(Backbone):
 
     @property
     def attention_kernel(self) -> str:
-        """Kernel of its attention on the mesh that is set, see `choose_kernel`."""
+        """Kernel of its attention on the mesh that is set, see `describe_kernel`."""
         has_bias = self.relative_positions != "none"
-        return choose_kernel(self.kernel, self.dtype, self.width // self.heads, has_bias)
+        return describe_kernel(self.kernel, self.dtype, self.width // self.heads, has_bias)
 
     def setup(self):
         self._check()

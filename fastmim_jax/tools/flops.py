@@ -55,6 +55,8 @@ PEAK_TFLOPS = {
 def matrix_flops(function: Callable, *args: Any) -> int:
     """Return the FLOPs (2 per multiply-add) of all matrix products and convolutions of function(*args).
 
+    Of the branches of a condition the one with most FLOPs counts.
+
     Args:
       function: traceable by JAX.
       *args: its arguments, arrays or ShapeDtypeStructs.
@@ -77,6 +79,8 @@ def _count(jaxpr):
             kernel = equation.invars[1].aval
             outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
             total += 2 * kernel.size // outputs * equation.outvars[0].aval.size
+        elif name == "cond":  # also the branches of `platform_dependent`, of which a device runs one
+            total += max(_count(branch.jaxpr) for branch in params["branches"])
         elif name == "while":
             raise NotImplementedError("a while loop has no fixed number of FLOPs")
         else:

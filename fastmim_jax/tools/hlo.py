@@ -31,9 +31,10 @@ FREE = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element")  # cos
 # Instructions whose work is that of the instructions in the computations that they call.
 WRAPPERS = ("while", "call", "conditional", "async-start", "async-update", "async-done")
 
-# Names of library kernels and targets of custom calls.
+# Names of kernels of libraries and of this package, and targets of custom calls.
 LIBRARY_KERNELS = {
-    "attention": re.compile(r"fmha|flash|sdpa"),
+    "attention": re.compile(r"fmha|flash|sdpa|window_(?:attention|query|key|bias)"),
+    "norm": re.compile(r"layer_norm"),
     "collectives": re.compile(r"nccl"),
     "products": re.compile(r"gemm|cublas|cutlass|nvjet|xmma|wgmma|matmul|conv(?!ert)|onednn|wgrad|dgrad"),
     "sort and gather": re.compile(r"sort|topk"),
@@ -41,11 +42,13 @@ LIBRARY_KERNELS = {
     "copies and transposes": re.compile(r"memcpy|memset"),
 }
 
-# Components of the metadata's op_name: modules of Flax, named scopes and primitives.
+# Components of the metadata's op_name: modules of Flax, named scopes, primitives and kernels in Pallas.
 _SCOPES = {
     "gelu": re.compile(r"(gelu\w*|erfc?|erf_inv)$"),
-    "attention": re.compile(r"(attn|attention|\w*dot_product_attention)$"),
-    "norm": re.compile(r"(\w*norm\d*|_?batch_norm\w*)$"),
+    "attention": re.compile(
+        r"(attn|attention|\w*dot_product_attention|(large_)?window_(attention|query|key|bias)(_gradient)?)$"
+    ),
+    "norm": re.compile(r"(\w*norm\d*|_?batch_norm\w*|layer_norm_gradient)$"),
     "optimizer": re.compile(r"optimizer$"),
 }
 # Linear layers inside an attention module: their biases and casts are no attention.
@@ -134,7 +137,7 @@ def classify(name: str, module: Module) -> str | None:
 
 
 def library_class(name: str) -> str | None:
-    """Return the class of a library's kernel or of the target of a custom call, or None."""
+    """Return the class of a kernel of LIBRARY_KERNELS, or of the target of a custom call, or None."""
     for kind, pattern in LIBRARY_KERNELS.items():
         if pattern.search(name.lower()):
             return kind

@@ -27,7 +27,8 @@ def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
 def state_shardings(tree: Any, mesh: Mesh, axes: tuple[str, ...] = ("fsdp",)) -> Any:
     """Return a sharding per array (or ShapeDtypeStruct): its largest divisible axis over axes of the mesh.
 
-    It depends on the shape alone, so the optimizer's moments are sharded like their parameters.
+    It depends on the shape alone, so the optimizer's moments are sharded like their parameters. Vectors
+    (biases, scales of norms) are replicated: they are few, and a collective of its own costs more.
 
     Args:
       axes: of the mesh, see `optimizer_axes`. An array that they do not divide is split over the first.
@@ -37,7 +38,7 @@ def state_shardings(tree: Any, mesh: Mesh, axes: tuple[str, ...] = ("fsdp",)) ->
         for count in range(len(axes), 0, -1):
             parts = math.prod(mesh.shape[axis] for axis in axes[:count])
             divisible = [axis for axis, size in enumerate(leaf.shape) if size % parts == 0]
-            if parts > 1 and leaf.size >= SMALLEST_SHARDED and divisible:
+            if parts > 1 and leaf.ndim > 1 and leaf.size >= SMALLEST_SHARDED and divisible:
                 largest = max(divisible, key=lambda axis: leaf.shape[axis])
                 return NamedSharding(mesh, PartitionSpec(*[None] * largest, axes[:count]))
         return NamedSharding(mesh, PartitionSpec())

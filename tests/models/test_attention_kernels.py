@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastmim_jax.models import attention, attention_kernels
-from fastmim_jax.models.attention_kernels import choose_kernel, xla_attention
+from fastmim_jax.models.attention_kernels import choose_kernel, describe_kernel, xla_attention
 from fastmim_jax.models.zoo import create_model
 
 BATCH, QUERIES, KEYS, HEADS, WIDTH = 3, 5, 7, 2, 4
@@ -70,9 +70,9 @@ def gpu(monkeypatch):
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91200)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
     monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: False)
-    attention_kernels.has_cudnn.cache_clear()
+    attention_kernels.cudnn_refusal.cache_clear()
     yield
-    attention_kernels.has_cudnn.cache_clear()
+    attention_kernels.cudnn_refusal.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,23 @@ def gpu(monkeypatch):
 )
 def test_auto_on_a_gpu(gpu, dtype, head_width, has_bias, expected):
     assert choose_kernel("auto", dtype, head_width, has_bias) == expected
+
+
+def test_the_reason_against_a_fused_kernel_is_given(gpu, monkeypatch):
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    describe = lambda width, has_bias: describe_kernel("auto", jnp.bfloat16, width, has_bias)  # noqa: E731
+    assert (describe(64, False), describe(64, True)) == ("cudnn", "pallas")
+    assert describe(20, False).startswith("xla (no cuDNN: The head dim must be")
+    assert describe(20, True) == "xla (no kernel in Pallas for heads of 20 channels)"
+    assert describe_kernel("auto", jnp.float32, 20, False) == "xla"
+
+    def missing():
+        raise RuntimeError("cuDNN is not detected.")
+
+    monkeypatch.setattr(cudnn, "check_cudnn_version", missing)
+    attention_kernels.cudnn_refusal.cache_clear()
+    assert describe(88, False) == "xla (no cuDNN: cuDNN is not detected)"  # 64 was traced before
 
 
 def test_cudnn_is_traced_for_even_and_odd_lengths(gpu):

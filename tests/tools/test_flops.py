@@ -23,6 +23,14 @@ def test_products_convolutions_and_scans():
     assert matrix_flops(jax.jit(scanned), jnp.zeros((2, 5)), jnp.zeros((7, 5, 5))) == 7 * 2 * 2 * 25
 
 
+def test_one_branch_counts():
+    def product(x):
+        return jax.lax.platform_dependent(x, cpu=lambda x: x @ x, default=lambda x: (x + 1) @ x)
+
+    assert matrix_flops(product, jnp.zeros((5, 5))) == 2 * 5**3
+    assert matrix_flops(jax.vmap(product), jnp.zeros((3, 5, 5))) == 3 * 2 * 5**3
+
+
 def test_gradients_remat_and_loops_of_fixed_length():
     w, x = jnp.zeros((5, 5)), jnp.zeros((2, 5))
     product = 2 * 2 * 5 * 5

@@ -61,6 +61,10 @@ ENTRY %main.1 (x: f32[8]) -> f32[8] {{
   %fusion.7 = f32[8]{{0}} fusion(%x), kind=kLoop, calls=%adam
   %blas.1 = (f32[8]{{0}}, s8[4]{{0}}) custom-call(%x), custom_call_target="__cublas$lt$matmul"
   %fmha.1 = f32[8]{{0}} custom-call(%x), custom_call_target="__cudnn$fmhaSoftmax"
+  %pallas_call.1 = f32[8]{{0}} custom-call(%x), custom_call_target="__gpu$xla.gpu.triton", \
+metadata={{op_name="{BLOCK}/layer_norm_gradient/pallas_call"}}
+  %pallas_call.2 = f32[8]{{0}} custom-call(%x), custom_call_target="__gpu$xla.gpu.triton", \
+metadata={{op_name="jit(step)/large_window_query_gradient/pallas_call"}}
   %all-reduce-start.1 = f32[8]{{0}} all-reduce-start(%x), to_apply=%add
   %sort.1 = f32[8]{{0}} sort(%x), to_apply=%less
   %reduce.2 = f32[] reduce(%x), to_apply=%add, metadata={{op_name="jit(step)/jvp(FastMIM)/reduce_sum"}}
@@ -88,6 +92,8 @@ def module():
         ("fusion.7", "optimizer"),
         ("blas.1", "products"),
         ("fmha.1", "attention"),
+        ("pallas_call.1", "norm"),
+        ("pallas_call.2", "attention"),
         ("all-reduce-start.1", "collectives"),
         ("sort.1", "sort and gather"),
         ("reduce.2", "reductions"),
@@ -104,9 +110,12 @@ def test_wrappers_and_unknown_names_have_no_class(module):
     assert classify("fusion.99", module) is None
 
 
-def test_kernels_of_libraries_are_told_by_their_names():
+def test_kernels_without_an_instruction_are_classified_by_their_names():
     assert library_class("nvjet_hsh_128x256_64x4_1x2_h_bz_coopA_NNT") == "products"
     assert library_class("cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma") == "attention"
     assert library_class("ncclDevKernel_AllReduce_Sum_bf16_RING_LL") == "collectives"
     assert library_class("MemcpyD2D") == "copies and transposes"
+    assert library_class("add_layer_norm") == "norm"
+    assert library_class("window_attention_gradient") == "attention"
+    assert library_class("large_window_bias_gradient") == "attention"
     assert library_class("loop_convert_fusion_3") is None

@@ -135,7 +135,13 @@ def test_rows_are_asked_of_the_sharding():
 
 def test_shardings_follow_the_shape_alone():
     mesh = sharding.make_mesh(4, jax.devices())
-    shapes = {"big": (12, 256), "odd": (7, 1001), "small": (8,), "last": (64, 5, 96)}
+    shapes = {"big": (12, 256), "odd": (7, 1001), "small": (8,), "last": (64, 5, 96), "bias": (4096,)}
     tree = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
     specs = {name: tuple(s.spec) for name, s in sharding.state_shardings(tree, mesh).items()}
-    assert specs == {"big": (None, "fsdp"), "odd": (), "small": (), "last": (None, None, "fsdp")}
+    assert specs == {
+        "big": (None, "fsdp"),
+        "odd": (),
+        "small": (),
+        "last": (None, None, "fsdp"),
+        "bias": (),
+    }
