@@ -1,9 +1,10 @@
-"""Data sets: an image folder or file, a prepared or TFDS data set, or the bundled sample photos.
+"""Data sets: images in folders, lists, archives and tables, prepared records, or the bundled photos.
 
 Each kind is a module with three functions of a path: `matches(path) -> bool`, `split_names(path)` and
 `open_split(path, split) -> Source`. A new kind is a new module, and its name in `_KINDS`.
 """
 
+import itertools
 import logging
 import os
 from collections.abc import Sequence
@@ -15,8 +16,20 @@ import numpy as np
 from fastmim_jax.data.image_formats import describe_extensions
 from fastmim_jax.data.records.raw import RawImage
 from fastmim_jax.data.records.yuv import Yuv420
-from fastmim_jax.data.sources import folder, image_file, records, sample, tfds
-from fastmim_jax.data.sources.base import SPLITS
+from fastmim_jax.data.sources import (
+    arrow,
+    folder,
+    image_file,
+    joined,
+    list_file,
+    parquet,
+    records,
+    sample,
+    tfds,
+    webdataset,
+    zip_file,
+)
+from fastmim_jax.data.sources.base import SPLITS, refuse_split
 from fastmim_jax.data.sources.folder import FolderSource
 from fastmim_jax.data.sources.image_file import FileSource
 from fastmim_jax.data.sources.records import RecordsSource
@@ -37,7 +50,8 @@ __all__ = [
     "split_names",
 ]
 
-_KINDS = (sample, records, tfds, image_file, folder)  # the first that matches a path opens it
+# The first that matches a path opens it; data sets of Hugging Face have a dataset_info.json as TFDS's have.
+_KINDS = (sample, records, arrow, tfds, parquet, webdataset, zip_file, list_file, image_file, folder)
 _LOG = logging.getLogger("fastmim_jax.data")
 _EVALUATION_SPLITS = SPLITS[1:]  # in order of preference
 
@@ -72,9 +86,12 @@ def open_source(path: str | os.PathLike, split: str = "train") -> Source:
     """Open a data set.
 
     Args:
-      path: 'sample'; 'tfds:NAME' or 'tfds:NAME:DATA_DIR'; an image file; or a directory: written by
-        `fastmim prepare`, a TFDS data set (at its version or one level above), or an image folder. An image
-        folder with nothing but folders named like splits (train, val, test ...) is entered at `split`.
+      path: 'sample'; 'tfds:NAME' or 'tfds:NAME:DATA_DIR'; a file: an image, a list of images (.txt), a
+        .zip, .tar or .parquet file, or a pattern such as 'shard-{000..012}.tar'; or a directory: written
+        by `fastmim prepare`, by `save_to_disk` of Hugging Face's `datasets`, a TFDS data set (at its
+        version or one level above), .tar or .parquet files, or an image folder. An image folder or .zip
+        file with nothing but folders named like splits (train, val, test ...) is entered at `split`.
+        'FIRST::SECOND' joins data sets, with their classes merged by name.
       split: a split of the data set.
 
     What is left out of the records, such as files that are no images, is a warning of the logger
@@ -87,8 +104,13 @@ def open_source(path: str | os.PathLike, split: str = "train") -> Source:
     >>> source, source[0].shape, source.classes[source.label(0)]
     (SampleSource('train', 4,096 images, 12 classes), (160, 160, 3), 'astronaut')
     """
-    path, kind = _resolve(path)
-    source = kind.open_split(path, split)
+    paths = joined.split_path(path)
+    if len(paths) == 1:
+        source = _find_kind(paths[0]).open_split(paths[0], split)
+    else:
+        source = joined.JoinedSource(
+            [_find_kind(one).open_split(one, split) for one in _holding(paths, split)]
+        )
     for notice in source.notices:
         _LOG.warning(notice)
     return source
@@ -100,8 +122,8 @@ def split_names(path: str | os.PathLike) -> tuple[str, ...]:
     Raises:
       UserError: no data set there, or a TFDS data set that cannot be opened.
     """
-    path, kind = _resolve(path)
-    return kind.split_names(path)
+    names = [_find_kind(one).split_names(one) for one in joined.split_path(path)]
+    return tuple(dict.fromkeys(itertools.chain(*names)))
 
 
 def evaluation_split(path: str | os.PathLike) -> str | None:
@@ -129,12 +151,21 @@ def labelled(source: Source) -> Source:
     return source
 
 
-def _resolve(path: str | os.PathLike) -> tuple[str, ModuleType]:
-    """-> the path with '~' expanded, and the module of `_KINDS` that opens it."""
-    path = os.path.expanduser(os.fspath(path))
+def _holding(paths: Sequence[str], split: str) -> list[str]:
+    """-> the data sets that hold a split; for "train" also those that are not divided into splits."""
+    offered = {path: _find_kind(path).split_names(path) for path in paths}
+    holding = [path for path in paths if split in offered[path] or (split == "train" and not offered[path])]
+    if not holding:
+        names = tuple(dict.fromkeys(itertools.chain(*offered.values())))
+        refuse_split(split, joined.SEPARATOR.join(paths), names, "it in one of these data sets")
+    return holding
+
+
+def _find_kind(path: str) -> ModuleType:
+    """-> the module of `_KINDS` that opens a path."""
     for kind in _KINDS:
         if kind.matches(path):
-            return path, kind
+            return kind
     if os.path.exists(path):
         seen = f"{path} is a file"
     else:
@@ -142,6 +173,8 @@ def _resolve(path: str | os.PathLike) -> tuple[str, ModuleType]:
         missing = "" if os.path.isdir(parent) else f" (nor its parent {parent})"
         seen = f"The folder {path} does not exist{missing}"
     raise UserError(
-        f"{seen}; expected a folder of images, an image file ({describe_extensions()}), a TFDS data set "
-        "(`tfds:NAME` or its directory), or `sample`, the bundled photos."
+        f"{seen}; expected a folder of images, an image ({describe_extensions()}), a list of "
+        "images (.txt), .zip, .tar (webdataset) or .parquet files, a data set that Hugging Face saved to "
+        "disk, that TFDS or `fastmim prepare` wrote (or `tfds:NAME`), several of these as `FIRST::SECOND`, "
+        "or `sample`, the bundled photos."
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastmim_jax.data.sources.listing import Listing, no_images, notices
 from fastmim_jax.data.sources.paths import number_classes
+from fastmim_jax.data.sources.pread import FileStamp
 from fastmim_jax.errors import UserError
 
 SPLITS = ("train", "val", "valid", "validation", "test")
@@ -22,6 +23,13 @@ def refuse_split(split: str, described: str, offered: Sequence[str], expected: s
     """Raise the UserError for a split that a data set lacks; offered: the names of its splits."""
     seen = f"holds {', '.join(offered)}" if offered else "is not divided into splits"
     raise UserError(f"The split {split!r} was asked for, but {described} {seen}; expected {expected}.")
+
+
+def refuse_file(file: FileStamp, kind: str, error: Exception, expected: str = "a complete one") -> NoReturn:
+    """Raise the UserError for a file that cannot be read as a file of a kind."""
+    reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+    seen = f"cannot be read as a file of kind {kind} ({reason})" if file.size else "is empty"
+    raise UserError(f"{file.path} {seen}; expected {expected}, copied again if it is cut.") from error
 
 
 class LabelledSource:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 _OPEN_FILES = 64  # per process
@@ -48,8 +49,8 @@ class _Handle:
     def __init__(self, descriptor: int):
         self.descriptor = descriptor
 
-    def __del__(self) -> None:
-        os.close(self.descriptor)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # os is gone at exit
+        close(self.descriptor)
 
 
 @functools.lru_cache(_OPEN_FILES)

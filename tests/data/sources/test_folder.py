@@ -131,7 +131,7 @@ def test_folder_errors(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="is empty; expected images"):
         open_source(tmp_path / "empty")
-    for name in ("notes.txt", "png"):
+    for name in ("notes.md", "png"):
         (tmp_path / name).write_text("no image")
         with pytest.raises(UserError, match=f"{name} is a file; expected a folder of images"):
             open_source(tmp_path / name)
