@@ -140,7 +140,9 @@ def finetune_config() -> ConfigDict:
 
 def _data(image_size: tuple[int, int], crop_scale: tuple[float, float]) -> ConfigDict:
     data = ConfigDict()
-    data.path = "sample"  # "sample" (bundled photos), an image folder, a TFDS directory, or "tfds:NAME"
+    # A folder, .zip, .txt list, "shard-{000..012}.tar", .parquet, directory of Hugging Face, TFDS or
+    # `fastmim prepare`, "tfds:NAME", "sample" (bundled photos), or several as "FIRST::SECOND".
+    data.path = "sample"
     data.split = "train"
     data.image_size = image_size  # (height, width) in pixels
     data.channels = 3

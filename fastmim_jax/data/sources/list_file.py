@@ -39,7 +39,7 @@ def open_split(path: str, split: str) -> "ListSource":
 class ListSource(LabelledSource):
     """The images of a text file in its order; paths are relative to the folder of the file.
 
-    Blank lines and lines that start with "#" are skipped. Lines without a file are left out and told.
+    Blank lines and comments ("#") are skipped; `notices` names the lines that are left out: without a file.
     """
 
     expected_labels = "expected a tab and the name of the class after each path"
