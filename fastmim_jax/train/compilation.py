@@ -29,6 +29,7 @@ def _print(text: str) -> None:
 
 
 _LOG: ContextVar[Log] = ContextVar("log", default=_print)
+_SECONDS: list[float] = [0.0]  # of compilation so far, in this process
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,19 +43,36 @@ class OnMesh:
     jitted: Any
     mesh: jax.sharding.Mesh
     name: str
-    _compiled_for: set[tuple] = dataclasses.field(default_factory=set)
+    _programs: dict[tuple, Callable] = dataclasses.field(default_factory=dict)  # by shapes
 
     def __call__(self, *args: Any) -> Any:
         """Call the jitted function; a call that compiles it is announced, see `announced`."""
-        # The first argument, a state or variables, always has the same shapes.
-        shapes = tuple((np.shape(leaf), str(leaf.dtype)) for leaf in jax.tree.leaves(args[1:]))
+        shapes = _shapes(args)
         with jax.set_mesh(self.mesh):
-            if shapes in self._compiled_for:
-                return self.jitted(*args)
+            if shapes in self._programs:
+                return self._programs[shapes](*args)
             with announced(self.name):
                 outputs = self.jitted(*args)
-        self._compiled_for.add(shapes)
+        self._programs[shapes] = self.jitted
         return outputs
+
+    def compile(self, *args: Any) -> jax.stages.Compiled:
+        """Return the program for arrays, or ShapeDtypeStructs with shardings; announced and compiled once.
+
+        Later calls with such arrays run it.
+        """
+        shapes = _shapes(args)
+        program = self._programs.get(shapes)
+        if not isinstance(program, jax.stages.Compiled):
+            with jax.set_mesh(self.mesh), announced(self.name):
+                program = self.jitted.lower(*args).compile()
+            self._programs[shapes] = program
+        return program
+
+
+def _shapes(args: tuple) -> tuple:
+    # The first argument, a state or variables, always has the same shapes.
+    return tuple((np.shape(leaf), str(leaf.dtype)) for leaf in jax.tree.leaves(args[1:]))
 
 
 @contextlib.contextmanager
@@ -100,9 +118,15 @@ def announced(name: str) -> Iterator[None]:
         finally:
             done.set()
             thread.join()
+            _SECONDS[0] += time.monotonic() - start
     if lines:
         source = " (found in the compilation cache)" if hits else ""
         log(f"compiled {name} in {time.monotonic() - start:.1f} s{source}")
+
+
+def compilation_seconds() -> float:
+    """Return the seconds that announced programs took to compile so far, in this process."""
+    return _SECONDS[0]
 
 
 @contextlib.contextmanager

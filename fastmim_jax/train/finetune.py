@@ -20,7 +20,7 @@ from fastmim_jax.train import sharding, state, steps
 from fastmim_jax.train.augmentation import device_augmentation, host_augmentation
 from fastmim_jax.train.inference import ClassifierStage, classify_program
 from fastmim_jax.train.inherit_backbone import inherit_backbone
-from fastmim_jax.train.loop import Hook, prepare_workdir, train
+from fastmim_jax.train.loop import Hook, train
 from fastmim_jax.train.optimizer import layer_lr_scales, make_optimizer, no_decay_names
 from fastmim_jax.train.report import describe_finetuning, describe_start, log_notes
 from fastmim_jax.train.runs import LoadedRun, load_run
@@ -33,6 +33,7 @@ from fastmim_jax.train.stage import (
 )
 from fastmim_jax.train.state import TrainState
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
+from fastmim_jax.train.workdir import prepare_workdir
 from fastmim_jax.validate import check_classes, check_finetuning
 
 

@@ -1,6 +1,6 @@
 """The training loop: restore the newest checkpoint, then step, log, call the hooks and save."""
 
-import json
+import contextlib
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -11,14 +11,16 @@ import jax
 
 from fastmim_jax.data.undecodable import UndecodableRecords
 from fastmim_jax.errors import UserError
-from fastmim_jax.io import write_text
-from fastmim_jax.saved_config import differences, flatten
+from fastmim_jax.saved_config import flatten
 from fastmim_jax.train.checkpoint import Checkpoints
-from fastmim_jax.train.compilation import log_compilation
+from fastmim_jax.train.compilation import compilation_seconds, log_compilation
+from fastmim_jax.train.eta import RemainingTime, StageWork
 from fastmim_jax.train.metrics import Metrics, NullMetrics
-from fastmim_jax.train.resize_state import resize_state
+from fastmim_jax.train.progress import Clock
+from fastmim_jax.train.restore import next_stage, restore_or_create
 from fastmim_jax.train.stage import TrainStage
 from fastmim_jax.train.state import TrainState
+from fastmim_jax.train.waiting import StepRates, StepTimer, describe_waiting
 
 AnyStage = TypeVar("AnyStage", bound=TrainStage)
 
@@ -75,18 +77,21 @@ def train(
         metrics = Metrics(workdir, step, total) if is_first else NullMetrics()
         bad_files = workdir / ("bad_files.txt" if is_first else f"bad_files-{jax.process_index()}.txt")
         undecodable = UndecodableRecords(source, data.max_bad_share, bad_files, data.channels)
-        loop = Loop(flatten(config), checkpoints, metrics, undecodable, stop)
+        loop = Loop(stages, flatten(config), checkpoints, metrics, undecodable, stop)
         try:
             with log_compilation(metrics.log):
                 for index, stage in enumerate(stages[first:]):
                     if index:
-                        state = _next_stage(state, stage, metrics.log)
+                        state = next_stage(state, stage, metrics.log)
                     hooks = make_hooks(stage, state, metrics.log)
                     state, step = loop.run_stage(stage, state, step, source, hooks)
                     if step < stage.plan.last_step or stop.name:
                         break
         finally:
+            loop.timer.close()
             metrics.close()
+    if loop.run_rates.seconds:
+        log(describe_waiting(loop.run_rates.wait_share, data, stages[0].reader.workers))
     log(undecodable.summary())
     if stop.name and step < total:
         log(
@@ -97,20 +102,40 @@ def train(
 
 
 class Loop:
-    """The loop over the steps of each stage; its parts are given to it."""
+    """The loop over the steps of each stage; its parts are given to it.
 
-    def __init__(self, config, checkpoints, metrics, undecodable, stop):
+    Args:
+      stages: all of the run.
+      config: flat, stored in checkpoints.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[TrainStage],
+        config: dict[str, Any],
+        checkpoints: Any,
+        metrics: Metrics | NullMetrics,
+        undecodable: Any,
+        stop: Any,
+        timer: StepTimer | None = None,
+        clock: Clock = time.monotonic,
+    ):
         self.config, self.checkpoints, self.metrics = config, checkpoints, metrics
         self.undecodable, self.stop = undecodable, stop
-        self.stage, self.hooks = None, ()  # the running stage
-        self.pending = None  # the latest step's metrics, still being computed
-        self.seconds, self.images = 0.0, 0  # since the last logged step, without hooks and checkpoints
+        self.timer, self.clock = timer or StepTimer(clock), clock
+        self.remaining = RemainingTime([_work(stage.plan) for stage in stages])
+        self.stage: Any = None  # the running one
+        self.hooks: Sequence[Hook] = ()
+        self.pending: tuple[int, dict] | None = None  # the latest step and its metrics, being computed
+        self.rates, self.run_rates = StepRates(), StepRates()  # since the last logged step, of all steps
 
     def run_stage(
         self, stage: TrainStage, state: TrainState, start: int, source: Any, hooks: Sequence[Hook]
     ) -> tuple[TrainState, int]:
         """Train one stage from step `start` on; return the state and the last step done."""
         self.stage, self.hooks = stage, hooks
+        self.timer.start()
+        self.remaining.start_stage()
         plan, settings = stage.plan, stage.config.run
         loader = stage.loader(
             source,
@@ -123,18 +148,30 @@ class Loop:
         with loader:
             batches = iter(loader)
             while step < plan.last_step and not self._stopping(step):
-                began = time.monotonic()
-                batch = next(batches)
-                state, values = stage.step(state, stage.to_devices(batch, plan.batch_size))
+                batch, arrays = self._next_batch(batches)
+                if step == start:
+                    stage.step.compile(stage.abstract, arrays)  # apart from the time of the first step
+                    self.timer.have()
+                state, values = stage.step(state, arrays)
+                self.timer.dispatched(values)
                 step += 1
                 for line in self.undecodable.update(batch):
                     self.metrics.log(f"replaced {line}")
-                self._log(step, values, time.monotonic() - began)
+                self._flush()
+                self.pending = (step, values)
                 self._call_hooks(step, state)
                 if self._due(step, settings.checkpoint_every):
                     self._save(step, state)
             self._save(step, state)
         return state, step
+
+    def _next_batch(self, batches):
+        """Return the next batch of this process, and the arrays of the global batch on the devices."""
+        self.timer.ask()
+        batch = next(batches)
+        arrays = self.stage.to_devices(batch, self.stage.plan.batch_size)
+        self.timer.have()
+        return batch, arrays
 
     def _stopping(self, step):
         return self.stop.name or self.checkpoints.reached_preemption(step)
@@ -142,29 +179,30 @@ class Loop:
     def _due(self, step, every):
         return bool(every) and (step % every == 0 or step == self.stage.plan.total_steps)
 
-    def _log(self, step, values, seconds):
-        """Queue this step's metrics and write those of the step before, which are ready by now."""
-        self._flush()
-        self.seconds, self.images = self.seconds + seconds, self.images + self.stage.plan.batch_size
-        self.pending = (step, values)
-
     def _flush(self):
+        """Write and show the metrics of the pending step, which ends while the next one is dispatched."""
         if self.pending is None:
             return
         (step, values), self.pending = self.pending, None
-        began = time.monotonic()
         values = {name: value.item() for name, value in jax.device_get(values).items()}
-        self.seconds += time.monotonic() - began
+        self._add_time(step)
         self._check_finite(step, values["skipped_in_row"])
+        values["epoch"] = self.stage.plan.epoch(step)
+        values |= self.rates.values()
+        values["bad_records"] = self.undecodable.count
+        if self.stage.plan.stages > 1:
+            values["stage"] = self.stage.plan.stage + 1
         if self._due(step, self.stage.config.run.log_every):
-            values["epoch"] = self.stage.plan.epoch(step)
-            values["images_per_second"] = self.images / max(self.seconds, 1e-9)
-            values["bad_records"] = self.undecodable.count
-            if self.stage.plan.stages > 1:
-                values["stage"] = self.stage.plan.stage + 1
             self.metrics.write(step, values)
-            self.metrics.show(step, values)
-            self.seconds, self.images = 0.0, 0
+            self.rates = StepRates()
+        self.metrics.show(step, values, self.remaining.seconds(step))
+
+    def _add_time(self, step):
+        times = self.timer.finished()
+        for rates in (self.rates, self.run_rates):
+            rates.add(times, self.stage.plan.batch_size)
+        if not times.first:
+            self.remaining.add_step(step, times.seconds)
 
     def _check_finite(self, step, skipped_in_row):
         if skipped_in_row:
@@ -177,103 +215,41 @@ class Loop:
             )
 
     def _call_hooks(self, step, state):
-        for hook in self.hooks:
-            if self._due(step, hook.every):
-                self._flush()
+        for number, hook in enumerate(self.hooks):
+            if not self._due(step, hook.every):
+                continue
+            with self._between_steps(f"evaluation after step {step:,}", ("hook", number), hook.every, step):
                 values = hook.function(step, state)
-                if values:
-                    self.metrics.write(step, values)
-                    text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-                    self.metrics.log(f"step {step:,}  {text}")
+            if values:
+                self.metrics.write(step, values)
+                text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+                self.metrics.log(f"step {step:,}  {text}")
 
     def _save(self, step, state):
         """Flush metrics before saving the checkpoint."""
-        self._flush()
         position = {
             "records": self.stage.plan.record(step),
             "stage": self.stage.plan.stage,
             "config": self.config,
         }
-        self.checkpoints.save(step, state, position)
+        every = self.stage.config.run.checkpoint_every or self.stage.plan.total_steps
+        with self._between_steps(f"checkpoint of step {step:,}", "checkpoint", every, step):
+            self.checkpoints.save(step, state, position)
+
+    @contextlib.contextmanager
+    def _between_steps(self, activity, name, every, step):
+        """Flush metrics, and time something that is no part of a step; compilation does not count."""
+        self._flush()
+        self.metrics.begin(activity)
+        began, compiling = self.clock(), compilation_seconds()
+        yield
+        seconds = self.clock() - began - (compilation_seconds() - compiling)
+        self.remaining.add_event(name, every, max(0.0, seconds))
+        self.timer.resume()
+        self.metrics.begin(f"step {step + 1:,}")
 
 
-def prepare_workdir(workdir: str | Path, config: Any) -> Path:
-    """Make the work directory, or check that the config in it agrees.
-
-    Raises:
-      UserError: it cannot be written to, or holds another config (the message names the keys).
-    """
-    workdir = Path(workdir)
-    config_file = workdir / "config.json"
-    if (workdir / "conversion.json").exists():
-        raise UserError(
-            f"{workdir} holds a converted checkpoint, which has no training to resume: type "
-            f"--config.init={workdir} and another --workdir"
-        )
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if config_file.exists():
-            _check_same(workdir, json.loads(config_file.read_text()), config)
-        if jax.process_index() == 0:
-            write_text(config_file, config.to_json(indent=2) + "\n")
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"cannot use the work directory {workdir} ({error}): type --workdir=DIR with a folder that "
-            "can be written to"
-        ) from error
-    return workdir
-
-
-def _check_same(workdir, before, config):
-    changed = differences(before, config)
-    if changed:
-        shown = "; ".join(f"config.{key} was {old}, is {new}" for key, old, new in changed[:8])
-        more = f" and {len(changed) - 8} more" if len(changed) > 8 else ""
-        raise UserError(
-            f"{workdir} was started with another config ({shown}{more}): resume with the old values, or "
-            "type another --workdir"
-        )
-
-
-def restore_or_create(
-    stages: Sequence[TrainStage], checkpoints: Checkpoints, log: Callable[[str], None]
-) -> tuple[TrainState, int, int]:
-    """Restore the newest checkpoint, or create the initial state.
-
-    Returns:
-      The state, the number of updates done, and the index of the stage to train next.
-
-    Raises:
-      UserError: the checkpoint does not fit the stages.
-    """
-    latest = checkpoints.latest()
-    if latest is None:
-        return stages[0].create(), 0, 0
-    position = checkpoints.position(latest)
-    index = min(position.get("stage", 0), len(stages) - 1)
-    plan = stages[index].plan
-    if position["records"] != plan.record(latest):
-        raise UserError(
-            f"checkpoint {latest} was saved at record {position['records']:,}, not at "
-            f"{plan.record(latest):,} as with batches of {plan.batch_size}: it was written with "
-            "another batch size or other stages"
-        )
-    state = checkpoints.restore(latest, stages[index].abstract)
-    log(f"resuming at step {latest:,} of {plan.total_steps:,}")
-    if latest == plan.last_step and index < len(stages) - 1:
-        index += 1
-        state = _next_stage(state, stages[index], log)
-    return state, latest, index
-
-
-def _next_stage(state, stage, log):
-    """Return the state in the shapes of the next stage, and log the switch."""
-    state, counts = resize_state(state, stage.abstract)
-    plan = stage.plan
+def _work(plan):
+    """Return the steps of a stage; their cost is taken as proportional to the pixels of a batch."""
     height, width = plan.image_size
-    resampled = "".join(f", {count} x {name} resampled" for name, count in counts.items())
-    log(
-        f"stage {plan.stage + 1} of {plan.stages}: {height} x {width} pixels from step "
-        f"{plan.first_step + 1:,}{resampled}"
-    )
-    return state
+    return StageWork(plan.first_step, plan.last_step, float(plan.batch_size * height * width))

@@ -15,7 +15,7 @@ from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.train import sharding, state, steps
 from fastmim_jax.train.held_out import HeldOutLoss, fixed_batches, trivial_losses
 from fastmim_jax.train.inference import MethodStage, method_programs, run_key
-from fastmim_jax.train.loop import Hook, prepare_workdir, train
+from fastmim_jax.train.loop import Hook, train
 from fastmim_jax.train.optimizer import make_optimizer
 from fastmim_jax.train.report import Note, describe_pretraining, describe_start, log_notes, read_baselines
 from fastmim_jax.train.runs import LoadedRun, load_run
@@ -30,6 +30,7 @@ from fastmim_jax.train.stage import (
 )
 from fastmim_jax.train.state import TrainState
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
+from fastmim_jax.train.workdir import prepare_workdir
 from fastmim_jax.validate import check_pretraining
 
 

@@ -7,8 +7,8 @@ from fastmim_jax.config import finetune_config
 from fastmim_jax.io import write_json
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.finetune import make_finetune_stage, resolve_start
-from fastmim_jax.train.loop import prepare_workdir
 from fastmim_jax.train.pretrain import pretrain
+from fastmim_jax.train.workdir import prepare_workdir
 from helpers import small
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}

@@ -55,6 +55,16 @@ def test_a_program_is_announced_once_for_every_shape(monkeypatch):
     assert names == ["doubling"] * 2
 
 
+def test_a_program_compiled_ahead_is_the_one_that_runs():
+    traced = []
+    double = OnMesh(
+        jax.jit(lambda x, y: traced.append(1) or y * 2), make_mesh(devices=jax.devices()[:1]), "x"
+    )
+    program = double.compile(None, jax.ShapeDtypeStruct((3,), jnp.float32))
+    assert double.compile(None, jnp.ones(3)) is program
+    assert double(None, jnp.ones(3)).tolist() == [2, 2, 2] and len(traced) == 1
+
+
 @pytest.fixture
 def restored():
     """Keep the settings of the cache."""

@@ -13,9 +13,9 @@ from fastmim_jax.evaluate.predict import evaluate
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.finetune import finetune, make_finetune_stage, resolve_start
 from fastmim_jax.train.inference import open_classifier
-from fastmim_jax.train.loop import prepare_workdir
 from fastmim_jax.train.pretrain import pretrain
 from fastmim_jax.train.runs import load_run
+from fastmim_jax.train.workdir import prepare_workdir
 from helpers import small
 from helpers.commands import refused
 from helpers.processes import finish, kill, losses, starter, write_config
