@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ahead_of_time import figures
 
+from ahead_of_time import figures
 from fastmim_jax.errors import UserError
 
 IDENTITY = ("target", "jax", "compiler_options", "config", "images", "depth", "overrides", "program")
