@@ -18,9 +18,10 @@ class ImageProgress:
 
     def __init__(self, total: int, done: int = 0, seconds_between_lines: float = 10.0):
         self._console = Console(highlight=False, soft_wrap=True)
-        self._total, self._start, self._done = total, done, done
+        self._total, self._done = total, done
         self._interval = seconds_between_lines
-        self._start_time = self._last_line = time.monotonic()
+        self._last_line = time.monotonic()
+        self._first: tuple[int, float] | None = None  # images and time of the first report
         self._bar = Progress(
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} images"),
             BarColumn(bar_width=24),
@@ -38,7 +39,10 @@ class ImageProgress:
         """Count further images."""
         self._done += images
         now = time.monotonic()
-        speed = (self._done - self._start) / max(now - self._start_time, 1e-9)
+        if self._first is None:  # the start of the processes does not count for the speed
+            self._first = self._done, now
+            return
+        speed = (self._done - self._first[0]) / max(now - self._first[1], 1e-9)
         self._bar.update(self._task, completed=self._done, speed=f"{speed:,.0f} images/s")
         if self._console.is_terminal or now < self._last_line + self._interval:
             return

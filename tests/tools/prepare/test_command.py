@@ -1,6 +1,7 @@
 """`fastmim prepare`: no record is lost, and files, labels, names and facts are right."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -269,6 +270,20 @@ def test_sources_and_destinations_that_cannot_be_used(images, tmp_path, monkeypa
     (tmp_path / "broken" / "a.png").write_bytes(b"not an image")
     with pytest.raises(UserError, match="None of the 1 images of the split train can be read"):
         run(tmp_path / "broken", tmp_path / "out")
+
+
+def test_a_run_that_was_killed_at_its_very_end_is_finished(images, tmp_path, capsys):
+    run(images, tmp_path / "out", splits=["test"])
+    before = tree(tmp_path / "out")
+    (tmp_path / "out" / ".unfinished").mkdir()
+    (tmp_path / "out" / ".unfinished" / "test-00000.json").write_text("{}")
+    assert run(images, tmp_path / "out", splits=["test"]) == 0 and tree(tmp_path / "out") == before
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_a_write_error_of_the_library_is_an_os_error():
+    with pytest.raises(OSError, match="No space left"):
+        shards._write(Path("/dev/full"), [bytes(200_000)])
 
 
 def test_a_full_disk_is_a_sentence(images, tmp_path, monkeypatch):
