@@ -1,22 +1,26 @@
 # `make demo`, `make lint`, `make quick` and `make test` each make .venv and install what they need, in any order.
-# `make torch` adds PyTorch, timm, transformers and ONNX, with which `make test` compares conversions.
+# `make torch` adds PyTorch, timm, transformers and ONNX, with which `make test-all` compares conversions.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo quick test torch lint format clean
+.PHONY: demo quick test test-all torch lint format clean
 
 demo: $(VENV)/installed
 	$(BIN)/fastmim pretrain --config=configs/quickstart.py --workdir=runs/quickstart
 
 # Units and one case of every family and method: 2 to 3 minutes on two cores.
 quick: $(VENV)/installed
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not torch and not multiprocess"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not torch and not multiprocess and not exhaustive"
 
-# Everything: about 20 minutes on two cores the first time, less once compiled programs are cached.
+# Before every commit: all but the further cases of sweeps (marker `exhaustive`), whose number it prints.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -q -rs -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder -m "not exhaustive"
+
+# Everything, as in .ci/run.
+test-all: $(VENV)/installed
+	$(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder
 
 # torchvision without what it asks for: timm imports it, and nothing here calls its compiled operators.
 torch: $(VENV)/installed

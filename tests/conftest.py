@@ -22,9 +22,8 @@ if version("jaxlib").startswith("0.10."):
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 
 
-gc.set_threshold(
-    100_000, 50, 100
-)  # what JAX traces is much, and looking through it takes a tenth of the time
+# JAX allocates much while it traces; with Python's own thresholds a tenth of the time is collection.
+gc.set_threshold(100_000, 50, 100)
 
 
 typecheck.install()
@@ -47,6 +46,15 @@ def one_device():
         yield
 
 
+@pytest.fixture(scope="module")
+def shared_stages():
+    """Let the runs of a file that have equal configs share their compiled programs."""
+    from helpers import stages
+
+    with stages.shared() as known:
+        yield known
+
+
 @pytest.fixture
 def all_devices(monkeypatch):
     """All eight devices for one test of a file that uses `one_device`."""
@@ -55,9 +63,39 @@ def all_devices(monkeypatch):
     monkeypatch.setattr(jax, "devices", jax.local_devices)
 
 
-LONG = {"train", "evaluate", "export", "test_config.py"}
+LEFT_OUT = pytest.StashKey[int]()  # the number of tests that -m or -k deselected
+
+
+def pytest_deselected(items):
+    if items:
+        stash = items[0].config.stash
+        stash[LEFT_OUT] = stash.get(LEFT_OUT, 0) + len(items)
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # a process of pytest-xdist
+        session.config.workeroutput["left_out"] = session.config.stash.get(LEFT_OUT, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Read the count of a process of pytest-xdist; each of them collects all tests."""
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", 0)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if left_out := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(f"{left_out:,} tests were left out: type make test-all to run all")
+
+
+# Folders and files of tests by what their files take, the most first.
+LONG = ("train", "mim", "export", "evaluate", "test_config.py", "test_main.py", "models")
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first, so that two processes end at about the same time."""
-    items.sort(key=lambda item: LONG.isdisjoint(item.path.parts))
+    """Sort long files first, so that two processes end at about the same time."""
+
+    def order(item):
+        return next((place for place, name in enumerate(LONG) if name in item.path.parts), len(LONG))
+
+    items.sort(key=order)

@@ -142,6 +142,7 @@ def test_the_package_is_run_as_the_command():
     assert "fastmim pretrain" in run.stdout
 
 
+@pytest.mark.slow
 def test_importing_the_package_touches_no_device():
     code = (
         "import fastmim_jax, sys; assert 'jax' not in sys.modules; fastmim_jax.hog;"

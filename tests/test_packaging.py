@@ -66,11 +66,13 @@ def installed():
     return {normalized(name) for names in packages_distributions().values() for name in names}
 
 
+@pytest.mark.slow
 def test_every_import_of_the_tests_is_declared():
     declared = DEPENDENCIES.union(*EXTRAS.values()) | {"torchvision", "torch"}
     assert not {name: files for name, files in distributions("tests").items() if name not in declared}
 
 
+@pytest.mark.slow
 def test_every_dependency_is_imported_or_explained():
     imported = set(distributions("fastmim_jax")) | set(distributions("configs"))
     assert DEPENDENCIES - imported <= IMPLICIT

@@ -9,6 +9,13 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 
 
+def test_the_command_for_all_tests_is_that_of_the_automatic_run():
+    assert re.search(r"^make test-all\b", TEXT, re.MULTILINE)
+    assert "\nmake test-all\n" in (ROOT / ".ci" / "run").read_text()
+    (command,) = re.findall(r"^test-all:.*\n\t(.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert " -m pytest " in command and command.count(" -m ") == 1  # no tests are deselected
+
+
 @pytest.mark.slow
 def test_the_python_example_runs(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
@@ -26,7 +33,7 @@ def test_every_file_that_is_named_exists():
 
 def test_every_make_target_and_command_exists():
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make (\w+)", TEXT, re.MULTILINE):
+    for target in re.findall(r"^make ([\w-]+)", TEXT, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
     from fastmim_jax.__main__ import COMMANDS
 

@@ -13,9 +13,12 @@ from fastmim_jax.validate.names import count, flag
 from fastmim_jax.validate.pretraining import check_pretraining
 from fastmim_jax.validate.training import check_no_decay
 from fastmim_jax.validate.values import FINETUNE_RULES, PRETRAIN_RULES, check_values
+from helpers.sweeps import sweep
 
 MODES = {"method": pretrain_config, "model": finetune_config}
 KEYS = [(section, key) for section, default in MODES.items() for key in flatten(default())]
+# Keys that both modes have are judged by one rule each: pre-training stands for both.
+ONCE = [case for case in KEYS if case[0] == "method" or ("method", case[1]) not in KEYS]
 FILES = {"method": ("pretrain", "configs/fastmim.py"), "model": ("finetune", "configs/finetune.py:vit_b16")}
 # Any word is a name of one of these; whether it exists is known later.
 FREE_TEXT = {"init", "data.path", "data.split", "data.eval_path", "data.eval_split", "monitor.path"}
@@ -46,15 +49,18 @@ def test_every_key_has_a_rule():
     ]
 
 
+@pytest.mark.parametrize(
+    "words", [WORDS[:1], pytest.param(WORDS[1:], marks=pytest.mark.slow)], ids=["word", "values"]
+)
 @pytest.mark.parametrize(("section", "key"), [case for case in KEYS if case[1] not in FREE_TEXT])
-def test_nonsense_on_the_command_line(section, key):
+def test_nonsense_on_the_command_line(section, key, words):
     command, file = FILES[section]
-    for word in WORDS:
+    for word in words:
         if (key, word) in ACCEPTED:
             continue
         with pytest.raises(UserError) as error:
-            words = [f"--config={file}", "--workdir=unused", f"--config.{key}={word}"]
-            values, _ = parse(command, COMMANDS[command], words)
+            flags = [f"--config={file}", "--workdir=unused", f"--config.{key}={word}"]
+            values, _ = parse(command, COMMANDS[command], flags)
             check_values(values.config)
         assert f"--config.{key}" in str(error.value) and "\n" not in str(error.value), (
             word,
@@ -63,7 +69,7 @@ def test_nonsense_on_the_command_line(section, key):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("section", "key"), KEYS)
+@pytest.mark.parametrize(("section", "key"), sweep(KEYS, ONCE))
 def test_values_of_any_type_in_a_config_file(section, key):
     """Checked together with the other keys: refused with the flag of the key, or accepted."""
     refused = 0

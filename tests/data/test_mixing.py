@@ -67,6 +67,7 @@ def test_erases_one_rectangle_of_noise():
     assert abs(np.corrcoef(noise.T)[0, 1]) < 0.01  # each channel has its own
 
 
+@pytest.mark.slow
 def test_erased_rectangles_are_spread_as_defined():
     size = 64
     *_, noisy = erased(2000, (size, size), 1.0)

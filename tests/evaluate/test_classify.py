@@ -112,6 +112,7 @@ def test_data_sets_of_every_size_are_classified_exactly(devices, stages, source,
         assert done[-1] == count and done == sorted(done)
 
 
+@pytest.mark.slow
 def test_selected_records_are_classified_in_their_order(stages, source, reference):
     stage, variables = stages[8]
     chosen = np.array([16, 4, 0, 9, 4])
@@ -138,6 +139,7 @@ def test_the_confusion_counts_true_classes_in_rows():
     assert predictions.top1 == 3 / 5 and predictions.top5 == 1
 
 
+@pytest.mark.slow
 def test_ties_count_for_the_class_that_comes_first(stages, source, reference):
     """An image of class2, which is as likely as class1 everywhere, is never right."""
     stage, variables = stages[8]
@@ -148,6 +150,7 @@ def test_ties_count_for_the_class_that_comes_first(stages, source, reference):
     assert (first < CLASSES - 1).all() and (second > 0).all()
 
 
+@pytest.mark.slow
 def test_moving_averages_are_evaluated(source):
     stage = make_finetune_stage(small.tuning(batch_size=8), 64, source.classes, devices=jax.devices()[:1])
     state = stage.create()

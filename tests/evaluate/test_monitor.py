@@ -12,7 +12,7 @@ from helpers import small
 from helpers.labelled_images import write_splits
 from helpers.processes import lines, losses
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device", "shared_stages")]
 
 
 @pytest.fixture(scope="module")

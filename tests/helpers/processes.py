@@ -1,14 +1,18 @@
 """Runs of `fastmim` in processes of their own, to be killed, and what they logged."""
 
+import atexit
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
+import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[1]
+# Forked from a process that has imported everything: importing takes longer than a run of the tests.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["helpers.preloaded"])
 FILE = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -20,28 +24,13 @@ def get_config():
     return config
 """
 
-
-# `python -m fastmim_jax` where PyTorch is not installed: TensorBoard's writer would import it, for 3 s.
-PROGRAM = """
-import sys
-
-class WithoutTorch:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name == "torch":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, WithoutTorch)
-from fastmim_jax.__main__ import main
-main()
-"""
 MAKERS = {"pretrain": "config", "finetune": "tuning"}  # functions of small.py
 
 
 def write_config(folder, data, changes="", command="pretrain", **options):
     """Writes a file of a command's config of small.py and changes to it -> the flag that names it."""
     path, given = folder / "small_config.py", {name: str(x) for name, x in options.items()}
-    known = dict(tests=str(ROOT / "tests"), make=MAKERS[command], data=str(data), options=given)
+    known = dict(tests=str(TESTS), make=MAKERS[command], data=str(data), options=given)
     path.write_text(FILE.format(**known, changes=changes))
     return f"--config={path}"
 
@@ -51,22 +40,77 @@ def starter(folder, data, changes, command="pretrain", **options):
     config = write_config(folder, data, changes, command, **options)
 
     def start(workdir, *more):
-        words = [sys.executable, "-c", PROGRAM, command, config]
-        return subprocess.Popen(
-            [*words, f"--workdir={workdir}", *more],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
+        return Run([command, config, f"--workdir={workdir}", *more])
 
     return start
 
 
-def finish(process, code=0):
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == code, output
+class Run:
+    """`fastmim` in a process and session of its own.
+
+    Args:
+      words: of the command line.
+      environment: variables beside those of this process.
+    """
+
+    def __init__(self, words, environment=None):
+        handle, self._output = tempfile.mkstemp()
+        os.close(handle)
+        path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+        os.environ["PYTHONPATH"], before = path, os.environ.get("PYTHONPATH")
+        try:
+            args = words, self._output, {"PYTHONPATH": path, **(environment or {})}
+            self._process = FORKS.Process(target=_fastmim, args=args)
+            self._process.start()
+        finally:
+            os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    @property
+    def running(self):
+        return self._process.is_alive()
+
+    def send(self, number):
+        """Send a signal; SIGKILL goes to the workers of the loader too."""
+        (os.killpg if number == signal.SIGKILL else os.kill)(self.pid, number)
+
+    def wait(self, seconds=300):
+        """Wait for the end -> (exit code, what was printed)."""
+        self._process.join(seconds)
+        output, code = self.output, self._process.exitcode
+        if code is None:
+            self.send(signal.SIGKILL)
+        os.unlink(self._output)
+        assert code is not None, f"still running after {seconds} s: {output}"
+        return code, output
+
+    @property
+    def output(self):
+        return Path(self._output).read_text()
+
+
+def _fastmim(words, output, environment):
+    """The whole of a process: a command with its output in a file."""
+    os.setsid()
+    with open(output, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.update(environment)
+    from fastmim_jax.__main__ import main
+
+    try:
+        main(words)
+    finally:
+        atexit._run_exitfuncs()  # as at the end of Python; multiprocessing leaves them out
+
+
+def finish(run, code=0):
+    """Wait for a run that ends with this code -> what it printed."""
+    found, output = run.wait()
+    assert found == code, output
     return output
 
 
@@ -88,18 +132,11 @@ def losses(workdir):
     return dict(found)
 
 
-def wait(process, until):
-    """Waits for something that a running process does: until() -> bool."""
-    while process.poll() is None:
-        if until():
-            return
-        time.sleep(0.02)
-    raise AssertionError(process.communicate()[0])
-
-
 def kill(command, workdir, number, step, *more):
-    """Starts a run and sends it a signal after a step -> the process."""
-    process = command(workdir, *more)
-    wait(process, lambda: any(line["step"] >= step for line in lines(workdir)))
-    os.killpg(process.pid, number) if number == signal.SIGKILL else process.send_signal(number)
-    return process
+    """Start a run and send it a signal after a step -> the run."""
+    run = command(workdir, *more)
+    while not any(line["step"] >= step for line in lines(workdir)):
+        assert run.running, run.output
+        time.sleep(0.02)
+    run.send(number)
+    return run

@@ -111,6 +111,7 @@ def test_normalised_target_ignores_brightness_and_contrast():
     np.testing.assert_allclose(hog(images), hog(4 * images + 8), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_no_gradient_flows_through_it():
     images = jnp.asarray(np.random.default_rng(4).standard_normal((1, 16, 16, 1)), jnp.float32)
     assert not np.asarray(jax.grad(lambda x: hog(x).sum())(images)).any()
@@ -127,6 +128,7 @@ def test_memory_does_not_grow_with_the_number_of_bins():
     assert memory.temp_size_in_bytes < 4.5 * 4 * images.size  # half of nine float32 copies
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [True, False])
 def test_programs_of_all_platforms_agree(weighted):
     random = np.random.default_rng(5)

@@ -9,11 +9,12 @@ from fastmim_jax import create_method
 from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.models.layers import gather_rows
 from helpers import published, small
+from helpers.sweeps import sweep
 
 CASES, NUMBERS = published.load("mae_vit")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sweep(CASES, ["norm1"], pytest.mark.slow))
 def test_equals_published(name):
     case = CASES[name]
     params = to_ours(published.weights(CASES, name), "mae_vit")["params"]

@@ -169,6 +169,7 @@ def test_unobserved_features_do_not_reach_a_fill():
             np.testing.assert_allclose(fill(x), fill(jnp.where(observed[..., None], x, 9.0)), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_cells_without_observed_neighbours_get_the_learned_token():
     x, observed = jnp.ones((1, 3, 3, 8)), np.zeros((1, 3, 3), bool)
     module = NeighbourSum(1)

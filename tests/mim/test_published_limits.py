@@ -48,6 +48,7 @@ def test_epsilon_of_the_decoders_norms(method):
     refused(method.clone(decoder={**method.decoder, "epsilon": 1e-5}))
 
 
+@pytest.mark.slow
 def test_tanh_approximation_of_gelu(method, monkeypatch):
     monkeypatch.setattr("fastmim_jax.models.layers.gelu", gelu_tanh)
     refused(method)
@@ -57,6 +58,7 @@ def gelu_tanh(x):
     return jax.nn.gelu(x, approximate=True)
 
 
+@pytest.mark.slow
 def test_mask_ratio_rounded_to_the_nearest(method, monkeypatch):
     monkeypatch.setattr(
         "fastmim_jax.mim.method.num_visible", lambda count, ratio: round(count * (1 - ratio))
@@ -64,6 +66,7 @@ def test_mask_ratio_rounded_to_the_nearest(method, monkeypatch):
     refused(method)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["blocks.0.mlp.fc1.bias", "decoder_blocks.0.attn.proj.bias"])
 def test_a_missing_bias(method, name):
     weights = published.weights(CASES, NAME)
@@ -71,5 +74,6 @@ def test_a_missing_bias(method, name):
     refused(method, to_ours(weights, "mae_vit")["params"])
 
 
+@pytest.mark.slow
 def test_order_of_the_targets_pixels(method):
     refused(method.clone(target=ChannelsFirst()))

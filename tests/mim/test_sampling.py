@@ -45,6 +45,7 @@ def brute_force(mask, ranks, count, grid, seeds=()):
     return picks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeded", [False, True])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_farthest_points_equal_brute_force_in_order(grid, seeded):
@@ -90,6 +91,7 @@ def test_thrown_tokens_have_a_decoded_neighbour():
     assert missing("furthest_from_visible") > 0.05  # the reason for the default without visible tokens
 
 
+@pytest.mark.slow
 def test_lattices_are_sparse_and_all_in_use():
     mask = np.ones((200, 36), bool)
     ranks = np.asarray(random_ranks(jax.random.uniform(jax.random.key(0), (200, 36)), 200, 36))

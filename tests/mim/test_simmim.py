@@ -16,9 +16,11 @@ from fastmim_jax.models.zoo import create_model
 from fastmim_jax.train.pretrain import make_pretrain_stage
 from fastmim_jax.train.state import count_parameters
 from helpers import published, small
+from helpers.sweeps import sweep
 
 DATA = {family: published.load(f"simmim_{family}") for family in ("vit", "swin")}
 CASES = [(family, name) for family, (cases, _) in DATA.items() for name in cases]
+KEPT = [case for case in CASES if case != ("swin", "m32")]  # that is "ape" without its table
 
 
 def noise_of(permutations):
@@ -34,7 +36,7 @@ def upsample(mask, images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "name"), CASES)
+@pytest.mark.parametrize(("family", "name"), sweep(CASES, KEPT))
 def test_equals_published(family, name):
     cases, numbers = DATA[family]
     case, table = cases[name], f"simmim_{family}"
@@ -139,6 +141,7 @@ PUBLISHED = {  # (parameters, masked blocks); our ViT has biases of keys, the pu
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", PUBLISHED)
 def test_the_published_models_have_the_published_number_of_parameters(variant):
     config = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "simmim.py"))["get_config"](variant)

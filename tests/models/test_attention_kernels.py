@@ -8,6 +8,7 @@ import pytest
 from fastmim_jax.models import attention, attention_kernels
 from fastmim_jax.models.attention_kernels import choose_kernel, describe_kernel, xla_attention
 from fastmim_jax.models.zoo import create_model
+from helpers.sweeps import sweep
 
 BATCH, QUERIES, KEYS, HEADS, WIDTH = 3, 5, 7, 2, 4
 
@@ -32,7 +33,7 @@ def inputs(dtype=jnp.float32):
 def gradients(kernel, query, key, value, bias, mask=None):
     weight = jnp.cos(jnp.arange(query.size)).reshape(query.shape)
     loss = lambda *arrays: (kernel(*arrays, mask) * weight).sum()  # noqa: E731
-    return jax.value_and_grad(loss, argnums=(0, 1, 2, 3))(query, key, value, bias)
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))(query, key, value, bias)
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -105,6 +106,7 @@ def test_the_reason_against_a_fused_kernel_is_given(gpu, monkeypatch):
     assert describe(88, False) == "xla (no cuDNN: cuDNN is not detected)"  # 64 was traced before
 
 
+@pytest.mark.slow
 def test_cudnn_is_traced_for_even_and_odd_lengths(gpu):
     blocks = attention.TransformerStack(
         attention.TransformerBlock, 1, dict(heads=1, kernel="cudnn", dtype=jnp.bfloat16)
@@ -116,8 +118,10 @@ def test_cudnn_is_traced_for_even_and_odd_lengths(gpu):
         assert jax.eval_shape(jax.grad(loss, argnums=1), variables, x).shape == x.shape
 
 
-@pytest.mark.parametrize("layers", ["unrolled", "scanned"])
-@pytest.mark.parametrize("remat", ["none", "full"])
+HOW = [(layers, remat) for layers in ("unrolled", "scanned") for remat in ("none", "full")]
+
+
+@pytest.mark.parametrize(("layers", "remat"), sweep(HOW, [("scanned", "full")], pytest.mark.slow))
 def test_cudnn_is_traced_in_a_vit(gpu, layers, remat):
     options = dict(width=16, depth=2, heads=2, layers=layers, remat=remat, dtype=jnp.bfloat16)
     model = create_model("vit_ti16", **options)

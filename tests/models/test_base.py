@@ -77,6 +77,7 @@ def shapes_of(model, variables, *inputs, method="__call__"):
     return jax.eval_shape(lambda *arrays: model.apply(*arrays, method=method), variables, *inputs)
 
 
+@pytest.mark.slow
 def test_tokens_have_the_declared_strides_and_widths(traced):
     model, images, variables = traced
     tokens = shapes_of(model, variables, images, method="embed")
@@ -94,6 +95,7 @@ def test_tokens_have_the_declared_strides_and_widths(traced):
     assert features[-1].shape == outputs[-1].tokens.shape
 
 
+@pytest.mark.slow
 def test_declared_capabilities_work(traced):
     model, images, variables = traced
     if model.supports_token_dropping:

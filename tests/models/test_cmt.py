@@ -57,6 +57,7 @@ def test_running_statistics_after_one_pass_equal_published(training):
         np.testing.assert_allclose(found[name], x, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_without_changing_statistics_images_do_not_touch_each_other(training):
     variables, *_ = training
     model = small.published_method("cmt", CASES["hog_norm1"]).encoder
@@ -102,6 +103,7 @@ def stage():
     return block, x, jax.jit(CMTStage(2, block).init)(jax.random.key(1), x)
 
 
+@pytest.mark.slow
 def test_rows_and_columns_are_treated_alike(stage):
     block, x, variables = stage
 
@@ -141,6 +143,7 @@ def test_scan_and_remat_change_neither_results_nor_statistics(outcome, options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", ["unrolled", "scanned"])
 def test_computes_in_bfloat16_with_float32_variables_on_wide_images(layers):
     model = CMT(**TINY, dtype=jnp.bfloat16, remat="full", layers=layers)

@@ -106,6 +106,7 @@ def test_initial_values():
             np.testing.assert_allclose(x, expected, err_msg=path)
 
 
+@pytest.mark.slow
 def test_scan_and_remat_change_no_results():
     x = jax.random.normal(jax.random.key(0), (2, 4, 6, 8))
     plain, scanned = (ConvNeXtStage(2, {}, *options) for options in ((), ("full", "scanned")))

@@ -15,6 +15,7 @@ from fastmim_jax.models.pvt_v2 import PVTBlock
 from fastmim_jax.models.stack import Stack, drop_path_rates, residual
 from fastmim_jax.models.swin import SwinBlock
 from helpers import small
+from helpers.sweeps import sweep
 
 pytestmark = pytest.mark.slow
 
@@ -115,7 +116,7 @@ def test_the_mean_over_many_keys_is_the_branch_itself():
     assert share.mean(0).std() < 0.1 and share.std() > 0.5
 
 
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", sweep(TINY, ["swin", "cmt"]))
 def test_without_a_generator_or_a_rate_the_program_is_the_same(family):
     plain, dropping = tiny(family), tiny(family, drop_path=0.5)
     images = jax.ShapeDtypeStruct((4, 64, 64, 3), jnp.float32)

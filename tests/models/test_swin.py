@@ -78,6 +78,7 @@ def test_shifted_windows_hold_only_neighbours():
     np.testing.assert_array_equal(mask, near)
 
 
+@pytest.mark.slow
 def test_attention_is_its_definition():
     x = jax.random.normal(jax.random.key(0), (2, 3, 6, 8))
     mask = np.random.default_rng(0).random((3, 6, 6)) < 0.7

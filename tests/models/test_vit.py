@@ -10,6 +10,7 @@ from fastmim_jax.models.attention import RelativePositionBias
 from fastmim_jax.models.base import EncoderOutput
 from fastmim_jax.models.vit import ViT
 from helpers import published
+from helpers.sweeps import sweep
 
 
 def test_every_activation_equals_published():
@@ -55,7 +56,7 @@ def test_encode_of_embed_is_the_call_and_features_end_with_it():
     np.testing.assert_allclose(features[-1], called.tokens, atol=1e-6)
 
 
-@pytest.mark.parametrize("patch", [4, 8, 14, 16])
+@pytest.mark.parametrize("patch", sweep([4, 8, 14, 16], [14], pytest.mark.slow))
 def test_patch_sizes(patch):
     model = create_model(f"vit_ti{patch}", depth=1)
     images = jax.ShapeDtypeStruct((1, 2 * patch, 3 * patch, 3), jnp.float32)
@@ -153,6 +154,7 @@ def test_relative_positions_need_the_plain_kernel():
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
 
 
+@pytest.mark.slow
 def test_positions_begin_where_the_published_loader_puts_them_at_another_size():
     """Pre-trained on 4 x 4 cells, fine-tuned on 7 x 7."""
     after = published.load("load")[1]["vit/after/pos_embed"]

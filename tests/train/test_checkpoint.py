@@ -47,6 +47,7 @@ def test_keeps_the_newest_and_the_milestones(tmp_path):
     assert kept == [4, 6, 7]
 
 
+@pytest.mark.slow
 def test_another_model_is_refused_in_one_sentence(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, build().create(), {})

@@ -9,6 +9,7 @@ from fastmim_jax.models.convolution import BatchNorm
 from fastmim_jax.train import sharding
 from fastmim_jax.train.pretrain import make_pretrain_stage
 from helpers import small
+from helpers.sweeps import sweep
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +43,7 @@ def train(config, devices, batches, initial=None):
     return initial, state, losses
 
 
-@pytest.mark.parametrize("family", small.TINY)
+@pytest.mark.parametrize("family", sweep(small.TINY, ["swin"]))
 def test_eight_devices_give_the_losses_of_one(family):
     """Data and parameters both split, 4 x 2, on wide images of four channels with blocks of half a cell.
 
@@ -61,7 +62,7 @@ def test_eight_devices_give_the_losses_of_one(family):
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(32, 64)}
 
 
-@pytest.mark.parametrize("host", [small.mixmim, small.mae])
+@pytest.mark.parametrize("host", sweep([small.mixmim, small.mae], [small.mixmim]))
 def test_partial_reconstruction_on_eight_devices_gives_the_losses_of_one(host):
     config = host(small.config(accumulation=2))
     config.method.groups, config.method.partial.throw_ratio = 4, 0.5
@@ -71,7 +72,7 @@ def test_partial_reconstruction_on_eight_devices_gives_the_losses_of_one(host):
     np.testing.assert_allclose(train(config, 8, data, initial)[2], one, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", small.TINY)
+@pytest.mark.parametrize("family", sweep(small.TINY, ["pvt_v2"]))
 def test_pixels_of_one_channel_with_large_blocks(family):
     config = small.over(family, small.config())
     config.method.update(target="pixel", block_size=64)

@@ -53,6 +53,7 @@ def test_a_mixing_method_takes_any_even_batch(tmp_path, folder, monkeypatch):
     assert images.shape == (6, 64, 64, 3) and np.isfinite(out.loss)
 
 
+@pytest.mark.slow
 def test_batches_fit_few_records_and_all_devices(finetuned):
     _, stage = open_classifier(finetuned, batch_size=24)
     assert [stage.batch_size_for(records) for records in (1, 8, 9, 17, 100)] == [8, 8, 16, 24, 24]

@@ -89,6 +89,7 @@ def test_position_grids_are_those_of_pretraining():
     assert backbone_of(mixed, size=384, position_grid=(96, 96)).position_grid == (96, 96)
 
 
+@pytest.mark.slow
 def test_fixed_positions_of_a_vit_become_learned_ones_that_begin_as_the_table_resampled():
     saved = pretraining(name="vit_ti16", width=16, depth=1, heads=2)
     config = tuned(saved, size=224)
@@ -121,6 +122,7 @@ def test_a_mixmim_at_another_size_reads_its_table_between_the_places_of_pretrain
     assert "position" not in variables["params"]["encoder"]
 
 
+@pytest.mark.slow
 def test_simmims_shared_table_is_copied_into_every_block():
     config = small.simmim(small.config())
     shared = dict(positions="none", relative_positions="shared", layer_scale=0.1)

@@ -59,7 +59,7 @@ def shapes():
         key = name, *options.items()
         if key not in known:
             config = finetune_config().model
-            config.update_from_flattened_dict({"backbone.name": name, **options})
+            config.update_from_flattened_dict({"backbone.name": name, "layers": "scanned", **options})
             model = create_classifier(config, 1000)
             images = jnp.zeros((1, 224, 224, 3))
             known[key] = model.encoder, jax.eval_shape(model.init, jax.random.key(0), images)["params"]

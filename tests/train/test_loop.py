@@ -14,7 +14,7 @@ from fastmim_jax.io import read_json_lines
 from fastmim_jax.tools.reconstruct import draw_loss_curve, picture_hook, reconstruct
 from fastmim_jax.train.pretrain import pretrain
 from fastmim_jax.train.report import summarize
-from helpers import small
+from helpers import small, stages
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
@@ -79,11 +79,12 @@ def test_only_a_fitting_checkpoint_is_resumed(tmp_path):
 def test_a_mixing_run_resumes_to_the_bit(tmp_path):
     config = small.mixmim(small.config(folder_of(tmp_path / "images", 3), steps=6))
     config.run.keep = 9
-    pretrain(config, tmp_path / "complete", log=lambda text: None)
-    shutil.copytree(tmp_path / "complete", tmp_path / "killed")
-    shutil.rmtree(tmp_path / "killed" / "checkpoints" / "6")
     messages = []
-    assert pretrain(config, tmp_path / "killed", log=messages.append) == 6
+    with stages.shared():
+        pretrain(config, tmp_path / "complete", log=lambda text: None)
+        shutil.copytree(tmp_path / "complete", tmp_path / "killed")
+        shutil.rmtree(tmp_path / "killed" / "checkpoints" / "6")
+        assert pretrain(config, tmp_path / "killed", log=messages.append) == 6
     assert any("resuming at step 3 of 6" in line for line in messages)
     logs = [read_json_lines(tmp_path / name / "metrics.jsonl").records for name in ("complete", "killed")]
     names = ("step", "loss", "grad_norm", "lr")

@@ -1,17 +1,14 @@
 """Two real processes over the network, found as a Slurm job would be, against one."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fastmim_jax.__main__ import main
-from helpers.processes import PROGRAM
+from helpers.processes import Run, finish
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess, pytest.mark.usefixtures("one_device")]
 
@@ -39,20 +36,6 @@ def get_config(command):
 """
 
 
-def start(command, config, workdir, *more, **environment):
-    flags = [f"--config={config}:{command}", f"--workdir={workdir}"]
-    words = [sys.executable, "-c", PROGRAM, command, *flags]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    streams = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return subprocess.Popen([*words, *more], env=environment, **streams)
-
-
-def finish(*processes):
-    for process in processes:
-        output = process.communicate(timeout=240)[0]
-        assert process.returncode == 0, output
-
-
 def metrics(workdir, name):
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return [line[name] for line in lines if name in line]
@@ -73,15 +56,14 @@ def run_both(command, folder, *more):
     config.write_text(CONFIG.format(tests=str(ROOT / "tests")))
     job = dict(SLURM_JOB_ID=str(free_job()), SLURM_STEP_NODELIST="localhost", SLURM_NTASKS="2")
     one, two = folder / f"{command}_one", folder / f"{command}_two"
-    finish(
-        *(
-            start(
-                command, config, two, "--distributed", *more, **job, SLURM_PROCID=rank, SLURM_LOCALID=rank
-            )
-            for rank in "01"
-        )
-    )
-    main([command, f"--config={config}:{command}", f"--workdir={one}", *more])
+    flags = [command, f"--config={config}:{command}", *more]
+    runs = [
+        Run([*flags, f"--workdir={two}", "--distributed"], dict(job, SLURM_PROCID=rank, SLURM_LOCALID=rank))
+        for rank in "01"
+    ]
+    for run in runs:
+        finish(run)
+    main([*flags, f"--workdir={one}"])
     return one, two
 
 

@@ -11,6 +11,7 @@ from fastmim_jax.train import sharding
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.pretrain import make_pretrain_stage
 from helpers import small
+from helpers.sweeps import sweep
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,7 @@ def one_device():
     return five_losses(1, 1)[2]
 
 
-@pytest.mark.parametrize("fsdp", [1, 2, 8])
+@pytest.mark.parametrize("fsdp", sweep([1, 2, 8], [1, 2]))
 def test_eight_devices_give_the_losses_of_one(one_device, fsdp):
     stage, state, losses = five_losses(8, fsdp)
     np.testing.assert_allclose(losses, one_device, rtol=1e-5)
@@ -63,7 +64,7 @@ def test_scanned_layers_and_accumulation_are_sharded_alike(one_device):
     np.testing.assert_allclose(losses, one_device, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("fsdp", "accumulation"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(("fsdp", "accumulation"), sweep([(1, 2), (2, 1)], [(1, 2)]))
 def test_a_split_optimizer_state_gives_the_same_losses(one_device, fsdp, accumulation):
     stage, state, losses = five_losses(8, fsdp, accumulation=accumulation, shard_optimizer_state=True)
     np.testing.assert_allclose(losses, one_device, rtol=1e-5)
@@ -83,18 +84,20 @@ def test_a_split_optimizer_state_resumes_on_other_meshes(tmp_path):
         config.run.shard_optimizer_state = split
         return make_pretrain_stage(config, records=64, devices=jax.devices()[:devices])
 
-    first = make_stage(8, True)
+    stages = {(8, True): make_stage(8, True)}
+    first = stages[8, True]
     state = first.create()
     state, _ = first.step(state, first.to_devices(BATCHES[0], 16))
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, {})
     losses = []
     for devices, split in ((8, True), (8, False), (2, True), (1, False)):
-        stage = make_stage(devices, split)
+        stage = stages.get((devices, split)) or make_stage(devices, split)
         with Checkpoints(tmp_path) as checkpoints:
             restored = checkpoints.restore(1, stage.abstract)
         jax.tree.map(np.testing.assert_array_equal, restored.opt_state, state.opt_state)
-        losses.append(float(stage.step(restored, stage.to_devices(BATCHES[1], 16))[1]["loss"]))
+        if devices > 1:  # test_loop.py goes on from eight devices with one
+            losses.append(float(stage.step(restored, stage.to_devices(BATCHES[1], 16))[1]["loss"]))
     np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
 
 

@@ -17,7 +17,7 @@ from fastmim_jax.train.resize_state import resize_state
 from helpers import small
 from helpers.processes import lines, losses
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device", "shared_stages")]
 
 SWITCHES, LAST = (12, 21), 28
 TABLES = {"relative_positions": "own"}  # one per block, resized at every switch
@@ -83,6 +83,11 @@ def test_learning_rate_follows_the_batch_and_one_cosine(never_killed):
     assert found[LAST, "lr"] < 0.02 * found[13, "lr"]
 
 
+def test_each_stage_is_compiled_once(never_killed, shared_stages):
+    stages = [stage for stage in shared_stages.values() if stage.plan.total_steps == LAST]
+    assert [stage.step.jitted._cache_size() for stage in stages] == [1] * 3
+
+
 @pytest.mark.parametrize("step", [SWITCHES[0], 15], ids=["at a switch", "inside a stage"])
 def test_interrupted_equals_never_interrupted(run, never_killed, tmp_path, step):
     """The newest checkpoint is of this step, later steps are logged; test_resume.py kills runs."""
@@ -95,19 +100,6 @@ def test_interrupted_equals_never_interrupted(run, never_killed, tmp_path, step)
     assert f"resuming at step {step} of 28" in output
     assert ("stage 2 of 3: 48 x 48 pixels" in output) == (step in SWITCHES)
     assert losses(tmp_path) == found
-
-
-def test_each_stage_is_compiled_once():
-    state, config = None, small.config(steps=9)
-    config.method.backbone.update(TABLES, depth=1)
-    config.stages.image_sizes = (32, 48)
-    for stage in make_pretrain_stages(config, 48, jax.devices()):
-        state = stage.create() if state is None else resize_state(state, stage.abstract)[0]
-        side = stage.plan.image_size[0]
-        batch = {"image": np.zeros((16, side, side, 3), np.uint8), "flip": np.zeros(16, bool)}
-        for _ in range(2):
-            state, _ = stage.step(state, stage.to_devices(batch, 16))
-        assert stage.step.jitted._cache_size() == 1
 
 
 def test_resizing_changes_only_the_tables():

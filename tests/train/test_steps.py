@@ -13,6 +13,7 @@ from fastmim_jax.train.augmentation import device_augmentation
 from fastmim_jax.train.finetune import make_finetune_stage
 from fastmim_jax.train.pretrain import make_pretrain_stage
 from helpers import small
+from helpers.sweeps import sweep
 
 pytestmark = pytest.mark.slow
 
@@ -60,16 +61,20 @@ def test_accumulation_changes_nothing_but_memory():
         np.testing.assert_allclose(float(one["grad_norm"]), float(other["grad_norm"]), rtol=1e-4)
 
 
-def test_gradients_of_kernels_can_be_summed_in_bfloat16():
-    def grad_norms(gradient_dtype, accumulation):
-        config = small.config(accumulation=accumulation)
-        config.method.dtype, config.optimizer.gradient_dtype = "bfloat16", gradient_dtype
-        stage = make_pretrain_stage(config, records=64, devices=jax.devices()[:1])
-        return [float(metrics["grad_norm"]) for metrics in losses(stage, 2)[1]]
+@cache
+def in_bfloat16(gradient_dtype="float32", accumulation=1):
+    """The metrics of two steps in bfloat16."""
+    config = small.config(accumulation=accumulation)
+    config.method.dtype, config.optimizer.gradient_dtype = "bfloat16", gradient_dtype
+    stage = make_pretrain_stage(config, records=64, devices=jax.devices()[:1])
+    return losses(stage, 2)[1]
 
-    expected = grad_norms("float32", 1)
-    for accumulation in (1, 2):
-        np.testing.assert_allclose(grad_norms("bfloat16", accumulation), expected, rtol=0.02)
+
+@pytest.mark.parametrize("accumulation", sweep([1, 2], [2]))
+def test_gradients_of_kernels_can_be_summed_in_bfloat16(accumulation):
+    found, expected = in_bfloat16("bfloat16", accumulation), in_bfloat16()
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(float(one["grad_norm"]), float(other["grad_norm"]), rtol=0.02)
 
 
 def test_paths_are_dropped_in_updates_alone_and_each_time_anew():
@@ -166,10 +171,7 @@ def test_trivial_losses_are_those_of_the_hidden_targets():
 
 
 def test_bfloat16_agrees_with_float32_and_keeps_the_loss_in_float32():
-    config = small.config()
-    config.method.dtype = "bfloat16"
-    stage = make_pretrain_stage(config, records=64, devices=jax.devices()[:1])
-    reduced = losses(stage, 2)[1][1]["loss"]
+    reduced = in_bfloat16()[1]["loss"]
     assert reduced.dtype == jnp.float32
     np.testing.assert_allclose(float(reduced), float(losses(stage_of(), 2)[1][1]["loss"]), rtol=0.02)
 

@@ -27,12 +27,14 @@ def separable(images=600):
     return (x[::2] * 100 + 1e3, labels[::2]), (x[1::2] * 100 + 1e3, labels[1::2])
 
 
+@pytest.mark.slow
 def test_learns_what_is_separable():
     result = probe(*separable(), 3, **FAST)
     assert result.accuracy == 1 and result.held_out[result.best] == 1
     assert result.setting == f"learning rate {result.best:g}"
 
 
+@pytest.mark.slow
 def test_agrees_with_ridge(digits):
     """Two losses on the same features: within 4 points, far from chance."""
     linear, closed = probe(*digits, 10, **FAST), ridge.probe(*digits, 10)

@@ -68,6 +68,7 @@ def test_separates_an_informative_layer_from_noise():
     assert abs(probe(*halves(noise, labels), 4).accuracy - 0.25) < 0.1
 
 
+@pytest.mark.slow
 def test_wide_noise_needs_a_strong_penalty():
     """With as many features as images to fit, 160, the least penalty fits all of the noise."""
     x, labels = problem(400, 160, 4, spread=0.2)

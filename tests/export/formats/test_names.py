@@ -27,6 +27,7 @@ def test_a_round_trip_is_exact(family):
         np.testing.assert_array_equal(back[name], value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_table_covers_exactly_the_variables_of_the_model(family):
     case, weights = case_and_weights(family)

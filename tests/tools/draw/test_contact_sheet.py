@@ -35,6 +35,7 @@ def sheet(monkeypatch, config, path="x.png"):
     return drawn
 
 
+@pytest.mark.slow
 def test_pretraining_shows_the_first_crops_of_the_run(monkeypatch):
     config = small.config(batch_size=64)
     config.data.mean, config.data.std = (0.2, 0.5, 0.7), (0.1, 0.2, 0.3)
@@ -59,6 +60,7 @@ def test_without_mixing_there_is_one_class_below_each_picture(monkeypatch, pure)
         np.testing.assert_allclose(image, colour, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_shares_of_classes_are_those_of_their_colours(monkeypatch, pure, kind):
     config = tuning_config(pure)
@@ -108,6 +110,7 @@ def test_mix_groups_are_even_and_divide_the_images(largest, count, groups):
     assert contact_sheet._mix_groups(largest, count) == groups
 
 
+@pytest.mark.slow
 def test_published_recipes_need_no_backbone_and_one_device(tmp_path, monkeypatch, pure):
     config = finetune_config()
     config.data.update(path=str(pure), image_size=(40, 24), channels=1)

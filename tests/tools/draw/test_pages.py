@@ -6,12 +6,19 @@ from PIL import Image
 
 from fastmim_jax.tools.draw import glyphs, pages
 from helpers.reconstructions import ROLES, plain_hog, random_reconstruction
+from helpers.sweeps import sweep
 
 NOTE = "each such patch's mean and contrast are taken from the truth"
 
 
-@pytest.mark.parametrize("height, width", [(64, 64), (128, 128), (224, 224), (96, 160), (64, 32)])
-@pytest.mark.parametrize("channels", [1, 3, 4])
+SIZES = [(64, 64), (128, 128), (224, 224), (96, 160), (64, 32)]
+SHAPES = [(*size, channels) for size in SIZES for channels in (1, 3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "channels"),
+    sweep(SHAPES, [(64, 64, 1), (128, 128, 4), (224, 224, 3), (96, 160, 3), (64, 32, 3)]),
+)
 def test_hog_page_has_four_panels_a_row(tmp_path, height, width, channels):
     path = tmp_path / "new" / "hog.png"
     assert pages.draw_hog_reconstruction(*random_reconstruction(height, width, channels), path) == path

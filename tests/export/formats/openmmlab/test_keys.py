@@ -153,6 +153,7 @@ def state_of(variables, name):
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
 def test_names_are_those_of_the_source_and_a_round_trip_is_exact(name):
     module, expected = EXPECTED[name]
@@ -167,6 +168,7 @@ def test_every_format_is_tested():
     assert {name for name, fmt in FORMATS.items() if fmt.library in libraries} == set(EXPECTED)
 
 
+@pytest.mark.slow
 def test_shapes_are_those_of_the_source():
     state = state_of(variables_of(PVT), "mmdet_pvt_v2")
     assert state["layers.1.1.0.attn.attn.in_proj_weight"].shape == (24, 8)
@@ -275,6 +277,7 @@ def test_attention_of_pvt_is_that_of_joined_projections(stage, reduction):
     assert_close(found.reshape(y.shape), y)
 
 
+@pytest.mark.slow
 def test_mlp_of_pvt_is_that_of_convolutions():
     variables = variables_of(PVT)
     state, name = to_theirs(variables, "mmdet_pvt_v2"), "layers.1.1.0.ffn.layers"

@@ -1,0 +1,21 @@
+"""What a process of `helpers.processes` has imported when it begins; no device is touched."""
+
+import sys
+
+
+class WithoutTorch:
+    """Hides PyTorch, which TensorBoard's writer would import, for 3 s."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "torch":
+            raise ModuleNotFoundError(name)
+
+
+sys.meta_path.insert(0, WithoutTorch)
+
+import fastmim_jax.evaluate.best_checkpoint  # noqa: E402
+import fastmim_jax.evaluate.monitor  # noqa: E402
+import fastmim_jax.tools.reconstruct  # noqa: E402
+import fastmim_jax.train.finetune  # noqa: E402
+import fastmim_jax.train.pretrain  # noqa: E402, F401

@@ -1,0 +1,39 @@
+"""Stages that runs share."""
+
+import dataclasses
+import json
+from contextlib import contextmanager
+
+import jax
+import pytest
+
+from fastmim_jax.stages import at_stage
+from fastmim_jax.train import pretrain
+
+
+@contextmanager
+def shared():
+    """Let runs of pre-training with equal configs share their stages, traced and compiled once.
+
+    Yields the stages by what they were made from.
+    Not for tests that change the program by hand: a stage that is known would hide the change.
+    """
+    known, make = {}, pretrain.make_pretrain_stage
+
+    def make_once(config, records, devices=None, stage=0, loaded=None):
+        devices = devices or jax.devices()
+        if loaded is not None:
+            return make(config, records, devices, stage, loaded)
+        key = _of_the_program(config), records, tuple(devices), stage
+        if key not in known:
+            known[key] = make(config, records, devices, stage)
+        return dataclasses.replace(known[key], config=at_stage(config, stage))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain, "make_pretrain_stage", make_once)
+        yield known
+
+
+def _of_the_program(config):
+    """The config without the probe that reads the weights during the run."""
+    return json.dumps({name: section for name, section in config.to_dict().items() if name != "monitor"})
