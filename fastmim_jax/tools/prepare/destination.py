@@ -14,6 +14,7 @@ from typing import Any
 
 from fastmim_jax.data.records.index import write_index
 from fastmim_jax.data.records.manifest import FILE, UNFINISHED, Manifest, is_prepared, load_manifest
+from fastmim_jax.data.sources.joined import split_path
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import write_json
 from fastmim_jax.tools.prepare.facts import ShardFacts
@@ -24,17 +25,18 @@ _LIBRARIES = "pillow", "simplejpeg", "cykooz-resizer", "array-record"
 
 
 def check_place(source: str, destination: str) -> None:
-    """Check that neither folder lies in the other.
+    """Check that the destination does not lie in a folder of the data set, nor such a folder in it.
 
     Raises:
-      UserError: one does, or they are the same.
+      UserError: it does, or they are the same.
     """
-    if not os.path.exists(source):
-        return
-    theirs, ours = os.path.realpath(source), os.path.realpath(destination)
-    if os.path.commonpath([theirs, ours]) in (theirs, ours):
+    ours = os.path.realpath(os.path.expanduser(destination))
+    for path in filter(os.path.exists, split_path(source)):
+        theirs = os.path.realpath(path)
+        if os.path.commonpath([theirs, ours]) not in (theirs, ours):
+            continue
         raise UserError(
-            f"{destination} and {source} lie in one another: the prepared images would be taken for "
+            f"{destination} and {path} lie in one another: the prepared images would be taken for "
             "original ones; type a destination outside of the data set."
         )
 

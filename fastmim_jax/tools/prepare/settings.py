@@ -9,6 +9,7 @@ from fastmim_jax.data.decode import DecodeError, decode_values
 from fastmim_jax.data.records.raw import NATURAL_RANGES
 from fastmim_jax.data.records.record import LAYOUTS
 from fastmim_jax.data.sources import Source, open_source, split_names
+from fastmim_jax.data.sources.joined import SEPARATOR, split_path
 from fastmim_jax.errors import UserError
 
 QUALITY = 90  # of JPEG
@@ -89,9 +90,8 @@ def make_settings(
             f"--channels={channels}, but {layout} stores {possible}: type --format=raw for other numbers"
         )
     dtype = _find_dtype(sources, channels) if layout == "raw" else "uint8"
-    expanded = os.path.expanduser(path)
     return Settings(
-        source=os.path.abspath(expanded) if os.path.exists(expanded) else path,
+        source=SEPARATOR.join(map(_absolute, split_path(path))),
         layout=layout,
         short_side=short_side,
         quality=(QUALITY if quality is None else quality) if layout == "jpeg" else None,
@@ -100,6 +100,11 @@ def make_settings(
         value_range=_range(value_range, dtype),
         records={split: len(source) for split, source in sources.items()},
     )
+
+
+def _absolute(path: str) -> str:
+    """Return the absolute path of a file or folder; other names, such as "sample", stay."""
+    return os.path.abspath(path) if os.path.exists(path) else path
 
 
 def _find_dtype(sources: Mapping[str, Source], channels: int) -> str:

@@ -180,6 +180,14 @@ def test_a_prepared_data_set_can_be_prepared_again(images, tmp_path):
     assert split_names(tmp_path / "raw") == ("train",)
 
 
+def test_several_data_sets_become_one(tmp_path):
+    both = f"{write_images(tmp_path / 'a', 2)}::{write_images(tmp_path / 'b', 1)}"
+    run(both, tmp_path / "out")
+    before, after = open_source(both), open_source(tmp_path / "out")
+    assert len(after) == 9 and after.classes == before.classes and after.name(8) == before.name(8)
+    assert [after.label(i) for i in range(9)] == [before.label(i) for i in range(9)]
+
+
 def test_settings_are_compared_and_files_that_are_not_ours_stay(images, small_shards, tmp_path):
     run(images, tmp_path / "out", splits=["test"])
     before = tree(tmp_path / "out")
@@ -261,6 +269,8 @@ def test_sources_and_destinations_that_cannot_be_used(images, tmp_path, monkeypa
     for destination in (images / "out", images.parent, images):
         with pytest.raises(UserError, match="lie in one another"):
             run(images, destination)
+    with pytest.raises(UserError, match="lie in one another"):
+        run(f"sample::{images}", images / "out")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):
         run(images, tmp_path / "file")
