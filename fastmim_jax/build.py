@@ -1,16 +1,16 @@
 """Build methods, backbones, classifiers and image readers, each from its section of a config."""
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from fastmim_jax.data.cpus import cpu_share, pick_workers
 from fastmim_jax.data.device import channel_statistics
 from fastmim_jax.data.image_reader import ImageReader
-from fastmim_jax.data.loader import pick_workers
+from fastmim_jax.data.planes import fits_planes
 from fastmim_jax.mim.fastmim import FastMIM
 from fastmim_jax.mim.mae import MAE
 from fastmim_jax.mim.method import Method
@@ -96,8 +96,11 @@ def create_classifier(model: ConfigDict, classes: int) -> Classifier:
     return Classifier(encoder, classes, pooling, options)
 
 
-def create_reader(config: ConfigDict) -> ImageReader:
-    """Return the ImageReader of `config.data` and `config.run`."""
+def create_reader(config: ConfigDict, stored: str = "") -> ImageReader:
+    """Return the ImageReader of `config.data` and `config.run`.
+
+    stored: how the training data stores its images, see `stored_layout`; "" where nothing is trained.
+    """
     data, run = config.data, config.run
     mean, std = channel_statistics(data.channels)
     return ImageReader(
@@ -108,9 +111,21 @@ def create_reader(config: ConfigDict) -> ImageReader:
         crop_scale=tuple(data.crop_scale),
         crop_ratio=tuple(data.crop_ratio),
         eval_resize=data.get("eval_resize"),
-        workers=pick_workers(os.cpu_count() or 1) if run.workers < 0 else run.workers,
+        workers=pick_workers(cpu_share().cpus) if run.workers < 0 else run.workers,
         threads=run.threads,
+        layout="yuv420" if stored == "yuv420" and _takes_planes(config) else "rgb",
     )
+
+
+def stored_layout(source: Any) -> str:
+    """Return how a source stores its images: "jpeg", "yuv420" or "raw" if it is prepared, else ""."""
+    return getattr(source, "layout", "")
+
+
+def _takes_planes(config: ConfigDict) -> bool:
+    """Return whether training crops can stay YCbCr: RGB training without augmentation on the host."""
+    augmented = "augment" in config and config.augment.magnitude > 0
+    return config.data.channels == 3 and fits_planes(tuple(config.data.image_size)) and not augmented
 
 
 def _compute(section: ConfigDict) -> dict[str, Any]:

@@ -21,6 +21,7 @@ _COMPUTE = {
 CHOICES = {
     **{f"method.{key}": allowed for key, allowed in _COMPUTE.items()},
     **{f"model.{key}": allowed for key, allowed in _COMPUTE.items()},
+    "data.views": ("crops", "masks"),
     "optimizer.gradient_dtype": ("float32", "bfloat16"),
     "schedule.shape": ("cosine", "step"),
 }
@@ -33,6 +34,12 @@ def pretrain_config() -> ConfigDict:
     # Warm start: a converted checkpoint, the work directory of a run, or one checkpoint in it.
     config.init = ""  # "": all parameters are initialised randomly
     config.data = _data(image_size=(128, 128), crop_scale=(0.2, 1.0))
+    # Views of one decoded image that follow each other in a batch, for when reading is the bottleneck.
+    # They count as images: an epoch has as many views as the data has images, of 1 / k of the images.
+    config.data.views_per_image = 1  # k; it divides every batch size
+    # "crops": k random crops; "masks": k masks of one crop with disjoint visible blocks (DMJD), which needs
+    # k * (1 - method.mask_ratio) <= 1
+    config.data.views = "crops"
     config.data.eval_path = ""  # data set of the held-out loss; "": data.path if eval_split is set
     config.data.eval_split = ""  # split of the held-out loss; "": "train" if eval_path is set
     config.data.eval_records = 512  # images of the held-out loss, at most

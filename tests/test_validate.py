@@ -246,6 +246,12 @@ THROW = {"method.partial.throw_ratio": 0.5}
             r"image_sizes\[1\] is 100x100.*entry 2 of --config.stages.image_s",
         ),
         ({"stages.image_sizes": (64, 96), "stages.windows": (4, 5)}, "--config.stages.windows$"),
+        ({"data.views_per_image": 24}, "64: type --config.data.views_per_image=8"),
+        (
+            {"data.views_per_image": 8, "data.views": "masks"},
+            "8 views with 16 visible blocks each .*type --config.data.views_per_image=4,",
+        ),
+        ({**MIXMIM, "data.views": "masks"}, "but MixMIM's masks .*type --config.data.views=crops"),
         (
             {"stages.batch_sizes": (64, 30)},
             r"batch_sizes\[1\] is 30.*set entry 2 of --config.stages.batch_sizes to 32",

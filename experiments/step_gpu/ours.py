@@ -87,7 +87,7 @@ def compile_step(stage, batch):
 def run(args, batch):
     """Compile, wait for the machine, time and report."""
     stage = build_stage(args["config"], args["changes"], batch)
-    flops = 3.0 * matrix_flops(*forward_function(stage, abstract_batch(stage, 1)["image"].shape[1:]))
+    flops = 3.0 * matrix_flops(*forward_function(stage))
     say("flops", flops)
     # The allocator keeps the memory of a batch that did not fit.
     ask("need", COMPILE_GB if batch == args["batch"] else args["memory"])

@@ -35,7 +35,8 @@ class LocalBatches:
 
     def __init__(self, fields: Fields, chunks: int, size: int):
         self._fields, self._chunks, self._size = fields, chunks, size
-        self._lock, self._batches = threading.Lock(), {}
+        self._lock = threading.Lock()
+        self._batches: dict[int, Arrays] = {}
 
     def chunk(self, number: int) -> Arrays:
         """Return the rows that chunk `number` of the stream is to be written to."""
@@ -80,7 +81,8 @@ class SharedBatches:
     def __init__(self, fields: Fields, chunks: int, size: int, slots: int):
         self._fields, self._chunks, self._size, self._slots = fields, chunks, size, slots
         self._offsets, self._stride = _offsets(fields, size)
-        self._lock, self._partial = threading.Lock(), {}
+        self._lock = threading.Lock()
+        self._partial: dict[int, Arrays] = {}
         self._map: mmap.mmap | None = None
         self._path, self._file = _shared_file(_ALIGNMENT + slots * self._stride)
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from fastmim_jax.data.augment import random_crop_box, resize_crop
 from fastmim_jax.data.batch_memory import Arrays, Fields
-from fastmim_jax.data.decode import DecodeError, read_image
+from fastmim_jax.data.decode import DecodeError, decode, read_record
+from fastmim_jax.data.planes import crop_shape, resize_crop_planes
 from fastmim_jax.data.sources import Source
 
 MAX_TRIES = 64  # records tried, from one that cannot be decoded on, before its image is left empty
@@ -40,8 +41,8 @@ class Order:
 class RandomCrops:
     """Read positions of an endless stream as random crops; pickled to the workers with the source.
 
-    Position p has the record order(p // views) and random numbers that its own position determines, or,
-    with `same_crop`, the first position of its record.
+    Position p has the record order(p // views_per_image), and random numbers that the first of its
+    views_per_crop positions determines.
     """
 
     def __init__(
@@ -55,24 +56,27 @@ class RandomCrops:
         scale: tuple[float, float],
         ratio: tuple[float, float],
         augment: Augment | None = None,
-        views: int = 1,
-        same_crop: bool = False,
+        views_per_image: int = 1,
+        views_per_crop: int = 1,
+        layout: str = "rgb",
     ):
         """Args:
         source: see `fastmim_jax.data.sources.Source`.
         order: number of a decoded image in the stream -> record.
         size: (H, W) of a crop.
-        channels, seed, scale, ratio, augment, views, same_crop: see `make_loader`.
+        layout: "rgb", or "yuv420" for crops of a source of `Yuv420`, see `planes`.
+        channels, seed, scale, ratio, augment, views_per_image, views_per_crop: see `make_loader`.
         """
         self.source, self.order, self.size, self.channels = source, order, size, channels
         self.seed, self.scale, self.ratio, self.augment = seed, scale, ratio, augment
-        self.views, self.same_crop = views, same_crop
+        self.views_per_image, self.views_per_crop = views_per_image, views_per_crop
+        self.layout = layout
 
     @property
     def fields(self) -> Fields:
         """Shape and dtype of a row of every array, see `make_loader`."""
         return {
-            "image": ((*self.size, self.channels), np.dtype(np.uint8)),
+            "image": (crop_shape(self.layout, self.size, self.channels), np.dtype(np.uint8)),
             "flip": ((), np.dtype(bool)),
             "index": ((), np.dtype(np.int64)),
             "num_undecodable": ((), np.dtype(np.int32)),
@@ -85,10 +89,10 @@ class RandomCrops:
         index, num_undecodable = arrays["index"], arrays["num_undecodable"]
         random, decoded, drawn_before = RandomOfPosition(self.seed), None, None
         for row, position in enumerate(positions):
-            number = position // self.views
+            number = position // self.views_per_image
             if decoded is None or decoded.number != number:
                 decoded = self._decode(number)
-            drawn = number * self.views if self.same_crop else position
+            drawn = position - position % self.views_per_crop
             if drawn == drawn_before:
                 image[row], flip[row] = image[row - 1], flip[row - 1]
             else:
@@ -103,7 +107,10 @@ class RandomCrops:
             out[...] = 0
             return flip
         box = random_crop_box(rng, *image.shape[:2], self.scale, self.ratio)
-        resize_crop(image, box, self.size, out)
+        if self.layout == "yuv420":
+            resize_crop_planes(image, box, out)
+        else:
+            resize_crop(image, box, self.size, out)
         if self.augment is not None:
             out[...] = self.augment(out, rng)
         return flip
@@ -114,7 +121,9 @@ class RandomCrops:
         for skipped in range(min(count, MAX_TRIES)):
             used = (index + skipped) % count
             try:
-                image = read_image(self.source, used, self.channels)
+                image = read_record(self.source, used)
+                if self.layout == "rgb":
+                    image = decode(image, self.channels)
             except DecodeError:
                 continue
             return _Decoded(number, index, skipped, image, self.source.label(used))

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fastmim_jax.data.records.yuv import rgb_planes
+
 AnyArray = jax.Array | np.ndarray
 
 
@@ -35,6 +37,56 @@ def normalize(
     Returns:
       (B, H, W, C) float32: (pixel / 255 - mean) / std.
     """
+    return _normalize(images, flip, mean, std)
+
+
+@jax.jit
+def normalize_planes(
+    planes: AnyArray,
+    flip: AnyArray,
+    mean: Sequence[float | jax.Array],
+    std: Sequence[float | jax.Array],
+) -> jax.Array:
+    """Convert packed planes to RGB, then flip, scale to [0, 1] and normalise.
+
+    Args:
+      planes: (B, 3 H / 2, W) uint8, see `planes`.
+      flip, mean, std: see `normalize`; C is 3.
+
+    Returns:
+      See `normalize`.
+    """
+    return _normalize(planes_to_rgb(planes), flip, mean, std)
+
+
+def planes_to_rgb(planes: AnyArray) -> jax.Array:
+    """Return (B, H, W, 3) float32 in [0, 255] of packed planes (B, 3 H / 2, W) uint8.
+
+    Equal to `records.yuv.to_rgb` (libjpeg's triangle filter for chroma) before colours are rounded.
+    """
+    batch, rows, width = planes.shape
+    height = rows * 2 // 3
+    planes = jnp.asarray(planes).astype(jnp.float32)
+    chroma = planes[:, height:].reshape(batch, 2, height // 2, width // 2)
+    chroma = _double(_double(chroma, axis=2), axis=3)
+    rgb = jnp.stack(rgb_planes(planes[:, :height], chroma[:, 0], chroma[:, 1]), axis=-1)
+    return jnp.clip(rgb, 0, 255)
+
+
+def _double(x, axis):
+    """Interpolate to twice the length of an axis: 3/4 of the nearer and 1/4 of the farther sample."""
+    length = x.shape[axis]
+    before = jnp.concatenate([_part(x, axis, 0, 1), _part(x, axis, 0, length - 1)], axis)
+    after = jnp.concatenate([_part(x, axis, 1, length), _part(x, axis, length - 1, length)], axis)
+    pairs = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
+    return pairs.reshape(*x.shape[:axis], 2 * length, *x.shape[axis + 1 :])
+
+
+def _part(x, axis, start, stop):
+    return jax.lax.slice_in_dim(x, start, stop, axis=axis)
+
+
+def _normalize(images, flip, mean, std):
     images = jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
     pixels = images.astype(jnp.float32) / 255
     return (pixels - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

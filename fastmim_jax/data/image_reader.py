@@ -9,6 +9,7 @@ import numpy as np
 from fastmim_jax.data import device
 from fastmim_jax.data.eval_batches import EvalBatches, make_eval_batches
 from fastmim_jax.data.loader import Loader, make_loader
+from fastmim_jax.data.planes import crop_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,8 @@ class ImageReader:
       eval_resize: short side before a centre crop, pixels; None for the usual one.
       workers: processes that decode in an evaluation.
       threads: threads that decode, per process.
+      layout: of training crops on their way to the devices, "rgb" or "yuv420", see `planes`. All other
+        crops are RGB.
     """
 
     image_size: tuple[int, int]
@@ -34,11 +37,23 @@ class ImageReader:
     eval_resize: int | None
     workers: int
     threads: int
+    layout: str = "rgb"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
         return (*self.image_size, self.channels)
+
+    @property
+    def training_shape(self) -> tuple[int, ...]:
+        """Shape of a training crop for the devices: `image_shape`, or (3 H / 2, W) for "yuv420"."""
+        return crop_shape(self.layout, self.image_size, self.channels)
+
+    def normalize_training(self, images: device.AnyArray, flip: device.AnyArray) -> jax.Array:
+        """Return (B, H, W, C) float32 of training crops (B, *training_shape), see `normalize`."""
+        if self.layout == "yuv420":
+            return device.normalize_planes(images, flip, mean=self.mean, std=self.std)
+        return self.normalize(images, flip)
 
     def normalize(self, images: device.AnyArray, flip: device.AnyArray) -> jax.Array:
         """Return (B, H, W, C) float32 of uint8 images; flip: (B,) bool, True mirrors left and right."""
@@ -49,7 +64,7 @@ class ImageReader:
         return images * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32)
 
     def random_crops(self, source: Any, *, batch_size: int, seed: int, **options: Any) -> Loader:
-        """Stream batches of random crops for ever; options: those of `loader.make_loader`."""
+        """Stream batches of random crops for ever, RGB by default; options: see `loader.make_loader`."""
         return make_loader(
             source,
             image_size=self.image_size,

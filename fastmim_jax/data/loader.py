@@ -27,11 +27,6 @@ _MIN_CHUNK = 8
 _WORKER_BUFFER = 2  # chunks that a worker has ready
 
 
-def pick_workers(cpu_count: int) -> int:
-    """Return the default number of worker processes: 0 with few cores, where threads are faster."""
-    return 0 if cpu_count <= 4 else min(16, max(1, round(cpu_count / 3)))
-
-
 def make_loader(
     source: Source,
     *,
@@ -47,7 +42,9 @@ def make_loader(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     shuffle: bool = True,
     augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
-    repeats: int = 1,
+    views_per_image: int = 1,
+    views_per_crop: int = 1,
+    layout: str = "rgb",
 ) -> "Loader":
     """Iterate over batches of random crops without end.
 
@@ -65,13 +62,17 @@ def make_loader(
       shuffle: True draws a new permutation each epoch; False reads in the order of the source.
       augment: (crop (H, W, C) uint8, rng: numpy Generator) -> the same shape, uint8; picklable. It
         draws from the record's own generator, after the flip and the crop. None: no augmentation.
-      repeats: repeated augmentation (arXiv 1901.09335): each record of the order appears this many
-        times in a row, each time with its own crop, flip and augmentation. `start` still counts
-        positions of the stream, and len(source) of them hold 1 / repeats of the records.
+      views_per_image: repeated augmentation (arXiv 1901.09335): each record of the order appears this
+        many times in a row, each time with its own crop, flip and augmentation, and is decoded once.
+        `start` still counts positions of the stream: an epoch is len(source) views, which hold
+        1 / views_per_image of the records.
+      views_per_crop: views in a row that have the same crop, flip and augmentation; it divides
+        `views_per_image`, `batch_size` and `start`.
+      layout: "rgb", or "yuv420" for a source of `Yuv420`: crops are packed planes, see `planes`.
 
     Returns:
       Loader, an iterator over dicts of numpy arrays, with b = len(rows):
-        image (b, H, W, C) uint8;
+        image (b, H, W, C) uint8, or (b, 3 H / 2, W) for "yuv420";
         flip (b,) bool, whether the device should mirror the image;
         index (b,) int64, the record at this position of the stream;
         num_undecodable (b,) int32, how many records from `index` on could not be decoded; record
@@ -83,19 +84,22 @@ def make_loader(
       ValueError: an argument out of range.
     """
     rows = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
-    check_stream(source, batch_size, rows, seed=seed, start=start, repeats=repeats)
+    check_stream(source, batch_size, rows, seed=seed, start=start)
+    _check_views(views_per_image, views_per_crop, batch_size, start)
     # Derived here: Grain's own derivation depends on the position in the pipeline.
     order_seed, crop_seed = map(int, np.random.SeedSequence(seed).generate_state(2))
     crops = RandomCrops(
         source,
         Order(len(source), order_seed if shuffle else None),
-        size=tuple(image_size),
+        size=image_size,
         channels=channels,
         seed=crop_seed,
-        scale=tuple(scale),
-        ratio=tuple(ratio),
+        scale=scale,
+        ratio=ratio,
         augment=augment,
-        views=repeats,
+        views_per_image=views_per_image,
+        views_per_crop=views_per_crop,
+        layout=layout,
     )
     return Loader(read_in_chunks(crops, batch_size, rows, start=start, workers=workers, threads=threads))
 
@@ -266,8 +270,19 @@ def _chunk_size(rows):
     return best if best >= _MIN_CHUNK else rows
 
 
+def _check_views(views_per_image, views_per_crop, batch_size, start):
+    if views_per_image < 1 or views_per_crop < 1:
+        seen = f"views_per_image={views_per_image}, views_per_crop={views_per_crop}"
+        raise ValueError(f"{seen}, expected both of at least 1")
+    if any(number % views_per_crop for number in (views_per_image, batch_size, start)):
+        raise ValueError(
+            f"views_per_crop={views_per_crop} does not divide views_per_image={views_per_image}, "
+            f"batch_size={batch_size} and start={start}"
+        )
+
+
 def check_stream(
-    source: Source, batch_size: int, rows: np.ndarray, *, seed: int = 0, start: int = 0, repeats: int = 1
+    source: Source, batch_size: int, rows: np.ndarray, *, seed: int = 0, start: int = 0
 ) -> None:
     """Check the arguments of `make_loader`.
 
@@ -277,10 +292,10 @@ def check_stream(
     """
     if not len(source):
         raise UserError(f"{source!r} holds no records; expected at least one.")
-    if batch_size < 1 or seed < 0 or start < 0 or repeats < 1:
+    if batch_size < 1 or seed < 0 or start < 0:
         raise ValueError(
-            f"batch_size={batch_size}, seed={seed}, start={start}, repeats={repeats}: expected batch_size "
-            "and repeats of at least 1, seed and start of at least 0"
+            f"batch_size={batch_size}, seed={seed}, start={start}: expected a batch_size of at least 1, "
+            "seed and start of at least 0"
         )
     inside = len(rows) and rows[0] >= 0 and rows[-1] < batch_size
     if not inside or (np.diff(rows) <= 0).any():

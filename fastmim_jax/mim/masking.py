@@ -36,6 +36,35 @@ def random_mask(
     return (ids_restore >= num_visible).reshape(noise.shape[0], *grid)
 
 
+def disjoint_noise(noise: Float[Array, "B N"], views: int, num_visible: int) -> Float[Array, "V N"]:
+    """Give every view of an image masking noise of its own, so that no cell is visible in two views.
+
+    View v has the noise of its image with the values moved by v * num_visible ranks: the cells with the
+    least noise, which `random_mask` leaves visible, are the next num_visible ones. Every view alone is
+    masked at random as ever, and view 0 has the noise itself. Source: DMJD (arXiv 2301.00230).
+
+    Args:
+      noise: of every image, one uniform number per cell.
+      views: of every image; views * num_visible is at most N.
+      num_visible: cells of a view that stay visible.
+
+    Returns:
+      V = B * views rows; the views of an image follow each other.
+
+    >>> import jax.numpy as jnp
+    >>> disjoint_noise(jnp.array([[0.1, 0.9, 0.4, 0.6]]), views=2, num_visible=1)
+    Array([[0.1, 0.9, 0.4, 0.6],
+           [0.9, 0.6, 0.1, 0.4]], dtype=float32)
+    """
+    if views == 1:
+        return noise
+    _, ranks = shuffle_ids(noise)
+    offsets = jnp.arange(views)[:, None] * num_visible
+    ranks = (ranks[:, None] - offsets) % noise.shape[1]
+    values = jnp.broadcast_to(jnp.sort(noise, axis=1)[:, None], ranks.shape)
+    return jnp.take_along_axis(values, ranks, axis=2).reshape(-1, noise.shape[1])
+
+
 def mixing_mask(
     noise: Float[Array, "G N"], grid: tuple[int, int], mask_ratio: float
 ) -> tuple[Bool[Array, "G h w"], tuple[Int[Array, "G K"], Int[Array, "G M"]]]:

@@ -10,8 +10,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from fastmim_jax.build import stored_layout
 from fastmim_jax.data.sources import Source, labelled
 from fastmim_jax.io import write_json
+from fastmim_jax.tools.read_cost import read_costs
 from fastmim_jax.tools.step_cost import CompiledStep, Figures, median_seconds
 from fastmim_jax.train import sharding
 from fastmim_jax.train.finetune import FinetuneStage, make_finetune_stage
@@ -72,14 +74,15 @@ def _make_stages(config: ConfigDict, source: Source | None) -> Sequence[TrainSta
     Only the config of `config.init` is loaded: the values of the parameters do not change the cost.
     """
     records = IMAGENET_IMAGES if source is None else len(source)
+    stored = stored_layout(source)
     if "method" in config:
-        return make_pretrain_stages(config, records)
+        return make_pretrain_stages(config, records, stored=stored)
     if source is None:
         classes: Sequence[str] = [str(index) for index in range(config.model.classes or IMAGENET_CLASSES)]
     else:
         classes = labelled(source).classes
     config = inherit_backbone(config, load_run(config.init).config if config.init else None)
-    return [make_finetune_stage(config, records, classes)]
+    return [make_finetune_stage(config, records, classes, stored=stored)]
 
 
 def _bench_stage(stage: TrainStage, source: Source | None, trace_dir: Path | None) -> Figures:
@@ -127,7 +130,7 @@ def _profile(step: CompiledStep, trace_dir: Path) -> Figures:
 def _random_batch(stage: TrainStage) -> tuple[dict[str, jax.Array], Figures]:
     """Return a batch of noise on the devices, with the arrays of the loader, and no figures of reading."""
     size, rng = stage.plan.batch_size, np.random.default_rng(0)
-    shape = (len(stage.rows(size)), *stage.reader.image_shape)
+    shape = (len(stage.rows(size)), *stage.reader.training_shape)
     batch = {
         "image": rng.integers(0, 256, shape, np.uint8),
         "flip": rng.integers(0, 2, shape[0]).astype(bool),
@@ -142,9 +145,10 @@ def _read_batch(stage: TrainStage, source: Source) -> tuple[dict[str, jax.Array]
     size, workers = stage.plan.batch_size, stage.reader.workers
     with stage.loader(source, batch_size=size, seed=0, workers=workers) as loader:
         batches = iter(loader)
-        batch = stage.to_devices(next(batches), size)
+        rows = next(batches)
         seconds = _reading_seconds(batches)
-    return batch, {"reading_images_per_second": size / seconds, "reading_workers": workers}
+    figures = {"reading_images_per_second": size / seconds, "reading_workers": workers}
+    return stage.to_devices(rows, size), figures | read_costs(stage, source, rows, stage.views)
 
 
 def _target_figures(stage: TrainStage, batch: dict[str, jax.Array], step_seconds: float) -> Figures:
@@ -152,7 +156,7 @@ def _target_figures(stage: TrainStage, batch: dict[str, jax.Array], step_seconds
     if not isinstance(stage, PretrainStage) or not stage.model.target.timed:
         return {}
     target, stride, name = stage.model.target, stage.model.encoder.stride, stage.config.method.target
-    normalize = jax.jit(stage.reader.normalize, out_shardings=sharding.replicated(stage.mesh))
+    normalize = jax.jit(stage.reader.normalize_training, out_shardings=sharding.replicated(stage.mesh))
     images = jax.device_put(np.asarray(normalize(batch["image"], batch["flip"])))
     compiled = jax.jit(lambda x: target(x, stride)).lower(images).compile()
     seconds = median_seconds(lambda: compiled(images))

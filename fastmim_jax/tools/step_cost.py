@@ -52,7 +52,7 @@ class CompiledStep:
         figures = {"tracing_seconds": self._tracing, compiling: self._compiling}
         seconds = median_seconds(self)
         # The backward pass costs twice the forward pass.
-        flops = 3.0 * matrix_flops(*forward_function(self._stage, self._batch["image"].shape[1:]))
+        flops = 3.0 * matrix_flops(*forward_function(self._stage))
         images_per_second = self._stage.plan.batch_size / seconds
         figures |= {
             "step_seconds": seconds,
@@ -90,10 +90,10 @@ class CompiledStep:
         return classes, top_kernels(directory, 20)
 
 
-def forward_function(stage: TrainStage, image_shape: tuple[int, ...]) -> tuple:
+def forward_function(stage: TrainStage) -> tuple:
     """Return the function that training differentiates, and its abstract arguments for one image."""
     variables = {"params": stage.abstract.params, **stage.abstract.collections}
-    images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    images = jax.ShapeDtypeStruct((1, *stage.reader.image_shape), np.float32)
     if not isinstance(stage, PretrainStage):
         return stage.model.apply, variables, images
     noise = jax.ShapeDtypeStruct(stage.model.noise_shape(images.shape), np.float32)

@@ -11,9 +11,9 @@ from fastmim_jax.data.randaugment import RandAugment
 
 
 def host_augmentation(augment: Any) -> dict[str, Any]:
-    """Return the options of `make_loader` for RandAugment and repeats, from `config.augment`."""
+    """Return the options of `make_loader` for RandAugment and views of an image, of `config.augment`."""
     randaugment = RandAugment(augment.magnitude, augment.magnitude_std) if augment.magnitude else None
-    return dict(augment=randaugment, repeats=augment.repeated_augmentation)
+    return dict(augment=randaugment, views_per_image=augment.repeated_augmentation)
 
 
 def device_augmentation(augment: Any, normalize: Callable, classes: int, groups: int) -> Callable:

@@ -10,9 +10,8 @@ from typing import Any, ClassVar, Protocol
 import jax
 import optax
 
-from fastmim_jax.build import create_classifier, create_reader
+from fastmim_jax.build import create_classifier, create_reader, stored_layout
 from fastmim_jax.data.labels import open_labelled
-from fastmim_jax.data.loader import Loader
 from fastmim_jax.io import write_json
 from fastmim_jax.models.base import Backbone
 from fastmim_jax.plan import make_stage_plan
@@ -43,10 +42,10 @@ class FinetuneStage(ClassifierStage, TrainStage):
 
     inputs: ClassVar[tuple[str, ...]] = ("image", "flip", "label")
 
-    def loader(self, source: Any, *, batch_size: int, seed: int, **options: Any) -> Loader:
-        """Stream training batches with RandAugment and repeated augmentation; see `TrainStage.loader`."""
-        augmentation = host_augmentation(self.config.augment)
-        return super().loader(source, batch_size=batch_size, seed=seed, **augmentation, **options)
+    @property
+    def views(self) -> dict[str, Any]:
+        """See `TrainStage.views`: RandAugment and repeated augmentation."""
+        return host_augmentation(self.config.augment)
 
 
 class Evaluation(Protocol):
@@ -69,6 +68,7 @@ def make_finetune_stage(
     classes: Sequence[str],
     devices: list | None = None,
     loaded: LoadedRun | None = None,
+    stored: str = "",
 ) -> FinetuneStage:
     """Build the stage of a fine-tuning run; nothing is compiled yet.
 
@@ -78,6 +78,7 @@ def make_finetune_stage(
       classes: their names.
       devices: None for all.
       loaded: a run to start from, or None.
+      stored: layout of the training data, see `stored_layout`.
 
     Raises:
       UserError: the config cannot work.
@@ -85,7 +86,7 @@ def make_finetune_stage(
     devices = devices or jax.devices()
     check_finetuning(config, platform=devices[0].platform, devices=len(devices))
     plan = make_stage_plan(config, records=records, devices=len(devices))
-    model, reader = create_classifier(config.model, len(classes)), create_reader(config)
+    model, reader = create_classifier(config.model, len(classes)), create_reader(config, stored)
     mesh = sharding.make_mesh(config.run.mesh_fsdp, devices)
     optimizer_of = partial(_optimizer, config.optimizer, model.encoder)
     init = state.initializer(model, optimizer_of, reader.image_shape, bool(config.optimizer.ema_decay))
@@ -94,7 +95,7 @@ def make_finetune_stage(
     update = partial(
         steps.finetune_step,
         model=model,
-        prepare=device_augmentation(augment, reader.normalize, len(classes), augment.mix_groups),
+        prepare=device_augmentation(augment, reader.normalize_training, len(classes), augment.mix_groups),
         optimizer=optimizer_of(abstract.params),
         **update_options(config, plan, mesh),
         ema_decay=config.optimizer.ema_decay,
@@ -147,7 +148,8 @@ def finetune(
     source, held_out = open_labelled(config)
     check_classes(config, len(source.classes), source)
     config, loaded = resolve_start(config, workdir)
-    stage = make_finetune_stage(config, len(source), source.classes, loaded=loaded)
+    stored = stored_layout(source)
+    stage = make_finetune_stage(config, len(source), source.classes, loaded=loaded, stored=stored)
     start, report = [], None
     if loaded:
         report = transfer_report(loaded.variables, stage.abstract, stage.model.encoder.resampling)

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from fastmim_jax.build import create_method, create_reader
+from fastmim_jax.build import create_method, create_reader, stored_layout
 from fastmim_jax.io import write_json
 from fastmim_jax.plan import PretrainPlan, make_pretrain_plan
 from fastmim_jax.stages import at_stage, stage_count
@@ -40,12 +40,26 @@ class PretrainStage(MethodStage, TrainStage):
 
     plan: PretrainPlan
 
+    @property
+    def views(self) -> dict[str, Any]:
+        """See `TrainStage.views`."""
+        return dict(
+            views_per_image=self.config.data.views_per_image, views_per_crop=_mask_views(self.config.data)
+        )
+
 
 def make_pretrain_stages(
-    config: Any, records: int, devices: list | None = None, loaded: LoadedRun | None = None
+    config: Any,
+    records: int,
+    devices: list | None = None,
+    loaded: LoadedRun | None = None,
+    stored: str = "",
 ) -> list[PretrainStage]:
     """Return all stages of a config, one if it names none; see `make_pretrain_stage`."""
-    return [make_pretrain_stage(config, records, devices, n, loaded) for n in range(stage_count(config))]
+    return [
+        make_pretrain_stage(config, records, devices, stage, loaded, stored)
+        for stage in range(stage_count(config))
+    ]
 
 
 def make_pretrain_stage(
@@ -54,6 +68,7 @@ def make_pretrain_stage(
     devices: list | None = None,
     stage: int = 0,
     loaded: LoadedRun | None = None,
+    stored: str = "",
 ) -> PretrainStage:
     """Build one stage of pre-training; nothing is compiled yet.
 
@@ -63,6 +78,7 @@ def make_pretrain_stage(
       devices: None for all.
       stage: counted from 0.
       loaded: a run to start from, or None.
+      stored: layout of the training data, see `stored_layout`.
 
     Raises:
       UserError: the config cannot work.
@@ -70,7 +86,7 @@ def make_pretrain_stage(
     devices, run_config = devices or jax.devices(), config
     config = at_stage(run_config, stage)
     check_pretraining(run_config, platform=devices[0].platform, devices=len(devices))
-    method, reader = create_method(config.method), create_reader(config)
+    method, reader = create_method(config.method), create_reader(config, stored)
     plan = make_pretrain_plan(
         run_config,
         records=records,
@@ -88,7 +104,8 @@ def make_pretrain_stage(
     update = partial(
         steps.pretrain_step,
         method=method,
-        prepare=reader.normalize,
+        prepare=reader.normalize_training,
+        mask_views=_mask_views(config.data),
         optimizer=optimizer_of(abstract.params),
         **update_options(config, plan, mesh),
     )
@@ -110,6 +127,11 @@ def make_pretrain_stage(
         step=compile_step(update, abstract, mesh),
         **method_programs(method, reader, key, variables, mesh),
     )
+
+
+def _mask_views(data: Any) -> int:
+    """Return how many rows in a row have one crop and disjoint masks."""
+    return data.views_per_image if data.views == "masks" else 1
 
 
 def pretrain(
@@ -135,7 +157,7 @@ def pretrain(
     log = log if jax.process_index() == 0 else lambda text: None
     source = open_training_data(config)
     loaded = None if not config.init or has_checkpoint(workdir) else load_run(config.init)
-    stages = make_pretrain_stages(config, len(source), loaded=loaded)
+    stages = make_pretrain_stages(config, len(source), loaded=loaded, stored=stored_layout(source))
     start = []
     if loaded:
         start = describe_start(loaded, transfer_report(loaded.variables, stages[0].abstract))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
+from fastmim_jax.data.cpus import cpu_share
 from fastmim_jax.data.decode import decoder_name
 from fastmim_jax.data.resize import resizer_name
 from fastmim_jax.io import read_json_lines
@@ -51,6 +52,7 @@ def describe_pretraining(stages: Sequence["PretrainStage"], source: Any, held_ou
         *_partial(config.method.partial),
         _parameters(first, config.method.dtype),
         Note("records", f"{first.plan.records:,}, {config.data.channels} channels"),
+        *_views(config.data),
     ]
     if len(stages) == 1:
         return [*common, *describe_plan(first.plan)]
@@ -156,10 +158,15 @@ def _machine(stage: TrainStage) -> list[Note]:
     """Return who reads the images, the devices, and what several of them have to agree on."""
     reader, devices = stage.reader, stage.mesh.devices.ravel()
     mesh = " x ".join(f"{size} {axis}" for axis, size in stage.mesh.shape.items())
-    readers = f"{_count(reader.workers, 'worker process', 'es')}, {_count(reader.threads, 'thread')} each"
+    share = cpu_share()
+    shared = f", shared by {share.processes} processes" if share.processes > 1 else ""
+    cpus = f"{_count(share.cpus, 'CPU')}{shared}"
+    workers, threads = _count(reader.workers, "worker process", "es"), _count(reader.threads, "thread")
+    readers = f"{workers}, {threads} each ({cpus})"
     processes = _count(jax.process_count(), "process", "es")
+    planes = "; YCbCr crops, converted on the devices" if reader.layout == "yuv420" else ""
     notes = [
-        Note("reading", f"{readers}; {decoder_name()}; {resizer_name()}"),
+        Note("reading", f"{readers}; {decoder_name()}; {resizer_name()}{planes}"),
         Note("devices", f"{len(devices)} {devices[0].device_kind} ({mesh}), {processes}"),
     ]
     if len(devices) > 1:
@@ -170,6 +177,15 @@ def _machine(stage: TrainStage) -> list[Note]:
         notes.append(Note("gradients", f"{gradients}; optimizer state {split}"))
     options = compiler_options(stage.mesh)
     return [*notes, Note("XLA options", describe_options(options))] if options else notes
+
+
+def _views(data: Any) -> list[Note]:
+    """Return how many views of an image follow each other; none for one."""
+    views = data.views_per_image
+    if views == 1:
+        return []
+    kind = f"{views} crops" if data.views == "crops" else f"{views} disjoint masks of one crop"
+    return [Note("views", f"{kind} of each image in a row; an epoch is as many views as images")]
 
 
 def _parameters(stage: TrainStage, dtype: str) -> Note:

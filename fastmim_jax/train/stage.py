@@ -36,10 +36,18 @@ class TrainStage(InferenceStage):
     create: Callable[[], TrainState]
     step: OnMesh
 
+    @property
+    def views(self) -> dict[str, Any]:
+        """The options of `make_loader` for the views of an image and their augmentation on the host."""
+        return {}
+
     def loader(self, source: Any, *, batch_size: int, seed: int, **options: Any) -> Loader:
         """Stream training batches, this process's rows only; options: those of `loader.make_loader`."""
-        rows = self.rows(batch_size)
-        return self.reader.random_crops(source, batch_size=batch_size, seed=seed, rows=rows, **options)
+        rows, options = self.rows(batch_size), {**self.views, **options}
+        layout = self.reader.layout
+        return self.reader.random_crops(
+            source, batch_size=batch_size, seed=seed, rows=rows, layout=layout, **options
+        )
 
 
 def compile_step(update: Callable, abstract: TrainState, mesh: jax.sharding.Mesh) -> OnMesh:

@@ -11,6 +11,7 @@ import optax
 from jax.typing import DTypeLike
 
 from fastmim_jax.mim.losses import mean_target
+from fastmim_jax.mim.masking import disjoint_noise
 from fastmim_jax.train.state import TrainState
 
 TOP = 5  # likeliest classes of an image that are returned
@@ -28,21 +29,26 @@ def pretrain_step(
     method: nn.Module,
     prepare: Callable,
     key: jax.Array,
+    mask_views: int = 1,
     **options: Any,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Make one update of a pre-training method.
 
     Args:
-      batch: {"image": (B, H, W, C) uint8, "flip": (B,) bool}.
+      batch: {"image": (B, ...) uint8, "flip": (B,) bool}.
       method: a pre-training method, a Flax module.
-      prepare: (image, flip) -> normalised float32 images.
+      prepare: (image, flip) -> normalised float32 images (B, H, W, C).
       key: the run's random key.
+      mask_views: rows in a row that are views of one image with disjoint visible blocks; it divides B.
       options: see `update`.
 
     Returns:
       The next state and {"loss", "grad_norm", "lr", "skipped", "skipped_in_row"}, scalars.
     """
-    noise = mask_noise(key, state.step, method.noise_shape(batch["image"].shape))
+    images = jax.eval_shape(prepare, batch["image"], batch["flip"])
+    rows, blocks = method.noise_shape(images.shape)
+    image_noise = mask_noise(key, state.step, (rows // mask_views, blocks))
+    noise = disjoint_noise(image_noise, mask_views, blocks - method.num_masked(blocks))
 
     def loss_fn(params, collections, part, rngs):
         variables = {"params": params, **collections}

@@ -1,5 +1,6 @@
 """Checks of a pre-training config: the method, its masks, its decoder and its stages."""
 
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -66,6 +67,7 @@ def _check_stage(stage: Stage, devices: int) -> None:
     check_windows(stage, "method", encoder)
     check_mixing_groups(stage, method.groups)
     blocks = _check_mask_ratio(stage, method)
+    _check_views(stage, method, blocks)
     if stage.config.method.name != "simmim":
         _check_decoder(stage.config.method, encoder)
         _check_throw_ratio(stage, method, blocks)
@@ -148,6 +150,32 @@ def _check_mask_ratio(stage: Stage, method: Method) -> int:
             "type a larger share such as --config.method.mask_ratio=0.75"
         )
     return blocks
+
+
+def _check_views(stage: Stage, method: Method, blocks: int) -> None:
+    """Views of an image fill batches evenly, and disjoint masks leave enough blocks to all of them."""
+    views, batch = stage.config.data.views_per_image, stage.config.schedule.batch_size
+    if batch % views:
+        raise UserError(
+            f"config.data.views_per_image is {views}, which does not divide "
+            f"{stage.name('schedule.batch_size')}, {batch}: type "
+            f"--config.data.views_per_image={math.gcd(batch, views)}"
+        )
+    if stage.config.data.views != "masks":
+        return
+    if stage.config.method.name == "mixmim":
+        raise UserError(
+            "config.data.views is 'masks', but MixMIM's masks belong to groups of images: type "
+            "--config.data.views=crops"
+        )
+    visible = blocks - method.num_masked(blocks)
+    if views * visible > blocks:
+        raise UserError(
+            f"config.data.views is 'masks', but {views} views with {count(visible, 'visible block')} each "
+            f"need more than {count(blocks, 'block')} to be disjoint: type "
+            f"--config.data.views_per_image={math.gcd(batch, blocks // visible)}, or a larger "
+            "--config.method.mask_ratio"
+        )
 
 
 def _check_decoder(method: ConfigDict, encoder: Backbone) -> None:

@@ -23,6 +23,7 @@ from fastmim_jax.validate.training import check_data
 DTYPES = ("bfloat16", "float32")
 LAYERS = ("unrolled", "scanned")
 RESIDUAL_DTYPES = ("", "float32")
+VIEWS = ("crops", "masks")  # of one image
 SHAPES = ("cosine", "step")  # of the learning rate, see `train.optimizer.make_schedule`
 
 
@@ -269,6 +270,8 @@ COMMON = {
 PRETRAIN_RULES = {
     **COMMON,
     "data.eval_records": integer(1),
+    "data.views_per_image": integer(1),
+    "data.views": choice(VIEWS),
     **_rules(method=METHOD, stages=STAGES),
     **_compute_section("method"),
     **{f"method.decoder.{key}": rule for key, rule in DECODER.items()},

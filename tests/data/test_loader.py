@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastmim_jax.data import crops
 from fastmim_jax.data.crops import MAX_TRIES
-from fastmim_jax.data.loader import make_loader, pick_workers
+from fastmim_jax.data.loader import make_loader
 from fastmim_jax.data.sources import FolderSource
 from fastmim_jax.errors import UserError
 
@@ -45,7 +46,7 @@ def take(source, batches, **options):
     options = {"image_size": (12, 16), "channels": 3, "batch_size": BATCH, "seed": 5} | options
     rows = len(options["rows"]) if "rows" in options else options["batch_size"]
     result = []
-    with make_loader(source, threads=2, **options) as loader:
+    with make_loader(source, **{"threads": 2} | options) as loader:
         for _ in range(batches):
             batch = next(loader)
             assert set(batch) == KEYS and all(len(batch[key]) == rows for key in KEYS)
@@ -198,7 +199,7 @@ def test_empty_images_are_not_augmented(tmp_path):
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_repeats_follow_each_other(photos, stream, shuffle):
     """Position p has the record of position p // 3 without repeats, and its own crop."""
-    rows = take(photos, 9, repeats=3, shuffle=shuffle)
+    rows = take(photos, 9, views_per_image=3, shuffle=shuffle)
     order = [int(row["index"]) for row in stream] if shuffle else list(range(N)) * 2
     assert [row["index"] for row in rows] == [order[p // 3] for p in range(72)]
     assert [row["flip"] for row in rows] == [row["flip"] for row in stream[:72]]
@@ -209,10 +210,48 @@ def test_repeats_follow_each_other(photos, stream, shuffle):
 
 
 def test_repeats_with_processes_and_restart(photos):
-    reference = take(photos, 5, repeats=3)
+    reference = take(photos, 5, views_per_image=3)
     for rows in ([0, 1, 4], [2, 3, 5, 6, 7]):
         expected = [reference[7 + step * BATCH + row] for step in range(4) for row in rows]
-        assert same(take(photos, 4, repeats=3, rows=rows, start=7), expected)
+        assert same(take(photos, 4, views_per_image=3, rows=rows, start=7), expected)
+
+
+def test_a_record_is_decoded_once_for_all_its_views(photos, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(crops, "read_record", lambda source, index: decoded.append(index) or source[index])
+    take(photos, 1, views_per_image=4, shuffle=False, threads=1)
+    assert {0, 1} <= set(decoded) and len(set(decoded)) == len(decoded)
+
+
+@pytest.mark.parametrize("views", [2, 4])
+def test_views_of_one_crop(photos, views):
+    """The crop of all views is that of the first, with several crops of an image."""
+    single = take(photos, 4, views_per_image=views)
+    rows = take(photos, 4, views_per_image=views, views_per_crop=views)
+    assert same(rows, [single[p - p % views] for p in range(len(single))])
+    part = take(photos, 1, views_per_image=views, views_per_crop=views, rows=[1, 2, 7], start=8)
+    assert same(part, [rows[9], rows[10], rows[15]])
+
+
+@pytest.mark.parametrize("views", [1, 2, 3, 4])
+def test_no_record_is_lost_or_repeated_in_an_epoch_of_views(photos, views):
+    """N * views positions hold every record `views` times, wherever the stream is interrupted."""
+    rows = take(photos, -(-N * views // BATCH) + 1, views_per_image=views)
+    assert (np.bincount([row["index"] for row in rows[: N * views]]) == views).all()
+    assert same(take(photos, 1, views_per_image=views, start=2 * BATCH), rows[2 * BATCH : 3 * BATCH])
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_workers_and_views_do_not_change_the_stream(photos, workers):
+    for views in (1, 4):
+        rows = take(photos, 4, views_per_image=views, views_per_crop=views)
+        assert same(take(photos, 4, views_per_image=views, views_per_crop=views, workers=workers), rows)
+        later = take(
+            photos, 2, views_per_image=views, views_per_crop=views, workers=workers, start=2 * BATCH
+        )
+        assert same(later, rows[2 * BATCH :])
 
 
 # Records that cannot be decoded
@@ -275,7 +314,9 @@ def test_a_file_that_vanishes_while_training(tmp_path):
         ({"seed": -1}, "seed=-1"),
         ({"start": -1}, "start=-1"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"repeats": 0}, "repeats=0: expected"),
+        ({"views_per_image": 0}, "views_per_image=0"),
+        ({"views_per_image": 4, "views_per_crop": 3}, "does not divide views_per_image=4"),
+        ({"views_per_image": 2, "views_per_crop": 2, "start": 3}, "and start=3"),
     ],
 )
 def test_arguments_out_of_range(photos, options, message):
@@ -290,7 +331,3 @@ def test_an_empty_source_is_refused(photos):
 
     with pytest.raises(UserError, match="holds no records"):
         take(Empty(), 1)
-
-
-def test_pick_workers():
-    assert [pick_workers(n) for n in (1, 2, 4, 5, 8, 12, 48, 96, 224)] == [*(0, 0, 0, 2, 3, 4, 16, 16, 16)]

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from fastmim_jax.mim.masking import mixing_mask, num_visible, random_mask
+from fastmim_jax.mim.masking import disjoint_noise, mixing_mask, num_visible, random_mask
 from fastmim_jax.models.layers import upsample_nearest
 
 
@@ -45,3 +45,15 @@ def test_mixing_masks_the_least_noise_and_returns_its_indices():
         assert row[masked].max() < row[~masked].min()
         assert sorted(swap.tolist()) == np.flatnonzero(masked).tolist()
         assert sorted(keep.tolist()) == np.flatnonzero(~masked).tolist()
+
+
+@pytest.mark.parametrize(("views", "cells", "visible"), [(2, 16, 6), (4, 64, 16), (3, 10, 1)])
+def test_views_of_an_image_have_disjoint_visible_cells(views, cells, visible):
+    noise = jax.random.uniform(jax.random.key(2), (5, cells))
+    of_views = np.asarray(disjoint_noise(noise, views, visible))
+    mask = np.asarray(random_mask(of_views, (1, cells), visible)).reshape(5, views, cells)
+    assert ((~mask).sum(2) == visible).all() and ((~mask).sum(1) <= 1).all()
+    of_views = of_views.reshape(5, views, cells)
+    np.testing.assert_array_equal(of_views[:, 0], noise)  # and all views hold the same numbers
+    assert (np.sort(of_views, axis=2) == np.sort(noise, axis=1)[:, None]).all()
+    assert disjoint_noise(noise, 1, visible) is noise

@@ -7,7 +7,7 @@ import pytest
 from fastmim_jax.data import image_reader
 from fastmim_jax.data.randaugment import RandAugment
 from fastmim_jax.tools import bench as benches
-from fastmim_jax.tools import step_cost
+from fastmim_jax.tools import read_cost, step_cost
 from fastmim_jax.tools.bench import bench
 from fastmim_jax.tools.hlo import CLASSES
 from helpers import small
@@ -35,6 +35,7 @@ def benched(folder, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benches, "_reading_seconds", lambda batches: 0.5)
+        patch.setattr(read_cost, "RECORDS", 8)
         patch.setattr(step_cost, "peak_flops", lambda kind: 1e12)
         patch.setattr(image_reader, "make_loader", recorded)
         (figures,) = bench(config, workdir)
@@ -48,6 +49,9 @@ def test_the_figures_of_fine_tuning_are_consistent(benched):
     assert figures["tflops"] == pytest.approx(gflops * figures["images_per_second"] / 1e3)
     assert figures["mfu"] == pytest.approx(figures["tflops"] / 8)  # of 8 devices with 1 TFLOP/s each
     assert figures["reading_images_per_second"] == 32
+    parts = [figures[f"{part}_ms"] for part in ("read", "decode", "crop", "augment", "copy", "transfer")]
+    assert min(parts) >= 0 and figures["augment_ms"] > 0
+    assert figures["reading_images_per_second_and_core"] == pytest.approx(1e3 / sum(parts))
     expected = "reading" if figures["step_seconds"] < 0.5 else "the training step"
     assert figures["bottleneck"] == expected
     assert not any("hog" in name for name in figures)

@@ -152,6 +152,36 @@ def test_a_non_finite_update_changes_only_the_counters():
     assert skipped == 3 and int(state.step) == 8
 
 
+def test_views_of_an_image_have_disjoint_masks_in_every_micro_batch():
+    """The noise of a step, as the method receives it in two micro-batches."""
+    seen = []
+
+    class Seen(Poisoned):
+        def apply(self, variables, images, noise, **options):
+            jax.debug.callback(lambda noise: seen.append(np.asarray(noise)), noise)
+            return self._method.apply(variables, images, noise=noise, **options)
+
+    stage = stage_of()
+    state, key = stage.create(), jax.random.key(5)
+    step = partial(
+        steps.pretrain_step,
+        method=Seen(stage.model, 0),
+        prepare=lambda image, flip: image / 255.0,
+        optimizer=_optimizer(state),
+        schedule=lambda step: 1e-3,
+        key=key,
+        accumulation=2,
+        mask_views=4,
+    )
+    jax.block_until_ready(jax.jit(step)(state, BATCH))
+    jax.effects_barrier()
+    noise = np.stack(seen[:2], axis=1).reshape(16, 16)  # micro-batches are strided
+    visible = np.argsort(noise, axis=1)[:, : 16 - stage.model.num_masked(16)].reshape(4, -1)
+    assert all(len(set(cells)) == len(cells) for cells in visible)
+    expected = steps.mask_noise(key, 0, (4, 16))
+    np.testing.assert_array_equal(noise[::4], expected)
+
+
 def _optimizer(state):
     from fastmim_jax.train.optimizer import make_optimizer
 
