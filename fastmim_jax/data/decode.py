@@ -1,7 +1,6 @@
 """Decoding of image files and arrays to (H, W, C) uint8, as an image viewer shows them."""
 
 import io
-from typing import Any
 
 import numpy as np
 import PIL
