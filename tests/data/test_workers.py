@@ -11,9 +11,11 @@ from fastmim_jax.data.workers import start_shielded
 
 pytestmark = pytest.mark.multiprocess
 
-# A child as it is before any initialisation: it sends itself the signals that end processes by default.
+# A child sends itself the signals that end processes by default; shells let what runs in the background
+# ignore SIGINT.
 CHILD = """
 import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for number in (signal.SIGINT, signal.SIGTERM):
     os.kill(os.getpid(), number)
 print(*sorted(signal.sigpending()), flush=True)

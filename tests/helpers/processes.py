@@ -29,7 +29,7 @@ MAKERS = {"pretrain": "config", "finetune": "tuning"}  # functions of small.py
 
 def write_config(folder, data, changes="", command="pretrain", **options):
     """Writes a file of a command's config of small.py and changes to it -> the flag that names it."""
-    path, given = folder / "small_config.py", {name: str(x) for name, x in options.items()}
+    path, given = folder / f"{command}_config.py", {name: str(x) for name, x in options.items()}
     known = dict(tests=str(TESTS), make=MAKERS[command], data=str(data), options=given)
     path.write_text(FILE.format(**known, changes=changes))
     return f"--config={path}"
