@@ -215,11 +215,11 @@ def _key_kernel(
 
 def _bias_gradient(query, key, value, bias, labels, gradient, log_sum, mean):
     places, heads, padded, _ = bias.shape
-    blocks, images = padded // BLOCK, len(query) // places
-    slices = min(images, max(1, BIAS_PROGRAMS // (blocks**2 * heads * places)))
+    parts, images = padded // BLOCK, len(query) // places
+    slices = min(images, max(1, BIAS_PROGRAMS // (parts**2 * heads * places)))
     kernel = blocks.call(
         functools.partial(_bias_kernel, images=images),
-        (blocks, blocks, heads, places, slices),
+        (parts, parts, heads, places, slices),
         jax.ShapeDtypeStruct((slices, *bias.shape), jnp.float32),
         WARPS,
         STAGES,
