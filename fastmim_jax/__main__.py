@@ -168,6 +168,7 @@ def _conversion(values, **options):
     return Options(
         format=values.format or "",
         key=values.key or "",
+        prefix=values.prefix,
         step=values.step,
         partial=values.partial,
         settings=tuple(values.set),
@@ -212,7 +213,7 @@ def _summary_lines(summary, workdir):
     yield f"curve:           {workdir / 'pictures' / 'curve.png'}"
 
 
-CONVERSION = ("format", "key", "step", "partial", "set")
+CONVERSION = ("format", "key", "prefix", "step", "partial", "set")
 COMMANDS = {
     "pretrain": Command(pretrain, ("config", "workdir"), ("distributed",)),
     "reconstruct": Command(reconstruct, ("workdir",), ("images", "count", "step")),

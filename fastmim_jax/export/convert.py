@@ -18,7 +18,10 @@ from fastmim_jax.export.bundle import (
 )
 from fastmim_jax.export.files.array_files import Tensors, read_tensors, write_pth, write_safetensors
 from fastmim_jax.export.formats import LIBRARIES
-from fastmim_jax.export.from_torch import LoadReport, from_torch
+from fastmim_jax.export.formats.detect import find_format
+from fastmim_jax.export.formats.names import flatten_variables
+from fastmim_jax.export.formats.prefixes import Choice, choose_prefix
+from fastmim_jax.export.from_torch import LoadReport, check_finite, from_torch
 from fastmim_jax.export.infer_config import override
 from fastmim_jax.export.programs.onnx import write_onnx
 from fastmim_jax.export.programs.stablehlo import write_function
@@ -41,6 +44,7 @@ class Options(NamedTuple):
 
     format: of the source, a key of `formats.FORMATS`; "" to detect it.
     key: entry of the file with the arrays, such as "model_ema"; "" to find it.
+    prefix: of the names of the model's arrays, or its end, such as "base_encoder"; None to find it.
     to: one of LIBRARIES or PROGRAMS; "" for a work directory or, by the destination's suffix, a file with
       the published names.
     step: which checkpoint of a work directory.
@@ -53,6 +57,7 @@ class Options(NamedTuple):
 
     format: str = ""
     key: str = ""
+    prefix: str | None = None
     to: str = ""
     step: int | None = None
     encoder_only: bool = False
@@ -80,12 +85,14 @@ class SourceReport:
       path: of the source.
       tensors: the arrays of a foreign file, and load: what became of them; both None for a work directory.
       origin: the checkpoint of a work directory.
+      choice: which of the arrays were taken.
     """
 
     path: Path
     tensors: Tensors | None = None
     load: LoadReport | None = None
     origin: str = ""
+    choice: Choice = Choice()
 
     def lines(self) -> Iterator[Line]:
         """Yield the lines of the report."""
@@ -100,6 +107,7 @@ class SourceReport:
             yield Line("ignored", ", ".join(tensors.ignored))
         if tensors.unread:
             yield Line("not read", f"{tensors.unread}; nothing of these classes was imported or run")
+        yield from _choice_lines(self.choice)
         if self.load is not None:
             yield from _load_lines(self.load)
 
@@ -171,19 +179,24 @@ def open_source(source: str | Path, options: Options = DEFAULT_OPTIONS) -> tuple
     source = Path(source).expanduser()
     if is_ours(source):
         bundle = open_bundle(source, options.step)
+        check_finite(flatten_variables(bundle.variables))
         override(bundle.config, options.settings)
         return bundle, SourceReport(source, origin=bundle.origin)
     tensors = read_tensors(source, options.key or None)
-    is_folder = source.is_dir()
-    settings = model_folder.read_settings(source) if is_folder else parse_settings(tensors.metadata)
+    settings_of_ours = parse_settings(tensors.metadata)
+    settings = model_folder.read_settings(source) if source.is_dir() else settings_of_ours
+    fmt = find_format(options.format) if options.format else None
+    # Our own files hold nothing but the model.
+    choice = Choice() if settings_of_ours else choose_prefix(tensors.arrays, options.prefix, fmt)
+    chosen = (name for name in tensors.arrays if name.startswith(choice.prefix))
     bundle, report = from_torch(
-        tensors.arrays,
+        {name.removeprefix(choice.prefix): tensors.arrays[name] for name in chosen},
         format_name=options.format or None,
         settings=settings,
         overrides=options.settings,
         partial=options.partial,
     )
-    return bundle._replace(origin=str(source)), SourceReport(source, tensors, report)
+    return bundle._replace(origin=str(source)), SourceReport(source, tensors, report, choice=choice)
 
 
 def is_ours(path: str | Path) -> bool:
@@ -197,6 +210,21 @@ def is_ours(path: str | Path) -> bool:
     except ValueError:
         return False
     return isinstance(keys, dict) and ("method" in keys or "model" in keys) and "data" in keys
+
+
+def _choice_lines(choice: Choice) -> Iterator[Line]:
+    """Yield the lines on the prefix of the arrays that were taken."""
+    if choice.prefix:
+        reason = "as asked" if choice.given else "where most names are known"
+        yield Line("prefix", f"'{choice.prefix}', {reason} (--prefix={choice.prefix.rstrip('.')})")
+    if choice.others:
+        shown = ", ".join(
+            f"'{other}' (--prefix={other.rstrip('.')})" for other in choice.others[:SHOWN_NAMES]
+        )
+        yield Line("also there", f"{shown}: other backbones, not taken")
+    if choice.outside:
+        names = ", ".join(choice.outside[:SHOWN_NAMES]) + (" ..." * (len(choice.outside) > SHOWN_NAMES))
+        yield Line("left out", f"{count(len(choice.outside), 'array')} outside of the prefix: {names}")
 
 
 def _load_lines(report: LoadReport) -> Iterator[Line]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from fastmim_jax.errors import FormatMismatch
+from fastmim_jax.errors import FormatMismatch, UserError
 from fastmim_jax.export.bundle import CLS_TABLE, ModelBundle, is_sincos, move_pooling_norm
 from fastmim_jax.export.formats.detect import candidate_formats, find_format
 from fastmim_jax.export.formats.names import (
@@ -79,7 +79,7 @@ def from_torch(
 
     Raises:
       FormatMismatch: the arrays fit no format, or only a part of one.
-      UserError: no such format.
+      UserError: no such format, or an array with NaN or infinity.
     """
     formats = [find_format(format_name)] if format_name else candidate_formats(arrays)
     mismatches = []
@@ -104,7 +104,9 @@ def _load_as(fmt, given, settings, overrides, partial):
     for name, x in parameters.items():
         if x.dtype.kind in NOT_REAL:
             raise FormatMismatch(f"'{name}' is an array of {x.dtype}, expected real numbers")
-    variables = to_ours({name: np.asarray(x, np.float32) for name, x in parameters.items()}, fmt.name)
+    parameters32 = {name: np.asarray(x, np.float32) for name, x in parameters.items()}
+    check_finite(parameters32)
+    variables = to_ours(parameters32, fmt.name)
     variables, fixed = _split_fixed_tables(move_pooling_norm(variables), fmt, partial)
     shapes = {path: x.shape for path, x in flatten_variables(variables).items()}
     config, classes, assumptions = infer_config(fmt, shapes, fixed, settings)
@@ -124,6 +126,26 @@ def _load_as(fmt, given, settings, overrides, partial):
     report.values = sum(x.size for x in arrays.values())
     report.unknown_names = [*foreign, *(published_name(path, fmt.name) for path in surplus)]
     return bundle._replace(variables=variables), report
+
+
+def check_finite(arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse arrays with values that are not finite.
+
+    Args:
+      arrays: {name: float32 array}.
+
+    Raises:
+      UserError: there is one; the message names it.
+    """
+    for name, x in arrays.items():
+        finite = np.isfinite(x)
+        if not finite.all():
+            kinds = [kind for kind, test in (("NaN", np.isnan), ("infinity", np.isinf)) if test(x).any()]
+            raise UserError(
+                f"'{name}' has {' and '.join(kinds)} in {x.size - np.count_nonzero(finite):,} of its "
+                f"{x.size:,} values as float32: training has diverged or the file is damaged; give another "
+                "checkpoint"
+            )
 
 
 def _split_fixed_tables(variables, fmt, partial):

@@ -39,7 +39,7 @@ def infer_backbone(family: str, shapes: Shapes) -> tuple[dict[str, Any], bool]:
 
     Returns:
       {"name": of the model table, and the attributes that differ from that entry}, and whether its number
-      of heads is a guess.
+      of heads is assumed: that of the table, or heads of HEAD_WIDTH channels.
 
     Raises:
       FormatMismatch: an array that every such backbone has is missing, or has another number of axes.
@@ -48,10 +48,10 @@ def infer_backbone(family: str, shapes: Shapes) -> tuple[dict[str, Any], bool]:
     name, in_table = _nearest_model(family, sizes)
     model = create_model(name)
     backbone = {key: x for key, x in sizes.items() if getattr(model, key) != x}
-    guessed = "heads" not in sizes and not in_table and bool(model.stage_heads)
-    if guessed and family == "vit":
+    assumed = "heads" not in sizes and bool(model.stage_heads)
+    if assumed and not in_table and family == "vit":
         backbone["heads"] = max(1, sizes["width"] // HEAD_WIDTH)
-    return {"name": name, **backbone}, guessed
+    return {"name": name, **backbone}, assumed
 
 
 def infer_image_side(family: str, shapes: Shapes) -> int | None:

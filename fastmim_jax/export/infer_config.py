@@ -11,6 +11,7 @@ from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.errors import FormatMismatch
 from fastmim_jax.export.formats.rules import Format
 from fastmim_jax.export.infer_backbone import POSITIONS, Shapes, infer_backbone, infer_image_side, shape_of
+from fastmim_jax.models.decoder import Decoder
 from fastmim_jax.models.zoo import create_model
 
 IMAGE_SIDES = {"fastmim": 128, "simmim": 192}  # of published models whose arrays fit any size
@@ -45,10 +46,11 @@ class Assumption:
     reason: str = ""
 
     def __str__(self) -> str:
-        name = self.key.split(".")[-1].replace("_", " ")
-        is_size = isinstance(self.value, tuple)
-        value = " x ".join(map(str, self.value)) if is_size else self.value
-        setting = f'--set="{self.key}={self.value}"' if is_size else f"--set={self.key}={self.value}"
+        parts = [part for part in self.key.split(".")[1:] if part != "backbone"]
+        name, is_size = " ".join(parts).replace("_", " "), self.key == "data.image_size"
+        several = isinstance(self.value, tuple)
+        value = (" x " if is_size else ", ").join(map(str, self.value)) if several else self.value
+        setting = f'--set="{self.key}={self.value}"' if several else f"--set={self.key}={self.value}"
         reason = f", {self.reason}" if self.reason else ""
         return f"{name} {value}{reason}: the arrays do not determine it ({setting})"
 
@@ -89,6 +91,7 @@ def infer_config(
         config, classes = pretrain_config(), ()
         section = config.method
         _set_method(section, fmt.kind, create_model(**backbone), shapes, settings)
+        assumptions += _assumed_decoder(section, settings)
     section.dtype = "float32"
     section.backbone.update(backbone)
     config.data.image_size, config.data.channels = size, _channels(inside)
@@ -127,7 +130,7 @@ def config_key(setting: str) -> str:
 
 def _backbone(fmt, inside, fixed, settings):
     """-> (config section of the backbone, [Assumption])."""
-    backbone, guessed = infer_backbone(fmt.family, inside)
+    backbone, assumed = infer_backbone(fmt.family, inside)
     usually_fixed = fmt.family in FIXED_POSITIONS.get(fmt.kind, ()) and POSITIONS not in inside
     if f"encoder/{POSITIONS}" in fixed or usually_fixed:
         backbone["positions"] = "fixed"
@@ -135,13 +138,21 @@ def _backbone(fmt, inside, fixed, settings):
     if as_published:
         backbone["heads"] = 6
     backbone.update(settings)
-    if not (guessed or as_published) or "heads" in settings:
+    if not assumed or "heads" in settings:
         return backbone, []
     section = "model" if fmt.kind == "classifier" else "method"
     heads = create_model(**backbone).heads
     return backbone, [
         Assumption(f"{section}.backbone.heads", heads, "as published" if as_published else "")
     ]
+
+
+def _assumed_decoder(section, settings):
+    """-> [Assumption] of the decoder's heads, which no array determines."""
+    decoder = section.decoder
+    if section.name == "simmim" or not decoder.depth or "heads" in settings.get("decoder", {}):
+        return []
+    return [Assumption("method.decoder.heads", Decoder(0, **decoder).num_heads)]
 
 
 def _classes(shapes, settings):

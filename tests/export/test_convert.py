@@ -185,14 +185,19 @@ def test_the_published_vit_b_has_six_heads():
     config = pretrain_config()
     shapes = {path: x.shape for path, x in flatten_variables(ModelBundle(config, {}).shapes()).items()}
     found, _, assumptions = infer_config(FORMATS["fastmim_vit"], shapes, {})
-    heads, size = (
+    heads, size, decoder = (
         Assumption("method.backbone.heads", 6, "as published"),
         Assumption("data.image_size", (128, 128)),
+        Assumption("method.decoder.heads", 8),
     )
-    assert found.method.backbone.heads == 6 and assumptions == [heads, size]
+    assert found.method.backbone.heads == 6 and assumptions == [heads, size, decoder]
+    assert str(decoder).startswith("decoder heads 8: the arrays do not determine it")
     assert str(heads).startswith("heads 6, as published: the arrays do not determine it (--set=method.")
     assert '128 x 128: the arrays do not determine it (--set="data.image_size=(128, 128)")' in str(size)
-    for given, expected in (({"backbone": {"heads": 12}}, [size]), ({"image_size": (128, 128)}, [heads])):
+    for given, expected in (
+        ({"backbone": {"heads": 12}}, [size, decoder]),
+        ({"image_size": (128, 128), "decoder": {"heads": 4}}, [heads]),
+    ):
         found, _, assumptions = infer_config(FORMATS["fastmim_vit"], shapes, {}, given)
         assert found.method.backbone.heads == given.get("backbone", {}).get("heads", 6)
         assert assumptions == expected
@@ -363,6 +368,15 @@ def test_arrays_of_other_things_than_numbers_are_named(mae, dtype):
     arrays = dict(read_tensors(mae).arrays)
     arrays["norm.bias"] = np.zeros(48, dtype)
     with pytest.raises(FormatMismatch, match=f"'norm.bias' is .*{dtype}, expected real numbers"):
+        from_torch(arrays, overrides=HEADS)
+
+
+@pytest.mark.parametrize(("value", "kind"), [(np.nan, "NaN"), (-np.inf, "infinity"), (1e39, "infinity")])
+def test_values_that_are_not_finite_are_an_error(mae, value, kind):
+    arrays = dict(read_tensors(mae).arrays)
+    arrays["blocks.1.mlp.fc1.weight"] = arrays["blocks.1.mlp.fc1.weight"].astype(np.float64)
+    arrays["blocks.1.mlp.fc1.weight"][3, 4] = value
+    with pytest.raises(UserError, match=f"'blocks.1.mlp.fc1.weight' has {kind} in 1 of its 4,608 values"):
         from_torch(arrays, overrides=HEADS)
 
 

@@ -28,6 +28,8 @@ WRAPPERS = (
 )
 # Prefixes of all names, added by distributed training, torch.compile and Lightning.
 PREFIXES = ("module.", "_orig_mod.", "model.")
+# Segments inside of names, added by torch.compile, FSDP and activation checkpointing of single modules.
+INFIXES = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 MAX_DEPTH = 4  # of nested wrappers
 SHOWN_NAMES, SHOWN_LENGTH = 6, 80  # names in a message, characters of a name
 IN_FOLDER = (
@@ -90,7 +92,7 @@ def read_tensors(path: str | Path, key: str | None = None) -> Tensors:
     ignored += [_entry(name, value) for name, value in found.items() if not _is_array(name, value)]
     arrays = _load(path, size, {name: value for name, value in found.items() if _is_array(name, value)})
     prefix = _shared_prefix(arrays)
-    arrays = {name.removeprefix(prefix): x for name, x in arrays.items()}
+    arrays = {_without_infixes(name.removeprefix(prefix)): x for name, x in arrays.items()}
     metadata = tree[METADATA] if isinstance(tree.get(METADATA), str) else ""
     ignored = [entry for entry in ignored if not metadata or entry != METADATA]
     return Tensors(arrays, wrapper, prefix, ignored, metadata, _describe_unread(read.unread))
@@ -276,6 +278,12 @@ def _choice(tree):
     if states:
         return f"choose --key= from: {', '.join(states)}"
     return f"expected named arrays, but it holds {entries or 'nothing'}"
+
+
+def _without_infixes(name):
+    for infix in INFIXES:
+        name = name.replace(infix, "")
+    return name
 
 
 def _kind(value):

@@ -5,16 +5,7 @@ import pytest
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats import FORMATS
 from fastmim_jax.export.formats.detect import candidate_formats, find_format
-
-
-def names_of(fmt):
-    """All names of a table, with 0 for every index of a block."""
-    return [
-        f"{rule.theirs}{suffix}".replace("{}", "0")
-        for rule in fmt.table
-        for suffixes, _, _ in rule.arrays
-        for suffix in ((suffixes,) if isinstance(suffixes, str) else suffixes)
-    ]
+from helpers.formats import names_of
 
 
 @pytest.mark.parametrize("fmt", FORMATS.values(), ids=lambda fmt: fmt.name)
