@@ -1,57 +1,56 @@
 """A million paths in little memory, cheap to pickle."""
 
-import zlib
+import itertools
+import os
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 
 import numpy as np
 
 
 class PathTable:
-    """Paths in a given order: base names in one block of bytes, each folder once.
+    """Paths in a given order: folders once, and of the names in a folder the bytes in which they differ.
 
-    A path takes its base name and 4 bytes, as long as the paths of a folder follow one another. They are
-    compressed in a pickle, which a worker process keeps beside them.
+    "n01440764/n01440764_10026.JPEG" among others of its folder takes "10026" and 4 bytes, in this process
+    and in the pickle that a worker process keeps.
 
     Attributes:
       folders: the distinct folders, in order of their first path, without a "/" at the end.
     """
 
     def __init__(self, paths: Iterable[bytes]):
-        numbers: dict[bytes, int] = {}
-        self._starts, self._folder_of_run = array("q"), array("i")  # of runs of paths in one folder
-        names, previous = [], None
-        for index, path in enumerate(paths):
-            folder, _, name = path.rpartition(b"/")
-            if folder != previous:
-                self._starts.append(index)
-                self._folder_of_run.append(numbers.setdefault(folder, len(numbers)))
-                previous = folder
-            names.append(name)
-        self.folders: tuple[bytes, ...] = tuple(numbers)
-        self._names = b"".join(names)
-        self._packed: bytes | None = None  # the names in a pickle
-        self._ends = array("I" if len(self._names) < 2**32 else "Q", accumulate(map(len, names)))
+        # Of runs of paths in one folder: the first path, the folder, and what the names have in common.
+        self._starts, self._folder_of_run, self._affix_of_run = array("q"), array("i"), array("i")
+        folders: dict[bytes, int] = {}
+        affixes: dict[tuple[bytes, bytes], int] = {}
+        middles: list[bytes] = []
+        for folder, run in itertools.groupby(_divided(paths), key=itemgetter(0)):
+            names = [name for _, name in run]
+            prefix, suffix = _affixes(names)
+            self._starts.append(len(middles))
+            self._folder_of_run.append(folders.setdefault(folder, len(folders)))
+            self._affix_of_run.append(affixes.setdefault((prefix, suffix), len(affixes)))
+            middles += [name[len(prefix) : len(name) - len(suffix)] for name in names]
+        self.folders, self._affixes = tuple(folders), tuple(affixes)
+        self._middles = b"".join(middles)
+        self._ends = array(
+            "I" if len(self._middles) < 2**32 else "Q", itertools.accumulate(map(len, middles))
+        )
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getitem__(self, index: int) -> bytes:
         """Return path `index`, at least 0."""
-        folder = self.folders[self.folder_number(index)]
-        name = self._names[self._ends[index - 1] if index else 0 : self._ends[index]]
-        return folder + b"/" + name if folder else name
-
-    def __getstate__(self) -> dict[str, Any]:
-        if self._packed is None:  # compressed once for all workers
-            self._packed = zlib.compress(self._names, 1)
-        return {**self.__dict__, "_names": b""}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _names=zlib.decompress(state["_packed"]), _packed=None)
+        run = bisect_right(self._starts, index) - 1
+        folder, (prefix, suffix) = (
+            self.folders[self._folder_of_run[run]],
+            self._affixes[self._affix_of_run[run]],
+        )
+        middle = self._middles[self._ends[index - 1] if index else 0 : self._ends[index]]
+        return (folder + b"/" if folder else b"") + prefix + middle + suffix
 
     def folder_number(self, index: int) -> int:
         """Return the position in `folders` of the folder of path `index`, at least 0."""
@@ -61,6 +60,24 @@ class PathTable:
         """Return the positions in `folders` of all paths, (n,) int32."""
         lengths = np.diff(np.asarray(self._starts), append=len(self))
         return np.repeat(np.asarray(self._folder_of_run), lengths)
+
+
+def _divided(paths: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (folder, name) of paths."""
+    for path in paths:
+        folder, _, name = path.rpartition(b"/")
+        yield folder, name
+
+
+def _affixes(names: Sequence[bytes]) -> tuple[bytes, bytes]:
+    """-> the prefix, and the suffix from a dot on, that all of several names have."""
+    if len(names) < 2:
+        return b"", b""
+    prefix = names[0][: len(os.path.commonprefix([min(names), max(names)]))]
+    rest = [name[len(prefix) :] for name in names]
+    dot = rest[0].rfind(b".")
+    suffix = rest[0][dot:] if dot >= 0 else b""
+    return prefix, suffix if all(name.endswith(suffix) for name in rest) else b""
 
 
 def number_classes(

@@ -2,12 +2,15 @@
 
 import pickle
 
+import pytest
+
 from fastmim_jax.data.sources.paths import PathTable, number_classes, numeric_order
 
 
 def test_paths_come_back_in_their_order():
     paths = [b"b/1.png", b"b/2.png", b"x.png", b"b/c/3.png", b"b/4.png", b"/abs/\xff.png", b"b/1.png"]
     table = PathTable(paths)
+    assert [PathTable([path])[0] for path in paths] == paths
     for copy in (table, pickle.loads(pickle.dumps(table)), pickle.loads(pickle.dumps(table))):
         assert len(copy) == len(paths) and [copy[i] for i in range(len(paths))] == paths
         assert copy.folders == (b"b", b"", b"b/c", b"/abs")
@@ -20,7 +23,24 @@ def test_a_pickle_takes_a_few_bytes_per_path():
     paths = [b"n%08d/n%08d_%d.JPEG" % (i // 1000, i // 1000, i * 37 % 99991) for i in range(20_000)]
     table = PathTable(paths)
     assert len(pickle.dumps(table)) < 10 * len(paths)
-    assert pickle.loads(pickle.dumps(table))[19_999] == paths[-1]
+    copy = pickle.loads(pickle.dumps(table))
+    assert [copy[i] for i in range(0, 20_000, 97)] == paths[::97]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [b"a.jpg", b"a.jpg.jpg", b"a.jpg"],
+        [b"x.jpg", b"x.png", b"y"],
+        [b"same", b"same"],
+        [b"1.jpg", b"11.jpg", b"111.jpg"],
+        [b".jpg", b"..jpg", b""],
+        [b"a_1.tar.gz", b"a_2.tar.gz"],
+    ],
+)
+def test_names_with_common_parts(names):
+    table = PathTable([b"f/" + name for name in names])
+    assert [table[i] for i in range(len(names))] == [b"f/" + name for name in names]
 
 
 def test_classes_are_numbered():
