@@ -15,7 +15,7 @@ from helpers.labelled_images import write_images
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
 from fastmim_jax.tools.prepare import shards
-shards.MIN_RECORDS = 4
+shards.MIN_RECORDS = 2
 from fastmim_jax.__main__ import main
 main()
 """
@@ -62,12 +62,12 @@ def test_five_kills_leave_the_same_bytes_and_no_process(tmp_path):
     assert undisturbed.wait() == 0, undisturbed.stdout.read()
     destination, chance = tmp_path / "b", random.Random(0)
     total = shards_in(tmp_path / "a")
-    assert total == 48  # the last of 49 would hold the broken file only
+    assert total == 96  # the last of 97 would hold the broken file only
     codes = []
     for sent in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
         process, before = start(source, destination), shards_in(destination)
         wait_for(lambda done=before, it=process: shards_in(destination) > done + 2 or it.poll() is not None)
-        time.sleep(chance.random() * 0.05)
+        time.sleep(chance.random() * 0.01)
         process.send_signal(sent)
         output, _ = process.communicate()
         codes.append(process.returncode)
