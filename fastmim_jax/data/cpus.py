@@ -7,7 +7,6 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -30,12 +29,19 @@ def pick_workers(cpu_count: int) -> int:
     return 0 if cpu_count <= 4 else min(16, max(1, round(cpu_count / 3)))
 
 
+def host_cpus() -> int:
+    """Return the CPUs that the affinity and the container of this process allow, at least 1."""
+    return max(1, int(min(len(_affinity()), _quota())))
+
+
 @functools.cache
 def cpu_share() -> CpuShare:
     """Return the CPUs of this process.
 
     Several processes of a run all have to call it at the same point: they compare hosts and affinities.
     """
+    import jax  # here: `host_cpus` is for programs without it
+
     affinity = _affinity()
     mine = np.array([zlib.crc32(os.uname().nodename.encode()), zlib.crc32(repr(affinity).encode())])
     if jax.process_count() == 1:

@@ -48,4 +48,4 @@ def test_the_limit_of_a_container(tmp_path, monkeypatch, files, expected):
 
 
 def test_this_process():
-    assert cpu_share().cpus >= 1 and cpu_share().processes == 1
+    assert cpu_share().cpus == cpus.host_cpus() >= 1 and cpu_share().processes == 1

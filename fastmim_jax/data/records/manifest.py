@@ -9,6 +9,7 @@ from fastmim_jax.errors import UserError
 
 FILE = "manifest.json"
 UNFINISHED = ".unfinished"  # folder inside a data set whose preparation has not ended
+SETTINGS = "settings.json"  # file in it
 KIND, VERSION = "fastmim_jax records", 1
 
 
@@ -112,7 +113,7 @@ class Manifest:
 
 def is_prepared(path: str) -> bool:
     """Return whether a directory was written by `fastmim prepare`, finished or not."""
-    if os.path.isdir(os.path.join(path, UNFINISHED)):
+    if os.path.isfile(os.path.join(path, UNFINISHED, SETTINGS)):
         return True
     return isinstance(content := _read(path), dict) and content.get("kind") == KIND
 

@@ -1,12 +1,12 @@
 """The command `fastmim prepare`."""
 
 import dataclasses
-import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from fastmim_jax.data.cpus import host_cpus
 from fastmim_jax.data.records.manifest import Manifest, SplitFacts
 from fastmim_jax.data.sources import Source
 from fastmim_jax.errors import UserError
@@ -75,7 +75,7 @@ def prepare(
         channels=channels,
         value_range=value_range,
     )
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or host_cpus()
     try:
         with _sigterm():
             if check or destination is None:

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from fastmim_jax.data.records.index import write_index
-from fastmim_jax.data.records.manifest import FILE, UNFINISHED, Manifest, is_prepared, load_manifest
+from fastmim_jax.data.records.manifest import (
+    FILE,
+    SETTINGS,
+    UNFINISHED,
+    Manifest,
+    is_prepared,
+    load_manifest,
+)
 from fastmim_jax.data.sources.joined import split_path
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import write_json
@@ -101,7 +108,7 @@ def open_destination(path: str, settings: Settings) -> Iterator[Destination]:
         ) from error
     with _lock(destination):
         content = {"settings": dataclasses.asdict(settings), "libraries": library_versions()}
-        file = destination.unfinished / "settings.json"
+        file = destination.unfinished / SETTINGS
         if file.exists():
             _compare(folder, settings, json.loads(file.read_text(encoding="utf-8")))
         else:
@@ -127,7 +134,9 @@ def find_finished(path: str, settings: Settings) -> Manifest | None:
 def _check_foreign(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: type the name of a new folder")
-    if folder.is_dir() and not is_prepared(str(folder)) and (others := os.listdir(folder)):
+    if not folder.is_dir() or is_prepared(str(folder)):
+        return
+    if others := {*os.listdir(folder)} - {UNFINISHED}:
         shown = ", ".join(sorted(others)[:3]) + (", ..." if len(others) > 3 else "")
         raise UserError(
             f"{folder} is not empty and was not written by `fastmim prepare` ({shown}): type the name of "

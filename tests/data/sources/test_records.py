@@ -99,6 +99,7 @@ def test_sentences(path, tmp_path):
     with pytest.raises(UserError, match="records of version 9, expected 1"):
         open_source(copy)
     (tmp_path / "begun" / ".unfinished").mkdir(parents=True)
+    (tmp_path / "begun" / ".unfinished" / "settings.json").write_text("{}")
     with pytest.raises(UserError, match="has not ended: rerun the same"):
         open_source(tmp_path / "begun")
 

@@ -196,6 +196,9 @@ def test_settings_are_compared_and_files_that_are_not_ours_stay(images, small_sh
     with pytest.raises(UserError, match=r"--splits=test \(now train,test\)"):
         run(images, tmp_path / "out")
     assert tree(tmp_path / "out") == before
+    (tmp_path / "begun" / ".unfinished").mkdir(parents=True)  # killed before anything was written
+    run(images, tmp_path / "begun", splits=["test"])
+    assert tree(tmp_path / "begun") == before
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("years of work")
