@@ -1,4 +1,4 @@
-"""Parquet files with a column of images, read with pyarrow by row group."""
+"""Parquet files with a column of images, read by page, or with pyarrow by row group."""
 
 import functools
 import threading
@@ -12,6 +12,7 @@ import numpy as np
 from fastmim_jax.data.sources import shards
 from fastmim_jax.data.sources.base import LabelledSource, refuse_file
 from fastmim_jax.data.sources.columns import choose_columns, image_bytes, import_pyarrow, number_labels
+from fastmim_jax.data.sources.parquet_pages import ColumnPages, find_pages, read_value
 from fastmim_jax.data.sources.pread import FileStamp, stamp
 from fastmim_jax.errors import UserError
 
@@ -35,7 +36,11 @@ def open_split(path: str, split: str) -> "ParquetSource":
 
 
 class ParquetSource(LabelledSource):
-    """The images of some parquet files. Reading a record decompresses the images of its row group."""
+    """The images of some parquet files.
+
+    Reading a record reads its page, about a megabyte; or the images of its row group, where the pages have
+    a form that only pyarrow reads.
+    """
 
     expected_labels = "expected a column label with integers or text, and no empty cells"
 
@@ -52,6 +57,11 @@ class ParquetSource(LabelledSource):
         rows, largest = [], 0
         for number, file in enumerate(self._files):
             found = _metadata(file)
+            if self.columns.image not in found.schema.to_arrow_schema().names:
+                raise UserError(
+                    f"{file.path} has no column {self.columns.image}, but {self._files[0].path} has; "
+                    "expected files with the same columns."
+                )
             for group in range(found.num_row_groups):
                 self._groups.append((number, group))
                 rows.append(found.row_group(group).num_rows)
@@ -60,7 +70,9 @@ class ParquetSource(LabelledSource):
         if not self._starts[-1]:
             raise UserError(f"{path} is empty; expected images.")
         classes, labels = self._read_labels()
-        super().__init__(path, classes, labels, _notices(path, max(rows), largest))
+        self._leaf = f"{self.columns.image}.bytes" if self.columns.nested else self.columns.image
+        by_page = _pages(self._files[0], 0, self._leaf) is not None
+        super().__init__(path, classes, labels, () if by_page else _notices(path, max(rows), largest))
 
     def _read_labels(self) -> tuple[tuple[str, ...], np.ndarray]:
         if not self.columns.label:
@@ -79,6 +91,10 @@ class ParquetSource(LabelledSource):
 
     def __getitem__(self, index: int) -> bytes:
         file, group, row = self._locate(index)
+        pages = _pages(file, group, self._leaf)
+        data = None if pages is None else read_value(file, pages, row)
+        if data is not None:
+            return data
         with _lock:  # threads that read neighbours wait for one of them
             images = _row_group(file, group, self.columns.image)
         return image_bytes(images[row].as_py(), self.columns.nested)
@@ -106,6 +122,11 @@ def _notices(path: str, rows: int, size: int) -> list[str]:
 
 
 _lock = threading.Lock()
+
+
+@functools.lru_cache(4096)
+def _pages(file: FileStamp, group: int, path: str) -> ColumnPages | None:
+    return find_pages(file, _metadata(file), group, path)
 
 
 @functools.lru_cache(_CACHED_GROUPS)

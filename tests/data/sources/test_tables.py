@@ -94,6 +94,7 @@ def test_a_struct_may_name_a_file(tmp_path):
 
 
 def test_a_row_group_is_read_once_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "find_pages", lambda *_: None)
     read, groups = parquet._read, []
     monkeypatch.setattr(
         parquet, "_read", lambda file, group, name: groups.append(group) or read(file, group, name)
@@ -120,6 +121,12 @@ def test_files_that_cannot_be_read(tmp_path):
         UserError, match="has no image column; its columns are word: string, x: int64; expected one"
     ):
         open_source(write(tmp_path / "words.parquet", word=["a"], x=[1]))
+    (tmp_path / "two").mkdir()
+    write(tmp_path / "two" / "0.parquet", image=DATA), write(tmp_path / "two" / "1.parquet", picture=DATA)
+    with pytest.raises(
+        UserError, match="two/1.parquet has no column image, but .*two/0.parquet has; expected"
+    ):
+        open_source(tmp_path / "two")
     with pytest.raises(UserError, match="none.parquet is empty; expected images"):
         open_source(write(tmp_path / "none.parquet", image=pa.array([], pa.binary())))
 
