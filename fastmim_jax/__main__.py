@@ -266,6 +266,7 @@ def _run(argv):
     if set(HELP[:3]).intersection(words):
         print(command_help(name, command))
         return 0
+    _print_data_warnings()
     return command.run(*parse(name, command, words))
 
 
@@ -302,12 +303,16 @@ class _PrintOnce(logging.Handler):
         self._printed = set()
 
     def emit(self, record):
-        import jax
-
-        text = record.getMessage()
-        if text not in self._printed and jax.process_index() == 0:
+        text, jax = record.getMessage(), sys.modules.get("jax")
+        first = jax is None or jax.process_index() == 0
+        if first and text not in self._printed:
             print(text, file=sys.stderr, flush=True)
         self._printed.add(text)
+
+
+def _print_data_warnings():
+    data_log = logging.getLogger("fastmim_jax.data")
+    data_log.handlers, data_log.propagate = [_PrintOnce()], False
 
 
 def _start_jax(distributed=False):
@@ -318,8 +323,6 @@ def _start_jax(distributed=False):
     from fastmim_jax.train.compilation import enable_cache
 
     absl_logging.set_verbosity(absl_logging.ERROR)
-    data_log = logging.getLogger("fastmim_jax.data")
-    data_log.handlers, data_log.propagate = [_PrintOnce()], False
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if distributed:
         jax.distributed.initialize()

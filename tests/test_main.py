@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim_jax.__main__ import COMMANDS, _start_jax, main
+from fastmim_jax.__main__ import COMMANDS, _print_data_warnings, main
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.evaluate.probe import KINDS
 from fastmim_jax.train import compilation
@@ -221,11 +221,11 @@ def test_too_many_bad_images_stop_the_run(tmp_path, capsys, monkeypatch):
 def test_warnings_about_data_are_printed_once(tmp_path, capsys, monkeypatch):
     Image.new("RGB", (4, 4)).save(tmp_path / "one.png")
     (tmp_path / "notes.txt").touch()
-    _start_jax()
+    _print_data_warnings()
     for _ in range(2):
         open_source(tmp_path)
     assert capsys.readouterr().err == f"{tmp_path}: 1 other file ignored (1 .txt)\n"
-    _start_jax()
+    _print_data_warnings()
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     open_source(tmp_path)
     assert capsys.readouterr().err == ""

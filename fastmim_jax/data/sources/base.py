@@ -131,5 +131,6 @@ class TreeSource:
 
 def count_records(source: LabelledSource | TreeSource) -> str:
     """Return the numbers of images and classes: "5 images, 2 classes"."""
-    classes = f", {len(source.classes)} classes" if source.classes else ""
+    count = len(source.classes)
+    classes = f", {count:,} class{'es' * (count != 1)}" if count else ""
     return f"{len(source):,} image{'s' * (len(source) != 1)}{classes}"

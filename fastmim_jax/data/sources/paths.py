@@ -80,6 +80,12 @@ def _affixes(names: Sequence[bytes]) -> tuple[bytes, bytes]:
     return prefix, suffix if all(name.endswith(suffix) for name in rest) else b""
 
 
+def compact(numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return integers from 0 on as uint32 if they fit, else as int64."""
+    array = np.asarray(numbers, np.int64)
+    return array.astype(np.uint32) if array.max(initial=0) < 2**32 else array
+
+
 def number_classes(
     names: Sequence[str | None], order: Callable[[set[str]], list[str]] = sorted
 ) -> tuple[tuple[str, ...], np.ndarray]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from fastmim_jax.data.sources import shards
 from fastmim_jax.data.sources.base import LabelledSource
-from fastmim_jax.data.sources.paths import PathTable, number_classes, numeric_order
+from fastmim_jax.data.sources.paths import PathTable, compact, number_classes, numeric_order
 from fastmim_jax.data.sources.pread import read_at
 from fastmim_jax.data.sources.tar_index import TarIndex, open_indexes
 from fastmim_jax.errors import UserError
@@ -51,8 +51,8 @@ class TarSource(LabelledSource):
             raise UserError(f"{path} {seen}; expected samples such as 000.jpg and 000.cls.")
         counts = [len(index.samples) for index in indexes]
         self._first = np.cumsum([0, *counts])  # record of each shard
-        self._offsets = np.array([sample.offset for sample in samples], np.int64)
-        self._sizes = np.array([sample.size for sample in samples], np.int64)
+        self._offsets = compact([sample.offset for sample in samples])
+        self._sizes = compact([sample.size for sample in samples])
         self._names = PathTable(os.fsencode(sample.name) for sample in samples)
         labels = [sample.labels for sample in samples]
         classes, numbers = number_classes(_class_names(labels), numeric_order)

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastmim_jax.data.sources.base import SPLITS, TreeSource, only_splits, refuse_file, refuse_split
 from fastmim_jax.data.sources.listing import Listing, extension, is_image
-from fastmim_jax.data.sources.paths import PathTable
+from fastmim_jax.data.sources.paths import PathTable, compact
 from fastmim_jax.data.sources.pread import FileStamp, read_at, stamp
 from fastmim_jax.errors import UserError
 
@@ -68,8 +68,10 @@ class ZipSource(TreeSource):
         directory = _directory(self._file)
         chosen, listing = directory.images_below(root)
         super().__init__(os.path.join(self._file.path, root).rstrip("/"), listing)
-        self._members = directory.members[chosen]
-        wrong = np.flatnonzero(~self._members["readable"])
+        members = directory.members[chosen]
+        self._offsets, self._sizes = compact(members["offset"]), compact(members["size"])
+        self._checksums, self._deflated = members["checksum"].copy(), members["deflated"].copy()
+        wrong = np.flatnonzero(~members["readable"])
         if len(wrong):
             raise UserError(
                 f"{len(wrong):,} images of {path}, such as {self.name(int(wrong[0]))}, are encrypted or "
@@ -78,16 +80,16 @@ class ZipSource(TreeSource):
             )
 
     def __getitem__(self, index: int) -> bytes:
-        member = self._members[self.position(index)]
-        offset, size = int(member["offset"]), int(member["size"])
+        index = self.position(index)
+        offset, size = int(self._offsets[index]), int(self._sizes[index])
         header = read_at(self._file, offset, _HEADER)
         if header[:4] != b"PK\x03\x04":
             raise OSError(f"no member of the zip file at byte {offset:,}")
         skip = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
         data = read_at(self._file, offset + _HEADER + skip, size)
-        if member["deflated"]:
+        if self._deflated[index]:
             data = zlib.decompress(data, -zlib.MAX_WBITS)
-        if zlib.crc32(data) != member["checksum"]:
+        if zlib.crc32(data) != self._checksums[index]:
             raise OSError("its checksum differs from the one in the zip file")
         return data
 

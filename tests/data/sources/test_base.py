@@ -22,7 +22,7 @@ def test_labels_in_an_array():
     )
     single = LabelledSource("set", ("cat",), np.zeros(2, np.int32))
     assert single.label_problem() == "set has a single class, cat; expected at least 2."
-    assert repr(single) == "LabelledSource('set', 2 images, 1 classes)"
+    assert repr(single) == "LabelledSource('set', 2 images, 1 class)"
     assert LabelledSource("set", ("a", "b"), np.array([0, 1])).label_problem() is None
 
 

@@ -2,9 +2,10 @@
 
 import pickle
 
+import numpy as np
 import pytest
 
-from fastmim_jax.data.sources.paths import PathTable, number_classes, numeric_order
+from fastmim_jax.data.sources.paths import PathTable, compact, number_classes, numeric_order
 
 
 def test_paths_come_back_in_their_order():
@@ -41,6 +42,11 @@ def test_a_pickle_takes_a_few_bytes_per_path():
 def test_names_with_common_parts(names):
     table = PathTable([b"f/" + name for name in names])
     assert [table[i] for i in range(len(names))] == [b"f/" + name for name in names]
+
+
+def test_compact():
+    assert compact([0, 2**32 - 1]).dtype == np.uint32 and compact([2**32]).dtype == np.int64
+    assert compact([]).dtype == np.uint32 and compact([7, 3]).tolist() == [7, 3]
 
 
 def test_classes_are_numbered():
