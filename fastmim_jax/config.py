@@ -21,6 +21,7 @@ _COMPUTE = {
 CHOICES = {
     **{f"method.{key}": allowed for key, allowed in _COMPUTE.items()},
     **{f"model.{key}": allowed for key, allowed in _COMPUTE.items()},
+    "data.cache": ("", "ram"),
     "data.views": ("crops", "masks"),
     "optimizer.gradient_dtype": ("float32", "bfloat16"),
     "schedule.shape": ("cosine", "step"),
@@ -157,6 +158,9 @@ def _data(image_size: tuple[int, int], crop_scale: tuple[float, float]) -> Confi
     data.std = ()  # per channel, of pixel values in [0, 1]; (): ImageNet's
     data.crop_scale = crop_scale  # (least, largest) share of the image's area in a random crop
     data.crop_ratio = (3 / 4, 4 / 3)  # (least, largest) width / height of a random crop
+    data.cache = (
+        ""  # "ram": all records, as they are stored, in memory that reader processes share; "": none
+    )
     data.max_bad_share = 0.5  # stop when a larger share of the records cannot be decoded
     return data
 

@@ -11,7 +11,7 @@ COMPUTE = tuple(
     f"{section}.{key}" for section in ("method", "model") for key in ("kernel", "remat", "layers")
 )
 # Sections and keys that may differ when a run is resumed; those of COMPUTE change rounding alone.
-RESUMABLE = ("run.", "monitor.", *COMPUTE)
+RESUMABLE = ("run.", "monitor.", "data.cache", *COMPUTE)
 
 # Old name -> current name of a key "section.key". Saved configs may have either.
 RENAMED_KEYS = {

@@ -4,14 +4,13 @@ A crop is written once by the thread that reads it. In this process that is its 
 processes write to memory that they share with this process, which copies it to the batch.
 """
 
-import mmap
-import os
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
 
 import numpy as np
+
+from fastmim_jax.data.shared_file import SharedFile
 
 Fields = Mapping[str, tuple[tuple[int, ...], np.dtype]]  # name -> shape of a row, dtype
 Arrays = dict[str, np.ndarray]
@@ -81,17 +80,9 @@ class SharedBatches:
     def __init__(self, fields: Fields, chunks: int, size: int, slots: int):
         self._fields, self._chunks, self._size, self._slots = fields, chunks, size, slots
         self._offsets, self._stride = _offsets(fields, size)
-        self._lock = threading.Lock()
         self._partial: dict[int, Arrays] = {}
-        self._map: mmap.mmap | None = None
-        self._path, self._file = _shared_file(_ALIGNMENT + slots * self._stride)
-
-    def __getstate__(self):
-        shared = ("_fields", "_chunks", "_size", "_slots", "_offsets", "_stride", "_path")
-        return {name: getattr(self, name) for name in shared}
-
-    def __setstate__(self, state):
-        self.__dict__.update(state, _lock=threading.Lock(), _map=None, _file=None)
+        self._shared = SharedFile(_ALIGNMENT + slots * self._stride)
+        self._closed = False
 
     def chunk(self, number: int) -> Arrays:
         """Return the rows that chunk `number` is to be written to, as soon as they are free."""
@@ -120,14 +111,14 @@ class SharedBatches:
 
     def close(self) -> None:
         """Let waiting workers end, and drop the memory."""
-        if self._file is not None:
+        if not self._closed:
             self._counters()[1] = 1
-            self._file.close()
-            self._file = None
+            self._shared.close()
+            self._closed = True
 
     def _counters(self) -> np.ndarray:
         """Return [chunks received, whether the loader is closed], shared."""
-        return np.frombuffer(self._memory(), np.int64, 2)
+        return np.frombuffer(self._shared.memory(), np.int64, 2)
 
     def _slot(self, number):
         start = _ALIGNMENT + number % self._slots * self._stride
@@ -135,17 +126,10 @@ class SharedBatches:
         for name, (shape, dtype) in self._fields.items():
             shape = (self._size, *shape)
             flat = np.frombuffer(
-                self._memory(), dtype, int(np.prod(shape)), offset=start + self._offsets[name]
+                self._shared.memory(), dtype, int(np.prod(shape)), offset=start + self._offsets[name]
             )
             arrays[name] = flat.reshape(shape)
         return arrays
-
-    def _memory(self):
-        with self._lock:
-            if self._map is None:
-                with open(self._path, "r+b") as file:
-                    self._map = mmap.mmap(file.fileno(), 0)
-            return self._map
 
 
 def _offsets(fields, rows):
@@ -156,15 +140,3 @@ def _offsets(fields, rows):
         size = rows * int(np.prod(shape)) * np.dtype(dtype).itemsize
         end += -(-size // _ALIGNMENT) * _ALIGNMENT
     return offsets, end
-
-
-def _shared_file(size):
-    """-> (path that worker processes can open, open file), in memory on Linux, else in a temporary file."""
-    if hasattr(os, "memfd_create"):
-        file = open(os.memfd_create("fastmim_jax"), "r+b")  # noqa: SIM115, closed with the loader
-        path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
-    else:
-        file = tempfile.NamedTemporaryFile(prefix="fastmim_jax")  # noqa: SIM115, closed with the loader
-        path = file.name
-    file.truncate(size)
-    return path, file

@@ -39,12 +39,14 @@ def resize_crop_planes(image: Yuv420, box: tuple[int, int, int, int], out: np.nd
     luma = image.y[top : top + height, left : left + width, None]
     resample(luma, (0, 0, width, height), out[:out_height, :, None])
     # U and V as two channels of one image: one call instead of two.
-    rows, columns = slice(top // 2, (top + height + 1) // 2), slice(left // 2, (left + width + 1) // 2)
-    chroma = np.stack([image.u[rows, columns], image.v[rows, columns]], axis=-1)
-    small_box = left / 2 - columns.start, top / 2 - rows.start, width / 2, height / 2
-    small = np.empty((out_height // 2, out_width // 2, 2), np.uint8)
+    first_row, first_column = top // 2, left // 2
+    last_row, last_column = (top + height + 1) // 2, (left + width + 1) // 2
+    chroma = np.empty((last_row - first_row, last_column - first_column, 2), np.uint8)
+    chroma[..., 0] = image.u[first_row:last_row, first_column:last_column]
+    chroma[..., 1] = image.v[first_row:last_row, first_column:last_column]
+    small_box = left / 2 - first_column, top / 2 - first_row, width / 2, height / 2
     packed = out[out_height:].reshape(2, out_height // 2, out_width // 2)
-    packed[...] = np.moveaxis(resample(chroma, small_box, small), -1, 0)
+    resample(chroma, small_box, packed.transpose(1, 2, 0))
     return out
 
 

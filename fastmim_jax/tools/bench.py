@@ -20,7 +20,7 @@ from fastmim_jax.train.finetune import FinetuneStage, make_finetune_stage
 from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.pretrain import PretrainStage, make_pretrain_stages
 from fastmim_jax.train.runs import load_run
-from fastmim_jax.train.stage import TrainStage, open_training_data
+from fastmim_jax.train.stage import TrainStage, cached, open_training_data
 
 READ_AHEAD = 8  # largest number of batches read in advance
 IMAGENET_IMAGES, IMAGENET_CLASSES = 1_281_167, 1000  # of synthetic data
@@ -47,7 +47,7 @@ def bench(
     Raises:
       UserError: the config or its data cannot be used.
     """
-    source = None if synthetic else open_training_data(config)
+    source = None if synthetic else cached(open_training_data(config), config, print)
     figures = []
     with _folder(workdir) as folder:
         for stage in _make_stages(config, source):

@@ -26,6 +26,7 @@ from fastmim_jax.train.runs import LoadedRun, load_run
 from fastmim_jax.train.stage import (
     TrainStage,
     abstract_state,
+    cached,
     compile_step,
     optimizer_options,
     update_options,
@@ -154,6 +155,7 @@ def finetune(
     if loaded:
         report = transfer_report(loaded.variables, stage.abstract, stage.model.encoder.resampling)
         start = describe_start(loaded, report)
+    source = cached(source, config, log)
     workdir = prepare_workdir(workdir, config)
     if jax.process_index() == 0:
         write_json(workdir / "classes.json", stage.classes, indent=0)

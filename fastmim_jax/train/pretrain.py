@@ -22,6 +22,7 @@ from fastmim_jax.train.runs import LoadedRun, load_run
 from fastmim_jax.train.stage import (
     TrainStage,
     abstract_state,
+    cached,
     compile_step,
     open_held_out_data,
     open_training_data,
@@ -161,6 +162,7 @@ def pretrain(
     start = []
     if loaded:
         start = describe_start(loaded, transfer_report(loaded.variables, stages[0].abstract))
+    source = cached(source, config, log)
     workdir = prepare_workdir(workdir, config)
     held_out = open_held_out_data(config, log)
     log_notes([*start, *describe_pretraining(stages, source, held_out)], log)

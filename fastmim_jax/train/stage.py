@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from fastmim_jax.data.loader import Loader
+from fastmim_jax.data.ram_cache import cache_in_memory
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.errors import UserError
 from fastmim_jax.plan import StagePlan
@@ -97,6 +98,15 @@ def update_options(config: Any, plan: StagePlan, mesh: jax.sharding.Mesh) -> dic
 def open_training_data(config: Any) -> Any:
     """Return the source of `config.data`."""
     return open_source(config.data.path, config.data.split)
+
+
+def cached(source: Any, config: Any, log: Callable[[str], None]) -> Any:
+    """Return the training data as `config.data.cache` says: itself, or a copy in memory.
+
+    Raises:
+      UserError: it does not fit in memory.
+    """
+    return cache_in_memory(source, config.run.threads, log) if config.data.cache == "ram" else source
 
 
 def open_held_out_data(config: Any, log: Callable[[str], None] = lambda text: None) -> Any:

@@ -86,10 +86,10 @@ def _image(record: bytes, start: int, layout: str, dtype: int, shape: tuple[int,
         values = np.frombuffer(record, np.dtype(DTYPES[dtype]).newbyteorder("<"), offset=start)
         return values.reshape(shape)
     height, width, _ = shape
-    half = chroma_shape(height, width)
-    ends = np.cumsum([0, height * width, half[0] * half[1], half[0] * half[1]])
-    values = np.frombuffer(record, np.uint8, offset=start)
-    if len(values) != ends[-1]:
-        raise ValueError(f"a record of {len(values):,} bytes, expected {ends[-1]:,}")
-    y, u, v = (values[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True))
-    return Yuv420(y.reshape(height, width), u.reshape(half), v.reshape(half))
+    luma, half = height * width, chroma_shape(height, width)
+    chroma = half[0] * half[1]
+    if len(record) != start + luma + 2 * chroma:
+        raise ValueError(f"a record of {len(record):,} bytes, expected {start + luma + 2 * chroma:,}")
+    y = np.frombuffer(record, np.uint8, luma, start).reshape(height, width)
+    u, v = np.frombuffer(record, np.uint8, 2 * chroma, start + luma).reshape(2, *half)
+    return Yuv420(y, u, v)
