@@ -2,7 +2,7 @@
 
     python experiments/input/measure.py --data DIR --split SPLIT --out experiments/input/measured.json
 
-Every loader runs one worker process; the CPU time of all processes counts, whatever the load of the machine.
+Every loader runs one worker process; the CPU time of all processes counts.
 The published pipeline: PIL decodes, torchvision crops (RandomResizedCrop, bicubic), flips, makes a float
 tensor and normalises, a torch DataLoader batches.
 """

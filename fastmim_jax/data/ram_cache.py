@@ -72,7 +72,7 @@ class RamCache:
 
 
 def available_memory() -> int:
-    """Return the bytes that this machine, or the container, has left; a large number where it is unknown."""
+    """Return the bytes that this machine, or its container, has left; 4 EiB where it is unknown."""
     lines = _read(_MEMINFO).splitlines()
     free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
     limit, used = (_read(_CGROUPS / name).strip() for name in ("memory.max", "memory.current"))

@@ -4,7 +4,7 @@ import mmap
 import os
 import tempfile
 import threading
-from typing import Any, BinaryIO
+from typing import Any
 
 
 class SharedFile:
@@ -17,7 +17,8 @@ class SharedFile:
     """
 
     def __init__(self, size: int):
-        self._lock, self._map = threading.Lock(), None
+        self._lock = threading.Lock()
+        self._map: mmap.mmap | None = None
         if hasattr(os, "memfd_create"):
             self.file: Any = open(os.memfd_create("fastmim_jax"), "r+b")  # noqa: SIM115, see `close`
             self._path = f"/proc/{os.getpid()}/fd/{self.file.fileno()}"
@@ -37,7 +38,7 @@ class SharedFile:
         with self._lock:
             if self._map is None:
                 with open(self._path, "r+b") as file:
-                    self._map = _map(file)
+                    self._map = mmap.mmap(file.fileno(), 0)
             return self._map
 
     def close(self) -> None:
@@ -45,7 +46,3 @@ class SharedFile:
         if self.file is not None:
             self.file.close()
             self.file = None
-
-
-def _map(file: BinaryIO) -> mmap.mmap:
-    return mmap.mmap(file.fileno(), 0)
