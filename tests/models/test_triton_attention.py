@@ -54,6 +54,15 @@ def test_equals_plain_attention(tokens, has_labels, has_mask):
         np.testing.assert_allclose(got, want, rtol=0, atol=5e-6 * abs(want).max())
 
 
+@pytest.mark.parametrize("tokens", [1, 64, 65, 256])
+def test_both_kinds_of_kernels_are_traced(tokens):
+    query = jax.ShapeDtypeStruct((2, tokens, 1, 16), jnp.bfloat16)
+    bias = jax.ShapeDtypeStruct((1, 1, tokens, tokens), jnp.float32)
+    loss = lambda *arrays: window_attention(*arrays).astype(jnp.float32).sum()  # noqa: E731
+    gradients = jax.eval_shape(jax.grad(loss, (0, 3)), query, query, query, bias)
+    assert [x.shape for x in gradients] == [query.shape, bias.shape]
+
+
 @pytest.mark.slow
 def test_each_device_takes_its_windows_and_its_copy_of_the_bias():
     keys = jax.random.split(jax.random.key(1), 4)
