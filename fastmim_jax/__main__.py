@@ -120,6 +120,7 @@ def convert(values, paths):
         encoder_only=values.encoder_only,
         image_size=_image_size(values.image_size),
         overwrite=values.overwrite,
+        with_paths=values.with_paths,
     )
     convert(*paths, options)
 
@@ -224,7 +225,7 @@ COMMANDS = {
     "predict": Command(predict, ("workdir", "images"), ("step", "out")),
     "convert": Command(
         convert,
-        optional=("to", "encoder_only", "image_size", "overwrite", *CONVERSION),
+        optional=("to", "encoder_only", "image_size", "overwrite", "with_paths", *CONVERSION),
         paths=("SOURCE", "DESTINATION"),
     ),
     "verify": Command(verify, optional=CONVERSION, paths=("A", "B")),

@@ -82,6 +82,7 @@ FLAGS = {
     "splits": _words("train,val", "splits to prepare; default: all"),
     "workers": _integer("N", "processes; default: one per core", 1),
     "check": _boolean("only scan: print the facts, write nothing, exit with 1 if files are unreadable"),
+    "with_paths": _boolean("keep local paths in the files that are written, such as of the data"),
     "synthetic": _boolean("random images in memory instead of the run's data: only the step is measured"),
     "profile": _boolean("trace some steps: time of products, attention, norms, GELU, copies and others"),
     "show_batch": Flag("FILE.png", "draw a training batch as the network sees it, and do nothing else"),

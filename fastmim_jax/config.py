@@ -184,6 +184,7 @@ def _backbone(name: str) -> ConfigDict:
     backbone.mlp_ratio = placeholder(float)  # hidden channels of an MLP per channel of a token
     backbone.positions = placeholder(str)  # "none", "fixed" (sine-cosine) or "learned": ViT, Swin, MixMIM
     backbone.relative_positions = placeholder(str)  # "none", "shared" (one table) or "own" (per block): ViT
+    backbone.class_token = placeholder(bool)  # whether a cls token comes before the patches: ViT
     backbone.layer_scale = placeholder(float)  # initial value of the layer scale: ViT, ConvNeXt
     backbone.drop_path = placeholder(
         float

@@ -17,6 +17,7 @@ from fastmim_jax.errors import FormatMismatch, UserError
 from fastmim_jax.io import write_json, write_text
 from fastmim_jax.models.base import Backbone
 from fastmim_jax.models.positions import resampled_positions
+from fastmim_jax.models.zoo import create_model
 from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.runs import load_run
@@ -24,6 +25,18 @@ from fastmim_jax.train.state import TrainState
 from fastmim_jax.train.transfer import TransferReport, modules, transfer
 from fastmim_jax.validate.names import count
 
+# Attributes of backbones that tell models of the table apart.
+SIZES = (
+    "patch_size",
+    "stem_width",
+    "width",
+    "widths",
+    "depth",
+    "depths",
+    "heads",
+    "mlp_ratio",
+    "mlp_ratios",
+)
 TOLERANCE = 1e-5  # between sine-cosine tables that were rounded to float32 in different ways
 CLS_TABLE = "pos_embed_cls"  # the entry of the cls token, in the tables of published files
 
@@ -86,7 +99,17 @@ class ModelBundle(NamedTuple):
             classes = f"{count(len(self.classes), 'class', 'classes')}, {self.pooling}"
             kind = classes if self.classes else "a bare backbone"
         size = f"{height} x {width} pixels, {count(channels, 'channel')}"
-        return f"{self.section.backbone.name} ({kind}), {size}"
+        return f"{self.backbone_name} ({kind}), {size}"
+
+    @property
+    def backbone_name(self) -> str:
+        """Name in the model table; for other sizes the family and its sizes."""
+        encoder, entry = self.encoder, create_model(self.section.backbone.name)
+        sizes = {key: getattr(encoder, key) for key in SIZES if hasattr(encoder, key)}
+        if all(getattr(entry, key) == x for key, x in sizes.items()):
+            return self.section.backbone.name
+        values = {key: "/".join(map(str, x)) if isinstance(x, tuple) else x for key, x in sizes.items()}
+        return f"{encoder.family} with " + ", ".join(f"{key} {x}" for key, x in values.items())
 
     def network(self) -> "nn.Module | BareBackbone":
         """Return the module that the variables belong to: a method, a classifier or a bare backbone."""
@@ -144,7 +167,7 @@ def open_bundle(path: str | Path, step: int | None = None) -> ModelBundle:
     return ModelBundle(config, jax.device_get(run.variables), classes, origin, run.workdir)
 
 
-def write_workdir(bundle: ModelBundle, folder: str | Path, conversion: Mapping[str, Any]):
+def write_workdir(bundle: ModelBundle, folder: str | Path, conversion: Mapping[str, Any]) -> None:
     """Write a work directory, for `config.init` and every command except those that resume training.
 
     Args:
@@ -159,6 +182,8 @@ def write_workdir(bundle: ModelBundle, folder: str | Path, conversion: Mapping[s
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(0, state, {"records": 0, "stage": 0, "config": {}}, items=("params",))
     write_text(folder / "config.json", bundle.config.to_json(indent=2) + "\n")
+    for note in (folder / "checkpoints").rglob("commit_success.txt"):
+        note.write_text("Checkpoint commit was successful\n")  # Orbax names the local folder there
     if bundle.classes:
         write_json(folder / "classes.json", list(bundle.classes), indent=0)
     write_json(folder / "conversion.json", conversion)

@@ -1,11 +1,13 @@
 """The model card of an exported model: README.md with its usage, facts, results and starting weights."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fastmim_jax import __version__
 from fastmim_jax.export.bundle import ModelBundle
+from fastmim_jax.export.private_paths import without_paths
 from fastmim_jax.io import read_json_lines
 from fastmim_jax.saved_config import flatten
 from fastmim_jax.validate.names import count
@@ -32,41 +34,53 @@ SHOWN = {
 }
 
 
-def model_card(bundle: ModelBundle, usage: str, library: str, curve: str | None = None) -> str:
+def model_card(
+    bundle: ModelBundle, usage: str, library: str, curve: str | None = None, with_paths: bool = False
+) -> str:
     """Return the text of a README.md.
 
     Args:
       usage: Python lines that open the folder.
       library: the library that opens it, for the card's metadata.
       curve: file name of a picture of the loss beside the card, if any.
+      with_paths: whether local paths, such as of the data, may be in it.
     """
     classes = count(len(bundle.classes), "class", "classes")
     title = PAPERS.get(bundle.kind, classes if bundle.classes else "a backbone")
-    title = f"{bundle.section.backbone.name}, {title}"
+    title = f"{bundle.backbone_name}, {title}"
+    config = bundle.config if with_paths else without_paths(bundle.config)
     parts = [
         f"---\nlibrary_name: {library}\ntags: [masked-image-modeling, image-feature-extraction]\n---",
         f"# {title}",
         f"```python\n{usage.strip()}\n```",
-        "\n".join(f"- {fact}" for fact in (*_facts(bundle), *_results(bundle))),
+        "\n".join(f"- {fact}" for fact in (*_facts(bundle, with_paths), *_results(bundle))),
         *([f"![Loss against step]({curve})"] if curve else []),
-        f"## Starting weights\n\n{starting_weights(bundle)}",
-        f"## Config\n\n```json\n{json.dumps(flatten(bundle.config), indent=1)}\n```",
+        f"## Starting weights\n\n{starting_weights(bundle, with_paths)}",
+        f"## Config\n\n```json\n{json.dumps(flatten(config), indent=1)}\n```",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def starting_weights(bundle: ModelBundle) -> str:
+def starting_weights(bundle: ModelBundle, with_paths: bool = False) -> str:
     """Return sentences on the weights that training began from, and on their licence."""
-    conversion = lineage(bundle)
-    if not conversion:
-        return "None: all parameters were initialised at random and trained on the data named above."
-    source = f"`{conversion['source']}`"
-    if "format" not in conversion:
-        return f"Training began from {source}, whose origin is not recorded: ask there for its licence."
-    fmt = conversion["format"]
+    runs, origin = _ancestors(bundle)
+    if not runs and not origin:
+        return "None: all parameters were initialised at random and trained on the run's own data."
+    sentences = [
+        f"{'Before that: ' if number else 'Training began from '}{_run(config)}."
+        for number, config in enumerate(runs)
+    ]
+    if not origin:
+        return " ".join([*sentences, "There, all parameters were initialised at random."])
+    source = origin.get("source", "")
+    shown = f"`{source}`" if with_paths else f"`{Path(source).name}`" if origin.get("format") else "weights"
+    if not origin.get("format"):
+        began = f"{'There, training' if runs else 'Training'} began from {shown}"
+        return " ".join([*sentences, f"{began}, whose origin is not recorded: ask there for its licence."])
+    fmt = origin["format"]
     licence = next((text for key, text in LICENCES.items() if key in fmt), None)
     terms = f"weights published in it are under {licence}" if licence else "ask there for its licence"
-    return f"{source}, a file in the format `{fmt}`: {terms}."
+    return " ".join([*sentences, f"{shown}, a file in the format `{fmt}`: {terms}."])
 
 
 def lineage(bundle: ModelBundle) -> dict[str, Any]:
@@ -74,24 +88,66 @@ def lineage(bundle: ModelBundle) -> dict[str, Any]:
 
     Returns {"source"} if the file is lost, {} for weights initialised at random.
     """
-    workdir, config, source = bundle.workdir, bundle.config, ""
+    return _ancestors(bundle)[1]
+
+
+def _ancestors(bundle: ModelBundle) -> tuple[list[dict], dict[str, Any]]:
+    """-> (configs of the runs before this one, the newest first; what they began from, see `lineage`)."""
+    workdir, config, runs, seen = bundle.workdir, bundle.config, [], set()
     while workdir is not None:
         conversion = Path(workdir) / "conversion.json"
         if conversion.exists():
-            return json.loads(conversion.read_text())
+            return runs, _read(conversion)
         source = config.get("init", "") if config is not None else ""
         if not source:
-            return {}
+            return runs, {}
         path = Path(source).expanduser()
         workdir = path.parent.parent if path.name.isdigit() else path
         config_file = workdir / "config.json"
-        if not config_file.exists():
-            return {"source": source}
-        config = json.loads(config_file.read_text())
-    return {"source": bundle.origin, "format": bundle.format} if bundle.format else {}
+        if not config_file.exists() or workdir in seen:
+            return runs, {"source": source}
+        seen.add(workdir)
+        config = _read(config_file)
+        if not (workdir / "conversion.json").exists():
+            runs.append(config)
+    return runs, {"source": bundle.origin, "format": bundle.format} if bundle.format else {}
 
 
-def _facts(bundle):
+def _read(path: Path) -> dict[str, Any]:
+    """Return the object of a JSON file; {} for one that cannot be read."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _run(config: Mapping[str, Any]) -> str:
+    """Describe a run of ours, such as "MAE (arXiv 2111.06377) of vit_b16 for 800 epochs ..."."""
+    section = config.get("method") or config.get("model") or {}
+    name = PAPERS.get(
+        section.get("name", ""), "fine-tuning" if "model" in config else "a run of fastmim_jax"
+    )
+    backbone = (section.get("backbone") or {}).get("name", "")
+    length = f" for {_length(config['schedule'])}" if config.get("schedule") else ""
+    size = (config.get("data") or {}).get("image_size")
+    images = f", images of {size[0]} x {size[1]} pixels" if size else ""
+    return f"{name}{f' of {backbone}' if backbone else ''}{length}{images}"
+
+
+def _length(schedule: Mapping[str, Any]) -> str:
+    """Describe the length of a run, such as "800 epochs, with a batch size of 4,096"."""
+    epochs = schedule.get("epochs") or 0
+    length = count(schedule["steps"], "step") if schedule.get("steps") else count_epochs(epochs)
+    return f"{length}, with a batch size of {schedule.get('batch_size') or 0:,}"
+
+
+def count_epochs(epochs: float) -> str:
+    """Return "1 epoch", "0.5 epochs"."""
+    return f"{epochs:g} {'epoch' if epochs == 1 else 'epochs'}"
+
+
+def _facts(bundle, with_paths):
     config, data = bundle.config, bundle.config.data
     height, width, channels = bundle.image_shape
     mean = "ImageNet's mean and standard deviation"
@@ -103,13 +159,8 @@ def _facts(bundle):
     if bundle.format or (bundle.workdir and (Path(bundle.workdir) / "conversion.json").exists()):
         yield f"Converted by fastmim_jax {__version__}, not trained by it."
     else:
-        schedule = config.schedule
-        epochs = f"{schedule.epochs:g} {'epoch' if schedule.epochs == 1 else 'epochs'}"
-        length = count(schedule.steps, "step") if schedule.steps else epochs
-        yield (
-            f"Trained by fastmim_jax {__version__} for {length} on `{data.path}`, with "
-            f"a batch size of {schedule.batch_size:,}."
-        )
+        data_path = f" on `{data.path}`" if with_paths else ""
+        yield f"Trained by fastmim_jax {__version__} for {_length(config.schedule)}{data_path}."
 
 
 def _results(bundle):

@@ -23,6 +23,7 @@ from fastmim_jax.export.formats.names import flatten_variables
 from fastmim_jax.export.formats.prefixes import Choice, choose_prefix
 from fastmim_jax.export.from_torch import LoadReport, check_finite, from_torch
 from fastmim_jax.export.infer_config import override
+from fastmim_jax.export.private_paths import shown_source, without_paths
 from fastmim_jax.export.programs.onnx import write_onnx
 from fastmim_jax.export.programs.stablehlo import write_function
 from fastmim_jax.export.to_torch import TorchArrays, dump_settings, parse_settings, to_torch
@@ -53,6 +54,7 @@ class Options(NamedTuple):
     image_size: (height, width) to resample positions to.
     settings: "key=value" of the config.
     overwrite: replace the destination.
+    with_paths: whether local paths may be in the files that are written.
     """
 
     format: str = ""
@@ -65,6 +67,7 @@ class Options(NamedTuple):
     image_size: tuple[int, int] | None = None
     settings: tuple[str, ...] = ()
     overwrite: bool = False
+    with_paths: bool = False
 
 
 DEFAULT_OPTIONS = Options()
@@ -94,15 +97,19 @@ class SourceReport:
     origin: str = ""
     choice: Choice = Choice()
 
-    def lines(self) -> Iterator[Line]:
+    def source(self, with_paths: bool = True) -> str:
+        """Return the path of the source, or what may be said of it without."""
+        return (self.origin or str(self.path)) if with_paths else shown_source(self.path, self.origin)
+
+    def lines(self, with_paths: bool = True) -> Iterator[Line]:
         """Yield the lines of the report."""
         if self.tensors is None:
-            yield Line("read", self.origin)
+            yield Line("read", self.source(with_paths))
             return
         tensors = self.tensors
         entry = f" under '{tensors.wrapper}'" if tensors.wrapper else ""
         entry += f", without the prefix '{tensors.prefix}' of all names" if tensors.prefix else ""
-        yield Line("read", f"{self.path}: {count(len(tensors.arrays), 'array')}{entry}")
+        yield Line("read", f"{self.source(with_paths)}: {count(len(tensors.arrays), 'array')}{entry}")
         if tensors.ignored:
             yield Line("ignored", ", ".join(tensors.ignored))
         if tensors.unread:
@@ -156,17 +163,17 @@ def convert(
     _check_destination(destination, options)
     bundle, report = open_source(source, options)
     bundle = backbone_only(bundle) if options.encoder_only else bundle
-    lines = [*report.lines(), Line("model", bundle.description)]
+    lines = [Line("model", bundle.description)]
     if options.image_size and tuple(options.image_size) != tuple(bundle.config.data.image_size):
         bundle, resampled = resize(bundle, options.image_size)
         lines.append(_resample_line(options.image_size, resampled))
-    _log_lines(lines, log)
+    _log_lines([*report.lines(), *lines], log)
     if options.to in PROGRAMS:
         text = PROGRAMS[options.to](bundle, destination, overwrite=options.overwrite)
         _log_lines([Line("written", text)], log)
         return
     with atomic_write(destination, overwrite=options.overwrite) as path:
-        written = _write(bundle, path, destination, options, lines)
+        written = _write(bundle, path, destination, options, report, lines)
     _log_lines([*written.lines(), Line("written", str(destination))], log)
 
 
@@ -184,7 +191,8 @@ def open_source(source: str | Path, options: Options = DEFAULT_OPTIONS) -> tuple
         return bundle, SourceReport(source, origin=bundle.origin)
     tensors = read_tensors(source, options.key or None)
     settings_of_ours = parse_settings(tensors.metadata)
-    settings = model_folder.read_settings(source) if source.is_dir() else settings_of_ours
+    folder_settings = model_folder.read_settings(source) if source.is_dir() else {}
+    settings = {**folder_settings, **settings_of_ours}
     fmt = find_format(options.format) if options.format else None
     # Our own files hold nothing but the model.
     choice = Choice() if settings_of_ours else choose_prefix(tensors.arrays, options.prefix, fmt)
@@ -293,17 +301,25 @@ def _check_destination(destination: Path, options: Options) -> None:
 
 
 def _write(
-    bundle: ModelBundle, path: Path, destination: Path, options: Options, lines: list[Line]
+    bundle: ModelBundle,
+    path: Path,
+    destination: Path,
+    options: Options,
+    source: SourceReport,
+    lines: list[Line],
 ) -> WriteReport:
     """Write a bundle to a path that will be moved to the destination -> WriteReport."""
     if not options.to and destination.suffix not in FILES:
-        report = [list(line) for line in lines]
-        write_workdir(bundle, path, {"source": bundle.origin, "format": bundle.format, "told": report})
+        report = [list(line) for line in (*source.lines(options.with_paths), *lines)]
+        origin = {"source": source.source(options.with_paths), "format": bundle.format}
+        if not options.with_paths:
+            bundle = bundle._replace(config=without_paths(bundle.config))
+        write_workdir(bundle, path, {**origin, "told": report})
         command = f"fastmim finetune --config=configs/finetune.py --config.init={destination} ..."
         return WriteReport(next=command)
     arrays = to_torch(bundle, options.to or "official")
     if options.to in FOLDERS and destination.suffix not in FILES:
-        code = model_folder.write_folder(bundle, arrays, path, destination)
+        code = model_folder.write_folder(bundle, arrays, path, destination, options.with_paths)
         return WriteReport(arrays, ("; ".join(line for line in code.splitlines() if line),))
     FILES[destination.suffix](path, arrays.state, dump_settings(bundle))
     spec = model_folder.spec_of(bundle, arrays.format)

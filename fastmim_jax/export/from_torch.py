@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from fastmim_jax.errors import FormatMismatch, UserError
 from fastmim_jax.export.bundle import CLS_TABLE, ModelBundle, is_sincos, move_pooling_norm
 from fastmim_jax.export.formats.detect import candidate_formats, find_format
+from fastmim_jax.export.formats.grids import GridHints
 from fastmim_jax.export.formats.names import (
     flatten_variables,
     is_ignorable,
@@ -22,7 +23,7 @@ from fastmim_jax.export.formats.names import (
     unknown_names,
 )
 from fastmim_jax.export.formats.rules import Format
-from fastmim_jax.export.infer_config import Assumption, config_key, infer_config, override
+from fastmim_jax.export.infer_config import Assumption, config_key, image_size_of, infer_config, override
 
 ATTENTION_BIAS = re.compile(r"/attn/(qkv|q|kv)/bias$")
 SHOWN_NAMES = 4  # in a message
@@ -73,7 +74,7 @@ def from_torch(
       format_name: a key of `formats.FORMATS`; None to detect the format by the names.
       settings: facts that the arrays do not determine, from the file or its config.json: any of
         {"backbone": {...}, "decoder": {...}, "image_size", "classes", "pooling", "mask_ratio",
-        "normalize_target", "block_size"}.
+        "normalize_target", "block_size", "grids": see `grids.GridHints`}.
       overrides: "key=value" of the config; they have the last word, see `infer_config.override`.
       partial: leave out unknown arrays and give missing ones initial values, instead of an error.
 
@@ -104,9 +105,11 @@ def _load_as(fmt, given, settings, overrides, partial):
     for name, x in parameters.items():
         if x.dtype.kind in NOT_REAL:
             raise FormatMismatch(f"'{name}' is an array of {x.dtype}, expected real numbers")
-    parameters32 = {name: np.asarray(x, np.float32) for name, x in parameters.items()}
+    with np.errstate(over="ignore"):  # infinity is an error below
+        parameters32 = {name: np.asarray(x, np.float32) for name, x in parameters.items()}
     check_finite(parameters32)
-    variables = to_ours(parameters32, fmt.name)
+    hints = GridHints(image_size_of(overrides) or settings.get("image_size"), settings.get("grids", {}))
+    variables = to_ours(parameters32, fmt.name, hints)
     variables, fixed = _split_fixed_tables(move_pooling_norm(variables), fmt, partial)
     shapes = {path: x.shape for path, x in flatten_variables(variables).items()}
     config, classes, assumptions = infer_config(fmt, shapes, fixed, settings)

@@ -54,8 +54,14 @@ def infer_backbone(family: str, shapes: Shapes) -> tuple[dict[str, Any], bool]:
     return {"name": name, **backbone}, assumed
 
 
-def infer_image_side(family: str, shapes: Shapes) -> int | None:
-    """Infer the side in pixels of the (square) images from size-dependent arrays; None if there are none.
+def has_grid(family: str, shapes: Shapes) -> bool:
+    """Return whether a learned array has the grid of the image, whose sides its values do not tell."""
+    biases = family == "vit" and any(path.endswith("bias_table") for path in shapes)
+    return POSITIONS in shapes or family == "cmt" or biases
+
+
+def infer_image_size(family: str, shapes: Shapes) -> tuple[int, int] | None:
+    """Infer the (height, width) in pixels from size-dependent arrays; None if there are none.
 
     Raises:
       FormatMismatch: as `infer_backbone`.
@@ -65,14 +71,19 @@ def infer_image_side(family: str, shapes: Shapes) -> int | None:
         patch = shape_of(shapes, "patch_embed/kernel", 4)[0]
         biases = [path for path in shapes if path.endswith("bias_table")]
         if table:
-            return patch * table[0]
-        return patch * (shape_of(shapes, biases[0], 3)[0] + 1) // 2 if biases else None
+            return patch * table[0], patch * table[1]
+        if not biases:
+            return None
+        rows, columns, _ = shape_of(shapes, biases[0], 3)
+        return patch * (rows + 1) // 2, patch * (columns + 1) // 2
     if family == "cmt":
-        return 4 * shape_of(shapes, "stages_0/relative_position", 5)[1]
+        _, rows, columns, *_ = shape_of(shapes, "stages_0/relative_position", 5)
+        return 4 * rows, 4 * columns
     if family == "mixmim" and table:
-        return 4 * table[0]
+        return 4 * table[0], 4 * table[1]
     if family in ("swin", "mixmim"):
-        return 32 * (shape_of(shapes, _bias_table(STAGES - 1), 3)[0] + 1) // 2
+        rows, columns, _ = shape_of(shapes, _bias_table(STAGES - 1), 3)
+        return 32 * (rows + 1) // 2, 32 * (columns + 1) // 2
     return None
 
 
@@ -138,6 +149,7 @@ def _vit(shapes):
         mlp_ratio=mlp_ratio,
         positions="learned" if POSITIONS in shapes else "none",
         relative_positions=relative,
+        class_token="cls_token" in shapes or "position/pos_embed_cls" in shapes,
     )
     if "blocks/0/scale1/gamma" in shapes:
         sizes["layer_scale"] = 0.1  # only the initial value; it has no effect on loaded arrays
@@ -151,21 +163,27 @@ def _bias_table(stage):
 
 def _windowed(shapes):
     tables = [shape_of(shapes, _bias_table(stage), 3) for stage in range(STAGES)]
-    return dict(
+    sizes = dict(
         width=shape_of(shapes, "stem/patch/kernel", 2, 4)[-1],
         depths=_depths(shapes),
         heads=tuple(table[-1] for table in tables),
         mlp_ratio=_ratio(shapes, "stages_0/blocks/0/mlp/fc1/kernel"),
         positions="learned" if POSITIONS in shapes else "none",
-        windows=tuple((table[0] + 1) // 2 for table in tables),
     )
+    windows = [((rows + 1) // 2, (columns + 1) // 2) for rows, columns, _ in tables]
+    if any(rows != columns for rows, columns in windows):  # chosen by an image that is not square
+        return sizes
+    return {**sizes, "windows": tuple(rows for rows, _ in windows)}
 
 
 def _swin(shapes):
     """Sizes with one window for all stages: the last stage may be smaller than the window."""
     sizes = _windowed(shapes)
-    window = max(sizes.pop("windows"))
-    return {**sizes, "window": window}
+    first, *_ = windows = sizes.pop("windows", (None,))
+    if first is None:
+        rows, columns, _ = shape_of(shapes, _bias_table(0), 3)
+        return {**sizes, "window": (rows + 1) // 2} if rows == columns else sizes
+    return {**sizes, "window": max(windows)}
 
 
 def _pvt_v2(shapes):

@@ -1,6 +1,7 @@
 """Infer the config of a model from the shapes of its arrays."""
 
 import ast
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,14 @@ from ml_collections import ConfigDict
 from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.errors import FormatMismatch
 from fastmim_jax.export.formats.rules import Format
-from fastmim_jax.export.infer_backbone import POSITIONS, Shapes, infer_backbone, infer_image_side, shape_of
+from fastmim_jax.export.infer_backbone import (
+    POSITIONS,
+    Shapes,
+    has_grid,
+    infer_backbone,
+    infer_image_size,
+    shape_of,
+)
 from fastmim_jax.models.decoder import Decoder
 from fastmim_jax.models.zoo import create_model
 
@@ -76,10 +84,12 @@ def infer_config(
     inside = {path.removeprefix("encoder/"): x for path, x in shapes.items() if path.startswith("encoder/")}
     backbone, assumptions = _backbone(fmt, inside, fixed, settings.get("backbone", {}))
     tables = {path.removeprefix("encoder/"): x for path, x in fixed.items()}
-    side = infer_image_side(fmt.family, {**inside, **tables})
-    size = tuple(settings.get("image_size") or (side or IMAGE_SIDES.get(fmt.kind, DEFAULT_SIDE),) * 2)
-    if side is None and "image_size" not in settings:
+    inferred = infer_image_size(fmt.family, {**inside, **tables})
+    size = tuple(settings.get("image_size") or inferred or (IMAGE_SIDES.get(fmt.kind, DEFAULT_SIDE),) * 2)
+    if inferred is None and "image_size" not in settings:
         assumptions.append(Assumption("data.image_size", size))
+    elif "image_size" not in settings and has_grid(fmt.family, inside):
+        assumptions.append(Assumption("data.image_size", size, "a square grid"))
     if fmt.kind == "classifier":
         config, classes = finetune_config(), _classes(shapes, settings)
         section = config.model
@@ -121,6 +131,18 @@ def override(config: ConfigDict, settings: Iterable[str]):
                 f"--set={setting} does not fit the config ({str(error).splitlines()[0]}): expected a key "
                 "of fastmim_jax/config.py and a value, such as --set=method.backbone.heads=6"
             ) from error
+
+
+def image_size_of(settings: Iterable[str]) -> tuple[int, int] | None:
+    """Return data.image_size if it is one of the settings, as (height, width); None for another value."""
+    size = None
+    for setting in settings:
+        if config_key(setting) == "data.image_size":
+            numbers = re.fullmatch(
+                r"\s*[(\[]\s*(\d+)\s*,\s*(\d+)\s*,?\s*[)\]]\s*", setting.partition("=")[2]
+            )
+            size = (int(numbers[1]), int(numbers[2])) if numbers else None
+    return size
 
 
 def config_key(setting: str) -> str:
@@ -172,7 +194,7 @@ def _pooling(family, shapes):
     if family == "cmt":
         return "wide_pool"
     with_norm = "pool_norm" if family in ("vit", "convnext") else "norm_pool"
-    return with_norm if has_norm else {"vit": "cls"}.get(family, "pool")
+    return with_norm if has_norm else ("cls" if "encoder/cls_token" in shapes else "pool")
 
 
 def _channels(inside):

@@ -12,7 +12,7 @@ from fastmim_jax.export.files.array_files import write_safetensors
 from fastmim_jax.export.formats import LIBRARIES
 from fastmim_jax.export.formats.library import MAESpec, ModelSpec
 from fastmim_jax.export.formats.rules import Format
-from fastmim_jax.export.to_torch import TorchArrays
+from fastmim_jax.export.to_torch import TorchArrays, dump_settings
 
 WEIGHTS = "model.safetensors"
 
@@ -43,14 +43,19 @@ def describe(bundle: ModelBundle, fmt: Format) -> dict[str, Any]:
 
 
 def write_folder(
-    bundle: ModelBundle, arrays: TorchArrays, folder: str | Path, destination: str | Path
+    bundle: ModelBundle,
+    arrays: TorchArrays,
+    folder: str | Path,
+    destination: str | Path,
+    with_paths: bool = False,
 ) -> str:
     """Write the folder of a library.
 
     Args:
       arrays: of the model, in a format of a library with a `folder`.
       folder: where to write; created.
-      destination: where the folder will be moved to, for the model card.
+      destination: where the folder will be moved to, for the lines that open it.
+      with_paths: whether the model card may hold local paths.
 
     Returns:
       Python lines that open it.
@@ -62,13 +67,15 @@ def write_folder(
     if library is None:
         raise UserError(f"{arrays.format.library} opens no folders: choose another --to=")
     spec, description = spec_of(bundle, arrays.format), describe(bundle, arrays.format)
-    code = library.code(description, Path(destination))
+    absolute = Path(destination).absolute()
+    code = library.code(description, absolute)
+    card_code = library.code(description, absolute if with_paths else Path(absolute.name))
     folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder / WEIGHTS, arrays.state)
+    write_safetensors(folder / WEIGHTS, arrays.state, dump_settings(bundle))
     for name, content in {"config.json": description, **library.files(spec)}.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     curve = _copy_curve(bundle, folder)
-    (folder / "README.md").write_text(model_card(bundle, code, library.package, curve))
+    (folder / "README.md").write_text(model_card(bundle, card_code, library.package, curve, with_paths))
     return code
 
 

@@ -10,9 +10,11 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.export.bundle import ModelBundle, position_tables
 from fastmim_jax.export.formats import FORMATS
 from fastmim_jax.export.formats.detect import find_format
+from fastmim_jax.export.formats.grids import flattened_grids
 from fastmim_jax.export.formats.names import (
     count_missing_paths,
     flatten_variables,
+    published_name,
     to_theirs,
     unflatten_variables,
     unknown_paths,
@@ -71,9 +73,18 @@ def to_torch(bundle: ModelBundle, library: str, format_name: str | None = None) 
             "backbone alone"
         )
     state = to_theirs(unflatten_variables({p: x for p, x in arrays.items() if p not in dropped}), fmt.name)
+    windows = {
+        published_name(path, fmt.name): (rows, columns) for path, (rows, columns) in _windows(arrays)
+    }
     for buffers in fmt.buffers:
-        state |= buffers(state, bundle.image_shape[:2])
+        state |= buffers(state, bundle.image_shape[:2], windows)
     return TorchArrays(fmt, {name: np.asarray(x, order="C") for name, x in state.items()}, dropped)
+
+
+def _windows(arrays):
+    """Yield (path, (rows, columns) of the windows) of the tables of windows that are not square."""
+    for path, (rows, columns) in flattened_grids(arrays).items():
+        yield path, ((rows + 1) // 2, (columns + 1) // 2)
 
 
 def dump_settings(bundle: ModelBundle) -> str:
@@ -83,6 +94,9 @@ def dump_settings(bundle: ModelBundle) -> str:
     if bundle.encoder.stage_heads:
         heads = bundle.encoder.heads
         settings["backbone"]["heads"] = heads if isinstance(heads, int) else list(heads)
+    grids = flattened_grids(flatten_variables(bundle.variables))
+    if grids:
+        settings["grids"] = grids
     if bundle.classes:
         settings |= {"classes": list(bundle.classes), "pooling": bundle.pooling}
     if bundle.kind != "classifier":

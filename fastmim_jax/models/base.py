@@ -71,7 +71,6 @@ class Backbone(nn.Module):
     # Capabilities.
     family: ClassVar[str]  # shared by all sizes: "vit"
     supports_groups: ClassVar[bool] = False  # `encode` takes AttentionGroups
-    has_cls_token: ClassVar[bool] = False  # the first prefix token summarises the image
     window_field: ClassVar[str | None] = None  # field with the side of attention windows
 
     # Values of backbones without a field of that name.
@@ -87,6 +86,11 @@ class Backbone(nn.Module):
     official_tail_groups: ClassVar[int] = 1  # layer-decay groups from the last block to the head
     official_decoder_epsilon: ClassVar[float] = 1e-5  # of the norms of the published decoder
     finetunes_learned_positions: ClassVar[bool] = False  # fixed positions become learned in fine-tuning
+
+    @property
+    def has_cls_token(self) -> bool:
+        """Whether the first prefix token summarises the image."""
+        return False
 
     @property
     def supports_token_dropping(self) -> bool:

@@ -1,4 +1,4 @@
-"""Vision transformer with a cls token, as used by MAE, FastMIM and, with relative positions, SimMIM.
+"""Vision transformer, with a cls token as used by MAE, FastMIM and, with relative positions, SimMIM.
 
 Sources: FastMIM's `mim_vit_pretrain.py` and `models_vit.py`, which differ in their number of heads, and
 SimMIM's `vision_transformer.py`.
@@ -35,6 +35,7 @@ class ViT(Backbone):
       layer_scale: initial value of the LayerScale of every branch; None: no LayerScale.
       position_grid: (h, w) of the sine-cosine table, which is resampled to the image's grid as in published
         fine-tuning, and initialises learned positions; None: the image's own grid.
+      class_token: whether a cls token comes before the patches.
     """
 
     patch_size: int = 16
@@ -48,13 +49,18 @@ class ViT(Backbone):
     relative_positions: str = "none"
     layer_scale: float | None = None
     position_grid: tuple[int, int] | None = None
+    class_token: bool = True
 
     family = "vit"
-    has_cls_token = True
     pooling = "pool_norm"
     official_no_decay = ("cls_token",)
     official_decoder_epsilon = 1e-6
     finetunes_learned_positions = True
+
+    @property
+    def has_cls_token(self) -> bool:
+        """Whether the prefix is a cls token."""
+        return self.class_token
 
     @property
     def stride(self) -> int:
@@ -107,7 +113,8 @@ class ViT(Backbone):
         self.patch_embed = PatchEmbed(self.patch_size, self.width, self.dtype)
         self.position = make_positions(self.positions, self.position_grid)
         self.relative_position = RelativePositionBias(self.heads)
-        self.cls_token = self.param("cls_token", token_init, (1, 1, self.width))
+        if self.class_token:
+            self.cls_token = self.param("cls_token", token_init, (1, 1, self.width))
         options = dict(
             heads=self.heads,
             mlp_ratio=self.mlp_ratio,
@@ -151,7 +158,8 @@ class ViT(Backbone):
         positions = jnp.take_along_axis(positions.reshape(1, -1, self.width), ids_keep, axis=1)
         x = self._with_cls(self.patch_embed.project(patches) + positions)
         x = self.norm(self.blocks(x))
-        return EncoderOutput(x[:, 1:], x[:, :1])
+        prefix = int(self.class_token)
+        return EncoderOutput(x[:, prefix:], x[:, :prefix])
 
     def layer_group(self, path: str) -> int:
         """Return the group of a parameter for layer-wise learning rates, as in published fine-tuning.
@@ -188,6 +196,8 @@ class ViT(Backbone):
                 f"unknown relative_positions '{self.relative_positions}'; choose from: "
                 + ", ".join(RELATIVE_POSITIONS)
             )
+        if self.relative_positions != "none" and not self.class_token:
+            raise ValueError("relative_positions need a class_token, expected class_token=True")
         if self.kernel == "cudnn" and not self.supports_cudnn:
             # No gradient of a bias over an odd number of tokens, which patches with cls mostly are.
             raise ValueError("kernel is 'cudnn', which cannot learn relative positions, expected 'xla'")
@@ -206,14 +216,17 @@ class ViT(Backbone):
         return self._with_cls(tokens.reshape(len(tokens), -1, self.width))
 
     def _with_cls(self, tokens):
-        """Return (B, 1 + N, D): cls in front of tokens (B, N, D)."""
+        """Return (B, 1 + N, D): cls, if there is one, in front of tokens (B, N, D)."""
+        if not self.class_token:
+            return tokens
         cls = self.position.add_to_prefix(broadcast_parameter(self.cls_token, tokens[:, :1]))
         return jnp.concatenate([cls, tokens], axis=1)
 
 
 def _split_cls(x, shape):
-    """Return a sequence (B, 1 + h*w, D) as an EncoderOutput whose grid has a shape (B, h, w, D)."""
-    return EncoderOutput(x[:, 1:].reshape(shape), x[:, :1])
+    """Return a sequence (B, K + h*w, D) as an EncoderOutput whose grid has a shape (B, h, w, D)."""
+    prefix = x.shape[1] - shape[1] * shape[2]
+    return EncoderOutput(x[:, prefix:].reshape(shape), x[:, :prefix])
 
 
 SIZES = {

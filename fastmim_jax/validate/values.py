@@ -164,6 +164,7 @@ BACKBONE = {
     "mlp_ratio": optional(number(above=0, example=4.0)),
     "positions": optional(choice(POSITIONS)),
     "relative_positions": optional(choice(RELATIVE_POSITIONS)),
+    "class_token": optional(boolean()),
     "layer_scale": optional(number(0, example=0.1)),
     "drop_path": optional(number(0, below=1, example=0.1)),
 }

@@ -40,7 +40,8 @@ def test_the_lineage_is_followed_to_the_converted_file(tmp_path, checkpoint):
     run = bundle(write_run(tmp_path / "run", before), before / checkpoint)
     assert lineage(run) == conversion
     assert starting_weights(run) == (
-        "`mae.pth`, a file in the format `mae_vit`: weights published in it are under CC-BY-NC 4.0 "
+        "Training began from a run of fastmim_jax. `mae.pth`, a file in the format `mae_vit`: weights "
+        "published in it are under CC-BY-NC 4.0 "
         "(facebookresearch/mae)."
     )
 
@@ -49,9 +50,39 @@ def test_a_lost_run_is_named(tmp_path):
     lost = tmp_path / "lost"
     run = bundle(write_run(tmp_path / "run", lost), lost)
     assert lineage(run) == {"source": str(lost)}
+    ending = "whose origin is not recorded: ask there for its licence."
+    assert starting_weights(run, with_paths=True) == f"Training began from `{lost}`, {ending}"
+    assert starting_weights(run) == f"Training began from weights, {ending}"
+
+
+def test_a_card_of_a_fine_tuned_model_names_its_pretraining(tmp_path):
+    before = tmp_path / "before"
+    before.mkdir()
+    config = pretrain_config()
+    config.method.name = "mae"
+    config.data.image_size = (64, 96)
+    config.schedule.update(epochs=800.0, batch_size=4096)
+    (before / "config.json").write_text(config.to_json())
+    run = bundle(write_run(tmp_path / "run", before), before)
     assert starting_weights(run) == (
-        f"Training began from `{lost}`, whose origin is not recorded: ask there for its licence."
+        "Training began from MAE (arXiv 2111.06377) of vit_b16 for 800 epochs, with a batch size of 4,096, "
+        "images of 64 x 96 pixels. There, all parameters were initialised at random."
     )
+
+
+def test_runs_that_began_from_one_another_end(tmp_path):
+    write_run(tmp_path / "a", tmp_path / "b")
+    write_run(tmp_path / "b", tmp_path / "a")
+    assert lineage(bundle(tmp_path / "a", tmp_path / "b")) == {"source": str(tmp_path / "b")}
+
+
+def test_a_card_without_paths(tmp_path):
+    run = bundle(write_run(tmp_path / "run"))
+    run.config.data.path = str(tmp_path / "secret")
+    run.config.init = "~/secret"
+    assert "secret" in model_card(run, "import x", "timm", with_paths=True)
+    card = model_card(run, "import x", "timm")
+    assert "secret" not in card and str(tmp_path) not in card and '"data.path": ""' in card
 
 
 @pytest.mark.parametrize(
@@ -83,7 +114,7 @@ def test_a_card_of_a_run_has_its_length_and_last_results(tmp_path):
     assert card.startswith("---\nlibrary_name: timm\n")
     assert f"# {config.method.backbone.name}, MAE (arXiv 2111.06377)\n\n```python\nimport x\n```" in card
     assert "- Images of 64 x 96 pixels with 1 channel, normalised by [0.5] and [0.2].\n" in card
-    assert "for 1 step on `photos`, with a batch size of 2,048.\n" in card
+    assert "for 1 step, with a batch size of 2,048.\n" in card and "photos" not in card
     assert "- training loss: 0.1235 after step 1,500\n" in card
     assert "- top-1 accuracy: 0.1 after step 1\n" in card
     assert "![Loss against step](curve.png)" in card and '"method.name": "mae"' in card

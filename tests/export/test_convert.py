@@ -209,7 +209,7 @@ def test_the_log_reports_every_step(converted):
         "format  mae_vit (official: vit, mae)",
         "loaded  48 arrays",
         "recomputed  4 sine-cosine tables",
-        "model  vit_b16 (mae), 64 x 64 pixels",
+        "model  vit with patch_size 16, width 48, depth 2, heads 3, mlp_ratio 2.0 (mae), 64 x 64 pixels",
         f"config.init={folder}",
         f"written  {folder}",
     ):
@@ -217,7 +217,9 @@ def test_the_log_reports_every_step(converted):
     assert "assumed" not in log
     conversion = json.loads((folder / "conversion.json").read_text())
     assert conversion["format"] == "mae_vit"
-    assert ["model", "vit_b16 (mae), 64 x 64 pixels, 3 channels"] in conversion["told"]
+    (described,) = (text for label, text in conversion["told"] if label == "model")
+    assert described.endswith("mlp_ratio 2.0 (mae), 64 x 64 pixels, 3 channels")
+    assert conversion["source"] == "published.safetensors"
 
 
 def test_a_work_directory_holds_the_same_bits_and_goes_back(mae, converted, tmp_path):
@@ -383,9 +385,12 @@ def test_values_that_are_not_finite_are_an_error(mae, value, kind):
 def test_an_override_by_its_full_name_is_no_assumption(tmp_path):
     weights = published.weights(CLASSIFIERS, "vit_pool")
     _, report = from_torch(weights)
-    assert [assumption.key for assumption in report.assumptions] == ["model.backbone.heads"]
+    keys = [assumption.key for assumption in report.assumptions]
+    assert keys == ["model.backbone.heads", "data.image_size"]
     for prefix in ("", "config."):
-        _, report = from_torch(weights, overrides=[f"{prefix}model.backbone.heads=3"])
+        side = CLASSIFIERS["vit_pool"]["config"]["img_size"]
+        size = f"{prefix}data.image_size=({side}, {side})"
+        _, report = from_torch(weights, overrides=[f"{prefix}model.backbone.heads=3", size])
         assert not report.assumptions
 
 
@@ -441,7 +446,7 @@ def run(capsys, *words):
         (["convert", "{new}", "{mae}2"], "new"),
         (["convert", "{mae}", "{new}", "--workdir=x"], "fastmim convert has no flag --workdir"),
         (["probe", "--workdir={mae}"], "published.safetensors is a file: type fastmim convert"),
-        (["verify", "{mae}", "{swin}"], "these are different models, vit_b16 .* and swin_b"),
+        (["verify", "{mae}", "{swin}"], "these are different models, vit with .* and swin with"),
     ],
 )
 def test_bad_input_gets_one_sentence(mae, words, message, tmp_path, capsys):

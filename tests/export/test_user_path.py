@@ -112,5 +112,9 @@ def test_a_round_trip_is_exact_to_the_bit(torch, paths, tmp_path):
 def test_the_card_names_the_starting_weights(paths):
     card = (paths["timm"] / "README.md").read_text()
     assert "local-dir:" in card and "mae.pth`, a file in the format `mae_vit`" in card
-    assert "CC-BY-NC 4.0" in card and "for 1 step on `" in card and '"optimizer.layer_decay"' in card
+    assert (
+        "CC-BY-NC 4.0" in card
+        and "for 1 step, with a batch size of 16" in card
+        and '"optimizer.layer_decay"' in card
+    )
     assert "Converted by fastmim_jax" in (paths["hf"] / "README.md").read_text()

@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fastmim_jax.errors import FormatMismatch
 from fastmim_jax.export.formats import FORMATS
+from fastmim_jax.export.formats.grids import NO_HINTS, GridHints, complete_cls, is_grid, restore_grids
 from fastmim_jax.export.formats.rules import Format, State, Suffixes
 
 MAX_NUMBERS = 10  # in a name of any format; every number more doubles the readings
@@ -25,17 +26,20 @@ Variables = Mapping[str, Any]
 Direction = Literal["to_ours", "to_theirs"]
 
 
-def to_ours(state_dict: State, format_name: str) -> dict[str, Any]:
+def to_ours(state_dict: State, format_name: str, hints: GridHints = NO_HINTS) -> dict[str, Any]:
     """Convert a published state dict {name: array} to our variables {"params": nested, ...}.
 
     Args:
       format_name: a key of `formats.FORMATS`.
+      hints: of the grids, which are taken as square without them.
 
     Raises:
       FormatMismatch: unknown names, some but not all arrays of a group that is joined, or wrong shapes.
     """
     _refuse(unknown_names(state_dict, format_name), format_name)
-    return unflatten_variables(_rename(state_dict, FORMATS[format_name], "to_ours"))
+    arrays = _rename(state_dict, FORMATS[format_name], "to_ours")
+    names = {path: published_name(path, format_name) for path, x in arrays.items() if is_grid(path, x)}
+    return unflatten_variables(restore_grids(arrays, FORMATS[format_name], hints, names))
 
 
 def to_theirs(variables: Variables, format_name: str) -> dict[str, np.ndarray]:
@@ -46,6 +50,9 @@ def to_theirs(variables: Variables, format_name: str) -> dict[str, np.ndarray]:
     """
     arrays = flatten_variables(variables)
     _refuse(unknown_paths(arrays, format_name), format_name)
+    arrays = {
+        path: x for path, x in complete_cls(arrays).items() if path in arrays or _has(path, format_name)
+    }
     return _rename(arrays, FORMATS[format_name], "to_theirs")
 
 
@@ -75,6 +82,10 @@ def unknown_names(names: Iterable[str], format_name: str) -> list[str]:
 def unknown_paths(paths: Iterable[str], format_name: str) -> list[str]:
     """Return the paths of ours, as `flatten_variables` gives them, that a format cannot hold."""
     return _unmatched(paths, FORMATS[format_name], "to_theirs")
+
+
+def _has(path: str, format_name: str) -> bool:
+    return not unknown_paths([path], format_name)
 
 
 def is_ignorable(name: str, format_name: str) -> bool:
@@ -214,7 +225,8 @@ def _rename(arrays: Mapping[str, Any], fmt: Format, direction: Direction) -> dic
 
 def _transformed(entry: _Entry, names: list[str], arrays: list[np.ndarray]) -> tuple[np.ndarray, ...]:
     for name, x in zip(names, arrays, strict=True):
-        if not x.size or (entry.ndim is not None and x.ndim != entry.ndim):
+        is_absent = x.ndim == 2 and not len(x)  # the entry of cls of a model without one
+        if (not x.size and not is_absent) or (entry.ndim is not None and x.ndim != entry.ndim):
             axes = "1 axis" if entry.ndim == 1 else f"{entry.ndim} axes"
             expected = axes if x.size else "at least one value"
             raise FormatMismatch(f"'{name}' is an array of shape {x.shape}, expected {expected}")

@@ -43,7 +43,7 @@ class Rule(NamedTuple):
     arrays: tuple[ArrayRule, ...]
 
 
-Buffers = Callable[[State, tuple[int, int]], dict[str, np.ndarray]]
+Buffers = Callable[[State, tuple[int, int], Mapping[str, tuple[int, int]]], dict[str, np.ndarray]]
 
 
 class Format(NamedTuple):
@@ -69,16 +69,8 @@ class Format(NamedTuple):
     distinctive: tuple[str, ...] = ()
 
 
-def _to_square(x: np.ndarray) -> np.ndarray:
-    """(side * side, n) -> (side, side, n)."""
-    side = math.isqrt(len(x))
-    if side**2 != len(x):
-        raise FormatMismatch(f"{len(x)} positions make no square, expected a square number")
-    return x.reshape(side, side, -1)
-
-
 def _to_flat(x: np.ndarray) -> np.ndarray:
-    """(h, w, n) -> (h * w, n)."""
+    """(h, w, n) or (h * w, n) -> (h * w, n)."""
     return x.reshape(-1, x.shape[-1])
 
 
@@ -113,12 +105,16 @@ def first_of(x: np.ndarray) -> np.ndarray:
 
 
 def _split_relative(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return _to_square(x[:-3]), x[-3:]
+    return x[:-3], x[-3:]
 
 
 def _split_positions(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x = first_of(x)
-    return _to_square(x[1:]), x[:1]
+    return x, x[:0]
+
+
+def _join_positions(grid: np.ndarray, cls: np.ndarray) -> np.ndarray:
+    return np.concatenate([cls, _to_flat(grid)])[None]
 
 
 def _add_key_bias(query: np.ndarray, value: np.ndarray) -> np.ndarray:
@@ -129,14 +125,16 @@ SAME = Transform(lambda x: x, lambda x: x)
 VECTOR = SAME._replace(ndim=1)
 TRANSPOSE = Transform(np.transpose, np.transpose, 2)  # Linear: (out, in) <-> (in, out)
 OIHW = Transform(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1), 4)
-SQUARE = Transform(_to_square, _to_flat, 2)  # a bias table: (side * side, heads) <-> (side, side, heads)
+# Tables stay flat on the way to ours: `grids.restore_grids` knows their sides.
+# A bias table: (rows * columns, heads) <-> (rows, columns, heads)
+TABLE = Transform(lambda x: x, _to_flat, 2)
 PIXEL = Transform(lambda x: x.reshape(-1), lambda x: x.reshape(1, -1, 1, 1), 4)
 
-# (1, 1 + N, D) <-> (h, w, D) and (1, D) of cls; published grids are square.
-POSITIONS = Transform(_split_positions, lambda grid, cls: np.concatenate([cls, _to_flat(grid)])[None], 3)
+# (1, 1 + N, D) -> (1 + N, D) and no entry of cls, (0, D); (h, w, D) and (1, D) of cls -> (1, 1 + N, D).
+POSITIONS = Transform(_split_positions, _join_positions, 3)
 # (1, N, D) <-> (h, w, D)
-GRID_POSITIONS = Transform(lambda x: _to_square(first_of(x)), lambda x: _to_flat(x)[None], 3)
-# (side * side + 3, heads) <-> (side, side, heads) and (3, heads), the entries of cls.
+GRID_POSITIONS = Transform(first_of, lambda x: _to_flat(x)[None], 3)
+# (rows * columns + 3, heads) <-> (rows, columns, heads) and (3, heads), the entries of cls.
 RELATIVE = Transform(_split_relative, lambda table, cls: np.concatenate([_to_flat(table), cls]), 2)
 # Biases of queries and values <-> of queries, keys and values. The bias of keys changes nothing but
 # rounding: it adds the same to every score of a query.

@@ -7,7 +7,8 @@ The file is opened by
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fastmim_jax.io import atomic_write
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 ALL_PLATFORMS = (*PLATFORMS, "rocm")
+SOURCE_FILES = "jax_hlo_source_file_canonicalization_regex"  # what is removed from names of source files
 MAX_GIB = 1.9  # of parameters; FlatBuffers and ONNX files end at 2
 # Replaces the run's own settings, whose kernels not every platform has.
 PORTABLE = dict(dtype="float32", kernel="xla", remat="none", layers="unrolled")
@@ -84,7 +86,19 @@ def lower(bundle: ModelBundle, platforms: Sequence[str]) -> jax.export.Exported:
     (batch,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, *bundle.image_shape), jnp.uint8)
     function = jax.jit(jax.vmap(image_function(bundle)))  # vmap: models need a batch size that is a number
-    return jax.export.export(function, platforms=platforms)(images)
+    with _without_source_files():
+        return jax.export.export(function, platforms=platforms)(images)
+
+
+@contextmanager
+def _without_source_files() -> Iterator[None]:
+    """Leave the paths of source files out of the locations in programs."""
+    before = getattr(jax.config, SOURCE_FILES)
+    jax.config.update(SOURCE_FILES, ".*")
+    try:
+        yield
+    finally:
+        jax.config.update(SOURCE_FILES, before)
 
 
 def image_function(bundle: ModelBundle) -> Callable[[jax.Array], dict[str, jax.Array]]:
@@ -117,7 +131,7 @@ def describe(bundle: ModelBundle) -> dict[str, Any]:
     reader = create_reader(bundle.config)
     images = dict(shape=["b", *bundle.image_shape], dtype="uint8", meaning="pixels, 0 to 255, b any number")
     return dict(
-        backbone=bundle.section.backbone.name,
+        backbone=bundle.backbone_name,
         input=dict(name="images", **images),
         outputs={
             name: dict(shape=["b", *shapes[name].shape], dtype="float32", meaning=MEANINGS[name])

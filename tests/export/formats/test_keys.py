@@ -21,7 +21,7 @@ from fastmim_jax.export.formats.rules import (
     QUERY_VALUE,
     RELATIVE,
     SHUFFLED_KERNEL,
-    SQUARE,
+    TABLE,
     Rule,
 )
 from fastmim_jax.export.formats.timm import keys as timm
@@ -41,10 +41,9 @@ TWO_PLACES = {
 }
 # Shapes of their arrays that fit a transform; all others take any array of `Transform.ndim` axes.
 SHAPES = {
-    SQUARE: (9, 2),
+    TABLE: (9, 2),
     RELATIVE: (9 + 3, 2),
     POSITIONS: (1, 1 + 9, 4),
-    timm.LEARNED: (1, 1 + 9, 4),
     GRID_POSITIONS: (1, 9, 4),
     MIX_TOKEN: (1, 1, 4),
     PIXEL: (1, 3, 1, 1),

@@ -76,9 +76,14 @@ def test_arrays_that_are_joined_are_needed_together():
     names = {"encoder.blocks.0.attn.q_bias": np.zeros(4)}
     with pytest.raises(FormatMismatch, match="q_bias only together with encoder.blocks.0.attn.v_bias"):
         to_ours(names, "simmim_vit")
-    tables = {"params": {"encoder": {"position": {"pos_embed": np.zeros((2, 3, 4))}}}}
-    with pytest.raises(FormatMismatch, match="pos_embed only together with encoder/position/pos_embed_cls"):
+    tables = {"params": {"encoder": {"position": {"pos_embed_cls": np.zeros((1, 4))}}}}
+    with pytest.raises(FormatMismatch, match="cls only together with encoder/position/pos_embed"):
         to_theirs(tables, "simmim_vit")
+
+
+def test_positions_without_an_entry_of_cls_are_those_of_a_vit_without_cls():
+    tables = {"params": {"encoder": {"position": {"pos_embed": np.ones((2, 3, 4))}}}}
+    assert to_theirs(tables, "simmim_vit")["encoder.pos_embed"].shape == (1, 6, 4)
 
 
 def test_learned_positions_are_split_into_cls_and_a_square_grid():
@@ -87,7 +92,7 @@ def test_learned_positions_are_split_into_cls_and_a_square_grid():
     np.testing.assert_array_equal(position["pos_embed"].reshape(9, 4), table[0, 1:])
     np.testing.assert_array_equal(position["pos_embed_cls"], table[0, :1])
     with pytest.raises(FormatMismatch, match="'pos_embed' does not fit: 8 positions make no square"):
-        to_ours({"pos_embed": table[:, :9]}, "fastmim_vit_classifier")
+        to_ours({"pos_embed": table[:, :8]}, "fastmim_vit_classifier")
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def preprocessor_files(spec: ModelSpec) -> dict[str, Config]:
 def folder_code(description: Mapping[str, Any], path: Path) -> str:
     """Return the Python lines that open a folder with transformers."""
     (name,) = description["architectures"]
-    return f"from transformers import {name}\n\nmodel = {name}.from_pretrained('{Path(path).absolute()}')"
+    return f"from transformers import {name}\n\nmodel = {name}.from_pretrained('{path}')"
 
 
 class Family(NamedTuple):
@@ -147,6 +147,8 @@ def _vit(encoder: nn.Module, image_size: Size) -> Config:
         raise UserError("transformers' ViT has no relative positions: type --to=official")
     if encoder.layer_scale is not None:
         raise UserError("transformers' ViT has no layer scale: type --to=timm")
+    if not encoder.class_token:
+        raise UserError("transformers' ViT always has a class token, this one has none: type --to=timm")
     if encoder.positions == "none":
         raise UserError(
             "transformers' ViT always has position embeddings, this one has none: type --to=timm"

@@ -16,7 +16,7 @@ from fastmim_jax.export.formats.rules import (
     LINEAR,
     NORM,
     POSITIONS,
-    SQUARE,
+    TABLE,
     ArrayRule,
     Buffers,
     Format,
@@ -141,7 +141,7 @@ def _swin(prefix: str = "") -> tuple[Rule, ...]:
 
 
 def _table(name: str) -> tuple[str, tuple[ArrayRule, ...]]:
-    return f"attn/{name}", array(SQUARE)
+    return f"attn/{name}", array(TABLE)
 
 
 def _patch_embedding(stage: int) -> str:

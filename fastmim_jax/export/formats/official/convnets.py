@@ -1,29 +1,18 @@
 """Key tables of the convolutional backbones: CMT as in FastMIM, ConvNeXt as in timm."""
 
-import math
-
 import numpy as np
 
-from fastmim_jax.errors import FormatMismatch
 from fastmim_jax.export.formats.rules import CONV, LINEAR, NORM, VECTOR, Rule, Transform, array
 
 BATCH_NORM = (*NORM, (".running_mean", "/mean", VECTOR), (".running_var", "/var", VECTOR))
 
 
-def _to_grids(x: np.ndarray) -> np.ndarray:
-    """(heads, queries, keys) of square grids -> (heads, query rows, columns, key rows, columns)."""
-    sides = [math.isqrt(count) for count in x.shape[1:]]
-    if [side**2 for side in sides] != list(x.shape[1:]):
-        raise FormatMismatch(f"{x.shape[1]} queries and {x.shape[2]} keys make no square grids")
-    return x.reshape(len(x), sides[0], sides[0], sides[1], sides[1])
-
-
 def _to_flat(x: np.ndarray) -> np.ndarray:
-    heads, rows, columns = x.shape[:3]
-    return x.reshape(heads, rows * columns, -1)
+    """(heads, query rows, columns, key rows, columns) -> (heads, queries, keys); others are not changed."""
+    return x.reshape(len(x), x.shape[1] * x.shape[2], -1) if x.ndim == 5 else x
 
 
-GRIDS = Transform(_to_grids, _to_flat, 3)
+GRIDS = Transform(lambda x: x, _to_flat, 3)
 
 _CMT_BLOCK = {
     "proj": ("local", CONV),

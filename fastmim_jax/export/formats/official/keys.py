@@ -15,7 +15,7 @@ from fastmim_jax.export.formats.rules import (
     RELATIVE,
     SHUFFLED_BIAS,
     SHUFFLED_KERNEL,
-    SQUARE,
+    TABLE,
     ArrayRule,
     Buffers,
     Format,
@@ -90,7 +90,7 @@ SWIN = (
     Rule(
         "layers.{}.blocks.{}.attn.relative_position_bias_table",
         "encoder/stages_{}/blocks/{}/attn/relative_position_bias_table",
-        array(SQUARE),
+        array(TABLE),
     ),
     Rule("layers.{}.downsample.norm", "encoder/downsamples_{}/norm", NORM),
     Rule("layers.{}.downsample.reduction", "encoder/downsamples_{}/reduction", LINEAR[:1]),

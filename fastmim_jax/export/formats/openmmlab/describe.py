@@ -103,8 +103,10 @@ def _mmpretrain_vit(refuse: Refuse, spec: ModelSpec) -> Described:
         patch_size=encoder.patch_size,
         norm_cfg=_norm(encoder.epsilon),
         final_norm=not averaged,
-        out_type="avg_featmap" if averaged else "cls_token",
+        out_type="avg_featmap" if averaged else "cls_token" if encoder.class_token else "featmap",
     )
+    if not encoder.class_token:
+        arguments["with_cls_token"] = False
     if encoder.layer_scale is not None:
         arguments["layer_scale_init_value"] = _layer_scale(encoder)
     return arguments, "backbone."
@@ -113,6 +115,8 @@ def _mmpretrain_vit(refuse: Refuse, spec: ModelSpec) -> Described:
 def _mmseg_vit(refuse: Refuse, spec: ModelSpec) -> Described:
     encoder, image_size = spec.encoder, spec.image_size
     _check_vit(refuse, encoder)
+    if not encoder.class_token:
+        refuse("has no ViT without a class token")
     if encoder.layer_scale is not None:
         refuse("has no ViT with LayerScale")
     arguments = dict(

@@ -23,7 +23,7 @@ from fastmim_jax.export.formats.rules import (
     NORM,
     SHUFFLED_BIAS,
     SHUFFLED_KERNEL,
-    SQUARE,
+    TABLE,
     ArrayRule,
     Buffers,
     Format,
@@ -102,7 +102,7 @@ def _windowed(stages: str, block: Block, attention: str, norm: str) -> Table:
         Rule(
             f"{stages}.{{}}.blocks.{{}}.{attention}.{table}",
             f"encoder/stages_{{}}/blocks/{{}}/attn/{table}",
-            array(SQUARE),
+            array(TABLE),
         ),
         Rule(f"{stages}.{{}}.downsample.norm", "encoder/downsamples_{}/norm", MERGED_NORM),
         Rule(

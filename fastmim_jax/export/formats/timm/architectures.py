@@ -46,6 +46,7 @@ def _vit(encoder: nn.Module, size: Size) -> Arguments:
     return dict(
         _vit_sizes(encoder, size),
         pos_embed="none" if encoder.positions == "none" else "learn",
+        class_token=encoder.class_token,
         init_values=scale,
     )
 
@@ -158,7 +159,14 @@ VIT = Family(
     format_name="timm_vit",
     arguments=_vit,
     num_features=lambda encoder: encoder.width,
-    defaults=dict(_VIT_DEFAULTS, pos_embed="learn", init_values=None, global_pool="token", fc_norm=None),
+    defaults=dict(
+        _VIT_DEFAULTS,
+        pos_embed="learn",
+        init_values=None,
+        global_pool="token",
+        fc_norm=None,
+        class_token=True,
+    ),
     architectures=_vit_architectures(
         "vit",
         [(size, 16) for size in ("base", "tiny", "small", "large")]

@@ -24,7 +24,7 @@ def describe(spec: ModelSpec) -> dict[str, Any]:
     family, channels = find_family(spec.encoder), spec.channels
     wanted = {
         **family.arguments(spec.encoder, spec.image_size),
-        **_pooling_arguments(family, spec.head_pooling),
+        **_pooling_arguments(family, _pooling(spec)),
         "in_chans": channels,
     }
     architecture, differing = _nearest(wanted, family)
@@ -50,6 +50,13 @@ def describe(spec: ModelSpec) -> dict[str, Any]:
     if spec.classes:
         description["label_names"] = spec.classes
     return json.loads(json.dumps(description))  # as it is read back: lists for tuples
+
+
+def _pooling(spec: ModelSpec) -> str | None:
+    """The pooling; a ViT without a class token needs one without a norm of its own."""
+    if spec.head_pooling is None and spec.encoder.family == "vit" and not spec.encoder.has_cls_token:
+        return "pool"
+    return spec.head_pooling
 
 
 def _pooling_arguments(family: Family, pooling: str | None) -> Arguments:
@@ -116,4 +123,4 @@ def load_call(description: Mapping[str, Any], path: Path) -> str:
 
 def folder_code(description: Mapping[str, Any], path: Path) -> str:
     """Return the Python lines that open a folder with timm."""
-    return f"import timm\n\nmodel = timm.create_model('local-dir:{Path(path).absolute()}', pretrained=True)"
+    return f"import timm\n\nmodel = timm.create_model('local-dir:{path}', pretrained=True)"

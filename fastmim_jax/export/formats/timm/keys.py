@@ -5,21 +5,13 @@ and for its keys, and 1e-5 in Swin. Ours have the same unless a config says othe
 of an epsilon moves outputs by some 1e-5 of the largest.
 """
 
-import math
-
 import numpy as np
 
 from fastmim_jax.errors import FormatMismatch
 from fastmim_jax.export.formats.official import keys as official
 from fastmim_jax.export.formats.official.convnets import CONVNEXT
 from fastmim_jax.export.formats.official.pvt_v2 import PVT_V2
-from fastmim_jax.export.formats.rules import LINEAR, NORM, POSITIONS, Format, Rule, Transform, array
-
-
-def _with_cls(x: np.ndarray) -> np.ndarray:
-    """(1, N, D) -> (1, 1 + N, D): zeros for cls if there are patches only, as in DeiT III."""
-    patches_only = math.isqrt(x.shape[1]) ** 2 == x.shape[1]
-    return np.pad(x, ((0, 0), (int(patches_only), 0), (0, 0)))
+from fastmim_jax.export.formats.rules import LINEAR, NORM, Format, Rule, Transform, array
 
 
 def _pointwise(x: np.ndarray) -> np.ndarray:
@@ -29,14 +21,12 @@ def _pointwise(x: np.ndarray) -> np.ndarray:
     return x.reshape(x.shape[:2]).T
 
 
-LEARNED = POSITIONS._replace(to_ours=lambda x: POSITIONS.to_ours(_with_cls(x)))
 # A linear layer, or a 1 x 1 convolution in the small ConvNeXts.
 POINTWISE = ((".weight", "/kernel", Transform(_pointwise, np.transpose)), LINEAR[1])
 FC_NORM = Rule("fc_norm", "pooling/norm", NORM)
 
 VIT = (
-    *(rule for rule in official.VIT if rule != official.VIT_POSITIONS),
-    Rule("pos_embed", "encoder/position", (("", ("/pos_embed", "/pos_embed_cls"), LEARNED),)),
+    *official.VIT,
     *(Rule(f"blocks.{{}}.ls{i}.gamma", f"encoder/blocks/{{}}/scale{i}/gamma", array()) for i in (1, 2)),
 )
 

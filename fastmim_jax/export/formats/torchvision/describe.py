@@ -73,6 +73,8 @@ def _vit_arguments(encoder: nn.Module, image_size: tuple[int, int]) -> dict[str,
         _refuse(f"has ViTs of square images only, not of {height} x {width}")
     if encoder.positions == "none":
         _refuse("has no ViT without position embeddings")
+    if not encoder.class_token:
+        _refuse("has no ViT without a class token")
     if encoder.relative_positions != "none":
         _refuse("has no ViT with relative positions")
     if encoder.layer_scale is not None:

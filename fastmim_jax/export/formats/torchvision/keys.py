@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from fastmim_jax.export.formats.buffers import relative_indices
+from fastmim_jax.export.formats.buffers import NO_WINDOWS, Windows, relative_indices
 from fastmim_jax.export.formats.rules import (
     CONV,
     LINEAR,
     NORM,
     POSITIONS,
-    SQUARE,
+    TABLE,
     TRANSPOSE,
     VECTOR,
     ArrayRule,
@@ -54,7 +54,7 @@ def _swin_stage(number: int) -> tuple[Rule, ...]:
     table, downsample = "relative_position_bias_table", f"features.{2 * number + 2}"
     parts = {
         "norm1": ("norm1", NORM),
-        f"attn.{table}": (f"attn/{table}", array(SQUARE)),
+        f"attn.{table}": (f"attn/{table}", array(TABLE)),
         "attn.qkv": ("attn/qkv", LINEAR),
         "attn.proj": ("attn/proj", LINEAR),
         "norm2": ("norm2", NORM),
@@ -113,9 +113,11 @@ _BACKBONE_NORM = Rule("classifier.0", "encoder/norm", NORM)
 CONVNEXT = (*_CONVNEXT, _POOLING_NORM, _BACKBONE_NORM, Rule("classifier.2", "head", LINEAR))
 
 
-def flat_indices(state: State, image_size: tuple[int, int]) -> dict[str, np.ndarray]:
+def flat_indices(
+    state: State, image_size: tuple[int, int], windows: Windows = NO_WINDOWS
+) -> dict[str, np.ndarray]:
     """Return `relative_position_index`, flat (N * N,), beside every table of relative positions."""
-    return {name: index.reshape(-1) for name, index in relative_indices(state, image_size).items()}
+    return {name: index.reshape(-1) for name, index in relative_indices(state, image_size, windows).items()}
 
 
 FORMATS = (
