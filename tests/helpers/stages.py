@@ -1,6 +1,7 @@
 """Stages that runs share."""
 
 import dataclasses
+import inspect
 import json
 from contextlib import contextmanager
 
@@ -20,13 +21,16 @@ def shared():
     """
     known, make = {}, pretrain.make_pretrain_stage
 
-    def make_once(config, records, devices=None, stage=0, loaded=None):
-        devices = devices or jax.devices()
-        if loaded is not None:
-            return make(config, records, devices, stage, loaded)
-        key = _of_the_program(config), records, tuple(devices), stage
+    def make_once(*args, **options):
+        given = inspect.signature(make).bind(*args, **options)
+        given.apply_defaults()
+        if given.arguments["loaded"] is not None:
+            return make(*args, **options)
+        config, stage = given.arguments.pop("config"), given.arguments["stage"]
+        given.arguments["devices"] = tuple(given.arguments["devices"] or jax.devices())
+        key = _of_the_program(config), *given.arguments.values()
         if key not in known:
-            known[key] = make(config, records, devices, stage)
+            known[key] = make(*args, **options)
         return dataclasses.replace(known[key], config=at_stage(config, stage))
 
     with pytest.MonkeyPatch.context() as patch:

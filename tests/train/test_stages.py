@@ -85,7 +85,9 @@ def test_learning_rate_follows_the_batch_and_one_cosine(never_killed):
 
 def test_each_stage_is_compiled_once(never_killed, shared_stages):
     stages = [stage for stage in shared_stages.values() if stage.plan.total_steps == LAST]
-    assert [stage.step.jitted._cache_size() for stage in stages] == [1] * 3
+    # The loop compiles ahead of the first step; a call of the jitted function would compile again.
+    counts = [(len(stage.step._programs), stage.step.jitted._cache_size()) for stage in stages]
+    assert counts == [(1, 0)] * 3
 
 
 @pytest.mark.parametrize("step", [SWITCHES[0], 15], ids=["at a switch", "inside a stage"])
