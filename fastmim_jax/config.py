@@ -49,7 +49,7 @@ def pretrain_config() -> ConfigDict:
     config.method.name = "fastmim"  # "fastmim", "mae", "mixmim" or "simmim"
     config.method.backbone = _backbone(name="vit_b16")
     config.method.block_size = 16  # side of a masked block in pixels
-    config.method.mask_ratio = 0.75  # share of the blocks that are masked
+    config.method.mask_ratio = 0.75  # share of the blocks that are masked, above 0 and below 1
     config.method.groups = 1  # MixMIM: groups of a batch; images mix inside a group and share its mask
     config.method.target = "hog"  # "hog" or "pixel"
     config.method.normalize_target = True  # unit-norm HOG histograms; mean 0 and variance 1 per pixel patch
@@ -235,9 +235,9 @@ def _run() -> ConfigDict:
     run = ConfigDict()
     run.log_every = 10  # steps between metrics; 0: never
     run.checkpoint_every = 1000  # steps between checkpoints; 0: only the last
-    run.keep = 3  # newest checkpoints that are kept
+    run.keep = 3  # newest checkpoints that are kept, at least 1
     run.keep_every = 0  # steps: checkpoints at multiples of it are never deleted; 0: none
-    run.max_skipped = 20  # non-finite steps in a row that stop the run
+    run.max_skipped = 20  # non-finite steps in a row that stop the run, at least 1
     run.workers = -1  # worker processes that read images; -1: chosen from the number of cores
     run.threads = 4  # per worker process
     run.mesh_fsdp = 1  # devices that share one copy of the parameters (FSDP)

@@ -43,6 +43,44 @@ OBJECTS = (
 )
 
 
+# Numeric keys that accept 0 or -1, and what they mean.
+ZERO = {
+    "seed": "a seed",
+    **dict.fromkeys(("data.mean", "stages.start_epochs"), "a value like others"),
+    **dict.fromkeys(("data.max_bad_share", "schedule.warmup_epochs"), "none"),
+    "method.decoder.depth": "only a norm and a linear layer",
+    **dict.fromkeys(("method.partial.throw_ratio", "method.partial.thrown_weight"), "none"),
+    "stages.windows": "chosen from the image size",
+    **{f"optimizer.{key}": "none" for key in ("weight_decay", "clip_norm", "ema_decay", "betas")},
+    **{f"optimizer.{key}": "a rate" for key in ("base_lr", "min_base_lr", "warmup_base_lr")},
+    "schedule.steps": "epochs count",
+    **{f"run.{key}": "never" for key in ("log_every", "checkpoint_every", "keep_every")},
+    **{f"run.{key}": "never" for key in ("eval_every", "picture_every", "eval_epochs")},
+    "run.workers": "none: read in this process",
+    **{f"{section}.backbone.{key}": "none" for section in MODES for key in ("layer_scale", "drop_path")},
+    **{f"augment.{key}": "none" for key in ("magnitude", "magnitude_std", "mixup", "cutmix")},
+    **{f"augment.{key}": "none" for key in ("random_erasing", "mix_probability", "mix_switch")},
+    "augment.label_smoothing": "none",
+}
+MINUS_ONE = {"data.mean": "a value like others", "run.workers": "chosen from the number of cores"}
+ENORMOUS = (10**12, 1e300, -1e300, -(10**12), float("nan"), float("inf"), -float("inf"))
+
+
+def _as_long(number):
+    """Return the number itself, and tuples of it."""
+    return [number, (number,), (number,) * 2, (number,) * 3]
+
+
+@pytest.mark.parametrize("rules", [PRETRAIN_RULES, FINETUNE_RULES], ids=["pretrain", "finetune"])
+def test_numbers_out_of_range_are_refused_and_zero_and_minus_one_mean_what_is_written(rules):
+    for key, rule in rules.items():
+        for number, meanings in ((0, ZERO), (-1, MINUS_ONE)):
+            accepted = any(map(rule.accepts, _as_long(number)))
+            assert accepted == (key in meanings), (key, number)
+        for number in ENORMOUS:
+            assert not any(map(rule.accepts, _as_long(number))), (key, number)
+
+
 def test_every_key_has_a_rule():
     assert list(map(sorted, (PRETRAIN_RULES, FINETUNE_RULES))) == [
         sorted(flatten(f())) for f in MODES.values()

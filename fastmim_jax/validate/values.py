@@ -24,6 +24,11 @@ DTYPES = ("bfloat16", "float32")
 LAYERS = ("unrolled", "scanned")
 RESIDUAL_DTYPES = ("", "float32")
 VIEWS = ("crops", "masks")  # of one image
+LARGEST_INTEGER = 2**31 - 1  # what the devices count in
+LARGEST_NUMBER = 1e9  # far above every sensible value, far below the largest float32
+LARGEST_SIDE = 2**15  # pixels
+MOST_BLOCKS = 1000  # of a model
+LARGEST_WIDTH = 2**16  # channels, or tokens in a row
 SHAPES = ("cosine", "step")  # of the learning rate, see `train.optimizer.make_schedule`
 
 
@@ -38,13 +43,18 @@ class Rule(NamedTuple):
     example: Any = None
 
 
-def integer(least: int, example: Any = None) -> Rule:
-    return Rule(lambda x: _is_integer(x) and x >= least, f"an integer of at least {least}", example)
+def integer(least: int, example: Any = None, most: int = LARGEST_INTEGER) -> Rule:
+    bounds = f"at least {least}" + (f" and at most {most}" if most < LARGEST_INTEGER else "")
+    return Rule(
+        lambda x: _is_integer(x) and least <= x <= most,
+        f"an integer of {bounds}",
+        example,
+    )
 
 
 def number(
     least: float | None = None,
-    most: float = math.inf,
+    most: float = LARGEST_NUMBER,
     *,
     above: float | None = None,
     below: float = math.inf,
@@ -53,9 +63,9 @@ def number(
     """Return the rule of a finite number; `above` and `below` are exclusive bounds."""
     bounds = [f"at least {least}"] if least is not None else []
     bounds += [f"above {above}"] if above is not None else []
-    bounds += [f"at most {most}"] if most < math.inf else []
+    bounds += [f"at most {most:g}"] if most < LARGEST_NUMBER or not bounds else []
     bounds += [f"below {below}"] if below < math.inf else []
-    low = -math.inf if least is None else least
+    low = -LARGEST_NUMBER if least is None else least
     lower = -math.inf if above is None else above
     return Rule(
         lambda x: _is_number(x) and low <= x <= most and lower < x < below,
@@ -120,7 +130,13 @@ MISSING = _Missing()  # the value of a key that a config lacks
 SHARE = number(0, 1)
 POSITIVE = number(above=0)
 FROM_ZERO = number(0)
-SIZE = several(integer(1), "(height, width) in pixels such as (128, 128)", lengths=(2,))
+SIDE = integer(1, most=LARGEST_SIDE)
+WIDTH = integer(1, most=LARGEST_WIDTH)
+RATIO = number(above=0, most=1000)  # of hidden to other channels
+EPSILON = number(above=0, below=1)
+SIZE = several(
+    SIDE, f"(height, width) in pixels such as (128, 128), of at most {LARGEST_SIDE}", lengths=(2,)
+)
 PER_CHANNEL = "a number per channel, or () for ImageNet's"
 OF_STAGES = "a tuple with one entry per stage, or ()"
 
@@ -128,7 +144,7 @@ DATA = {
     "path": text(empty=False),
     "split": text(empty=False),
     "image_size": SIZE,
-    "channels": integer(1),
+    "channels": integer(1, most=1024),
     "mean": several(number(), PER_CHANNEL),
     "std": several(POSITIVE, f"{PER_CHANNEL}, all above 0"),
     "crop_scale": ascending(number(above=0, most=1), "two shares of the area in ascending order"),
@@ -140,28 +156,32 @@ DATA = {
 }
 BACKBONE = {
     "name": text("vit_b16"),
-    **{key: optional(integer(1, 16)) for key in ("patch_size", "window")},
-    **{key: optional(integer(1, 12)) for key in ("depth",)},
-    "width": optional(integer(1, 768)),
+    **{key: optional(integer(1, 16, LARGEST_SIDE)) for key in ("patch_size", "window")},
+    "depth": optional(integer(1, 12, MOST_BLOCKS)),
+    "width": optional(integer(1, 768, LARGEST_WIDTH)),
     "norm_groups": optional(integer(1, 1)),
     **{
-        key: optional(several(integer(1), "integers of at least 1, one per stage", example))
-        for key, example in (
-            ("depths", (2, 2, 6, 2)),
-            ("widths", (64, 128, 256, 512)),
-            ("windows", (14, 14, 14, 7)),
+        key: optional(
+            several(
+                integer(1, most=most), f"integers of at least 1 and at most {most}, one per stage", example
+            )
+        )
+        for key, example, most in (
+            ("depths", (2, 2, 6, 2), MOST_BLOCKS),
+            ("widths", (64, 128, 256, 512), LARGEST_WIDTH),
+            ("windows", (14, 14, 14, 7), LARGEST_SIDE),
         )
     },
-    "mlp_ratios": optional(several(POSITIVE, "numbers above 0, one per stage", (8, 8, 4, 4))),
+    "mlp_ratios": optional(several(RATIO, "numbers above 0, one per stage", (8, 8, 4, 4))),
     "heads": optional(
         either(
-            integer(1),
-            several(integer(1), ""),
+            WIDTH,
+            several(WIDTH, ""),
             "an integer of at least 1, or a tuple of one per stage",
             12,
         )
     ),
-    "mlp_ratio": optional(number(above=0, example=4.0)),
+    "mlp_ratio": optional(number(above=0, most=1000, example=4.0)),
     "positions": optional(choice(POSITIONS)),
     "relative_positions": optional(choice(RELATIVE_POSITIONS)),
     "class_token": optional(boolean()),
@@ -178,7 +198,7 @@ COMPUTE = {
 OPTIMIZER = {
     **{key: FROM_ZERO for key in ("base_lr", "min_base_lr", "warmup_base_lr", "weight_decay", "clip_norm")},
     "betas": several(number(0, below=1), "two numbers of at least 0 and below 1", lengths=(2,)),
-    "epsilon": POSITIVE,
+    "epsilon": EPSILON,
     "gradient_dtype": choice(reversed(DTYPES)),
 }
 SCHEDULE = {
@@ -196,50 +216,50 @@ RUN = {
     "keep": integer(1),
     "keep_every": integer(0),
     "max_skipped": integer(1),
-    "workers": integer(-1),
-    "threads": integer(1),
+    "workers": integer(-1, most=4096),
+    "threads": integer(1, most=1024),
     "mesh_fsdp": integer(1),
     "shard_optimizer_state": boolean(),
 }
 METHOD = {
     "name": choice(METHODS),
-    "block_size": integer(1),
-    "mask_ratio": number(above=0, most=1),
+    "block_size": SIDE,
+    "mask_ratio": number(above=0, below=1),
     "groups": integer(1),
     "target": choice(TARGETS),
     "normalize_target": boolean(),
 }
 DECODER = {
-    "width": integer(1),
-    "depth": integer(0),
-    "mlp_ratio": POSITIVE,
-    "heads": optional(integer(1, 8)),
-    "epsilon": POSITIVE,
+    "width": WIDTH,
+    "depth": integer(0, most=MOST_BLOCKS),
+    "mlp_ratio": RATIO,
+    "heads": optional(integer(1, 8, LARGEST_WIDTH)),
+    "epsilon": EPSILON,
 }
 PARTIAL = {
     "throw_ratio": number(0, below=1, example=0.5),
     "sampler": choice(SAMPLERS),
     "fill": choice(FILLS),
     "aggregate": choice(SOURCES),
-    "stages": integer(1),
+    "stages": integer(1, most=MOST_BLOCKS),
     "thrown_weight": FROM_ZERO,
 }
 STAGES = {
     "image_sizes": several(
-        either(integer(1), several(integer(1), "", lengths=(2,)), ""),
+        either(SIDE, several(SIDE, "", lengths=(2,)), ""),
         "a side, or (height, width), in pixels for each stage",
         (128, 160, 192),
     ),
     "start_epochs": several(FROM_ZERO, OF_STAGES),
     "batch_sizes": several(integer(1), OF_STAGES),
     "accumulations": several(integer(1), OF_STAGES),
-    "block_sizes": several(integer(1), OF_STAGES),
-    "windows": several(integer(0), f"{OF_STAGES}, of integers of at least 0"),
+    "block_sizes": several(SIDE, OF_STAGES),
+    "windows": several(integer(0, most=LARGEST_SIDE), f"{OF_STAGES}, of integers of at least 0"),
 }
 MODEL = {
     "pooling": optional(choice(POOLINGS)),
-    "pooling_width": optional(integer(1, 1280)),
-    "classes": optional(integer(1, 1000)),
+    "pooling_width": optional(integer(1, 1280, LARGEST_WIDTH)),
+    "classes": optional(integer(1, 1000, 10**6)),
 }
 AUGMENT = {
     "magnitude": number(0, 10),
@@ -250,7 +270,7 @@ AUGMENT = {
     "mix_groups": integer(1),
     "repeated_augmentation": integer(1),
 }
-POSITION_GRID = several(integer(1), "(rows, columns) of cells", (14, 14), lengths=(2,))
+POSITION_GRID = several(WIDTH, "(rows, columns) of cells", (14, 14), lengths=(2,))
 
 
 def _rules(**sections: dict[str, Rule]) -> dict[str, Rule]:
@@ -265,7 +285,7 @@ def _compute_section(section: str) -> dict[str, Rule]:
 
 
 COMMON = {
-    "seed": integer(0),
+    "seed": integer(0, most=2**32 - 1),
     "init": text(),
     **_rules(data=DATA, optimizer=OPTIMIZER, schedule=SCHEDULE, run=RUN),
 }
@@ -287,7 +307,7 @@ PRETRAIN_RULES = {
 }
 FINETUNE_RULES = {
     **COMMON,
-    "data.eval_resize": optional(integer(1, 256)),
+    "data.eval_resize": optional(integer(1, 256, LARGEST_SIDE)),
     **_rules(model=MODEL, augment=AUGMENT),
     **_compute_section("model"),
     "model.backbone.name": text("vit_b16"),
