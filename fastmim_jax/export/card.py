@@ -93,7 +93,9 @@ def lineage(bundle: ModelBundle) -> dict[str, Any]:
 
 def _ancestors(bundle: ModelBundle) -> tuple[list[dict], dict[str, Any]]:
     """-> (configs of the runs before this one, the newest first; what they began from, see `lineage`)."""
-    workdir, config, runs, seen = bundle.workdir, bundle.config, [], set()
+    workdir, config = bundle.workdir, bundle.config
+    runs: list[dict] = []
+    seen: set[Path] = set()
     while workdir is not None:
         conversion = Path(workdir) / "conversion.json"
         if conversion.exists():

@@ -91,6 +91,8 @@ class CheckpointUnpickler(pickle._Unpickler):
       unread: number of objects without a constructor, by name; added to.
     """
 
+    stack: list[Any]  # of Python's unpickler
+
     def __init__(
         self,
         file: BinaryIO | mmap,

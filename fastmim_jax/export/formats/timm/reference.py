@@ -46,8 +46,10 @@ def reference_outputs(model: Any, images: np.ndarray) -> dict[str, np.ndarray]:
         logits = {"logits": model.forward_head(last).numpy()} if model.num_classes else {}
     grids = [np.moveaxis(grid.numpy(), 1, -1) for grid in grids]
     last = last.numpy()
-    if last.ndim == 3:  # (B, 1 + N, D) of a ViT
-        kind, prefix, grids[-1] = "block", {"cls": last[:, 0]}, last[:, 1:].reshape(grids[-1].shape)
+    if last.ndim == 3:  # (B, 1 + N, D) of a ViT, or (B, N, D)
+        count = last.shape[1] - grids[-1].shape[1] * grids[-1].shape[2]  # 0 without a class token
+        kind, prefix = "block", {"cls": last[:, 0]} if count else {}
+        grids[-1] = last[:, count:].reshape(grids[-1].shape)
     else:
         channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         kind, prefix, grids[-1] = "stage", {}, last if channels_last else np.moveaxis(last, 1, -1)
