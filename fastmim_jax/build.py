@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from fastmim_jax.data.cpus import cpu_share, pick_workers
 from fastmim_jax.data.device import channel_statistics
 from fastmim_jax.data.image_reader import ImageReader
+from fastmim_jax.data.limits import DecodeRules
 from fastmim_jax.data.planes import fits_planes
 from fastmim_jax.mim.fastmim import FastMIM
 from fastmim_jax.mim.mae import MAE
@@ -114,6 +115,7 @@ def create_reader(config: ConfigDict, stored: str = "") -> ImageReader:
         workers=pick_workers(cpu_share().cpus) if run.workers < 0 else run.workers,
         threads=run.threads,
         layout="yuv420" if stored == "yuv420" and _takes_planes(config) else "rgb",
+        rules=DecodeRules(max_pixels=data.max_pixels),
     )
 
 

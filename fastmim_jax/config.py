@@ -9,6 +9,7 @@ from typing import NoReturn
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from fastmim_jax.data.limits import MAX_PIXELS
 from fastmim_jax.errors import UserError
 
 _COMPUTE = {
@@ -161,6 +162,8 @@ def _data(image_size: tuple[int, int], crop_scale: tuple[float, float]) -> Confi
     data.cache = (
         ""  # "ram": all records, as they are stored, in memory that reader processes share; "": none
     )
+    # Of an image; larger ones are refused. Less for formats that take more memory, such as WebP: 2/5 of it.
+    data.max_pixels = MAX_PIXELS
     data.max_bad_share = 0.5  # stop when a larger share of the records cannot be decoded
     return data
 

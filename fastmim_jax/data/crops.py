@@ -7,7 +7,8 @@ import numpy as np
 
 from fastmim_jax.data.augment import random_crop_box, resize_crop
 from fastmim_jax.data.batch_memory import Arrays, Fields
-from fastmim_jax.data.decode import DecodeError, decode, read_record
+from fastmim_jax.data.decode import DEFAULT_RULES, decode, read_record
+from fastmim_jax.data.limits import DecodeError, DecodeRules
 from fastmim_jax.data.planes import crop_shape, resize_crop_planes
 from fastmim_jax.data.sources import Source
 
@@ -59,18 +60,19 @@ class RandomCrops:
         views_per_image: int = 1,
         views_per_crop: int = 1,
         layout: str = "rgb",
+        rules: DecodeRules = DEFAULT_RULES,
     ):
         """Args:
         source: see `fastmim_jax.data.sources.Source`.
         order: number of a decoded image in the stream -> record.
         size: (H, W) of a crop.
         layout: "rgb", or "yuv420" for crops of a source of `Yuv420`, see `planes`.
-        channels, seed, scale, ratio, augment, views_per_image, views_per_crop: see `make_loader`.
+        channels, seed, scale, ratio, augment, views_per_image, views_per_crop, rules: see `make_loader`.
         """
         self.source, self.order, self.size, self.channels = source, order, size, channels
         self.seed, self.scale, self.ratio, self.augment = seed, scale, ratio, augment
         self.views_per_image, self.views_per_crop = views_per_image, views_per_crop
-        self.layout = layout
+        self.layout, self.rules = layout, rules
 
     @property
     def fields(self) -> Fields:
@@ -123,7 +125,7 @@ class RandomCrops:
             try:
                 image = read_record(self.source, used)
                 if self.layout == "rgb":
-                    image = decode(image, self.channels)
+                    image = decode(image, self.channels, self.rules)
             except DecodeError:
                 continue
             return _Decoded(number, index, skipped, image, self.source.label(used))

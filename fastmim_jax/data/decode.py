@@ -7,6 +7,7 @@ import PIL
 from PIL import Image
 
 from fastmim_jax.data.image_formats import formats, is_heif, plausible_tga, register_heif
+from fastmim_jax.data.limits import DecodeError, DecodeRules, check_image, check_jpeg, check_size
 from fastmim_jax.data.records.raw import RawImage
 from fastmim_jax.data.records.yuv import Yuv420, to_rgb
 from fastmim_jax.data.sources import Source
@@ -16,16 +17,9 @@ try:
 except ImportError:  # optional: Pillow reads the same files, slower
     simplejpeg = None
 
-MAX_PIXELS = 178_956_970  # Pillow's limit against decompression bombs
 ORIENTATION = 0x0112
-
-
-class DecodeError(Exception):
-    """A record that is not a usable image; `reason` says why in a few words."""
-
-    def __init__(self, reason: str):
-        super().__init__(reason)
-        self.reason = reason
+DEFAULT_RULES = DecodeRules()
+_STRIP = 2_000_000  # pixels that are converted at a time, to bound the memory
 
 
 def decoder_name() -> str:
@@ -35,7 +29,9 @@ def decoder_name() -> str:
     return f"simplejpeg {simplejpeg.__version__}, Pillow {PIL.__version__}"
 
 
-def decode(data: bytes | np.ndarray | Yuv420 | RawImage, channels: int = 3) -> np.ndarray:
+def decode(
+    data: bytes | np.ndarray | Yuv420 | RawImage, channels: int = 3, rules: DecodeRules = DEFAULT_RULES
+) -> np.ndarray:
     """Decode one record.
 
     Args:
@@ -44,18 +40,19 @@ def decode(data: bytes | np.ndarray | Yuv420 | RawImage, channels: int = 3) -> n
         image of a prepared data set: `Yuv420`, or `RawImage`, whose range becomes 0 to 255.
       channels: 3 gives RGB and 1 luma, whatever the file holds (transparency over white, EXIF
         orientation applied); any other number must be the file's own number of channels.
+      rules: limits of what is decoded.
 
     Returns:
       (H, W, channels) uint8, contiguous, possibly read-only.
 
     Raises:
-      DecodeError: the record cannot be decoded, or has another number of channels.
+      DecodeError: the record cannot be decoded, is too large, or has another number of channels.
 
     >>> decode(np.full((4, 6), 0.5, np.float32)).shape
     (4, 6, 3)
     """
     try:
-        image = _decode(data, channels)
+        image = _decode(data, channels, rules)
     except DecodeError:
         raise
     except Exception as error:  # broken files raise a dozen types, from zlib's to struct's
@@ -65,7 +62,9 @@ def decode(data: bytes | np.ndarray | Yuv420 | RawImage, channels: int = 3) -> n
     return np.ascontiguousarray(image)
 
 
-def decode_values(data: bytes | np.ndarray | Yuv420 | RawImage, channels: int = 3) -> np.ndarray:
+def decode_values(
+    data: bytes | np.ndarray | Yuv420 | RawImage, channels: int = 3, rules: DecodeRules = DEFAULT_RULES
+) -> np.ndarray:
     """Decode one record without rounding its values to 8 bits; see `decode`.
 
     Returns:
@@ -76,13 +75,13 @@ def decode_values(data: bytes | np.ndarray | Yuv420 | RawImage, channels: int = 
       DecodeError: as `decode`, or values that are not finite.
     """
     try:
-        values = _wide_values(data)
+        values = _wide_values(data, rules)
     except DecodeError:
         raise
     except Exception as error:
         raise DecodeError(_reason(error, data)) from error
     if values is None or values.dtype == np.uint8:
-        return decode(data, channels)
+        return decode(data, channels, rules)
     if values.ndim == 2:
         values = values[..., None]
     if values.ndim != 3 or 0 in values.shape:
@@ -100,13 +99,15 @@ def decode_values(data: bytes | np.ndarray | Yuv420 | RawImage, channels: int = 
     return np.ascontiguousarray(values)
 
 
-def read_image(source: Source, index: int, channels: int = 3) -> np.ndarray:
+def read_image(
+    source: Source, index: int, channels: int = 3, rules: DecodeRules = DEFAULT_RULES
+) -> np.ndarray:
     """Read and decode record `index` of a source; see `decode`.
 
     Raises:
       DecodeError: the record cannot be read or decoded.
     """
-    return decode(read_record(source, index), channels)
+    return decode(read_record(source, index), channels, rules)
 
 
 def read_record(source: Source, index: int) -> bytes | np.ndarray | Yuv420 | RawImage:
@@ -117,7 +118,7 @@ def read_record(source: Source, index: int) -> bytes | np.ndarray | Yuv420 | Raw
         raise DecodeError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _decode(data: bytes | np.ndarray | Yuv420 | RawImage, channels: int) -> np.ndarray:
+def _decode(data: bytes | np.ndarray | Yuv420 | RawImage, channels: int, rules: DecodeRules) -> np.ndarray:
     if isinstance(data, Yuv420):
         return data.y[..., None] if channels == 1 else _from_array(to_rgb(data), channels)
     if isinstance(data, RawImage):
@@ -127,15 +128,15 @@ def _decode(data: bytes | np.ndarray | Yuv420 | RawImage, channels: int) -> np.n
     if not data:
         raise DecodeError("empty file")
     if data[:6] == b"\x93NUMPY":
-        return _from_array(np.load(io.BytesIO(data), allow_pickle=False), channels)
+        return _from_array(_load_npy(data, rules), channels)
     if data[:2] == b"\xff\xd8" and simplejpeg is not None and channels in (1, 3):
-        image = _fast_jpeg(data, "RGB" if channels == 3 else "GRAY")
+        image = _fast_jpeg(data, "RGB" if channels == 3 else "GRAY", rules)
         if image is not None:
             return image
-    return _pillow(data, channels)
+    return _pillow(data, channels, rules)
 
 
-def _wide_values(data: bytes | np.ndarray | Yuv420 | RawImage) -> np.ndarray | None:
+def _wide_values(data: bytes | np.ndarray | Yuv420 | RawImage, rules: DecodeRules) -> np.ndarray | None:
     """-> the values of an array or of an image of more than 8 bits; None for all others."""
     if isinstance(data, RawImage):
         return data.values
@@ -144,10 +145,11 @@ def _wide_values(data: bytes | np.ndarray | Yuv420 | RawImage) -> np.ndarray | N
     if not isinstance(data, bytes) or data[:2] == b"\xff\xd8":
         return None
     if data[:6] == b"\x93NUMPY":
-        return np.load(io.BytesIO(data), allow_pickle=False)
+        return _load_npy(data, rules)
     with Image.open(io.BytesIO(data), formats=_candidates(data)) as image:
         if image.mode[0] not in "IF":
             return None
+        check_image(image, rules)
         image.load()
         values = np.asarray(image)
         if image.mode == "I" and 0 <= values.min() and values.max() < 65536:
@@ -163,11 +165,19 @@ def is_upright_jpeg(data: bytes) -> bool:
         return image.format == "JPEG" and image.mode in ("L", "RGB") and _orientation(image) == 1
 
 
-def _fast_jpeg(data: bytes, colorspace: str) -> np.ndarray | None:
+def _load_npy(data: bytes, rules: DecodeRules) -> np.ndarray:
+    array = np.load(io.BytesIO(data), mmap_mode=None, allow_pickle=False)
+    if array.ndim >= 2:
+        check_size(array.shape[1], array.shape[0], rules)
+    return array
+
+
+def _fast_jpeg(data: bytes, colorspace: str, rules: DecodeRules) -> np.ndarray | None:
     """-> (H, W, 1 or 3) uint8, or None if Pillow has to decode the file."""
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-        if height * width > MAX_PIXELS or space in ("CMYK", "YCCK"):
+        check_jpeg(data, width, height, rules)
+        if space in ("CMYK", "YCCK"):
             return None
         image = simplejpeg.decode_jpeg(data, colorspace)
     except ValueError:  # simplejpeg is strict: damaged, or only unusual and fine for Pillow
@@ -178,19 +188,33 @@ def _fast_jpeg(data: bytes, colorspace: str) -> np.ndarray | None:
         return _upright(image, _orientation(header))
 
 
-def _pillow(data: bytes, channels: int) -> np.ndarray:
+def _pillow(data: bytes, channels: int, rules: DecodeRules) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=_candidates(data)) as image:
+        check_image(image, rules)
+        if data[:2] == b"\xff\xd8":
+            check_jpeg(data, *image.size, rules)
         image.load()
         orientation = _orientation(image)
-        if channels == 1:
-            pixels = np.asarray(_rgb_or_gray(image).convert("L"))[..., None]
-        elif channels == 3:
-            pixels = np.asarray(_rgb_or_gray(image).convert("RGB"))
-        else:
-            if len(image.getbands()) != channels:
-                raise DecodeError(f"has {len(image.getbands())} channels, expected {channels}")
-            pixels = np.asarray(image).reshape(image.height, image.width, channels)
+        if channels not in (1, 3) and len(image.getbands()) != channels:
+            raise DecodeError(f"has {len(image.getbands())} channels, expected {channels}")
+        width, height = image.size
+        rows = max(_STRIP // max(width, 1), 1)
+        if height <= rows:
+            return _upright(_to_channels(image, channels), orientation)
+        pixels = np.empty((height, width, channels), np.uint8)
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            pixels[top:bottom] = _to_channels(image.crop((0, top, width, bottom)), channels)
     return _upright(pixels, orientation)
+
+
+def _to_channels(image: Image.Image, channels: int) -> np.ndarray:
+    """-> (H, W, channels) uint8."""
+    if channels == 1:
+        return np.asarray(_rgb_or_gray(image).convert("L"))[..., None]
+    if channels == 3:
+        return np.asarray(_rgb_or_gray(image).convert("RGB"))
+    return np.asarray(image).reshape(image.height, image.width, channels)
 
 
 def _candidates(data: bytes) -> tuple[str, ...]:
@@ -281,8 +305,8 @@ def _array_to_8_bits(array: np.ndarray) -> np.ndarray:
 
 def _reason(error: Exception, data: bytes | np.ndarray | Yuv420 | RawImage) -> str:
     text = " ".join(str(error).split())
-    if isinstance(error, Image.DecompressionBombError):
-        return "more pixels than Pillow's limit against decompression bombs"
+    if isinstance(error, Image.DecompressionBombError):  # refused before the size can be asked for
+        return "far more pixels than config.data.max_pixels"
     if isinstance(error, PIL.UnidentifiedImageError) and isinstance(data, bytes):
         start = bytes(data[:12])
         shown = start.decode("ascii") if start.isascii() else start.hex(" ", 1)

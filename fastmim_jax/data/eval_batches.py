@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastmim_jax.data.augment import center_crop
-from fastmim_jax.data.decode import DecodeError, read_image
+from fastmim_jax.data.decode import DEFAULT_RULES, read_image
+from fastmim_jax.data.limits import DecodeError, DecodeRules
 from fastmim_jax.data.loader import Loader, check_stream, read_in_chunks
 from fastmim_jax.data.sources import Source
 from fastmim_jax.errors import UserError
@@ -26,6 +27,7 @@ def make_eval_batches(
     threads: int = 4,
     records: np.ndarray | Sequence[int] | None = None,
     count: int | None = None,
+    rules: DecodeRules = DEFAULT_RULES,
 ) -> "EvalBatches":
     """Iterate over centre crops of each record once, in ceil(n / batch_size) batches, the last one padded.
 
@@ -39,6 +41,7 @@ def make_eval_batches(
       workers, threads: see `make_loader`.
       records: (n,) indices of the records to read, in this order; None for all.
       count: read only the first `count` of them; None for all.
+      rules: see `decode`.
 
     Returns:
       EvalBatches, an iterator over dicts of numpy arrays, with b = len(rows):
@@ -61,7 +64,7 @@ def make_eval_batches(
     if resize is not None and resize < min(image_size):
         raise ValueError(f"resize={resize} is smaller than the crop, expected at least {min(image_size)}")
     batches = -(-len(records) // batch_size)
-    crop = _CenterCrops(source, records, tuple(image_size), channels, resize)
+    crop = _CenterCrops(source, records, tuple(image_size), channels, resize, rules)
     chunks = read_in_chunks(crop, batch_size, rows, workers=workers, threads=threads, batches=batches)
     return EvalBatches(chunks, batches)
 
@@ -88,8 +91,8 @@ class EvalBatches(Loader):
 class _CenterCrops:
     """Read positions of the pass, records or padding; pickled to the workers with the source."""
 
-    def __init__(self, source, records, size, channels, resize):
-        self.source, self.records = source, records
+    def __init__(self, source, records, size, channels, resize, rules):
+        self.source, self.records, self.rules = source, records, rules
         self.size, self.channels, self.resize = size, channels, resize
 
     @property
@@ -116,7 +119,7 @@ class _CenterCrops:
 
     def _decode(self, index):
         try:
-            return read_image(self.source, index, self.channels)
+            return read_image(self.source, index, self.channels, self.rules)
         except DecodeError:
             return None
 

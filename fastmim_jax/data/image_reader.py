@@ -7,7 +7,9 @@ import jax
 import numpy as np
 
 from fastmim_jax.data import device
+from fastmim_jax.data.decode import DEFAULT_RULES
 from fastmim_jax.data.eval_batches import EvalBatches, make_eval_batches
+from fastmim_jax.data.limits import DecodeRules
 from fastmim_jax.data.loader import Loader, make_loader
 from fastmim_jax.data.planes import crop_shape
 
@@ -26,6 +28,7 @@ class ImageReader:
       threads: threads that decode, per process.
       layout: of training crops on their way to the devices, "rgb" or "yuv420", see `planes`. All other
         crops are RGB.
+      rules: of decoding.
     """
 
     image_size: tuple[int, int]
@@ -38,6 +41,7 @@ class ImageReader:
     workers: int
     threads: int
     layout: str = "rgb"
+    rules: DecodeRules = DEFAULT_RULES
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -74,6 +78,7 @@ class ImageReader:
             threads=self.threads,
             scale=self.crop_scale,
             ratio=self.crop_ratio,
+            rules=self.rules,
             **options,
         )
 
@@ -91,4 +96,5 @@ class ImageReader:
             workers=self.workers,
             threads=self.threads,
             records=records,
+            rules=self.rules,
         )

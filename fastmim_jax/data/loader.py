@@ -18,6 +18,8 @@ from absl import flags
 
 from fastmim_jax.data.batch_memory import Arrays, Fields, LocalBatches, SharedBatches
 from fastmim_jax.data.crops import Order, RandomCrops
+from fastmim_jax.data.decode import DEFAULT_RULES
+from fastmim_jax.data.limits import DecodeRules
 from fastmim_jax.data.sources import Source
 from fastmim_jax.data.workers import init_worker, start_shielded
 from fastmim_jax.errors import UserError
@@ -45,6 +47,7 @@ def make_loader(
     views_per_image: int = 1,
     views_per_crop: int = 1,
     layout: str = "rgb",
+    rules: DecodeRules = DEFAULT_RULES,
 ) -> "Loader":
     """Iterate over batches of random crops without end.
 
@@ -69,6 +72,7 @@ def make_loader(
       views_per_crop: views in a row that have the same crop, flip and augmentation; it divides
         `views_per_image`, `batch_size` and `start`.
       layout: "rgb", or "yuv420" for a source of `Yuv420`: crops are packed planes, see `planes`.
+      rules: see `decode`.
 
     Returns:
       Loader, an iterator over dicts of numpy arrays, with b = len(rows):
@@ -100,6 +104,7 @@ def make_loader(
         views_per_image=views_per_image,
         views_per_crop=views_per_crop,
         layout=layout,
+        rules=rules,
     )
     return Loader(read_in_chunks(crops, batch_size, rows, start=start, workers=workers, threads=threads))
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fastmim_jax.data.decode import DecodeError, read_image
+from fastmim_jax.data.decode import DEFAULT_RULES, read_image
+from fastmim_jax.data.limits import DecodeError, DecodeRules
 from fastmim_jax.data.sources import Source
 from fastmim_jax.errors import UserError
 
@@ -18,7 +19,12 @@ class UndecodableRecords:
     """
 
     def __init__(
-        self, source: Source, max_share: float, path: str | os.PathLike | None = None, channels: int = 3
+        self,
+        source: Source,
+        max_share: float,
+        path: str | os.PathLike | None = None,
+        channels: int = 3,
+        rules: DecodeRules = DEFAULT_RULES,
     ):
         """Read the records of earlier runs back from `path`, so that the count survives a restart.
 
@@ -26,9 +32,10 @@ class UndecodableRecords:
           source: the source of the batches.
           max_share: allowed share of undecodable records, in [0, 1].
           path: a text file with one line 'name<TAB>reason' per record, or None; one file per process.
-          channels: see `make_loader`; the reason is found by decoding the record again.
+          channels, rules: see `make_loader`; the reason is found by decoding the record again.
         """
-        self._source, self._max_share, self._channels = source, max_share, channels
+        self._source, self._max_share = source, max_share
+        self._channels, self._rules = channels, rules
         self._path = None if path is None else os.fspath(path)
         self._reasons = _read_reasons(self._path)  # name -> reason, in order of discovery
         self._checked: set[int] = set()  # indices that this process has looked up
@@ -74,7 +81,7 @@ class UndecodableRecords:
 
     def _reason(self, index):
         try:
-            read_image(self._source, index, self._channels)
+            read_image(self._source, index, self._channels, self._rules)
         except DecodeError as error:
             return " ".join(error.reason.split())
         return "failed in a worker, but decodes now"

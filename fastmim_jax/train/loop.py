@@ -76,7 +76,8 @@ def train(
         state, step, first = restore_or_create(stages, checkpoints, log)
         metrics = Metrics(workdir, step, total) if is_first else NullMetrics()
         bad_files = workdir / ("bad_files.txt" if is_first else f"bad_files-{jax.process_index()}.txt")
-        undecodable = UndecodableRecords(source, data.max_bad_share, bad_files, data.channels)
+        rules = stages[0].reader.rules
+        undecodable = UndecodableRecords(source, data.max_bad_share, bad_files, data.channels, rules)
         loop = Loop(stages, flatten(config), checkpoints, metrics, undecodable, stop)
         try:
             with log_compilation(metrics.log):

@@ -150,6 +150,7 @@ DATA = {
     "crop_scale": ascending(number(above=0, most=1), "two shares of the area in ascending order"),
     "crop_ratio": ascending(POSITIVE, "two ratios width / height in ascending order"),
     "cache": Rule(lambda x: x in ("", "ram"), "'ram' or ''"),
+    "max_pixels": integer(1),
     "max_bad_share": SHARE,
     "eval_path": text(),
     "eval_split": text(),

@@ -186,7 +186,7 @@ def test_decompression_bomb():
     bomb = bytearray(encode(photo(), "JPEG"))
     at = bomb.index(b"\xff\xc0")
     bomb[at + 5 : at + 9] = b"\xff\xdc\xff\xdc"  # 65,500 x 65,500 pixels, 12 GB
-    with pytest.raises(DecodeError, match="decompression bombs"):
+    with pytest.raises(DecodeError, match="pixels"):
         decode(bytes(bomb))
 
 

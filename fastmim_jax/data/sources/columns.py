@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmim_jax.data.sources.paths import number_classes, numeric_order
+from fastmim_jax.data.sources.pread import read_file
 from fastmim_jax.errors import UserError
 
 _IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "picture", "photo")
@@ -88,8 +89,7 @@ def image_bytes(value: Any, nested: bool) -> bytes:
     if nested and value is not None:
         data, path = value.get("bytes"), value.get("path")
         if data is None and path:
-            with open(path, "rb") as file:
-                return file.read()
+            return read_file(path)
         value = data
     if value is None:
         raise OSError("no image in this row")

@@ -4,6 +4,7 @@ import os
 
 from fastmim_jax.data.sources.base import SPLITS, TreeSource, only_splits, refuse_split
 from fastmim_jax.data.sources.listing import list_images, subfolders
+from fastmim_jax.data.sources.pread import read_file
 
 
 def matches(path: str) -> bool:
@@ -45,5 +46,4 @@ class FolderSource(TreeSource):
         super().__init__(path, list_images(path))
 
     def __getitem__(self, index: int) -> bytes:
-        with open(self.name(index), "rb") as file:
-            return file.read()
+        return read_file(self.name(index))

@@ -3,6 +3,7 @@
 import os
 
 from fastmim_jax.data.sources.listing import extension, is_image
+from fastmim_jax.data.sources.pread import read_file
 from fastmim_jax.errors import UserError
 
 
@@ -44,8 +45,7 @@ class FileSource:
         return 1
 
     def __getitem__(self, index: int) -> bytes:
-        with open(self.name(index), "rb") as file:
-            return file.read()
+        return read_file(self.name(index))
 
     def name(self, index: int) -> str:
         return (self.path,)[index]

@@ -6,6 +6,7 @@ from collections import Counter
 from fastmim_jax.data.sources.base import LabelledSource
 from fastmim_jax.data.sources.listing import count_kinds, extension, is_image
 from fastmim_jax.data.sources.paths import PathTable, number_classes
+from fastmim_jax.data.sources.pread import read_file
 from fastmim_jax.errors import UserError
 
 _SHOWN = 5  # lines in a message
@@ -65,8 +66,7 @@ class ListSource(LabelledSource):
         super().__init__(path, *number_classes(names), _notices(path, len(images), missing, others))
 
     def __getitem__(self, index: int) -> bytes:
-        with open(self.name(index), "rb") as file:
-            return file.read()
+        return read_file(self.name(index))
 
     def name(self, index: int) -> str:
         return os.path.join(self._folder, os.fsdecode(self._paths[self.position(index)]))

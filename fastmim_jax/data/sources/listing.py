@@ -1,6 +1,7 @@
 """Listing of folders, the same on every file system, without hidden entries, once per process."""
 
 import os
+import stat
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
@@ -32,11 +33,13 @@ class Listing(NamedTuple):
 
     paths: relative to it, sorted. folders: names of its visible folders.
     others: {(name of the first folder or "", extension): number} of the other visible files.
+    special: number of entries named like images that are FIFOs, sockets or devices, or links to them.
     """
 
     paths: PathTable
     folders: frozenset[str]
     others: Counter[tuple[str, str]]
+    special: int = 0
 
     def kinds(self, folder: str | None = None) -> Counter[str]:
         """Return {extension: number} of the other files, of all or of those in one first-level folder."""
@@ -90,6 +93,9 @@ def notices(path: str, listing: Listing) -> tuple[str, ...]:
     if kinds:
         files = f"{kinds.total():,} other file{'s' * (kinds.total() > 1)} ignored ({count_kinds(kinds)})"
         sentences.append(f"{path}: {files}{_heif_hint(kinds)}")
+    if listing.special:
+        ones = "1 FIFO or device" if listing.special == 1 else f"{listing.special:,} FIFOs or devices"
+        sentences.append(f"{path}: {ones} named like an image ignored; expected files")
     with_images = {os.fsdecode(folder).partition("/")[0] for folder in listing.paths.folders} - {""}
     empty = sorted(listing.folders - with_images)
     if with_images and empty:
@@ -175,6 +181,15 @@ def _read_top_level(folder: str) -> _Entry:
     return _Entry(TopLevel(tuple(sorted(folders)), named, images), changed)
 
 
+def _is_special(path: str) -> bool:
+    """-> whether a path exists and is neither a file nor a folder."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def _entries(folder: str) -> list[os.DirEntry]:
     try:
         with os.scandir(folder) as entries:
@@ -193,6 +208,7 @@ def _scan(root: str) -> _Entry:
     visited: set[str] | None = None  # real paths, from the first link to a folder on
     pending = [""]
     first_level: frozenset[str] = frozenset()
+    special = 0
     is_image_kind = image_extensions().__contains__
     while pending:
         prefix = pending.pop()
@@ -213,7 +229,10 @@ def _scan(root: str) -> _Entry:
                 if visited is None and entry.is_symlink():
                     visited = {os.path.realpath(listed) for listed in changed}
             elif is_image_kind(kind) or is_image_kind(kind.lower()):
-                files.append(name)
+                if entry.is_file() or not _is_special(entry.path):
+                    files.append(name)
+                else:
+                    special += 1
             else:
                 others[first, kind.lower()] += 1
         prefix = f"{prefix}/" if prefix else ""
@@ -223,4 +242,4 @@ def _scan(root: str) -> _Entry:
         pending += [prefix + name for name in sorted(folders, reverse=True)]
         images += [prefix + name for name in sorted(files)]
     images.sort()
-    return _Entry(Listing(PathTable(map(os.fsencode, images)), first_level, others), changed)
+    return _Entry(Listing(PathTable(map(os.fsencode, images)), first_level, others, special), changed)

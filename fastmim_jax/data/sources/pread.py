@@ -2,10 +2,29 @@
 
 import functools
 import os
+import stat as stat_module
 from collections.abc import Callable
 from typing import NamedTuple
 
+from fastmim_jax.data.limits import MAX_FILE_BYTES
+
 _OPEN_FILES = 64  # per process
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+      OSError: no regular file (a FIFO or a device would be read for ever), or a larger one than any image.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else opening a FIFO waits for a writer
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat_module.S_ISREG(status.st_mode):
+            raise OSError("a FIFO, device or folder, expected a file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise OSError(f"{status.st_size:,} bytes, expected at most {MAX_FILE_BYTES:,}")
+        return file.read(MAX_FILE_BYTES)
 
 
 class FileStamp(NamedTuple):

@@ -1,0 +1,60 @@
+"""Limits on what decoding one record may cost, judged from the header of the file before it is decoded."""
+
+import dataclasses
+
+from PIL import Image
+
+MAX_PIXELS = 2**26  # 8,192 x 8,192; one image then takes at most 600 MB and 5 s
+MAX_FILE_BYTES = 2**31
+_SCANNED_PIXELS = 8  # times max_pixels: pixels times scans of a JPEG
+# Memory to decode a pixel, relative to that of RGB: experiments/input/decode_cost.py.
+_FORMAT_WEIGHTS = {"AVIF": 2, "HEIF": 2, "JPEG2000": 2.5, "WEBP": 2.5}
+_MODE_WEIGHTS = {"CMYK": 1.5, "F": 1.5, "I": 1.5}
+_BUFFERED_WEIGHT = (
+    1.25  # of a JPEG whose coefficients are all in memory: progressive, or a scan per channel
+)
+
+
+class DecodeError(Exception):
+    """A record that is not a usable image; `reason` says why in a few words."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeRules:
+    """What is decoded, and how values become 0 to 255.
+
+    Attributes:
+      max_pixels: of an image; half of it for formats whose decoders take twice the memory, and so on.
+    """
+
+    max_pixels: int = MAX_PIXELS
+
+
+def check_size(width: int, height: int, rules: DecodeRules, weight: float = 1) -> None:
+    """Raise DecodeError if an image has more pixels than allowed; weight: its memory, relative."""
+    limit = int(rules.max_pixels / weight)
+    if width * height > limit:
+        raise DecodeError(f"{width:,} x {height:,} pixels, more than {limit:,} (--config.data.max_pixels)")
+
+
+def check_image(image: Image.Image, rules: DecodeRules) -> None:
+    """Raise DecodeError if an image that Pillow has opened, but not loaded, is too large."""
+    weight = max(_FORMAT_WEIGHTS.get(image.format or "", 1), _MODE_WEIGHTS.get(image.mode, 1))
+    check_size(*image.size, rules, weight)
+
+
+def check_jpeg(data: bytes, width: int, height: int, rules: DecodeRules) -> None:
+    """Raise DecodeError if a JPEG is too large, too short for its size, or has too many scans.
+
+    A block of 8 x 8 samples takes at least a bit: a shorter file is cut, or its header is damaged.
+    """
+    scans = data.count(b"\xff\xda")  # one more for a thumbnail
+    check_size(width, height, rules, _BUFFERED_WEIGHT if scans > 2 else 1)
+    if len(data) * 512 < width * height:
+        raise DecodeError(f"truncated: {len(data):,} bytes for {width:,} x {height:,} pixels")
+    if scans * width * height > _SCANNED_PIXELS * rules.max_pixels:
+        raise DecodeError(f"a JPEG of {width:,} x {height:,} pixels in {scans:,} scans, which is too many")
