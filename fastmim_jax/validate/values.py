@@ -141,8 +141,7 @@ PER_CHANNEL = "a number per channel, or () for ImageNet's"
 OF_STAGES = "a tuple with one entry per stage, or ()"
 
 DATA = {
-    "path": text(empty=False),
-    "split": text(empty=False),
+    **{key: text(empty=False) for key in ("path", "split")},
     "image_size": SIZE,
     "channels": integer(1, most=1024),
     "mean": several(number(), PER_CHANNEL),
@@ -152,8 +151,7 @@ DATA = {
     "cache": Rule(lambda x: x in ("", "ram"), "'ram' or ''"),
     "max_pixels": integer(1),
     "max_bad_share": SHARE,
-    "eval_path": text(),
-    "eval_split": text(),
+    **{key: text() for key in ("eval_path", "eval_split")},
 }
 BACKBONE = {
     "name": text("vit_b16"),
