@@ -25,7 +25,7 @@ class DecodeError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class DecodeRules:
-    """What is decoded, and how values become 0 to 255.
+    """Rules that every record of a data set is decoded by.
 
     Attributes:
       max_pixels: of an image; half of it for formats whose decoders take twice the memory, and so on.
