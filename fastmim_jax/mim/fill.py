@@ -71,7 +71,7 @@ class NeighbourSum(nn.Module):
         token = self.param("thrown_token", token_init, (width,))
         scale = self.param("position_scale", nn.initializers.zeros, (width,))
 
-        features, x = x, _pad(jnp.where(observed[..., None], x, 0), self.radius)
+        padded = _pad(jnp.where(observed[..., None], x, 0), self.radius)
         padded_observed = _pad(observed[..., None].astype(jnp.float32), self.radius)
 
         def neighbour(array: Array, offset: tuple[int, int]) -> Array:
@@ -79,15 +79,15 @@ class NeighbourSum(nn.Module):
             return array[:, down : down + rows, right : right + columns]
 
         weighted = sum(
-            broadcast_parameter(w, features) * neighbour(x, offset)
+            broadcast_parameter(w, x) * neighbour(padded, offset)
             for w, offset in zip(kernel, offsets, strict=True)
         )
         total = sum(
             w * neighbour(padded_observed, offset) for w, offset in zip(gaussian, offsets, strict=True)
         )
         mean = weighted * (1 / jnp.maximum(total, gaussian.min())).astype(x.dtype)
-        token, scale = (broadcast_parameter(parameter, mean) for parameter in (token, scale))
-        return mean + token + scale * sincos_positions(rows, columns, width).astype(x.dtype)
+        positions = sincos_positions(rows, columns, width).astype(x.dtype)
+        return mean + broadcast_parameter(token, mean) + broadcast_parameter(scale, mean) * positions
 
 
 def _pad(x: Array, radius: int) -> jax.Array:
