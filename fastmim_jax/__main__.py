@@ -249,11 +249,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"fastmim: {error}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        print(f"fastmim: out of memory: {_OUT_OF_MEMORY}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("fastmim: interrupted", file=sys.stderr)
         sys.exit(130)
     if code:
         sys.exit(code)
+
+
+_OUT_OF_MEMORY = "type a smaller batch or image size where the command has one, or end other programs"
+
+
+def _is_out_of_memory(error):
+    from fastmim_jax.train.out_of_memory import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _run(argv):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 from fastmim_jax.data.limits import MAX_PIXELS
 from fastmim_jax.errors import UserError
@@ -87,7 +87,7 @@ def pretrain_config() -> ConfigDict:
     config.stages.image_sizes = ()  # pixels: side of a square, or (height, width)
     config.stages.start_epochs = ()  # ascending from 0; (): stages of equally many epochs
     config.stages.batch_sizes = ()  # images per update; each stage's learning rate follows the linear rule
-    config.stages.accumulations = ()  # micro-batches per update
+    config.stages.accumulations = ()  # micro-batches per update, or "auto"
     config.stages.block_sizes = ()  # pixels
     config.stages.windows = ()  # side of Swin's windows in cells; 0: chosen from the image size
 
@@ -224,7 +224,8 @@ def _optimizer(base_lr: float, min_base_lr: float, betas: tuple[float, float]) -
 def _schedule(batch_size: int, epochs: float, warmup_epochs: float) -> ConfigDict:
     schedule = ConfigDict()
     schedule.batch_size = batch_size  # images per update, over all devices and micro-batches
-    schedule.accumulation = 1  # gradient accumulation: micro-batches per update
+    # Gradient accumulation: micro-batches per update. "auto": the fewest that fit in memory.
+    schedule.accumulation = FieldReference("auto", field_type=object)
     schedule.epochs = epochs
     schedule.steps = 0  # updates; above 0 it replaces epochs
     schedule.warmup_epochs = warmup_epochs

@@ -8,6 +8,10 @@ class UserError(Exception):
     """
 
 
+class OutOfMemoryError(UserError):
+    """A step, or something else, does not fit in memory."""
+
+
 class FormatMismatch(UserError):
     """The arrays of a file do not fit a format: unknown or missing names, or wrong shapes.
 

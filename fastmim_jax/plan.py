@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fastmim_jax.stages import at_stage, stage_count
+from fastmim_jax.stages import AUTO, at_stage, micro_batches, stage_count
 from fastmim_jax.validate import check_steps
 
 LR_BATCH = 256  # base learning rates are for batches of this many images (linear rule)
@@ -26,7 +26,8 @@ class StagePlan:
 
     records: int
     batch_size: int
-    accumulation: int
+    accumulation: int  # micro-batches; 1 until it is chosen, if auto_accumulation
+    auto_accumulation: bool
     devices: int
     stage: int  # counted from 0
     stages: int
@@ -110,7 +111,8 @@ def make_stage_plan(config: ConfigDict, *, records: int, devices: int, stage: in
     return StagePlan(
         records=records,
         batch_size=schedule.batch_size,
-        accumulation=schedule.accumulation,
+        accumulation=micro_batches(schedule),
+        auto_accumulation=schedule.accumulation == AUTO,
         devices=devices,
         stage=stage,
         stages=len(stages),

@@ -10,8 +10,10 @@ from fastmim_jax.config import finetune_config, pretrain_config
 COMPUTE = tuple(
     f"{section}.{key}" for section in ("method", "model") for key in ("kernel", "remat", "layers")
 )
-# Sections and keys that may differ when a run is resumed; those of COMPUTE change rounding alone.
-RESUMABLE = ("run.", "monitor.", "data.cache", *COMPUTE)
+ACCUMULATION = ("schedule.accumulation", "stages.accumulations")
+# Sections and keys that may differ when a run is resumed. Those of COMPUTE and ACCUMULATION change rounding
+# alone, but for batch norms and drop path.
+RESUMABLE = ("run.", "monitor.", "data.cache", *COMPUTE, *ACCUMULATION)
 
 # Old name -> current name of a key "section.key". Saved configs may have either.
 RENAMED_KEYS = {

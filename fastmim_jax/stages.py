@@ -6,11 +6,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+AUTO = "auto"  # `schedule.accumulation`: the smallest that fits in memory, see `train.accumulation`
+
 # Tuple of `config.stages` -> (the key that it overrides, how an entry becomes that key's value).
 STAGE_KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "image_sizes": ("data.image_size", lambda size: (size, size) if isinstance(size, int) else tuple(size)),
     "batch_sizes": ("schedule.batch_size", int),
-    "accumulations": ("schedule.accumulation", int),
+    "accumulations": ("schedule.accumulation", lambda number: number if number == AUTO else int(number)),
     "block_sizes": ("method.block_size", int),
     "windows": ("method.backbone.window", lambda window: window or None),
 }
@@ -41,3 +43,8 @@ def at_stage(config: ConfigDict, stage: int) -> ConfigDict:
                 section = section[part]
             section[last] = convert(config.stages[name][stage])
     return config
+
+
+def micro_batches(schedule: ConfigDict) -> int:
+    """Return the accumulation of `config.schedule`: 1 for AUTO, which is chosen before the first step."""
+    return 1 if schedule.accumulation == AUTO else schedule.accumulation

@@ -15,6 +15,7 @@ import numpy as np
 
 import fastmim_jax
 from ahead_of_time import hlo
+from fastmim_jax.stages import micro_batches
 from fastmim_jax.tools.flops import matrix_flops
 from fastmim_jax.train import sharding
 from fastmim_jax.train.pretrain import PretrainStage, make_pretrain_stage
@@ -59,7 +60,7 @@ def _literal(text: str) -> Any:
 
 def build(config: Any, devices: list, images: int) -> tuple[PretrainStage, dict]:
     """Return the stage of a config with so many images a device, and its batch as shapes."""
-    config.schedule.batch_size = count = images * len(devices) * config.schedule.accumulation
+    config.schedule.batch_size = count = images * len(devices) * micro_batches(config.schedule)
     shape = (count, *config.data.image_size, config.data.channels)
     batch = {"image": jax.ShapeDtypeStruct(shape, np.uint8), "flip": jax.ShapeDtypeStruct(shape[:1], bool)}
     return make_pretrain_stage(config, RECORDS, devices), batch

@@ -29,6 +29,56 @@ def partner(x: Shaped[Array, " B *rest"], groups: int) -> Shaped[Array, " B *res
     return x.reshape(groups, -1, *x.shape[1:])[:, ::-1].reshape(x.shape)
 
 
+def micro_batch_split(batch: int, groups: int, parts: int) -> tuple[int, int] | None:
+    """Return how the pairs of a batch are split into equal micro-batches; None if they cannot be.
+
+    Args:
+      batch: images.
+      groups: see `partner`.
+      parts: micro-batches.
+
+    Returns:
+      (within, across): every group is split into `within` parts, and the groups into `across` parts;
+      within * across = parts.
+    """
+    if batch % (2 * groups):
+        return None
+    within = math.gcd(parts, batch // groups // 2)
+    across = parts // within
+    return (within, across) if groups % across == 0 else None
+
+
+def split_pairs(x: Shaped[Array, " B *rest"], groups: int, parts: int) -> Shaped[Array, " p b *rest"]:
+    """Split a batch into micro-batches that keep the pairs and the order of the groups.
+
+    Raises:
+      ValueError: see `micro_batch_split`.
+    """
+    within, across = _split(len(x), groups, parts)
+    rest = x.shape[1:]
+    # (groups of a part, across, half of a group, pairs of a part, within, ...)
+    halves = x.reshape(groups // across, across, 2, len(x) // groups // 2 // within, within, *rest)
+    # The partner of the image at place s of `within` is at place within - 1 - s of the other half.
+    halves = jnp.stack([halves[:, :, 0], halves[:, :, 1, :, ::-1]], axis=2)
+    return jnp.moveaxis(halves, (1, 4), (0, 1)).reshape(parts, len(x) // parts, *rest)
+
+
+def split_groups(x: Shaped[Array, " G *rest"], batch: int, parts: int) -> Shaped[Array, " p g *rest"]:
+    """Split an array with a row per group like the batch of `split_pairs`; groups that are split repeat."""
+    within, across = _split(batch, len(x), parts)
+    rows = x.reshape(len(x) // across, across, *x.shape[1:]).swapaxes(0, 1)
+    return jnp.repeat(rows, within, axis=0)
+
+
+def _split(batch: int, groups: int, parts: int) -> tuple[int, int]:
+    found = micro_batch_split(batch, groups, parts)
+    if found is None:
+        raise ValueError(
+            f"{parts} micro-batches do not split {groups} groups of pairs in a batch of {batch}"
+        )
+    return found
+
+
 def mix(x: Shaped[Array, "B H W C"], mask: Bool[Array, "B h w"], groups: int) -> Shaped[Array, "B H W C"]:
     """Return images or tokens with the partner's cells where the mask, of any coarser grid, is True."""
     fine = upsample_nearest(mask, x.shape[1] // mask.shape[1])[..., None]

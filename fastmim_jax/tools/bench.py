@@ -16,6 +16,7 @@ from fastmim_jax.io import write_json
 from fastmim_jax.tools.read_cost import read_costs
 from fastmim_jax.tools.step_cost import CompiledStep, Figures, median_seconds
 from fastmim_jax.train import sharding
+from fastmim_jax.train.accumulation import fit_stage
 from fastmim_jax.train.finetune import FinetuneStage, make_finetune_stage
 from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.pretrain import PretrainStage, make_pretrain_stages
@@ -51,6 +52,7 @@ def bench(
     figures = []
     with _folder(workdir) as folder:
         for stage in _make_stages(config, source):
+            stage = fit_stage(stage, lambda line: None)  # the figures say it
             trace_dir = folder / f"profile_stage_{stage.plan.stage + 1}" if profile else None
             figures.append(_bench_stage(stage, source, trace_dir))
     if workdir:
@@ -95,6 +97,7 @@ def _bench_stage(stage: TrainStage, source: Source | None, trace_dir: Path | Non
         "device": f"{plan.devices} {jax.devices()[0].device_kind}",
         "jax": jax.__version__,
         "batch_size": plan.batch_size,
+        "accumulation": plan.accumulation,
         **step.figures(),
         **reading,
     }

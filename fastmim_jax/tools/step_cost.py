@@ -11,7 +11,7 @@ import numpy as np
 
 from fastmim_jax.tools.flops import matrix_flops, peak_flops
 from fastmim_jax.tools.profile import Kernel, kernel_classes, top_kernels, trace
-from fastmim_jax.train.compilation import announced, cache_hits
+from fastmim_jax.train.memory import program_bytes
 from fastmim_jax.train.pretrain import PretrainStage
 from fastmim_jax.train.stage import TrainStage
 
@@ -31,13 +31,8 @@ class CompiledStep:
 
     def __init__(self, stage: TrainStage, batch: dict[str, jax.Array]):
         self._stage, self._batch = stage, batch
-        with jax.set_mesh(stage.mesh), announced("the training step"), cache_hits() as hits:
-            start = time.perf_counter()
-            lowered = stage.step.jitted.lower(stage.abstract, batch)
-            traced = time.perf_counter()
-            self.compiled = lowered.compile()
-        self._tracing, self._compiling = traced - start, time.perf_counter() - traced
-        self._from_cache = bool(hits)
+        self.compiled = stage.step.compile(stage.abstract, batch)
+        self._compilation = stage.step.compilation_cost(stage.abstract, batch)
         self._state = stage.create()
 
     def __call__(self) -> dict[str, jax.Array]:
@@ -48,8 +43,9 @@ class CompiledStep:
 
     def figures(self) -> Figures:
         """Return the figures of compilation, time, memory and FLOPs; the step is run."""
-        compiling = "reading_compiled_step_seconds" if self._from_cache else "compile_seconds"
-        figures = {"tracing_seconds": self._tracing, compiling: self._compiling}
+        cost = self._compilation
+        compiling = "reading_compiled_step_seconds" if cost.from_cache else "compile_seconds"
+        figures = {"tracing_seconds": cost.tracing_seconds, compiling: cost.compiling_seconds}
         seconds = median_seconds(self)
         # The backward pass costs twice the forward pass.
         flops = 3.0 * matrix_flops(*forward_function(self._stage))
@@ -70,9 +66,7 @@ class CompiledStep:
         figures, plan = {}, self.compiled.memory_analysis()  # None on platforms without it
         if plan is not None:
             figures["planned_temporaries_gib"] = plan.temp_size_in_bytes / 2**30
-            # The state is donated: its arguments are its outputs.
-            arguments = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
-            figures["planned_memory_gib"] = (plan.temp_size_in_bytes + arguments) / 2**30
+            figures["planned_memory_gib"] = (program_bytes(self.compiled) or 0) / 2**30
         peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
         if peak:
             figures["peak_memory_gib"] = peak / 2**30

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -32,6 +32,14 @@ _LOG: ContextVar[Log] = ContextVar("log", default=_print)
 _SECONDS: list[float] = [0.0]  # of compilation so far, in this process
 
 
+class CompilationCost(NamedTuple):
+    """The seconds that a program took to trace and lower, and to compile or to read from the cache."""
+
+    tracing_seconds: float
+    compiling_seconds: float
+    from_cache: bool
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class OnMesh:
     """A jitted function that is traced and called where the models can see the mesh.
@@ -43,7 +51,10 @@ class OnMesh:
     jitted: Any
     mesh: jax.sharding.Mesh
     name: str
-    _programs: dict[tuple, Callable] = dataclasses.field(default_factory=dict)  # by shapes
+    # By shapes of the arguments.
+    _programs: dict[tuple, Callable] = dataclasses.field(default_factory=dict)
+    _traced: dict[tuple, tuple[jax.stages.Traced, float]] = dataclasses.field(default_factory=dict)
+    _costs: dict[tuple, CompilationCost] = dataclasses.field(default_factory=dict)
 
     def __call__(self, *args: Any) -> Any:
         """Call the jitted function; a call that compiles it is announced, see `announced`."""
@@ -56,6 +67,16 @@ class OnMesh:
         self._programs[shapes] = self.jitted
         return outputs
 
+    def trace(self, *args: Any) -> jax.stages.Traced:
+        """Trace the function once for arrays, or ShapeDtypeStructs with shardings; `compile` reuses it."""
+        shapes = _shapes(args)
+        if shapes not in self._traced:
+            start = time.perf_counter()
+            with jax.set_mesh(self.mesh):
+                traced = self.jitted.trace(*args)
+            self._traced[shapes] = traced, time.perf_counter() - start
+        return self._traced[shapes][0]
+
     def compile(self, *args: Any) -> jax.stages.Compiled:
         """Return the program for arrays, or ShapeDtypeStructs with shardings; announced and compiled once.
 
@@ -64,10 +85,26 @@ class OnMesh:
         shapes = _shapes(args)
         program = self._programs.get(shapes)
         if not isinstance(program, jax.stages.Compiled):
-            with jax.set_mesh(self.mesh), announced(self.name):
-                program = self.jitted.lower(*args).compile()
+            with announced(self.name):
+                program = self._compile(args)
             self._programs[shapes] = program
         return program
+
+    def _compile(self, args: tuple) -> jax.stages.Compiled:
+        """Trace, lower and compile; record how long it takes."""
+        traced, start = self.trace(*args), time.perf_counter()
+        with jax.set_mesh(self.mesh), cache_hits() as hits:
+            lowered, tracing = traced.lower(), self._traced[_shapes(args)][1]
+            lowering = time.perf_counter() - start
+            program = lowered.compile()
+        compiling = time.perf_counter() - start - lowering
+        self._costs[_shapes(args)] = CompilationCost(tracing + lowering, compiling, bool(hits))
+        return program
+
+    def compilation_cost(self, *args: Any) -> CompilationCost:
+        """Return what `compile` took for such arguments."""
+        self.compile(*args)
+        return self._costs[_shapes(args)]
 
 
 def _shapes(args: tuple) -> tuple:

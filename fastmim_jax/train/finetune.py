@@ -1,9 +1,10 @@
 """Fine-tuning of a classifier: its stage, built from a config, and the whole run."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -27,13 +28,13 @@ from fastmim_jax.train.stage import (
     TrainStage,
     abstract_state,
     cached,
-    compile_step,
+    jit_step,
     optimizer_options,
     update_options,
 )
 from fastmim_jax.train.state import TrainState
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
-from fastmim_jax.train.workdir import prepare_workdir
+from fastmim_jax.train.workdir import prepare_workdir, removed_if_unused
 from fastmim_jax.validate import check_classes, check_finetuning
 
 
@@ -118,7 +119,7 @@ def make_finetune_stage(
         eval_batch_size=plan.batch_size // plan.accumulation,
         abstract=abstract,
         create=create,
-        step=compile_step(update, abstract, mesh),
+        make_step=cache(partial(jit_step, update, abstract, mesh)),
         classes=tuple(classes),
         classify=classify_program(model, reader, variables, mesh),
     )
@@ -156,16 +157,22 @@ def finetune(
         report = transfer_report(loaded.variables, stage.abstract, stage.model.encoder.resampling)
         start = describe_start(loaded, report)
     source = cached(source, config, log)
-    workdir = prepare_workdir(workdir, config)
-    if jax.process_index() == 0:
-        write_json(workdir / "classes.json", stage.classes, indent=0)
-        if report:
-            write_json(workdir / "transfer.json", report._asdict())
-    log_notes(describe_finetuning(stage, source, held_out, start), log)
-    with open_evaluation(stage, held_out, workdir) as evaluation:
-        step = train([stage], config, source, workdir, lambda *_: [evaluation.hook()], log)
+    with removed_if_unused(workdir), contextlib.ExitStack() as stack:
+        workdir = prepare_workdir(workdir, config)
+        if jax.process_index() == 0:
+            write_json(workdir / "classes.json", stage.classes, indent=0)
+            if report:
+                write_json(workdir / "transfer.json", report._asdict())
+        log_notes(describe_finetuning(stage, source, held_out, start), log)
+        evaluations: list[Evaluation] = []
+
+        def make_hooks(stage: FinetuneStage, *_: Any) -> list[Hook]:
+            evaluations.append(stack.enter_context(open_evaluation(stage, held_out, workdir)))
+            return [evaluations[-1].hook()]
+
+        step = train([stage], config, source, workdir, make_hooks, log)
         if step == stage.plan.total_steps:
-            for line in evaluation.report():
+            for line in evaluations[-1].report():
                 log(line)
     return step
 

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,12 +13,15 @@ import jax
 from fastmim_jax.data.undecodable import UndecodableRecords
 from fastmim_jax.errors import UserError
 from fastmim_jax.saved_config import flatten
+from fastmim_jax.train.accumulation import fit_stage, saved_stage, what_to_type
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.compilation import compilation_seconds, log_compilation
 from fastmim_jax.train.eta import RemainingTime, StageWork
+from fastmim_jax.train.memory import free_bytes
 from fastmim_jax.train.metrics import Metrics, NullMetrics
+from fastmim_jax.train.out_of_memory import refuse_out_of_memory
 from fastmim_jax.train.progress import Clock
-from fastmim_jax.train.restore import next_stage, restore_or_create
+from fastmim_jax.train.restore import find_start, next_stage, restore_or_create
 from fastmim_jax.train.stage import TrainStage
 from fastmim_jax.train.state import TrainState
 from fastmim_jax.train.waiting import StepRates, StepTimer, describe_waiting
@@ -72,8 +76,14 @@ def train(
     """
     is_first, data, total = jax.process_index() == 0, config.data, stages[0].plan.total_steps
     options = dict(keep=config.run.keep, keep_every=config.run.keep_every)
+    stages, free = list(stages), free_bytes(stages[0].mesh)
     with Checkpoints(workdir / "checkpoints", **options) as checkpoints, StopSignal() as stop:
-        state, step, first = restore_or_create(stages, checkpoints, log)
+        start = find_start(stages, checkpoints)
+        step, first = start.step, start.stage
+        with log_compilation(log):
+            stages[first] = _fit(stages[first], step, workdir, free, log)
+            with refuse_out_of_memory(partial(what_to_type, stages[first])):
+                state = restore_or_create(start, stages, checkpoints, log)
         metrics = Metrics(workdir, step, total) if is_first else NullMetrics()
         bad_files = workdir / ("bad_files.txt" if is_first else f"bad_files-{jax.process_index()}.txt")
         rules = stages[0].reader.rules
@@ -81,12 +91,15 @@ def train(
         loop = Loop(stages, flatten(config), checkpoints, metrics, undecodable, stop)
         try:
             with log_compilation(metrics.log):
-                for index, stage in enumerate(stages[first:]):
-                    if index:
-                        state = next_stage(state, stage, metrics.log)
-                    hooks = make_hooks(stage, state, metrics.log)
-                    state, step = loop.run_stage(stage, state, step, source, hooks)
-                    if step < stage.plan.last_step or stop.name:
+                for index in range(first, len(stages)):
+                    if index > first:
+                        stages[index] = _fit(stages[index], step, workdir, free, metrics.log)
+                    with refuse_out_of_memory(partial(what_to_type, stages[index])):
+                        if index > first:
+                            state = next_stage(state, stages[index], metrics.log)
+                        hooks = make_hooks(stages[index], state, metrics.log)
+                        state, step = loop.run_stage(stages[index], state, step, source, hooks)
+                    if step < stages[index].plan.last_step or stop.name:
                         break
         finally:
             loop.timer.close()
@@ -100,6 +113,13 @@ def train(
             "command to resume"
         )
     return step
+
+
+def _fit(stage, step, workdir, free, log):
+    """Return a stage with its step compiled, in micro-batches that fit."""
+    if step == stage.plan.last_step:
+        return saved_stage(stage, workdir)
+    return fit_stage(stage, log, workdir, free)
 
 
 class Loop:
@@ -150,9 +170,6 @@ class Loop:
             batches = iter(loader)
             while step < plan.last_step and not self._stopping(step):
                 batch, arrays = self._next_batch(batches)
-                if step == start:
-                    stage.step.compile(stage.abstract, arrays)  # apart from the time of the first step
-                    self.timer.have()
                 state, values = stage.step(state, arrays)
                 self.timer.dispatched(values)
                 step += 1

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from fastmim_jax.train.stage import (
     TrainStage,
     abstract_state,
     cached,
-    compile_step,
+    jit_step,
     open_held_out_data,
     open_training_data,
     optimizer_options,
@@ -31,7 +31,7 @@ from fastmim_jax.train.stage import (
 )
 from fastmim_jax.train.state import TrainState
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
-from fastmim_jax.train.workdir import prepare_workdir
+from fastmim_jax.train.workdir import prepare_workdir, removed_if_unused
 from fastmim_jax.validate import check_pretraining
 
 
@@ -125,7 +125,7 @@ def make_pretrain_stage(
         eval_batch_size=plan.batch_size // plan.accumulation,
         abstract=abstract,
         create=create,
-        step=compile_step(update, abstract, mesh),
+        make_step=cache(partial(jit_step, update, abstract, mesh)),
         **method_programs(method, reader, key, variables, mesh),
     )
 
@@ -163,15 +163,16 @@ def pretrain(
     if loaded:
         start = describe_start(loaded, transfer_report(loaded.variables, stages[0].abstract))
     source = cached(source, config, log)
-    workdir = prepare_workdir(workdir, config)
-    held_out = open_held_out_data(config, log)
-    log_notes([*start, *describe_pretraining(stages, source, held_out)], log)
+    held_out, workdir = open_held_out_data(config, log), Path(workdir)
 
     def make_hooks(stage: PretrainStage, state: TrainState, log: Callable[[str], None]) -> list[Hook]:
         own = _held_out_hooks(stage, state, source, held_out, workdir, log)
         return own + [make_hook(stage, workdir) for make_hook in hooks]
 
-    return train(stages, config, source, workdir, make_hooks, log)
+    with removed_if_unused(workdir):
+        prepare_workdir(workdir, config)
+        log_notes([*start, *describe_pretraining(stages, source, held_out)], log)
+        return train(stages, config, source, workdir, make_hooks, log)
 
 
 def _held_out_hooks(

@@ -125,6 +125,8 @@ def _images(plan):
 
 
 def _batch(plan):
+    if plan.auto_accumulation:
+        return f"{plan.batch_size:,}, in as few parts as fit in memory"
     per_device = plan.batch_size // plan.devices // plan.accumulation
     parts = f" in {plan.accumulation} parts" if plan.accumulation > 1 else ""
     return f"{plan.batch_size:,}{parts}, {per_device:,} per device at a time"

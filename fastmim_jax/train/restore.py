@@ -1,6 +1,7 @@
 """The state at the start of a process: restored from the newest checkpoint, or created."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.train.checkpoint import Checkpoints
@@ -9,20 +10,32 @@ from fastmim_jax.train.stage import TrainStage
 from fastmim_jax.train.state import TrainState
 
 
-def restore_or_create(
-    stages: Sequence[TrainStage], checkpoints: Checkpoints, log: Callable[[str], None]
-) -> tuple[TrainState, int, int]:
-    """Restore the newest checkpoint, or create the initial state.
+class Start(NamedTuple):
+    """The place where a process starts.
 
-    Returns:
-      The state, the number of updates done, and the index of the stage to train next.
+    checkpoint: step of the checkpoint to restore, or None. saved_in: index of the stage that wrote it.
+    stage: index of the stage to train.
+    """
+
+    checkpoint: int | None
+    saved_in: int
+    stage: int
+
+    @property
+    def step(self) -> int:
+        """Number of updates done."""
+        return self.checkpoint or 0
+
+
+def find_start(stages: Sequence[TrainStage], checkpoints: Checkpoints) -> Start:
+    """Return where to start: at the newest checkpoint, or at the beginning.
 
     Raises:
       UserError: the checkpoint does not fit the stages.
     """
     latest = checkpoints.latest()
     if latest is None:
-        return stages[0].create(), 0, 0
+        return Start(None, 0, 0)
     position = checkpoints.position(latest)
     index = min(position.get("stage", 0), len(stages) - 1)
     plan = stages[index].plan
@@ -32,12 +45,24 @@ def restore_or_create(
             f"{plan.record(latest):,} as with batches of {plan.batch_size}: it was written with "
             "another batch size or other stages"
         )
-    state = checkpoints.restore(latest, stages[index].abstract)
-    log(f"resuming at step {latest:,} of {plan.total_steps:,}")
-    if latest == plan.last_step and index < len(stages) - 1:
-        index += 1
-        state = next_stage(state, stages[index], log)
-    return state, latest, index
+    at_its_end = latest == plan.last_step and index < len(stages) - 1
+    return Start(latest, index, index + at_its_end)
+
+
+def restore_or_create(
+    start: Start, stages: Sequence[TrainStage], checkpoints: Checkpoints, log: Callable[[str], None]
+) -> TrainState:
+    """Return the state to start with, in the shapes of the stage to train.
+
+    Raises:
+      UserError: the checkpoint does not fit the model.
+    """
+    if start.checkpoint is None:
+        return stages[0].create()
+    plan = stages[start.saved_in].plan
+    state = checkpoints.restore(start.checkpoint, stages[start.saved_in].abstract)
+    log(f"resuming at step {start.checkpoint:,} of {plan.total_steps:,}")
+    return state if start.stage == start.saved_in else next_stage(state, stages[start.stage], log)
 
 
 def next_stage(state, stage, log):

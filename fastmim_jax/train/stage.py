@@ -1,10 +1,12 @@
 """Stages of training: the common part of pre-training and fine-tuning."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 
 from fastmim_jax.data.loader import Loader
 from fastmim_jax.data.ram_cache import cache_in_memory
@@ -28,14 +30,37 @@ class TrainStage(InferenceStage):
       plan: the numbers that follow from the config.
       abstract: TrainState of ShapeDtypeStructs with shardings.
       create: () -> the initial TrainState.
-      step: (state, batch) -> (state, metrics), donating the state.
+      make_step: number of micro-batches -> `step`, the same for the same number.
     """
 
     config: Any
     plan: StagePlan
     abstract: TrainState
     create: Callable[[], TrainState]
-    step: OnMesh
+    make_step: Callable[[int], OnMesh]
+
+    @property
+    def step(self) -> OnMesh:
+        """(state, batch) -> (state, metrics), donating the state; in the micro-batches of the plan."""
+        return self.make_step(self.plan.accumulation)
+
+    def with_accumulation(self, number: int) -> Self:
+        """Return the stage with another number of micro-batches."""
+        plan = dataclasses.replace(self.plan, accumulation=number)
+        return dataclasses.replace(self, plan=plan, eval_batch_size=plan.batch_size // number)
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return a batch on the devices as ShapeDtypeStructs with shardings."""
+        size, on_devices = self.plan.batch_size, sharding.batch_sharding(self.mesh)
+        kinds = {
+            "image": (self.reader.training_shape, jnp.uint8),
+            "flip": ((), jnp.bool_),
+            "label": ((), jnp.int32),
+        }
+        return {
+            name: jax.ShapeDtypeStruct((size, *kinds[name][0]), kinds[name][1], sharding=on_devices)
+            for name in self.inputs
+        }
 
     @property
     def views(self) -> dict[str, Any]:
@@ -51,12 +76,15 @@ class TrainStage(InferenceStage):
         )
 
 
-def compile_step(update: Callable, abstract: TrainState, mesh: jax.sharding.Mesh) -> OnMesh:
-    """Jit (state, batch) -> (state, metrics) for a mesh; the state is donated."""
+def jit_step(update: Callable, abstract: TrainState, mesh: jax.sharding.Mesh, accumulation: int) -> OnMesh:
+    """Jit (state, batch) -> (state, metrics) for a mesh; the state is donated.
+
+    update: `steps.pretrain_step` or `steps.finetune_step` with all options but the accumulation.
+    """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     batch, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     jitted = jax.jit(
-        update,
+        functools.partial(update, accumulation=accumulation),
         donate_argnums=0,
         in_shardings=(shardings, batch),
         out_shardings=(shardings, replicated),
@@ -89,7 +117,6 @@ def update_options(config: Any, plan: StagePlan, mesh: jax.sharding.Mesh) -> dic
     return dict(
         key=run_key(config.seed),
         schedule=schedule(config, plan),
-        accumulation=plan.accumulation,
         gradient_dtype=config.optimizer.gradient_dtype,
         split=split if config.run.shard_optimizer_state else lambda tree: tree,
     )

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from fastmim_jax.mim.losses import mean_target
 from fastmim_jax.mim.masking import disjoint_noise
+from fastmim_jax.mim.mixmim import split_groups, split_pairs
 from fastmim_jax.train.state import TrainState
 
 TOP = 5  # likeliest classes of an image that are returned
@@ -20,6 +21,14 @@ TOP = 5  # likeliest classes of an image that are returned
 def mask_noise(key: jax.Array, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Return the uniform noise that decides the masks, a function of the seed and the step alone."""
     return jax.random.uniform(jax.random.fold_in(key, step), shape)
+
+
+def split_strided(batch: Any, parts: int) -> Any:
+    """Return a tree of arrays (B, ...) as (parts, B / parts, ...).
+
+    Micro-batches are strided, so that each is spread over the same devices as the batch.
+    """
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
 
 def pretrain_step(
@@ -49,6 +58,7 @@ def pretrain_step(
     rows, blocks = method.noise_shape(images.shape)
     image_noise = mask_noise(key, state.step, (rows // mask_views, blocks))
     noise = disjoint_noise(image_noise, mask_views, blocks - method.num_masked(blocks))
+    images_of, shared = len(batch["image"]), len(noise) != len(batch["image"])  # by the groups of MixMIM
 
     def loss_fn(params, collections, part, rngs):
         variables = {"params": params, **collections}
@@ -58,7 +68,12 @@ def pretrain_step(
         )
         return out.loss, collections
 
-    return update(state, {**batch, "noise": noise}, loss_fn, key=key, **options)
+    def keep_pairs(batch, parts):
+        pairs = {name: split_pairs(x, len(noise), parts) for name, x in batch.items() if name != "noise"}
+        return {**pairs, "noise": split_groups(batch["noise"], images_of, parts)}
+
+    into_parts = keep_pairs if shared else split_strided
+    return update(state, {**batch, "noise": noise}, loss_fn, key=key, into_parts=into_parts, **options)
 
 
 def finetune_step(
@@ -101,6 +116,7 @@ def update(
     schedule: optax.Schedule,
     key: jax.Array,
     accumulation: int = 1,
+    into_parts: Callable[[Any, int], Any] = split_strided,
     ema_decay: float = 0.0,
     gradient_dtype: DTypeLike = jnp.float32,
     split: Callable[[Any], Any] = lambda tree: tree,
@@ -114,6 +130,7 @@ def update(
       schedule: step -> learning rate.
       key: the run's random key.
       accumulation: number of parts that the batch is computed in, one after another.
+      into_parts: (batch, parts) -> the same tree of arrays (parts, B / parts, ...).
       ema_decay: decay of the moving averages, if the state has them.
       gradient_dtype: in which gradients of kernels are summed over devices, see `_cast_kernels`.
       split: a tree of the shapes of the parameters -> the same, split over devices as the optimizer state.
@@ -122,7 +139,7 @@ def update(
       See `pretrain_step`. If the loss or the gradients are not finite, only the counters change.
     """
     cast = dataclasses.replace(state, params=_cast_kernels(state.params, gradient_dtype))
-    loss, collections, grads = _mean_gradients(loss_fn, cast, batch, accumulation, key)
+    loss, collections, grads = _mean_gradients(loss_fn, cast, batch, accumulation, into_parts, key)
     # On shards, gradients are scattered where they are summed, and new parameters are gathered at the end.
     grads = jax.tree.map(lambda grad, param: grad.astype(param.dtype), split(grads), state.params)
     state = dataclasses.replace(state, params=split(state.params))
@@ -166,16 +183,13 @@ def _apply_gradients(state, loss, collections, grads, optimizer, schedule, ema_d
     return state, {**metrics, "skipped": state.skipped, "skipped_in_row": state.skipped_in_row}
 
 
-def _mean_gradients(loss_fn, state, batch, parts, key):
+def _mean_gradients(loss_fn, state, batch, parts, into_parts, key):
     """Return loss, collections and gradients of a batch, computed in `parts` equal parts."""
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     key = jax.random.fold_in(jax.random.fold_in(key, state.step), 1)  # not the key of the mask
     if parts == 1:
         (loss, collections), grads = value_and_grad(state.params, state.collections, batch, _rngs(key))
         return loss, collections, grads
-
-    def split(x):  # strided, so that each part is spread over the same devices as the batch
-        return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
 
     def body(carry, inputs):
         total, collections, sums = carry
@@ -185,7 +199,7 @@ def _mean_gradients(loss_fn, state, batch, parts, key):
         return (total + loss, collections, optax.tree.add(sums, grads)), None
 
     carry = jnp.zeros(()), state.collections, optax.tree.zeros_like(state.params, dtype=jnp.float32)
-    inputs = jnp.arange(parts), jax.tree.map(split, batch)
+    inputs = jnp.arange(parts), into_parts(batch, parts)
     (loss, collections, sums), _ = jax.lax.scan(body, carry, inputs)
     return loss / parts, collections, jax.tree.map(lambda x: x / parts, sums)
 

@@ -122,8 +122,7 @@ def describe_waiting(share: float, data: ConfigDict, workers: int) -> str:
         return seen
     more = [f"--config.run.workers={max(2 * workers, 2)} (now {workers}) where cores are idle"]
     more.append("a data set shrunk once by `fastmim prepare`")
-    if data.get("cache", "ram") != "ram":
+    if data.cache != "ram":
         more.append("--config.data.cache=ram")
-    if "views_per_image" in data:
-        more.append(f"--config.data.views_per_image={data.views_per_image * 2}")
+    more.append(f"--config.data.views_per_image={data.views_per_image * 2}")
     return f"{seen}: to read faster, try {', '.join(more[:-1])} or {more[-1]}"

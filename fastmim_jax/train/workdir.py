@@ -1,18 +1,27 @@
 """The work directory of a run: its config, and whether another start may use it."""
 
+import contextlib
 import json
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from fastmim_jax.errors import UserError
+from fastmim_jax.errors import OutOfMemoryError, UserError
 from fastmim_jax.io import write_text
-from fastmim_jax.saved_config import differences
+from fastmim_jax.saved_config import config_from_dict, differences
+from fastmim_jax.stages import AUTO, at_stage, stage_count
+from fastmim_jax.train.accumulation import FILE as ACCUMULATION_FILE
+from fastmim_jax.train.accumulation import keep_accumulation
+from fastmim_jax.train.warm_start import has_checkpoint
 
 
 def prepare_workdir(workdir: str | Path, config: Any) -> Path:
     """Make the work directory, or check that the config in it agrees.
+
+    A run that ended before its first metrics has left nothing to agree with.
 
     Raises:
       UserError: it cannot be written to, or holds another config (the message names the keys).
@@ -26,9 +35,12 @@ def prepare_workdir(workdir: str | Path, config: Any) -> Path:
         )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if config_file.exists():
-            _check_same(workdir, json.loads(config_file.read_text()), config)
+        before = json.loads(config_file.read_text()) if config_file.exists() else None
+        if before is not None and in_use(workdir):
+            _check_same(workdir, before, config)
+            _keep_accumulation(workdir, before, config)
         if jax.process_index() == 0:
+            _remove_leftovers(workdir, before, config)
             write_text(config_file, config.to_json(indent=2) + "\n")
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(
@@ -36,6 +48,44 @@ def prepare_workdir(workdir: str | Path, config: Any) -> Path:
             "can be written to"
         ) from error
     return workdir
+
+
+def in_use(workdir: Path) -> bool:
+    """Return whether a work directory holds metrics or a checkpoint."""
+    metrics = workdir / "metrics.jsonl"
+    return has_checkpoint(workdir) or (metrics.exists() and metrics.stat().st_size > 0)
+
+
+@contextlib.contextmanager
+def removed_if_unused(workdir: str | Path) -> Iterator[None]:
+    """Remove a work directory that a start has made and could not use for lack of memory."""
+    workdir = Path(workdir)
+    existed = workdir.exists()
+    try:
+        yield
+    except OutOfMemoryError:
+        if not existed and not in_use(workdir) and jax.process_index() == 0:
+            shutil.rmtree(workdir, ignore_errors=True)
+        raise
+
+
+def _remove_leftovers(workdir: Path, before: Mapping | None, config: Any) -> None:
+    """Remove the files of another config's start that ended before its first metrics."""
+    if before is not None and not in_use(workdir) and differences(before, config):
+        for name in ("baselines.json", ACCUMULATION_FILE):
+            (workdir / name).unlink(missing_ok=True)
+
+
+def _keep_accumulation(workdir: Path, before: Mapping, config: Any) -> None:
+    """Keep numbers of micro-batches where the config of the run had them and the new one says AUTO."""
+    old = config_from_dict(before)
+    pairs = [
+        (at_stage(old, stage).schedule.accumulation, at_stage(config, stage).schedule.accumulation)
+        for stage in range(stage_count(old))
+    ]
+    numbers = {stage: was for stage, (was, now) in enumerate(pairs) if was != AUTO and now == AUTO}
+    if numbers and jax.process_index() == 0:
+        keep_accumulation(workdir, numbers)
 
 
 def _check_same(workdir, before, config):

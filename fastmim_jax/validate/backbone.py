@@ -14,6 +14,7 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.models.base import Backbone
 from fastmim_jax.models.pyramid import STAGES
 from fastmim_jax.models.zoo import ZOO, create_model
+from fastmim_jax.stages import micro_batches
 from fastmim_jax.validate.names import Stage, count, flag
 
 SINCOS_DIVISOR = 4  # sine and cosine, of rows and of columns
@@ -99,7 +100,7 @@ def check_sincos_width(width: int, key: str) -> None:
 
 def _check_norm_groups(stage: Stage, section: str, encoder: Backbone) -> None:
     groups, schedule = encoder.norm_groups, stage.config.schedule
-    images = schedule.batch_size // schedule.accumulation
+    images = schedule.batch_size // micro_batches(schedule)
     if images % groups:
         raise UserError(
             f"config.{section}.backbone.norm_groups is {groups}, which does not divide "

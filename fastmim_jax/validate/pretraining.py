@@ -65,7 +65,8 @@ def _check_stage(stage: Stage, devices: int) -> None:
     method = create_method(stage.config.method)
     _check_blocks(stage, encoder, method.target.unit)
     check_windows(stage, "method", encoder)
-    check_mixing_groups(stage, method.groups)
+    if stage.config.method.name == "mixmim":
+        check_mixing_groups(stage, method.groups)
     blocks = _check_mask_ratio(stage, method)
     _check_views(stage, method, blocks)
     if stage.config.method.name != "simmim":

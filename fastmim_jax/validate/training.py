@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from ml_collections import ConfigDict
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.mim.mixmim import micro_batch_split
+from fastmim_jax.stages import micro_batches
 from fastmim_jax.validate.names import Stage, count, flag
 
 
@@ -27,11 +29,12 @@ def check_batch(stage: Stage, devices: int) -> None:
             f"config.run.mesh_fsdp is {fsdp}, which does not divide {count(devices, 'device')}: type "
             "--config.run.mesh_fsdp=1"
         )
-    parts = devices * schedule.accumulation
+    accumulation = micro_batches(schedule)
+    parts = devices * accumulation
     if schedule.batch_size % parts:
         raise UserError(
             f"{stage.name('schedule.batch_size')} is {schedule.batch_size}, which cannot be split over "
-            f"{count(devices, 'device')} x {count(schedule.accumulation, 'micro-batch', 'micro-batches')}: "
+            f"{count(devices, 'device')} x {count(accumulation, 'micro-batch', 'micro-batches')}: "
             + stage.typed("schedule.batch_size", _nearest_multiple(schedule.batch_size, parts))
         )
 
@@ -52,13 +55,13 @@ def check_gradient_dtype(config: ConfigDict, section: str) -> None:
 
 def check_mixing_groups(stage: Stage, groups: int) -> None:
     """Raise UserError if MixMIM's groups do not split every micro-batch into pairs."""
-    schedule = stage.config.schedule
-    parts = 2 * groups * schedule.accumulation
-    if groups > 1 and schedule.batch_size % parts:
-        each = f" in each of {schedule.accumulation} micro-batches" if schedule.accumulation > 1 else ""
+    schedule, accumulation = stage.config.schedule, micro_batches(stage.config.schedule)
+    parts = 2 * groups * accumulation
+    if parts > 2 and not micro_batch_split(schedule.batch_size, groups, accumulation):
+        each = f" in each of {accumulation} micro-batches" if accumulation > 1 else ""
         raise UserError(
             f"{stage.name('schedule.batch_size')} is {schedule.batch_size}, which cannot be split into "
-            f"{groups} groups of pairs{each}: "
+            f"{count(groups, 'group')} of pairs{each}: "
             + stage.typed("schedule.batch_size", _nearest_multiple(schedule.batch_size, parts))
             + " or another --config.method.groups"
         )

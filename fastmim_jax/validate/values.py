@@ -17,6 +17,7 @@ from fastmim_jax.models.positions import POSITIONS
 from fastmim_jax.models.stack import REMAT_POLICIES
 from fastmim_jax.models.vit import RELATIVE_POSITIONS
 from fastmim_jax.saved_config import default_config, flatten
+from fastmim_jax.stages import AUTO
 from fastmim_jax.validate.names import flag
 from fastmim_jax.validate.training import check_data
 
@@ -134,10 +135,9 @@ SIDE = integer(1, most=LARGEST_SIDE)
 WIDTH = integer(1, most=LARGEST_WIDTH)
 RATIO = number(above=0, most=1000)  # of hidden to other channels
 EPSILON = number(above=0, below=1)
-SIZE = several(
-    SIDE, f"(height, width) in pixels such as (128, 128), of at most {LARGEST_SIDE}", lengths=(2,)
-)
+SIZE = several(SIDE, f"(height, width) in pixels such as (128, 128), up to {LARGEST_SIDE}", lengths=(2,))
 PER_CHANNEL = "a number per channel, or () for ImageNet's"
+ACCUMULATION = either(integer(1), choice([AUTO]), "an integer of at least 1, or auto", AUTO)
 OF_STAGES = "a tuple with one entry per stage, or ()"
 
 DATA = {
@@ -202,7 +202,7 @@ OPTIMIZER = {
 }
 SCHEDULE = {
     "batch_size": integer(1),
-    "accumulation": integer(1),
+    "accumulation": ACCUMULATION,
     "epochs": POSITIVE,
     "steps": integer(0),
     "warmup_epochs": FROM_ZERO,
@@ -251,7 +251,7 @@ STAGES = {
     ),
     "start_epochs": several(FROM_ZERO, OF_STAGES),
     "batch_sizes": several(integer(1), OF_STAGES),
-    "accumulations": several(integer(1), OF_STAGES),
+    "accumulations": several(ACCUMULATION, f"{OF_STAGES}, of integers of at least 1 or 'auto'"),
     "block_sizes": several(SIDE, OF_STAGES),
     "windows": several(integer(0, most=LARGEST_SIDE), f"{OF_STAGES}, of integers of at least 0"),
 }

@@ -10,7 +10,7 @@ import pytest
 
 from fastmim_jax import create_method
 from fastmim_jax.export.formats.names import to_ours, to_theirs
-from fastmim_jax.mim.mixmim import mix, partner, unmix
+from fastmim_jax.mim.mixmim import micro_batch_split, mix, partner, split_groups, split_pairs, unmix
 from fastmim_jax.models.base import AttentionGroups
 from fastmim_jax.train import sharding
 from fastmim_jax.train.pretrain import make_pretrain_stage
@@ -127,6 +127,25 @@ def test_unmixing_returns_constants_to_their_images():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("groups", "parts"), [(1, 4), (2, 4), (4, 8), (4, 16), (16, 16)])
+def test_micro_batches_keep_pairs_and_their_masks(groups, parts):
+    size = 32 // groups
+    images = np.asarray(split_pairs(jnp.arange(32), groups, parts))
+    masks = np.asarray(split_groups(jnp.arange(groups), 32, parts))
+    assert sorted(images.ravel()) == list(range(32))
+    for part, rows in zip(images, masks, strict=True):
+        for row, members in zip(rows, part.reshape(len(rows), -1), strict=True):
+            assert (members // size == row).all()
+            assert (members % size + members[::-1] % size == size - 1).all()
+
+
+def test_pairs_are_never_split():
+    assert micro_batch_split(1024, 16, 32) == (32, 1) and micro_batch_split(1024, 16, 512) == (32, 16)
+    assert micro_batch_split(1024, 16, 1024) is None and micro_batch_split(24, 8, 1) is None
+    with pytest.raises(ValueError, match="3 micro-batches do not split 4 groups of pairs in a batch of 32"):
+        split_pairs(jnp.arange(32), 4, 3)
+
+
 def test_a_mask_ratio_of_no_cell_mixes_nothing():
     method = tiny(mask_ratio=0.2)  # of 4 cells: none
     images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))

@@ -60,7 +60,9 @@ def test_a_program_compiled_ahead_is_the_one_that_runs():
     double = OnMesh(
         jax.jit(lambda x, y: traced.append(1) or y * 2), make_mesh(devices=jax.devices()[:1]), "x"
     )
+    double.trace(None, jax.ShapeDtypeStruct((3,), jnp.float32))
     program = double.compile(None, jax.ShapeDtypeStruct((3,), jnp.float32))
+    assert double.compilation_cost(None, jnp.ones(3)).compiling_seconds > 0
     assert double.compile(None, jnp.ones(3)) is program
     assert double(None, jnp.ones(3)).tolist() == [2, 2, 2] and len(traced) == 1
 

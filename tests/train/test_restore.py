@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.train.restore import restore_or_create
+from fastmim_jax.train.restore import find_start, restore_or_create
 
 
 def stage(first, last, record):
@@ -24,15 +24,24 @@ STAGES = [stage(0, 10, 0), stage(10, 20, 160)]
 
 
 def test_without_a_checkpoint_the_state_is_created():
-    assert restore_or_create(STAGES, checkpoints(None), print) == ("created", 0, 0)
+    start = find_start(STAGES, checkpoints(None))
+    assert (start.step, start.stage) == (0, 0)
+    assert restore_or_create(start, STAGES, checkpoints(None), print) == "created"
 
 
 def test_the_newest_checkpoint_is_restored_into_its_stage():
-    lines = []
-    found = restore_or_create(STAGES, checkpoints(15, records=240, stage=1), lines.append)
-    assert found == ("state 15", 15, 1) and lines == ["resuming at step 15 of 20"]
+    lines, saved = [], checkpoints(15, records=240, stage=1)
+    start = find_start(STAGES, saved)
+    assert (start.step, start.stage) == (15, 1)
+    assert restore_or_create(start, STAGES, saved, lines.append) == "state 15"
+    assert lines == ["resuming at step 15 of 20"]
+
+
+def test_after_the_last_step_of_a_stage_the_next_one_starts():
+    start = find_start(STAGES, checkpoints(10, records=160, stage=0))
+    assert (start.step, start.saved_in, start.stage) == (10, 0, 1)
 
 
 def test_a_checkpoint_at_another_record_is_refused():
     with pytest.raises(UserError, match="saved at record 99, not at 80 as with batches of 16"):
-        restore_or_create(STAGES, checkpoints(5, records=99, stage=0), print)
+        find_start(STAGES, checkpoints(5, records=99, stage=0))

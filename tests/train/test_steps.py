@@ -61,6 +61,22 @@ def test_accumulation_changes_nothing_but_memory():
         np.testing.assert_allclose(float(one["grad_norm"]), float(other["grad_norm"]), rtol=1e-4)
 
 
+@pytest.mark.parametrize(("groups", "accumulation"), sweep([(1, 4), (2, 4), (4, 8)], [(4, 8)]))
+def test_accumulation_keeps_the_pairs_of_mixmim(groups, accumulation):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
+    batch = {"image": images, "flip": random.random(16) < 0.5}
+
+    def loss(accumulation):
+        config = small.mixmim(small.config(accumulation=accumulation))
+        config.method.groups = groups
+        stage = make_pretrain_stage(config, records=64, devices=jax.devices()[:1])
+        metrics = stage.step(stage.create(), batch)[1]
+        return [float(metrics[name]) for name in ("loss", "grad_norm")]
+
+    np.testing.assert_allclose(loss(accumulation), loss(1), rtol=1e-5)
+
+
 @cache
 def in_bfloat16(gradient_dtype="float32", accumulation=1):
     """The metrics of two steps in bfloat16."""
