@@ -108,7 +108,7 @@ def test_fifos_and_devices_are_skipped_and_told(tmp_path):
     os.mkfifo(tmp_path / "fifo.jpg")
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     source = open_source(tmp_path)
-    assert len(source) == 1 and "2 FIFOs or devices named like an image ignored" in source.notices[0]
+    assert len(source) == 1 and "FIFO, socket or device: 2 (" in source.notices[0]
 
 
 def test_a_file_that_became_a_fifo(tmp_path):

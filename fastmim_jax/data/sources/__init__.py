@@ -29,11 +29,12 @@ from fastmim_jax.data.sources import (
     webdataset,
     zip_file,
 )
-from fastmim_jax.data.sources.base import SPLITS, refuse_split
+from fastmim_jax.data.sources.base import refuse_split
 from fastmim_jax.data.sources.folder import FolderSource
 from fastmim_jax.data.sources.image_file import FileSource
 from fastmim_jax.data.sources.records import RecordsSource
 from fastmim_jax.data.sources.sample import SampleSource
+from fastmim_jax.data.sources.splits import EVALUATION_SPLITS
 from fastmim_jax.data.sources.tfds import TFDSSource
 from fastmim_jax.errors import UserError
 
@@ -53,7 +54,6 @@ __all__ = [
 # The first that matches a path opens it; data sets of Hugging Face have a dataset_info.json as TFDS's have.
 _KINDS = (sample, records, arrow, tfds, parquet, webdataset, zip_file, list_file, image_file, folder)
 _LOG = logging.getLogger("fastmim_jax.data")
-_EVALUATION_SPLITS = SPLITS[1:]  # in order of preference
 
 
 @runtime_checkable
@@ -90,7 +90,8 @@ def open_source(path: str | os.PathLike, split: str = "train") -> Source:
         .zip, .tar or .parquet file, or a pattern such as 'shard-{000..012}.tar'; or a directory: written
         by `fastmim prepare`, by `save_to_disk` of Hugging Face's `datasets`, a TFDS data set (at its
         version or one level above), .tar or .parquet files, or an image folder. An image folder or .zip
-        file with nothing but folders named like splits (train, val, test ...) is entered at `split`.
+        file whose folders with images are named like splits (train, Training, val, dev, test ...) is
+        entered at `split`.
         'FIRST::SECOND' joins data sets, with their classes merged by name.
       split: a split of the data set.
 
@@ -133,7 +134,7 @@ def evaluation_split(path: str | os.PathLike) -> str | None:
       UserError: see `split_names`.
     """
     offered = split_names(path)
-    return next((name for name in _EVALUATION_SPLITS if name in offered), None)
+    return next((name for name in EVALUATION_SPLITS if name in offered), None)
 
 
 def labelled(source: Source) -> Source:

@@ -11,13 +11,6 @@ from fastmim_jax.data.sources.paths import number_classes
 from fastmim_jax.data.sources.pread import FileStamp
 from fastmim_jax.errors import UserError
 
-SPLITS = ("train", "val", "valid", "validation", "test")
-
-
-def only_splits(folders: Sequence[str]) -> bool:
-    """Return whether there are folders and all are named like splits."""
-    return bool(folders) and set(folders) <= set(SPLITS)
-
 
 def refuse_split(split: str, described: str, offered: Sequence[str], expected: str) -> NoReturn:
     """Raise the UserError for a split that a data set lacks; offered: the names of its splits."""
@@ -87,12 +80,12 @@ class TreeSource:
       notices: sentences on files and folders that are left out.
     """
 
-    def __init__(self, path: str, listing: Listing):
+    def __init__(self, path: str, listing: Listing, more_notices: Sequence[str] = ()):
         """Raises UserError: no image."""
         if not len(listing.paths):
             raise UserError(no_images(path, listing))
         self.path, self.paths = path, listing.paths
-        self.notices = notices(path, listing)
+        self.notices = (*more_notices, *notices(path, listing))
         first = [os.fsdecode(folder).partition("/")[0] or None for folder in listing.paths.folders]
         self.classes, self._label_of_folder = number_classes(first)
 

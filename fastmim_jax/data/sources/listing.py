@@ -1,7 +1,6 @@
 """Listing of folders, the same on every file system, without hidden entries, once per process."""
 
 import os
-import stat
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
@@ -13,6 +12,14 @@ from fastmim_jax.errors import UserError
 
 ARCHIVES = ("parquet", "tar", "zip")  # extensions of files that hold data sets
 _CACHED = 16  # listings that a process keeps
+_NOT_UTF8 = "name that is not UTF-8"
+_SPECIAL = "FIFO, socket or device"
+_NOWHERE = "link to itself or to nothing"
+_TWICE = "link to a folder listed already"
+_FORBIDDEN = "no permission to read"
+_RUN = "work directory or pictures of a run"
+_OF_A_RUN = ("checkpoints", "metrics.jsonl", "data.json")  # beside config.json, in a work directory
+_RUN_FOLDERS = frozenset({"best", "checkpoints", "pictures", "tensorboard"})
 _RECENT = 2 * 10**9  # ns: a folder that changed since may change again within the precision of its time
 
 
@@ -33,13 +40,13 @@ class Listing(NamedTuple):
 
     paths: relative to it, sorted. folders: names of its visible folders.
     others: {(name of the first folder or "", extension): number} of the other visible files.
-    special: number of entries named like images that are FIFOs, sockets or devices, or links to them.
+    skipped: {reason: (number, an example)} of entries that are no files or folders to read.
     """
 
     paths: PathTable
     folders: frozenset[str]
     others: Counter[tuple[str, str]]
-    special: int = 0
+    skipped: dict[str, tuple[int, str]] = {}
 
     def kinds(self, folder: str | None = None) -> Counter[str]:
         """Return {extension: number} of the other files, of all or of those in one first-level folder."""
@@ -67,12 +74,26 @@ def subfolders(folder: str) -> tuple[str, ...]:
 def list_images(folder: str) -> Listing:
     """Return all images below a folder; links are followed, and no folder is listed twice.
 
+    Work directories of runs, whose pictures are no data, are skipped, and so are entries that cannot be
+    read: names that are not UTF-8, links to nothing, folders without permission, FIFOs and devices.
     The listing is that of an earlier call as long as no folder in it has changed since.
 
     Raises:
       UserError: no permission.
     """
     return _cached(_listings, folder, _scan)
+
+
+def holds_images(folder: str) -> bool:
+    """Return whether there is an image in a folder or below, outside of work directories of runs."""
+    return _cached(_holding, folder, _look_for_images)
+
+
+def is_work_directory(folder: str) -> bool:
+    """Return whether a folder is the work directory of a run."""
+    return os.path.exists(os.path.join(folder, "config.json")) and any(
+        os.path.exists(os.path.join(folder, name)) for name in _OF_A_RUN
+    )
 
 
 def extension(name: str) -> str:
@@ -93,9 +114,10 @@ def notices(path: str, listing: Listing) -> tuple[str, ...]:
     if kinds:
         files = f"{kinds.total():,} other file{'s' * (kinds.total() > 1)} ignored ({count_kinds(kinds)})"
         sentences.append(f"{path}: {files}{_heif_hint(kinds)}")
-    if listing.special:
-        ones = "1 FIFO or device" if listing.special == 1 else f"{listing.special:,} FIFOs or devices"
-        sentences.append(f"{path}: {ones} named like an image ignored; expected files")
+    if listing.skipped:
+        total = sum(count for count, _ in listing.skipped.values())
+        shown = ", ".join(f"{why}: {count:,} ({name})" for why, (count, name) in listing.skipped.items())
+        sentences.append(f"{path}: {total:,} {'entry' if total == 1 else 'entries'} skipped ({shown})")
     with_images = {os.fsdecode(folder).partition("/")[0] for folder in listing.paths.folders} - {""}
     empty = sorted(listing.folders - with_images)
     if with_images and empty:
@@ -112,6 +134,11 @@ def notices(path: str, listing: Listing) -> tuple[str, ...]:
 def no_images(path: str, listing: Listing) -> str:
     """Return the sentence for a folder or archive without an image."""
     kinds = listing.kinds()
+    if not kinds and listing.skipped:
+        why, (_, name) = next(iter(listing.skipped.items()))
+        return (
+            f"{path} holds no images, but {name} ({why}); expected images in it ({describe_extensions()})."
+        )
     if not kinds:
         return f"{path} is empty; expected images in it ({describe_extensions()})."
     files = f"{kinds.total():,} other file{'s' * (kinds.total() > 1)} ({count_kinds(kinds)})"
@@ -138,6 +165,7 @@ class _Entry(NamedTuple):
 
 _listings: OrderedDict[str, _Entry] = OrderedDict()
 _top_levels: OrderedDict[str, _Entry] = OrderedDict()
+_holding: OrderedDict[str, _Entry] = OrderedDict()  # whether a folder holds images
 
 
 def _cached(cache: OrderedDict[str, _Entry], folder: str, read: Callable[[str], _Entry]) -> Any:
@@ -170,24 +198,35 @@ def _read_top_level(folder: str) -> _Entry:
     archives: dict[str, list[str]] = {kind: [] for kind in ARCHIVES}
     images = False
     for entry in _entries(folder):
-        kind = extension(entry.name)
-        if entry.is_dir():
+        kind, found = extension(entry.name), _classify(entry)
+        if found == "folder":
             folders.append(entry.name)
-        elif kind in archives:
+        elif found == "file" and kind in archives:
             archives[kind].append(entry.name)
-        else:
+        elif found == "file":
             images = images or is_image(kind)
+    if any(archives.values()):  # a run beside the data does not change what kind of data it is
+        folders = [name for name in folders if not is_work_directory(os.path.join(folder, name))]
     named = {kind: tuple(sorted(names)) for kind, names in archives.items()}
     return _Entry(TopLevel(tuple(sorted(folders)), named, images), changed)
 
 
-def _is_special(path: str) -> bool:
-    """-> whether a path exists and is neither a file nor a folder."""
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+def _look_for_images(root: str) -> _Entry:
+    pending, changed = [root], {root: _modified(root)}
+    while pending:
+        folder = pending.pop()
+        changed[folder] = _modified(folder)
+        try:
+            entries = [(_classify(entry), entry) for entry in _entries(folder)]
+        except (OSError, UserError):
+            continue
+        if is_work_directory(folder):
+            continue
+        if any(found == "file" and is_image(extension(entry.name)) for found, entry in entries):
+            return _Entry(True, changed)
+        inner = [os.path.realpath(entry.path) for found, entry in entries if found == "folder"]
+        pending += sorted(set(inner) - set(changed), reverse=True)
+    return _Entry(False, changed)
 
 
 def _entries(folder: str) -> list[os.DirEntry]:
@@ -201,6 +240,38 @@ def _entries(folder: str) -> list[os.DirEntry]:
         ) from None
 
 
+def _classify(entry: os.DirEntry) -> str:
+    """-> "folder", "file", or why an entry is skipped."""
+    name = entry.name
+    try:
+        if not name.isascii():
+            name.encode()
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+        os.stat(entry.path)
+    except UnicodeEncodeError:
+        return _NOT_UTF8
+    except PermissionError:
+        return _FORBIDDEN
+    except OSError:
+        return _NOWHERE
+    return _SPECIAL
+
+
+class _Skipped:
+    """Counts what a scan skips."""
+
+    def __init__(self):
+        self.found: dict[str, tuple[int, str]] = {}
+
+    def add(self, reason: str, path: str) -> None:
+        path = os.fsencode(path).decode("utf-8", "backslashreplace")
+        count, example = self.found.get(reason, (0, path))
+        self.found[reason] = count + 1, min(example, path)
+
+
 def _scan(root: str) -> _Entry:
     images: list[str] = []
     others: Counter[tuple[str, str]] = Counter()
@@ -208,38 +279,55 @@ def _scan(root: str) -> _Entry:
     visited: set[str] | None = None  # real paths, from the first link to a folder on
     pending = [""]
     first_level: frozenset[str] = frozenset()
-    special = 0
     is_image_kind = image_extensions().__contains__
+    skipped = _Skipped()
+    runs: set[str] = set()
     while pending:
         prefix = pending.pop()
         folder = os.path.join(root, prefix) if prefix else root
         if visited is not None:
             resolved = os.path.realpath(folder)
             if resolved in visited:  # a link to a folder above, or to one that was listed already
+                skipped.add(_TWICE, prefix)
                 continue
             visited.add(resolved)
         changed[folder] = _modified(folder)
+        try:
+            entries = _entries(folder)
+        except (OSError, UserError):
+            if not prefix:
+                raise
+            skipped.add(_FORBIDDEN, prefix)
+            continue
         first = prefix.partition("/")[0]
+        is_run = any(entry.name == "config.json" for entry in entries) and is_work_directory(folder)
+        if is_run and prefix:
+            skipped.add(_RUN, prefix)
+            runs.add(prefix)
+            continue
+        prefix = f"{prefix}/" if prefix else ""
         folders, files = [], []
-        for entry in _entries(folder):
+        for entry in entries:
             name = entry.name
+            found = _classify(entry)
             kind = name[name.rfind(".") + 1 :] if "." in name else ""
-            if entry.is_dir():
+            if found == "folder" and is_run and name in _RUN_FOLDERS:
+                skipped.add(_RUN, name)
+            elif found == "folder":
                 folders.append(name)
                 if visited is None and entry.is_symlink():
                     visited = {os.path.realpath(listed) for listed in changed}
+            elif found != "file":
+                skipped.add(found, prefix + name)
             elif is_image_kind(kind) or is_image_kind(kind.lower()):
-                if entry.is_file() or not _is_special(entry.path):
-                    files.append(name)
-                else:
-                    special += 1
+                files.append(name)
             else:
                 others[first, kind.lower()] += 1
-        prefix = f"{prefix}/" if prefix else ""
         if not prefix:
             first_level = frozenset(folders)
         # Sorted, so that of two links to one folder every machine follows the same one.
         pending += [prefix + name for name in sorted(folders, reverse=True)]
         images += [prefix + name for name in sorted(files)]
     images.sort()
-    return _Entry(Listing(PathTable(map(os.fsencode, images)), first_level, others, special), changed)
+    paths = PathTable(map(os.fsencode, images))
+    return _Entry(Listing(paths, first_level - runs, others, skipped.found), changed)

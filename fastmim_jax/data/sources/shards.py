@@ -4,8 +4,9 @@ import glob
 import os
 import re
 
-from fastmim_jax.data.sources.base import SPLITS, only_splits, refuse_split
+from fastmim_jax.data.sources.base import refuse_split
 from fastmim_jax.data.sources.listing import extension, top_level
+from fastmim_jax.data.sources.splits import SPLITS, only_splits, split_of
 from fastmim_jax.errors import UserError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -108,11 +109,12 @@ def _folder_shards(path: str, kind: str) -> dict[str, tuple[str, ...]]:
     if not only_splits(top.folders) or top.archives[kind]:
         return {}
     found = {}
-    for split in top.folders:
-        inner = top_level(os.path.join(path, split))
+    for folder in top.folders:
+        inner = top_level(os.path.join(path, folder))
         if inner.folders or inner.images or not inner.archives[kind]:
             return {}
-        found[split] = tuple(os.path.join(path, split, name) for name in inner.archives[kind])
+        split = split_of(folder) or folder
+        found[split] = tuple(os.path.join(path, folder, name) for name in inner.archives[kind])
     return found
 
 

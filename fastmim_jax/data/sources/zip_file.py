@@ -6,14 +6,16 @@ import re
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from fastmim_jax.data.sources.base import SPLITS, TreeSource, only_splits, refuse_file, refuse_split
+from fastmim_jax.data.sources.base import TreeSource, refuse_file, refuse_split
 from fastmim_jax.data.sources.listing import Listing, extension, is_image
 from fastmim_jax.data.sources.paths import PathTable, compact
 from fastmim_jax.data.sources.pread import FileStamp, read_at, stamp
+from fastmim_jax.data.sources.splits import Division, describe_left_out, divide, only_splits, split_of
 from fastmim_jax.errors import UserError
 
 _HEADER = 30  # bytes of a member's header before its name
@@ -32,9 +34,7 @@ def split_names(path: str) -> tuple[str, ...]:
     Raises:
       UserError: not a zip file.
     """
-    directory = _directory(stamp(path))
-    folders = directory.children(directory.root())
-    return tuple(name for name in SPLITS if name in folders) if only_splits(folders) else ()
+    return tuple(_divide(stamp(path)).folders)
 
 
 def open_split(path: str, split: str) -> "ZipSource":
@@ -43,12 +43,14 @@ def open_split(path: str, split: str) -> "ZipSource":
     Raises:
       UserError: not a zip file, no such split, no image in it, or members that cannot be read.
     """
-    offered, root = split_names(path), _directory(stamp(path)).root()
-    if offered and split in offered:
-        return ZipSource(path, f"{root}{split}/")
-    if not offered and split == "train":
+    division, root = _divide(stamp(path)), _directory(stamp(path)).root()
+    folder = division.find(split)
+    if folder is not None:
+        return ZipSource(path, f"{root}{folder}/", describe_left_out(path, division))
+    if not division.folders and split == "train":
         return ZipSource(path, root)
-    refuse_split(split, f"the zip file {path}", offered, f"a folder {split} in it, beside its other splits")
+    expected = f"a folder {split} in it, beside its other splits"
+    refuse_split(split, f"the zip file {path}", tuple(division.folders), expected)
 
 
 class ZipSource(TreeSource):
@@ -57,7 +59,7 @@ class ZipSource(TreeSource):
     Threads and processes read at offsets of their own, without a common position.
     """
 
-    def __init__(self, path: str, root: str = ""):
+    def __init__(self, path: str, root: str = "", more_notices: Sequence[str] = ()):
         """Open the images below `root`: "", or a folder that ends with "/".
 
         Raises:
@@ -67,7 +69,7 @@ class ZipSource(TreeSource):
         self._file = stamp(path)
         directory = _directory(self._file)
         chosen, listing = directory.images_below(root)
-        super().__init__(os.path.join(self._file.path, root).rstrip("/"), listing)
+        super().__init__(os.path.join(self._file.path, root).rstrip("/"), listing, more_notices)
         members = directory.members[chosen]
         self._offsets, self._sizes = compact(members["offset"]), compact(members["size"])
         self._checksums, self._deflated = members["checksum"].copy(), members["deflated"].copy()
@@ -140,6 +142,19 @@ class _Directory(NamedTuple):
             else:
                 others[name.rpartition("/")[0].partition("/")[0], extension(name)] += 1
         return np.array(chosen, np.int64), Listing(PathTable(names), frozenset(self.children(root)), others)
+
+
+@functools.lru_cache(4)
+def _divide(file: FileStamp) -> Division:
+    """-> the splits of the data set in a zip file."""
+    directory = _directory(file)
+    root = directory.root()
+    children = directory.children(root)
+    if not any(map(split_of, children)):
+        return Division({}, ())
+    _, listing = directory.images_below(root)
+    first = {os.fsdecode(folder).partition("/")[0] for folder in listing.paths.folders}
+    return divide(children, first.__contains__, "" in first)
 
 
 @functools.lru_cache(4)

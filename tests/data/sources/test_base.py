@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fastmim_jax.data.sources.base import LabelledSource, count_records, only_splits, refuse_split
+from fastmim_jax.data.sources.base import LabelledSource, count_records, refuse_split
+from fastmim_jax.data.sources.splits import only_splits
 from fastmim_jax.errors import UserError
 
 

