@@ -1,4 +1,4 @@
-"""Splits of a data set, told by the names of its folders and by what they hold."""
+"""Splits of a data set, recognised by the names of its folders that hold images."""
 
 import re
 from collections.abc import Callable, Sequence
