@@ -115,7 +115,7 @@ def create_reader(config: ConfigDict, stored: str = "") -> ImageReader:
         workers=pick_workers(cpu_share().cpus) if run.workers < 0 else run.workers,
         threads=run.threads,
         layout="yuv420" if stored == "yuv420" and _takes_planes(config) else "rgb",
-        rules=DecodeRules(max_pixels=data.max_pixels),
+        rules=DecodeRules(max_pixels=data.max_pixels, value_range=tuple(data.value_range)),
     )
 
 

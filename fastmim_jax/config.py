@@ -162,6 +162,9 @@ def _data(image_size: tuple[int, int], crop_scale: tuple[float, float]) -> Confi
     data.cache = (
         ""  # "ram": all records, as they are stored, in memory that reader processes share; "": none
     )
+    # (lowest, highest) value, which become 0 and 255: of images of more than 8 bits, such as (0, 4095). The
+    # network gets 8 bits. (): 0 to 65535 for 16 bits, 0 to 1 for floating point; others are refused.
+    data.value_range = ()
     # Of an image; larger ones are refused. Less for formats that take more memory, such as WebP: 2/5 of it.
     data.max_pixels = MAX_PIXELS
     data.max_bad_share = 0.5  # stop when a larger share of the records cannot be decoded

@@ -46,7 +46,7 @@ OBJECTS = (
 # Numeric keys that accept 0 or -1, and what they mean.
 ZERO = {
     "seed": "a seed",
-    **dict.fromkeys(("data.mean", "stages.start_epochs"), "a value like others"),
+    **dict.fromkeys(("data.mean", "data.value_range", "stages.start_epochs"), "a value like others"),
     **dict.fromkeys(("data.max_bad_share", "schedule.warmup_epochs"), "none"),
     "method.decoder.depth": "only a norm and a linear layer",
     **dict.fromkeys(("method.partial.throw_ratio", "method.partial.thrown_weight"), "none"),
@@ -62,7 +62,10 @@ ZERO = {
     **{f"augment.{key}": "none" for key in ("random_erasing", "mix_probability", "mix_switch")},
     "augment.label_smoothing": "none",
 }
-MINUS_ONE = {"data.mean": "a value like others", "run.workers": "chosen from the number of cores"}
+MINUS_ONE = {
+    **dict.fromkeys(("data.mean", "data.value_range"), "a value like others"),
+    "run.workers": "chosen from the number of cores",
+}
 ENORMOUS = (10**12, 1e300, -1e300, -(10**12), float("nan"), float("inf"), -float("inf"))
 
 

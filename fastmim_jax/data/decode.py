@@ -11,6 +11,8 @@ from fastmim_jax.data.limits import DecodeError, DecodeRules, check_image, check
 from fastmim_jax.data.records.raw import RawImage
 from fastmim_jax.data.records.yuv import Yuv420, to_rgb
 from fastmim_jax.data.sources import Source
+from fastmim_jax.data.tiff import keeps_values, read_bands, read_header
+from fastmim_jax.data.values import ValueRange, to_storable, to_uint8
 
 try:
     import simplejpeg
@@ -36,11 +38,11 @@ def decode(
 
     Args:
       data: bytes of an image file that Pillow reads (the first frame counts) or of a .npy file, or an
-        array (H, W) or (H, W, C) of uint8, uint16 (the high byte is taken) or float in [0, 1], or an
-        image of a prepared data set: `Yuv420`, or `RawImage`, whose range becomes 0 to 255.
+        array (H, W) or (H, W, C), or an image of a prepared data set: `Yuv420`, or `RawImage`. Values of
+        other dtypes than uint8 become 0 to 255 by `rules`, see `to_uint8`.
       channels: 3 gives RGB and 1 luma, whatever the file holds (transparency over white, EXIF
         orientation applied); any other number must be the file's own number of channels.
-      rules: limits of what is decoded.
+      rules: limits of size, and the range of values.
 
     Returns:
       (H, W, channels) uint8, contiguous, possibly read-only.
@@ -68,14 +70,15 @@ def decode_values(
     """Decode one record without rounding its values to 8 bits; see `decode`.
 
     Returns:
-      (H, W, channels), contiguous: uint8, or uint16 and float32 where the record has more bits. Gray images
+      (H, W, channels), contiguous: uint8, or uint16 and float32 where the record has more bits; signed
+      integers and those of more than 16 bits are float32. Gray images
       of more bits can be repeated to 3 channels; other numbers have to fit.
 
     Raises:
       DecodeError: as `decode`, or values that are not finite.
     """
     try:
-        values = _wide_values(data, rules)
+        values = _wide_values(data, channels, rules)
     except DecodeError:
         raise
     except Exception as error:
@@ -90,13 +93,7 @@ def decode_values(
         values = np.repeat(values, 3, axis=2)
     if values.shape[2] != channels:
         raise DecodeError(f"has {values.shape[2]} channels, expected {channels}")
-    if values.dtype.kind == "f":
-        values = values.astype(np.float32)
-        if not np.isfinite(values).all():
-            raise DecodeError("has values that are not finite")
-    elif values.dtype != np.uint16:
-        raise DecodeError(f"array of {values.dtype}, expected uint8, uint16 or float")
-    return np.ascontiguousarray(values)
+    return np.ascontiguousarray(to_storable(values))
 
 
 def read_image(
@@ -122,21 +119,29 @@ def _decode(data: bytes | np.ndarray | Yuv420 | RawImage, channels: int, rules: 
     if isinstance(data, Yuv420):
         return data.y[..., None] if channels == 1 else _from_array(to_rgb(data), channels)
     if isinstance(data, RawImage):
-        return _from_array(data.to_uint8(), channels)
+        own = data.value_range if data.values.dtype == np.uint8 else rules.value_range or data.value_range
+        return _from_array(RawImage(data.values, own).to_uint8(), channels)
     if isinstance(data, np.ndarray):
-        return _from_array(data, channels)
+        return _from_array(data, channels, rules.value_range)
     if not data:
         raise DecodeError("empty file")
     if data[:6] == b"\x93NUMPY":
-        return _from_array(_load_npy(data, rules), channels)
+        return _from_array(_load_npy(data, rules), channels, rules.value_range)
     if data[:2] == b"\xff\xd8" and simplejpeg is not None and channels in (1, 3):
         image = _fast_jpeg(data, "RGB" if channels == 3 else "GRAY", rules)
         if image is not None:
             return image
-    return _pillow(data, channels, rules)
+    header = read_header(data)
+    if header is not None and not keeps_values(header, channels, exact=bool(rules.value_range)):
+        bands = _from_array(read_bands(data, header, rules), channels, rules.value_range)
+        return _upright(bands, header.orientation)
+    _check_png(data, rules)
+    return _pillow(data, channels, rules, header.bits if header else 16)
 
 
-def _wide_values(data: bytes | np.ndarray | Yuv420 | RawImage, rules: DecodeRules) -> np.ndarray | None:
+def _wide_values(
+    data: bytes | np.ndarray | Yuv420 | RawImage, channels: int, rules: DecodeRules
+) -> np.ndarray | None:
     """-> the values of an array or of an image of more than 8 bits; None for all others."""
     if isinstance(data, RawImage):
         return data.values
@@ -146,15 +151,31 @@ def _wide_values(data: bytes | np.ndarray | Yuv420 | RawImage, rules: DecodeRule
         return None
     if data[:6] == b"\x93NUMPY":
         return _load_npy(data, rules)
+    header = read_header(data)
+    if header is not None and not keeps_values(header, channels, exact=True):
+        return _upright(read_bands(data, header, rules), header.orientation)
     with Image.open(io.BytesIO(data), formats=_candidates(data)) as image:
         if image.mode[0] not in "IF":
             return None
         check_image(image, rules)
         image.load()
-        values = np.asarray(image)
-        if image.mode == "I" and 0 <= values.min() and values.max() < 65536:
-            values = values.astype(np.uint16)
-        return _upright(values.astype(values.dtype.newbyteorder("=")), _orientation(image))
+        return _upright(_gray_values(image), _orientation(image))
+
+
+def _gray_values(image: Image.Image) -> np.ndarray:
+    """-> (H, W) of uint16, int32 or float32 of an image of mode I;16, I or F."""
+    values = np.asarray(image)
+    if image.mode == "I" and image.format == "PPM":  # Pillow scales every PGM of more than 8 bits to 16
+        return values.astype(np.uint16)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def _check_png(data: bytes, rules: DecodeRules) -> None:
+    """Raise DecodeError for 16-bit colour PNG with a declared range: Pillow reads its high bytes only."""
+    if rules.value_range and data[:4] == b"\x89PNG" and data[24:25] == b"\x10" and data[25:26] != b"\0":
+        raise DecodeError(
+            "16-bit colour PNG, which is read as 8 bits: write .npy or TIFF for a value_range"
+        )
 
 
 def is_upright_jpeg(data: bytes) -> bool:
@@ -188,7 +209,8 @@ def _fast_jpeg(data: bytes, colorspace: str, rules: DecodeRules) -> np.ndarray |
         return _upright(image, _orientation(header))
 
 
-def _pillow(data: bytes, channels: int, rules: DecodeRules) -> np.ndarray:
+def _pillow(data: bytes, channels: int, rules: DecodeRules, bits: int) -> np.ndarray:
+    """-> (H, W, channels) uint8; bits: of a sample of a TIFF file."""
     with Image.open(io.BytesIO(data), formats=_candidates(data)) as image:
         check_image(image, rules)
         if data[:2] == b"\xff\xd8":
@@ -198,6 +220,9 @@ def _pillow(data: bytes, channels: int, rules: DecodeRules) -> np.ndarray:
         if channels not in (1, 3) and len(image.getbands()) != channels:
             raise DecodeError(f"has {len(image.getbands())} channels, expected {channels}")
         width, height = image.size
+        if image.mode[0] in "IF":
+            gray = to_uint8(_gray_values(image), rules.value_range, bits if bits > 8 else 16)
+            return _upright(_from_array(gray, channels), orientation)
         rows = max(_STRIP // max(width, 1), 1)
         if height <= rows:
             return _upright(_to_channels(image, channels), orientation)
@@ -232,27 +257,11 @@ def _rgb_or_gray(image: Image.Image) -> Image.Image:
         return image
     if image.mode == "1":
         return image.convert("L")
-    if image.mode[0] in "IF":  # I, I;16, I;16B, F
-        return Image.fromarray(_wide_to_8_bits(np.asarray(image), image.mode))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
-
-
-def _wide_to_8_bits(pixels: np.ndarray, mode: str) -> np.ndarray:
-    """Take the high byte of 16 bits; for I and F, which have no range, assume the smallest usual one."""
-    if mode.startswith("I;16"):
-        return (pixels >> 8).astype(np.uint8)
-    pixels = np.nan_to_num(pixels.astype(np.float64), posinf=0.0).clip(0)
-    top = pixels.max(initial=0)
-    if mode == "F" and top <= 1:
-        return np.rint(pixels * 255).astype(np.uint8)
-    bits = next(bits for bits in (8, 16, 32, 1100) if top < 2.0**bits or bits == 1100)
-    if bits == 1100:
-        raise DecodeError(f"pixel values up to {top:.3g}")
-    return np.floor(pixels / 2.0 ** (bits - 8)).astype(np.uint8)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -273,14 +282,14 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels
 
 
-def _from_array(array: np.ndarray, channels: int) -> np.ndarray:
+def _from_array(array: np.ndarray, channels: int, value_range: ValueRange = ()) -> np.ndarray:
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3:
         raise DecodeError(f"array of shape {array.shape}, expected (height, width, channels)")
     if 0 in array.shape:
         raise DecodeError(f"array of shape {array.shape}")
-    pixels = _array_to_8_bits(array)
+    pixels = to_uint8(array, value_range)
     if pixels.shape[2] == channels:
         return pixels
     if channels == 3 and pixels.shape[2] == 1:
@@ -288,19 +297,6 @@ def _from_array(array: np.ndarray, channels: int) -> np.ndarray:
     if channels == 1 and pixels.shape[2] == 3:
         return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
     raise DecodeError(f"has {pixels.shape[2]} channels, expected {channels}")
-
-
-def _array_to_8_bits(array: np.ndarray) -> np.ndarray:
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.uint16:
-        return (array >> 8).astype(np.uint8)
-    if array.dtype.kind == "f":
-        low, high = float(array.min()), float(array.max())
-        if not (low >= 0 and high <= 1):  # NaN fails both
-            raise DecodeError(f"float array from {low:.3g} to {high:.3g}, expected [0, 1]")
-        return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
-    raise DecodeError(f"array of {array.dtype}, expected uint8, uint16 or float in [0, 1]")
 
 
 def _reason(error: Exception, data: bytes | np.ndarray | Yuv420 | RawImage) -> str:

@@ -29,9 +29,11 @@ class DecodeRules:
 
     Attributes:
       max_pixels: of an image; half of it for formats whose decoders take twice the memory, and so on.
+      value_range: (lowest, highest) value of other dtypes than uint8, see `values.to_uint8`; (): by dtype.
     """
 
     max_pixels: int = MAX_PIXELS
+    value_range: tuple[float, float] | tuple[()] = ()
 
 
 def check_size(width: int, height: int, rules: DecodeRules, weight: float = 1) -> None:

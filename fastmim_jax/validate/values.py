@@ -150,6 +150,7 @@ DATA = {
     "crop_ratio": ascending(POSITIVE, "two ratios width / height in ascending order"),
     "cache": Rule(lambda x: x in ("", "ram"), "'ram' or ''"),
     "max_pixels": integer(1),
+    "value_range": several(number(), "(lowest, highest), or ()", (0, 4095), lengths=(0, 2)),
     "max_bad_share": SHARE,
     **{key: text() for key in ("eval_path", "eval_split")},
 }

@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 
 from fastmim_jax.data import decode as module
 from fastmim_jax.data.decode import DecodeError, decode, read_image
+from fastmim_jax.data.limits import DecodeRules
 
 RED, BLUE = (200, 30, 40), (20, 60, 220)
 
@@ -112,9 +113,13 @@ def test_16_bit_gray_is_scaled_not_clipped():
 
 
 def test_integer_and_float_tiff():
-    wide = np.array([[0, 65535], [256, 32768]])
-    pixels = decode(encode(Image.fromarray(wide.astype(np.int32)), "TIFF"), channels=1)[..., 0]
-    assert (pixels == [[0, 255], [1, 128]]).all()
+    wide = encode(Image.fromarray(np.array([[-1000, 3000], [1000, 9000]], np.int32)), "TIFF")
+    with pytest.raises(
+        DecodeError, match="int32 values, whose range is not known: declare --config.data.va"
+    ):
+        decode(wide)
+    pixels = decode(wide, 1, DecodeRules(value_range=(-1000, 3000)))[..., 0]
+    assert (pixels == [[0, 255], [128, 255]]).all()
     share = np.array([[0.0, 1.0], [0.5, 0.25]], np.float32)
     pixels = decode(encode(Image.fromarray(share), "TIFF"), channels=1)[..., 0]
     assert (pixels == [[0, 255], [128, 64]]).all()

@@ -13,7 +13,7 @@ class RawImage:
     """An array whose range is not the natural one of its dtype.
 
     Attributes:
-      values: (H, W, C), of uint8, uint16 or float32.
+      values: (H, W, C); of prepared images uint8, uint16 or float32.
       value_range: (lowest, highest): black and white.
     """
 
@@ -28,5 +28,6 @@ class RawImage:
     def to_uint8(self) -> np.ndarray:
         """Return (H, W, C) uint8; values outside the range are clipped."""
         low, high = self.value_range
-        scaled = (self.values.astype(np.float32) - low) * (255 / (high - low))
+        wide = np.promote_types(self.values.dtype, np.float32)  # float64 for more than 16 bits
+        scaled = (self.values.astype(wide) - low) * (255 / (high - low))
         return np.rint(scaled).clip(0, 255).astype(np.uint8)

@@ -1,0 +1,123 @@
+"""TIFF files whose bands or values Pillow does not keep: any number of bands, of 8 to 64 bits."""
+
+import io
+import struct
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from fastmim_jax.data.limits import DecodeError, DecodeRules, check_size
+
+_MAGIC = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}
+_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # of the integers that the tags below have
+_KINDS = {1: "u", 2: "i", 3: "f"}
+_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES = 256, 257, 258, 262, 274, 277
+_SEGMENTS, _TILES, _EXTRA, _FORMAT = 273, 324, 338, 339
+_READ = {_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _EXTRA, _FORMAT}
+_RGB, _CMYK = 2, 5
+_MAX_TAGS, _MAX_SEGMENTS = 1000, 100_000
+_PIXEL = 8  # bytes that decoding a pixel of RGB takes
+
+
+class TiffHeader(NamedTuple):
+    """The first image of a TIFF file.
+
+    bits: per sample. kind: "u", "i" or "f" as in NumPy, "" for others. samples: bands.
+    alpha: whether one of 4 bands is alpha or black, as Pillow knows them. orientation: as in EXIF.
+    """
+
+    width: int
+    height: int
+    bits: int
+    kind: str
+    samples: int
+    alpha: bool
+    orientation: int
+
+
+def read_header(data: bytes) -> TiffHeader | None:
+    """Return the header of a TIFF file; None for other files, and for damaged ones.
+
+    Raises:
+      DecodeError: an absurd number of strips or tiles.
+    """
+    if data[:4] not in _MAGIC:
+        return None
+    try:
+        tags = _read_tags(data, *_MAGIC[data[:4]])
+        extra, photometric = tags.get(_EXTRA, (0,))[0], tags.get(_PHOTOMETRIC, (1,))[0]
+        return TiffHeader(
+            tags[_WIDTH][0],
+            tags[_HEIGHT][0],
+            max(tags.get(_BITS, (1,))),
+            _KINDS.get(tags.get(_FORMAT, (1,))[0], ""),
+            tags.get(_SAMPLES, (1,))[0],
+            photometric == _CMYK or (photometric == _RGB and extra > 0),
+            tags.get(_ORIENTATION, (1,))[0],
+        )
+    except (struct.error, KeyError, IndexError):
+        return None
+
+
+def keeps_values(header: TiffHeader, channels: int, exact: bool) -> bool:
+    """Return whether Pillow reads all bands and bits.
+
+    exact: whether more than the high byte of 16-bit colour counts.
+    """
+    bits, kind, samples = header.bits, header.kind, header.samples
+    if samples == 1:
+        return (kind == "u" and bits <= 16) or (kind, bits) in {("i", 16), ("i", 32), ("f", 32)}
+    if kind != "u" or samples > 4 or (samples == 4 and channels == 4 and not header.alpha):
+        return False
+    return bits <= 8 or (bits == 16 and samples > 2 and not exact and channels in (1, 3))
+
+
+def read_bands(data: bytes, header: TiffHeader, rules: DecodeRules) -> np.ndarray:
+    """Return (H, W, C) of the file's dtype; not rotated.
+
+    Raises:
+      DecodeError: too large.
+      Exception: of tifffile, for damaged files and for compressions that need imagecodecs.
+    """
+    import tifffile  # here: importing it takes a second
+
+    stored = header.samples * (header.bits / 8 + 1)
+    check_size(header.width, header.height, rules, max(stored / _PIXEL, 1))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[0]
+        if (page.imagewidth, page.imagelength) != (header.width, header.height) or page.imagedepth != 1:
+            raise DecodeError("a damaged TIFF header, or a volume")
+        values = page.asarray(maxworkers=1)
+        axes = page.axes
+    if axes == "YX":
+        return values[..., None]
+    if axes == "SYX":
+        return np.moveaxis(values, 0, -1)
+    if axes != "YXS":
+        raise DecodeError(f"a TIFF with axes {axes}, expected bands, rows and columns")
+    return values
+
+
+def _read_tags(data: bytes, order: str, big: bool) -> Mapping[int, tuple[int, ...]]:
+    """-> {tag: its first values} of the first directory."""
+    first, count, entry, size = ("Q", "Q", "HHQ", 20) if big else ("I", "H", "HHI", 12)
+    (start,) = struct.unpack_from(order + first, data, 8 if big else 4)
+    (number,) = struct.unpack_from(order + count, data, start)
+    start += struct.calcsize(order + count)
+    tags = {}
+    for at in range(start, start + min(number, _MAX_TAGS) * size, size):
+        tag, kind, values = struct.unpack_from(order + entry, data, at)
+        if tag in (_SEGMENTS, _TILES) and values > _MAX_SEGMENTS:
+            raise DecodeError(f"a TIFF of {values:,} strips or tiles, expected at most {_MAX_SEGMENTS:,}")
+        if tag not in _READ or kind not in _TYPES or not values:
+            continue
+        where = at + struct.calcsize(order + entry)
+        values = min(values, 4)
+        inline = size - struct.calcsize(order + entry)
+        layout = f"{order}{values}{_TYPES[kind]}"
+        total = struct.unpack_from(order + entry, data, at)[2] * struct.calcsize(order + _TYPES[kind])
+        if total > inline:
+            (where,) = struct.unpack_from(order + first, data, where)
+        tags[tag] = struct.unpack_from(layout, data, where)
+    return tags
