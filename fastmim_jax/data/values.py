@@ -65,7 +65,10 @@ def to_storable(values: np.ndarray) -> np.ndarray:
 
 def _check_natural(values: np.ndarray) -> None:
     """Raise DecodeError where a range has to be declared."""
-    declare = "declare --config.data.value_range=LOWEST,HIGHEST (`fastmim prepare SRC --check` prints them)"
+    declare = (
+        "declare --config.data.value_range='(LOWEST, HIGHEST)'; `fastmim prepare SRC --check --format=raw "
+        "--value_range=0,1` prints them"
+    )
     if values.dtype.kind == "f":
         low, high = (float(function(initial=0)) for function in (values.min, values.max))
         if low < 0 or high > 1:

@@ -14,8 +14,8 @@ def check_data(data: ConfigDict) -> None:
     """Raise UserError if the statistics do not have one value per channel, or a range is not ascending."""
     if data.value_range and data.value_range[0] >= data.value_range[1]:
         raise UserError(
-            f"config.data.value_range is {tuple(data.value_range)}, expected the lowest and a higher value: type "
-            f"{flag('data.value_range', (0, 4095))}"
+            f"config.data.value_range is {tuple(data.value_range)}, expected the lowest and a higher "
+            f"value: type {flag('data.value_range', (0, 4095))}"
         )
     for key in ("mean", "std"):
         values = len(data[key])
