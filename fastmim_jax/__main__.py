@@ -24,7 +24,7 @@ def pretrain(values, paths):
     _start_jax(values.distributed)
     hooks = [picture_hook] if config.run.picture_every else []
     hooks += [open_monitor(config)] if config.monitor.path else []
-    pretrain(config, values.workdir, hooks)
+    pretrain(config, values.workdir, hooks, accept_changed_data=values.accept_changed_data)
     if jax.process_index():
         return
     draw_loss_curve(values.workdir)
@@ -47,7 +47,7 @@ def finetune(values, paths):
     from fastmim_jax.train.finetune import finetune
 
     _start_jax(values.distributed)
-    finetune(config, values.workdir, BestCheckpoint)
+    finetune(config, values.workdir, BestCheckpoint, accept_changed_data=values.accept_changed_data)
 
 
 def probe(values, paths):
@@ -216,11 +216,11 @@ def _summary_lines(summary, workdir):
 
 CONVERSION = ("format", "key", "prefix", "step", "partial", "set")
 COMMANDS = {
-    "pretrain": Command(pretrain, ("config", "workdir"), ("distributed",)),
+    "pretrain": Command(pretrain, ("config", "workdir"), ("distributed", "accept_changed_data")),
     "reconstruct": Command(reconstruct, ("workdir",), ("images", "count", "step")),
     "probe": Command(probe, ("workdir",), ("images", "test", "kinds", "folds", "count", "step", "out")),
     "features": Command(features, ("workdir", "images", "out"), ("split", "layers", "step")),
-    "finetune": Command(finetune, ("config", "workdir"), ("distributed",)),
+    "finetune": Command(finetune, ("config", "workdir"), ("distributed", "accept_changed_data")),
     "evaluate": Command(evaluate, ("workdir",), ("images", "step", "out")),
     "predict": Command(predict, ("workdir", "images"), ("step", "out")),
     "convert": Command(

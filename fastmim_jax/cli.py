@@ -45,6 +45,7 @@ FLAGS = {
         "FILE.py[:VARIANT]", "a config file such as configs/quickstart.py", config_flags.DEFINE_config_file
     ),
     "workdir": Flag("DIR", "folder of the run; created if missing"),
+    "accept_changed_data": _boolean("resume although the training data changed; recorded in data.json"),
     "distributed": _boolean("several processes: JAX finds the others"),
     "images": Flag("FILE_OR_DIR", "folder, data set or image to read instead of the run's data"),
     "test": Flag("DIR", "labelled data to test on; default: the val or test split of --images"),

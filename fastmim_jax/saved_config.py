@@ -13,7 +13,8 @@ COMPUTE = tuple(
 ACCUMULATION = ("schedule.accumulation", "stages.accumulations")
 # Sections and keys that may differ when a run is resumed. Those of COMPUTE and ACCUMULATION change rounding
 # alone, but for batch norms and drop path.
-RESUMABLE = ("run.", "monitor.", "data.cache", *COMPUTE, *ACCUMULATION)
+# Data may move: `train.training_data` compares what they hold.
+RESUMABLE = ("run.", "monitor.", "data.cache", "data.path", "data.eval_path", *COMPUTE, *ACCUMULATION)
 
 # Old name -> current name of a key "section.key". Saved configs may have either.
 RENAMED_KEYS = {

@@ -33,6 +33,8 @@ from fastmim_jax.train.stage import (
     update_options,
 )
 from fastmim_jax.train.state import TrainState
+from fastmim_jax.train.training_data import FILE as DATA_FILE
+from fastmim_jax.train.training_data import check_training_data
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
 from fastmim_jax.train.workdir import prepare_workdir, removed_if_unused
 from fastmim_jax.validate import check_classes, check_finetuning
@@ -130,6 +132,7 @@ def finetune(
     workdir: str | Path,
     open_evaluation: Callable[[FinetuneStage, Any, Path], Evaluation],
     log: Callable[[str], None] = print,
+    accept_changed_data: bool = False,
 ) -> int:
     """Fine-tune in a work directory, or resume there.
 
@@ -139,6 +142,7 @@ def finetune(
         of the evaluation.
       open_evaluation: (stage, source of the evaluation images, workdir) -> Evaluation.
       log: prints a line.
+      accept_changed_data: resume with other training data than the run was begun with.
 
     Returns:
       The number of updates done; fewer than planned if a signal stopped the run.
@@ -148,6 +152,7 @@ def finetune(
     """
     log = log if jax.process_index() == 0 else lambda text: None
     source, held_out = open_labelled(config)
+    data = check_training_data(workdir, source, accept=accept_changed_data, log=log, classes_fixed=True)
     check_classes(config, len(source.classes), source)
     config, loaded = resolve_start(config, workdir)
     stored = stored_layout(source)
@@ -160,6 +165,7 @@ def finetune(
     with removed_if_unused(workdir), contextlib.ExitStack() as stack:
         workdir = prepare_workdir(workdir, config)
         if jax.process_index() == 0:
+            write_json(workdir / DATA_FILE, data)
             write_json(workdir / "classes.json", stage.classes, indent=0)
             if report:
                 write_json(workdir / "transfer.json", report._asdict())

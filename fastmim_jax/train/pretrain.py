@@ -30,6 +30,8 @@ from fastmim_jax.train.stage import (
     update_options,
 )
 from fastmim_jax.train.state import TrainState
+from fastmim_jax.train.training_data import FILE as DATA_FILE
+from fastmim_jax.train.training_data import check_training_data
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
 from fastmim_jax.train.workdir import prepare_workdir, removed_if_unused
 from fastmim_jax.validate import check_pretraining
@@ -140,6 +142,7 @@ def pretrain(
     workdir: str | Path,
     hooks: Sequence[Callable[[PretrainStage, Path], Hook]] = (),
     log: Callable[[str], None] = print,
+    accept_changed_data: bool = False,
 ) -> int:
     """Pre-train in a work directory, or resume there.
 
@@ -148,6 +151,7 @@ def pretrain(
       workdir: made if missing; holds config.json, metrics.jsonl, tensorboard/, checkpoints/, ...
       hooks: functions (stage, workdir) -> Hook, called at the start of every stage.
       log: prints a line.
+      accept_changed_data: resume with other training data than the run was begun with.
 
     Returns:
       The number of updates done; fewer than planned if a signal stopped the run.
@@ -157,6 +161,7 @@ def pretrain(
     """
     log = log if jax.process_index() == 0 else lambda text: None
     source = open_training_data(config)
+    data = check_training_data(workdir, source, accept=accept_changed_data, log=log)
     loaded = None if not config.init or has_checkpoint(workdir) else load_run(config.init)
     stages = make_pretrain_stages(config, len(source), loaded=loaded, stored=stored_layout(source))
     start = []
@@ -171,6 +176,8 @@ def pretrain(
 
     with removed_if_unused(workdir):
         prepare_workdir(workdir, config)
+        if jax.process_index() == 0:
+            write_json(workdir / DATA_FILE, data)
         log_notes([*start, *describe_pretraining(stages, source, held_out)], log)
         return train(stages, config, source, workdir, make_hooks, log)
 

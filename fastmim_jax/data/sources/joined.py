@@ -42,7 +42,7 @@ class JoinedSource:
     """
 
     def __init__(self, sources: Sequence["Source"]):
-        self._sources = tuple(sources)
+        self.sources = tuple(sources)
         self._ends = list(accumulate(map(len, sources)))
         labelled = [tuple(source.classes) for source in sources if len(source.classes)]
         same = len(set(labelled)) == 1
@@ -64,18 +64,18 @@ class JoinedSource:
 
     def __getitem__(self, index: int) -> "bytes | np.ndarray | Yuv420 | RawImage":
         which, inner = self._locate(index)
-        return self._sources[which][inner]
+        return self.sources[which][inner]
 
     def name(self, index: int) -> str:
         which, inner = self._locate(index)
-        return self._sources[which].name(inner)
+        return self.sources[which].name(inner)
 
     def label(self, index: int) -> int:
         which, inner = self._locate(index)
-        return int(self._labels[which][self._sources[which].label(inner)])
+        return int(self._labels[which][self.sources[which].label(inner)])
 
     def label_problem(self) -> str | None:
-        for source in self._sources:
+        for source in self.sources:
             if len(source.classes) != 1:
                 problem = source.label_problem()
             else:  # a single class is none, as long as other sources have others
@@ -89,4 +89,4 @@ class JoinedSource:
 
     def __repr__(self) -> str:
         classes = f", {len(self.classes)} classes" if self.classes else ""
-        return f"JoinedSource({', '.join(map(repr, self._sources))}: {len(self):,} images{classes})"
+        return f"JoinedSource({', '.join(map(repr, self.sources))}: {len(self):,} images{classes})"
