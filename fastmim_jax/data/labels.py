@@ -1,6 +1,7 @@
-"""Labelled training and evaluation data with the same classes."""
+"""Labelled training data, and evaluation data with all or some of their classes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -12,7 +13,7 @@ def open_labelled(config: ConfigDict) -> tuple[Source, Source]:
     """Open the training and the evaluation data of a fine-tuning config.
 
     Raises:
-      UserError: no labels, no data to evaluate on, or classes that differ.
+      UserError: no labels, no data to evaluate on, or classes that training lacks.
     """
     data = config.data
     source = labelled(open_source(data.path, data.split))
@@ -23,7 +24,7 @@ def open_evaluation(data: ConfigDict, classes: Sequence[str]) -> Source:
     """Open the evaluation data of `config.data` for a model with these classes.
 
     Raises:
-      UserError: no labels, no data to evaluate on, or classes that differ.
+      UserError: no labels, no data to evaluate on, or classes that training lacks.
     """
     path = data.eval_path or data.path
     split = data.eval_split or evaluation_split(path) or ("train" if data.eval_path else None)
@@ -32,19 +33,72 @@ def open_evaluation(data: ConfigDict, classes: Sequence[str]) -> Source:
             f"{path} has no val or test split to evaluate on: type --config.data.eval_path=DIR with a "
             "folder of the same classes"
         )
-    source = labelled(open_source(path, split))
+    return with_classes(open_source(path, split), classes)
+
+
+class RelabelledSource:
+    """A source whose labels are numbers of other, more classes.
+
+    Attributes:
+      classes: of a model; the source has some of them.
+    """
+
+    def __init__(self, source: Source, classes: Sequence[str]):
+        self.classes, self.notices, self._source = tuple(classes), source.notices, source
+        number = {name: index for index, name in enumerate(self.classes)}
+        self._numbers = tuple(number[name] for name in source.classes)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._source[index]
+
+    def name(self, index: int) -> str:
+        return self._source.name(index)
+
+    def label(self, index: int) -> int:
+        label = self._source.label(index)
+        return self._numbers[label] if label >= 0 else -1
+
+    def label_problem(self) -> str | None:
+        return label_problem(self._source)
+
+    def __repr__(self) -> str:
+        return f"{self._source!r} of {len(self.classes)}"
+
+
+def with_classes(source: Source, classes: Sequence[str]) -> Source:
+    """Return evaluation data with the class numbers of a model; they may lack some of its classes.
+
+    A class without images, or in another order, is no error: labels are matched by name.
+
+    Raises:
+      UserError: no labels, or a class that the model lacks.
+    """
+    problem = label_problem(source)
+    if problem is not None:
+        raise UserError(problem)
     check_classes(source, classes)
-    return source
+    return source if tuple(source.classes) == tuple(classes) else RelabelledSource(source, classes)
+
+
+def label_problem(source: Source) -> str | None:
+    """Return why evaluation data have no labels, or None; a single class will do."""
+    problem = source.label_problem()
+    if problem is None or len(source.classes) != 1:
+        return problem
+    without = next((index for index in range(len(source)) if source.label(index) < 0), None)
+    return None if without is None else f"{source.name(without)} has no label."
 
 
 def check_classes(source: Source, classes: Sequence[str]) -> None:
-    """Raise UserError if the classes of a source are not those of a model."""
-    if tuple(source.classes) == tuple(classes):
+    """Raise UserError if a source has a class that a model lacks."""
+    extra = [name for name in source.classes if name not in classes]
+    if not extra:
         return
-    differing = sorted({*source.classes} ^ {*classes})
-    shown = ", ".join(differing[:3]) + (", ..." if len(differing) > 3 else "")
+    shown = ", ".join(extra[:3]) + (", ..." if len(extra) > 3 else "")
     raise UserError(
-        f"{source!r} has {len(source.classes)} classes, the head has {len(classes)}"
-        + (f" (not in both: {shown})" if differing else " in another order")
-        + ": expected the same class folders as in training"
+        f"{source!r} has classes that are not among the {len(classes)} of the model: {shown}; expected the "
+        "class folders of training, or some of them"
     )

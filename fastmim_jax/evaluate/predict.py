@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
-from fastmim_jax.data.labels import check_classes, open_evaluation
-from fastmim_jax.data.sources import evaluation_split, labelled, open_source
+from fastmim_jax.data.labels import open_evaluation, with_classes
+from fastmim_jax.data.sources import evaluation_split, open_source
 from fastmim_jax.evaluate.classify import Predictions, classify
 from fastmim_jax.evaluate.report import describe, summarize
 from fastmim_jax.io import write_text
@@ -45,8 +45,7 @@ def evaluate(
     if images is None:
         source = open_evaluation(loaded.config.data, stage.classes)
     else:
-        source = labelled(open_source(images, evaluation_split(images) or "train"))
-        check_classes(source, stage.classes)
+        source = with_classes(open_source(images, evaluation_split(images) or "train"), stage.classes)
     log(f"{loaded.path} on {source!r}")
     predictions = classify(stage, stage.variables, source, progress=progress)
     summary = summarize(predictions, source, stage.classes)

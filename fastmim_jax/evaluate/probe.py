@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fastmim_jax.data.labels import check_classes
+from fastmim_jax.data.labels import with_classes
 from fastmim_jax.data.sources import evaluation_split, labelled, open_source
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.backbone import BackboneStage, Features, open_backbone
@@ -153,8 +153,7 @@ def open_parts(
         ]
         return parts, f"{folds} folds of {len(records):,} of the images of {source!r}"
     other_path, other_split = (test, evaluation_split(test)) if test else (path, split)
-    other = labelled(open_source(other_path, other_split or "train"))
-    check_classes(other, source.classes)
+    other = with_classes(open_source(other_path, other_split or "train"), source.classes)
     training = Images(source, sample_records(len(source), count, seed))
     testing = Images(other, sample_records(len(other), count, seed))
     description = (

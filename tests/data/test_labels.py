@@ -3,7 +3,7 @@
 import pytest
 from ml_collections import ConfigDict
 
-from fastmim_jax.data.labels import check_classes, open_evaluation, open_labelled
+from fastmim_jax.data.labels import open_evaluation, open_labelled, with_classes
 from fastmim_jax.data.sources.folder import FolderSource
 from fastmim_jax.errors import UserError
 
@@ -45,18 +45,27 @@ def test_training_data_alone_is_refused(tmp_path):
 
 def test_evaluation_data_without_labels_is_refused(tmp_path):
     train, other = write(tmp_path / "a", "cat", "dog"), write(tmp_path / "b", "images")
-    with pytest.raises(UserError, match="b holds a single class folder, images"):
+    with pytest.raises(UserError, match="not among the 2 of the model: images"):
         open_labelled(data(train, other))
 
 
 def test_other_classes_are_refused_and_named(tmp_path):
     source = FolderSource(write(tmp_path, "cat", "dog", "eel"))
-    check_classes(source, ["cat", "dog", "eel"])
-    with pytest.raises(UserError, match=r"3 classes, the head has 2 \(not in both: cow, dog, eel\): "):
-        check_classes(source, ("cat", "cow"))
-    with pytest.raises(UserError, match=r"not in both: ape, bat, cat, \.\.\.\)"):
-        check_classes(source, ("ape", "bat"))
-    with pytest.raises(UserError, match="the head has 3 in another order: expected the same class folders"):
-        check_classes(source, ("dog", "cat", "eel"))
-    with pytest.raises(UserError, match="the head has 2"):
+    assert with_classes(source, ["cat", "dog", "eel"]) is source
+    with pytest.raises(UserError, match=r"not among the 2 of the model: dog, eel; expected"):
+        with_classes(source, ("cat", "cow"))
+    with pytest.raises(UserError, match="not among the 2 of the model: eel; expected"):
         open_evaluation(data(tmp_path, tmp_path).data, ("cat", "dog"))
+
+
+@pytest.mark.parametrize("names", [("owl", "cat"), ("dog",)])
+def test_evaluation_data_may_lack_classes(tmp_path, names):
+    write(tmp_path / "train", "cat", "dog", "owl")
+    write(tmp_path / "val", *names)
+    (tmp_path / "val" / "empty").mkdir()
+    train, source = open_labelled(data(tmp_path))
+    assert source.classes == train.classes == ("cat", "dog", "owl") and source.label_problem() is None
+    for index in range(len(source)):
+        assert f"/{source.classes[source.label(index)]}/" in source.name(index)
+    assert f"{len(source)} images" in repr(source) and repr(source).endswith("of 3")
+    assert source[0] == b"" and "empty" in source.notices[0]

@@ -214,7 +214,7 @@ def test_killed_runs_resume_to_the_bit(data, pretrained, tmp_path):
         ("init={pretrained}/checkpoints/7", "has no checkpoint of step 7: choose from: 2"),
         ("data.path={flat}", "no class folders; expected one folder per class"),
         ("data.path={data}/train", "has no val or test split to evaluate on: type --config.data.eval_path"),
-        ("data.eval_path={other}", "(not in both: class2, class3): expected the same class folders"),
+        ("data.eval_path={other}", "not among the 4 of the model: zebra; expected"),
         ("schedule.batch_size=12", "--config.schedule.batch_size=16"),
         (
             "data.eval_resize=30",
@@ -239,6 +239,8 @@ def sources(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sources")
     small.write_images(folder / "flat", 4)
     small.write_classes(folder / "other", train=(3, 3), val=(3, 3))
+    for split in ("train", "val"):
+        (folder / "other" / split / "class0").rename(folder / "other" / split / "zebra")
     return {"flat": folder / "flat", "other": folder / "other"}
 
 
@@ -276,7 +278,7 @@ def test_pretrained_work_directories_have_no_classes(capsys, data, pretrained, f
 def test_evaluation_requires_the_classes_of_training(capsys, finetuned, sources):
     workdir = f"--workdir={finetuned[0]}"
     message = refused(capsys, "evaluate", workdir, f"--images={sources['other']}")
-    assert "has 2 classes, the head has 4 (not in both: class2, class3)" in message
+    assert "has classes that are not among the 4 of the model: zebra" in message
     assert "no class folders" in refused(capsys, "evaluate", workdir, f"--images={sources['flat']}")
 
 
