@@ -85,7 +85,7 @@ def read_bands(data: bytes, header: TiffHeader, rules: DecodeRules) -> np.ndarra
     stored = header.samples * (header.bits / 8 + 1)
     check_size(header.width, header.height, rules, max(stored / _PIXEL, 1))
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page = file.pages[0]
+        page = file.pages.first
         if (page.imagewidth, page.imagelength) != (header.width, header.height) or page.imagedepth != 1:
             raise DecodeError("a damaged TIFF header, or a volume")
         values = page.asarray(maxworkers=1)
