@@ -1,7 +1,7 @@
 """Labelled training data, and evaluation data with all or some of their classes."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from ml_collections import ConfigDict
 
@@ -80,7 +80,8 @@ def with_classes(source: Source, classes: Sequence[str]) -> Source:
     if problem is not None:
         raise UserError(problem)
     check_classes(source, classes)
-    return source if tuple(source.classes) == tuple(classes) else RelabelledSource(source, classes)
+    same = tuple(source.classes) == tuple(classes)
+    return source if same else cast(Source, RelabelledSource(source, classes))
 
 
 def label_problem(source: Source) -> str | None:

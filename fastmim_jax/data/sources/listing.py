@@ -121,13 +121,13 @@ def notices(path: str, listing: Listing) -> tuple[str, ...]:
     with_images = {os.fsdecode(folder).partition("/")[0] for folder in listing.paths.folders} - {""}
     empty = sorted(listing.folders - with_images)
     if with_images and empty:
-        shown = [f"{name} ({count_kinds(listing.kinds(name)) or 'empty'})" for name in empty[:5]]
+        named = [f"{name} ({count_kinds(listing.kinds(name)) or 'empty'})" for name in empty[:5]]
         folders = (
             "1 folder without images is no class"
             if len(empty) == 1
             else (f"{len(empty):,} folders without images are no classes")
         )
-        sentences.append(f"{path}: {folders}: {', '.join(shown + ['...'] * (len(empty) > 5))}")
+        sentences.append(f"{path}: {folders}: {', '.join(named + ['...'] * (len(empty) > 5))}")
     return tuple(sentences)
 
 
@@ -263,7 +263,7 @@ def _classify(entry: os.DirEntry) -> str:
 class _Skipped:
     """Counts what a scan skips."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.found: dict[str, tuple[int, str]] = {}
 
     def add(self, reason: str, path: str) -> None:
