@@ -63,10 +63,10 @@ main()
 
 @pytest.mark.slow
 def test_a_process_with_little_address_space_splits_its_batch_or_says_what_to_type(tmp_path):
-    """As under `ulimit -v`: of the batch of 2,048 images, which needs 0.5 GB."""
+    """As under `ulimit -v`: of the batch of 2,048 images, which needs 0.3 GB."""
     changes = "    config.schedule.update(batch_size=2048, steps=1)\n    config.method.backbone.depth = 1"
     config = write_config(tmp_path, "sample", changes)
-    program = LIMITED.format(left=int(RESERVED_BY_THREADS + 2 * 0.35e9))
+    program = LIMITED.format(left=int(RESERVED_BY_THREADS + 2 * 0.25e9))
 
     def run(workdir, *flags):
         words = [sys.executable, "-c", program, "pretrain", config, f"--workdir={workdir}", *flags]

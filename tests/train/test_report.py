@@ -11,7 +11,7 @@ def test_the_published_recipe_in_words():
     )
     notes = dict(describe_plan(plan))
     assert notes["images"] == "128 x 128 pixels" and notes["tokens"] == "8 x 8"
-    assert notes["batch"] == "4,096, 512 per device at a time"
+    assert notes["batch"] == "4,096, in as few parts as fit in memory"
     assert notes["steps"] == "250,227 = 800 epochs of 312.8"
     assert notes["learning rate"] == "0.0024 after 20 epochs of warm-up"
     assert notes["masked blocks"] == "48 of 8 x 8 = 64"
