@@ -8,11 +8,9 @@ import numpy as np
 from fastmim_jax.data.augment import random_crop_box, resize_crop
 from fastmim_jax.data.batch_memory import Arrays, Fields
 from fastmim_jax.data.decode import DEFAULT_RULES, decode, read_record
-from fastmim_jax.data.limits import DecodeError, DecodeRules
+from fastmim_jax.data.limits import MAX_TRIES, DecodeError, DecodeRules
 from fastmim_jax.data.planes import crop_shape, resize_crop_planes
 from fastmim_jax.data.sources import Source
-
-MAX_TRIES = 64  # records tried, from one that cannot be decoded on, before its image is left empty
 
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 

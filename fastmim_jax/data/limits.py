@@ -6,6 +6,7 @@ from PIL import Image
 
 MAX_PIXELS = 2**26  # 8,192 x 8,192; one image then takes at most 600 MB and 5 s
 MAX_FILE_BYTES = 2**31
+MAX_TRIES = 2000  # records tried, from one that cannot be decoded on, before its image is left empty
 _SCANNED_PIXELS = 8  # times max_pixels: pixels times scans of a JPEG
 # Memory to decode a pixel, relative to that of RGB: experiments/input/decode_cost.py.
 _FORMAT_WEIGHTS = {"AVIF": 2, "HEIF": 2, "JPEG2000": 2.5, "WEBP": 2.5}

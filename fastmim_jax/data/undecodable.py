@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fastmim_jax.data.decode import DEFAULT_RULES, read_image
-from fastmim_jax.data.limits import DecodeError, DecodeRules
+from fastmim_jax.data.limits import MAX_TRIES, DecodeError, DecodeRules
 from fastmim_jax.data.sources import Source
 from fastmim_jax.errors import UserError
 
@@ -54,7 +54,8 @@ class UndecodableRecords:
           One line 'name: reason' per record that was not yet listed.
 
         Raises:
-          UserError: more than max_share of the records are undecodable.
+          UserError: more than max_share of the records are undecodable, or an image of the batch is empty
+            because none of MAX_TRIES records could be decoded.
         """
         found = {}
         for row in np.flatnonzero(batch["num_undecodable"]):
@@ -71,6 +72,12 @@ class UndecodableRecords:
                 file.writelines(f"{name}\t{reason}\n" for name, reason in found.items())
         if self.count > self._max_share * len(self._source):
             raise UserError(self._too_many())
+        tries = min(MAX_TRIES, len(self._source))
+        if (batch["num_undecodable"] >= tries).any():
+            raise UserError(
+                f"{tries:,} records in a row could not be decoded: {self._examples()}; expected images: "
+                "repair or remove these files"
+            )
         return [f"{name}: {reason}" for name, reason in found.items()]
 
     def summary(self) -> str:

@@ -170,11 +170,11 @@ class Loop:
             batches = iter(loader)
             while step < plan.last_step and not self._stopping(step):
                 batch, arrays = self._next_batch(batches)
+                for line in self.undecodable.update(batch):
+                    self.metrics.log(f"replaced {line}")
                 state, values = stage.step(state, arrays)
                 self.timer.dispatched(values)
                 step += 1
-                for line in self.undecodable.update(batch):
-                    self.metrics.log(f"replaced {line}")
                 self._flush()
                 self.pending = (step, values)
                 self._call_hooks(step, state)

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from fastmim_jax.data import crops
-from fastmim_jax.data.crops import MAX_TRIES
 from fastmim_jax.data.loader import make_loader
 from fastmim_jax.data.sources import FolderSource
 from fastmim_jax.errors import UserError
@@ -289,11 +288,12 @@ def test_all_records_undecodable(tmp_path):
         assert row["num_undecodable"] == 3 and row["label"] == -1 and not row["image"].any()
 
 
-def test_at_most_max_tries_records_are_tried(tmp_path):
-    source = colours(tmp_path, MAX_TRIES + 6, broken=range(MAX_TRIES + 5))
+def test_at_most_max_tries_records_are_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr(crops, "MAX_TRIES", 64)
+    source = colours(tmp_path, 64 + 6, broken=range(64 + 5))
     rows = take(source, 1, shuffle=False)
     assert [int(row["num_undecodable"]) for row in rows] == [64] * 6 + [63, 62][: BATCH - 6]
-    assert not rows[5]["image"].any() and colour_of(rows[6]) == MAX_TRIES + 6
+    assert not rows[5]["image"].any() and colour_of(rows[6]) == 64 + 6
 
 
 def test_a_file_that_vanishes_while_training(tmp_path):

@@ -93,10 +93,10 @@ def test_names_with_line_breaks_stay_on_one_line(tmp_path):
     (folder / "zoë\r.png").write_bytes(b"")
     path = tmp_path / "bad.txt"
     records = UndecodableRecords(FolderSource(folder), 1, path)
-    lines = records.update(batch((0, 2)))
+    lines = records.update(batch((0, 1), (1, 1)))
     assert len(lines) == 2 and all(line.encode() and "\n" not in line for line in lines)
     assert [line.count("\t") for line in path.read_text().splitlines()] == [1, 1]
-    assert UndecodableRecords(FolderSource(folder), 1, path).update(batch((0, 2))) == []
+    assert UndecodableRecords(FolderSource(folder), 1, path).update(batch((0, 1), (1, 1))) == []
 
 
 def test_with_the_loader(source):
@@ -106,3 +106,9 @@ def test_with_the_loader(source):
         for _ in range(2):
             records.update(next(loader))
     assert records.count == 3
+
+
+def test_no_empty_image_is_trained_on(source, monkeypatch):
+    monkeypatch.setattr("fastmim_jax.data.undecodable.MAX_TRIES", 2)
+    with pytest.raises(UserError, match="2 records in a row could not be decoded: .*2.png .empty file"):
+        UndecodableRecords(source, max_share=1).update(batch((2, 2)))
