@@ -216,7 +216,7 @@ def test_repeats_with_processes_and_restart(photos):
 
 
 def test_a_record_is_decoded_once_for_all_its_views(tmp_path, monkeypatch):
-    """All records can be decoded here: one in place of another is read twice by a loader that is that far."""
+    """All can be decoded here: one in place of another is read twice by a loader that is that far."""
     decoded, read, images = [], crops.read_record, colours(tmp_path, N)
 
     def note(source, index):

@@ -237,6 +237,20 @@ def over(family, config):
     return config
 
 
+def variables_of(module, *args, seed=0):
+    """Random variables of a module, of which `init` is traced but not compiled; args: of `init`.
+
+    Factors and variances are about 1, all others about 0.
+    """
+    random = np.random.default_rng(seed)
+
+    def fill(path, leaf):
+        center = path[-1].key in ("scale", "var")
+        return (center + random.uniform(-0.1, 0.1, leaf.shape)).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, jax.eval_shape(module.init, *args))
+
+
 def forward_and_gradients(method, params, images, noise):
     """-> (Output, the gradients of its loss), in one compiled program."""
 

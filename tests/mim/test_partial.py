@@ -21,6 +21,10 @@ HOSTS = {
 }
 
 
+def keys():
+    return {"params": jax.random.key(1), "mask": jax.random.key(2)}
+
+
 def _mixmim():
     config = small.mixmim(small.config())
     config.data.image_size, config.method.groups = (96, 96), 2
@@ -36,10 +40,9 @@ def build(host, **partial):
 
 
 def run(method, images, params=None):
-    """Return (parameters, initialised unless given; Output; gradients), with the same noise every time."""
-    keys = {"params": jax.random.key(1), "mask": jax.random.key(2)}
+    """Return (parameters, random unless given; Output; gradients), with the same noise every time."""
     noise = jax.random.uniform(jax.random.key(3), method.noise_shape(images.shape))
-    params = params or jax.jit(method.init)(keys, images)["params"]
+    params = params or small.variables_of(method, keys(), images)["params"]
     return params, *small.forward_and_gradients(method, params, images, noise)
 
 
@@ -47,9 +50,7 @@ def run(method, images, params=None):
 @pytest.mark.parametrize("host", HOSTS)
 def test_parameters_survive_export_and_import(host):
     method, images = build(host, throw_ratio=0.5)
-    keys = {"params": jax.random.key(1), "mask": jax.random.key(2)}
-    shapes = jax.eval_shape(method.init, keys, images)["params"]
-    params = {"params": jax.tree.map(lambda leaf: np.random.default_rng(0).random(leaf.shape), shapes)}
+    params = small.variables_of(method, keys(), images)
     theirs = to_theirs(params, HOSTS[host][-1])
     assert "decoder_fill.2.kernel" in theirs
     jax.tree.map(np.testing.assert_array_equal, to_ours(theirs, HOSTS[host][-1]), params)
@@ -82,7 +83,11 @@ def test_throwing_nothing_gives_the_host_method():
         assert isinstance(method.reconstruct, PartialReconstruction)
     # A share of less than one token throws none: the same parameters, loss and gradients to the bit.
     method, images = build("mae")
-    expected, actual = run(method, images), run(build("mae", throw_ratio=0.01)[0], images)
+
+    def initialised(method):
+        return run(method, images, jax.jit(method.init)(keys(), images)["params"])
+
+    expected, actual = initialised(method), initialised(build("mae", throw_ratio=0.01)[0])
     jax.tree.map(np.testing.assert_array_equal, expected, actual)
 
 
