@@ -13,16 +13,31 @@ import pytest
 from helpers.labelled_images import write_images
 
 ROOT = Path(__file__).parents[3]
+# The process signals itself some time after a number of finished shards; its workers go on meanwhile.
 PROGRAM = """
-from fastmim_jax.tools.prepare import shards
+import os, sys, time
+from fastmim_jax.tools.prepare import command, shards
+
+number, shard, pause = int(sys.argv.pop(1)), int(sys.argv.pop(1)), float(sys.argv.pop(1))
 shards.MIN_RECORDS = 2
+run_tasks = command.run_tasks
+
+def interrupted(*args):
+    for count, result in enumerate(run_tasks(*args)):
+        yield result
+        if number and count == shard:
+            time.sleep(pause)
+            os.kill(os.getpid(), number)
+
+command.run_tasks = interrupted
 from fastmim_jax.__main__ import main
 main()
 """
 
 
-def start(source, destination):
-    words = [sys.executable, "-c", PROGRAM, "prepare", str(source), str(destination), "--workers=2"]
+def start(source, destination, number=0, shard=0, pause=0.0):
+    words = [sys.executable, "-c", PROGRAM, str(int(number)), str(shard), str(pause)]
+    words += ["prepare", str(source), str(destination), "--workers=2"]
     return subprocess.Popen(
         words, cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -65,10 +80,7 @@ def test_five_kills_leave_the_same_bytes_and_no_process(tmp_path):
     assert total == 96  # the last of 97 would hold the broken file only
     codes = []
     for sent in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
-        process, before = start(source, destination), shards_in(destination)
-        wait_for(lambda done=before, it=process: shards_in(destination) > done + 2 or it.poll() is not None)
-        time.sleep(chance.random() * 0.01)
-        process.send_signal(sent)
+        process = start(source, destination, sent, chance.randrange(2, 12), chance.random() * 0.01)
         output, _ = process.communicate()
         codes.append(process.returncode)
         assert "Traceback" not in output, output
