@@ -159,9 +159,7 @@ def _data(image_size: tuple[int, int], crop_scale: tuple[float, float]) -> Confi
     data.std = ()  # per channel, of pixel values in [0, 1]; (): ImageNet's
     data.crop_scale = crop_scale  # (least, largest) share of the image's area in a random crop
     data.crop_ratio = (3 / 4, 4 / 3)  # (least, largest) width / height of a random crop
-    data.cache = (
-        ""  # "ram": all records, as they are stored, in memory that reader processes share; "": none
-    )
+    data.cache = ""  # "ram": all records, as stored, in memory that reader processes share; "": none
     # (lowest, highest) value, which become 0 and 255: of images of more than 8 bits, such as (0, 4095). The
     # network gets 8 bits. (): 0 to 65535 for 16 bits, 0 to 1 for floating point; others are refused.
     data.value_range = ()

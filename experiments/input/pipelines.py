@@ -1,4 +1,4 @@
-"""What is measured beside our loader: the published pipeline, and the data that both read."""
+"""The published pipeline that our loader is compared with, and the data that both read."""
 
 from pathlib import Path
 

@@ -1,15 +1,13 @@
 """The CPUs that this process may use, and the number of worker processes that follows from them."""
 
 import functools
-import math
 import os
 import zlib
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-_CGROUPS = Path("/sys/fs/cgroup")
+from fastmim_jax.data.host import cpu_quota
 
 
 class CpuShare(NamedTuple):
@@ -31,7 +29,7 @@ def pick_workers(cpu_count: int) -> int:
 
 def host_cpus() -> int:
     """Return the CPUs that the affinity and the container of this process allow, at least 1."""
-    return max(1, int(min(len(_affinity()), _quota())))
+    return max(1, int(min(len(_affinity()), cpu_quota())))
 
 
 @functools.cache
@@ -50,7 +48,7 @@ def cpu_share() -> CpuShare:
         from jax.experimental import multihost_utils
 
         everyone = np.asarray(multihost_utils.process_allgather(mine))
-    return _share(affinity, _quota(), mine, everyone)
+    return _share(affinity, cpu_quota(), mine, everyone)
 
 
 def _share(affinity, quota, mine, everyone):
@@ -72,14 +70,3 @@ def _affinity():
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))  # macOS
-
-
-def _quota():
-    """-> CPUs' worth of time that the container allows, infinite without a limit."""
-    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # cgroups v2, v1
-        try:
-            quota, period = " ".join((_CGROUPS / name).read_text() for name in files).split()
-            return int(quota) / int(period) if quota not in ("max", "-1") else math.inf
-        except (OSError, ValueError):
-            continue
-    return math.inf

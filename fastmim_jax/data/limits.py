@@ -11,9 +11,7 @@ _SCANNED_PIXELS = 8  # times max_pixels: pixels times scans of a JPEG
 # Memory to decode a pixel, relative to that of RGB: experiments/input/decode_cost.py.
 _FORMAT_WEIGHTS = {"AVIF": 2, "HEIF": 2, "JPEG2000": 2.5, "WEBP": 2.5}
 _MODE_WEIGHTS = {"CMYK": 1.5, "F": 1.5, "I": 1.5}
-_BUFFERED_WEIGHT = (
-    1.25  # of a JPEG whose coefficients are all in memory: progressive, or a scan per channel
-)
+_BUFFERED_WEIGHT = 1.25  # of a JPEG with all coefficients in memory: progressive, or a scan per channel
 
 
 class DecodeError(Exception):

@@ -4,12 +4,12 @@ import itertools
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastmim_jax.data.cpus import cpu_share
+from fastmim_jax.data.host import free_memory
 from fastmim_jax.data.shared_file import SharedFile
 from fastmim_jax.data.sources import Source
 from fastmim_jax.errors import UserError
@@ -17,8 +17,6 @@ from fastmim_jax.errors import UserError
 SHARE = 0.8  # of the available memory, at most
 _SAMPLES = 64  # records whose size is taken for that of all
 _BLOCK = 1024  # records that are read at a time
-_MEMINFO = Path("/proc/meminfo")
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def cache_in_memory(source: Source, threads: int, log: Callable[[str], None]) -> "RamCache":
@@ -32,7 +30,8 @@ def cache_in_memory(source: Source, threads: int, log: Callable[[str], None]) ->
     Raises:
       UserError: the records do not fit.
     """
-    limit = int(SHARE * available_memory() / cpu_share().processes)
+    free = free_memory()
+    limit = 2**62 if free is None else int(SHARE * free / cpu_share().processes)
     sample = np.unique(np.linspace(0, len(source) - 1, _SAMPLES).astype(int)).tolist()
     estimate = sum(map(len, _packed(source, sample, threads))) * len(source) // len(sample)
     _check(estimate, limit, len(source))
@@ -69,23 +68,6 @@ class RamCache:
 
     def __repr__(self) -> str:
         return f"{self._source!r} in memory"
-
-
-def available_memory() -> int:
-    """Return the bytes that this machine, or its container, has left; 4 EiB where it is unknown."""
-    lines = _read(_MEMINFO).splitlines()
-    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-    limit, used = (_read(_CGROUPS / name).strip() for name in ("memory.max", "memory.current"))
-    if limit.isdigit() and used.isdigit():
-        free.append(int(limit) - int(used))
-    return max(min(free, default=2**62), 0)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
 
 
 def _check(size: int, limit: int, records: int) -> None:

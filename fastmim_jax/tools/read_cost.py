@@ -66,7 +66,7 @@ def _parts(stage: TrainStage, source: Source, options: Mapping[str, Any]) -> tup
             with timed("read"):
                 image: Any = read_record(source, index)
             with timed("decode"):
-                image = decode(image, reader.channels) if reader.layout == "rgb" else image
+                image = decode(image, reader.channels, reader.rules) if reader.layout == "rgb" else image
         except DecodeError:
             continue
         rng = random.at(index)

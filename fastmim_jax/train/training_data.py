@@ -12,6 +12,7 @@ from fastmim_jax.train.warm_start import has_checkpoint
 
 FILE = "data.json"
 _HASHED = 200_000  # names at most, evenly spaced, so that a start takes less than a second more
+_HASHED_READS = 1000  # the same, of a source whose names stand in its records
 _SHOWN = 8  # classes in a message
 
 
@@ -94,8 +95,8 @@ def _names(source: Any) -> Iterator[str]:
     """Yield name and label of the records of a source, or of each of several joined ones."""
     for part in getattr(source, "sources", (source,)):
         root = str(getattr(part, "path", ""))
-        count = len(part)
-        for index in range(0, count, -(-count // _HASHED)):
+        count, most = len(part), _HASHED if getattr(part, "names_in_memory", True) else _HASHED_READS
+        for index in range(0, count, -(-count // most)):
             yield f"{_relative(part.name(index), root)}\t{part.label(index)}"
 
 

@@ -114,7 +114,7 @@ def describe_waiting(share: float, data: ConfigDict, workers: int) -> str:
 
     Args:
       share: of the time.
-      data: `config.data`.
+      data: `config.data` of pre-training or fine-tuning.
       workers: processes that read images.
     """
     seen = f"the devices waited for data {share:.1%} of the time"
@@ -124,5 +124,6 @@ def describe_waiting(share: float, data: ConfigDict, workers: int) -> str:
     more.append("a data set shrunk once by `fastmim prepare`")
     if data.cache != "ram":
         more.append("--config.data.cache=ram")
-    more.append(f"--config.data.views_per_image={data.views_per_image * 2}")
+    if "views_per_image" in data:  # fine-tuning has no views
+        more.append(f"--config.data.views_per_image={data.views_per_image * 2}")
     return f"{seen}: to read faster, try {', '.join(more[:-1])} or {more[-1]}"

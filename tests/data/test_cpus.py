@@ -29,23 +29,5 @@ def test_a_share_of_the_cpus(affinity, quota, everyone, expected):
     assert share == expected
 
 
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"cpu.max": "400000 100000"}, 4),
-        ({"cpu.max": "max 100000"}, math.inf),
-        ({"cpu/cpu.cfs_quota_us": "150000", "cpu/cpu.cfs_period_us": "100000"}, 1.5),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
-        ({}, math.inf),
-    ],
-)
-def test_the_limit_of_a_container(tmp_path, monkeypatch, files, expected):
-    (tmp_path / "cpu").mkdir()
-    for name, content in files.items():
-        (tmp_path / name).write_text(content + "\n")
-    monkeypatch.setattr(cpus, "_CGROUPS", tmp_path)
-    assert cpus._quota() == expected
-
-
 def test_this_process():
     assert cpu_share().cpus == cpus.host_cpus() >= 1 and cpu_share().processes == 1

@@ -7,7 +7,7 @@ import pytest
 
 from fastmim_jax.data import ram_cache
 from fastmim_jax.data.loader import make_loader
-from fastmim_jax.data.ram_cache import available_memory, cache_in_memory
+from fastmim_jax.data.ram_cache import cache_in_memory
 from fastmim_jax.data.records.raw import RawImage
 from fastmim_jax.data.records.yuv import from_rgb
 from fastmim_jax.errors import UserError
@@ -70,19 +70,6 @@ def test_batches_are_those_of_the_source(cache, workers):
 
 
 def test_records_that_do_not_fit_are_refused(monkeypatch):
-    monkeypatch.setattr(ram_cache, "available_memory", lambda: 100)
+    monkeypatch.setattr(ram_cache, "free_memory", lambda: 100)
     with pytest.raises(UserError, match=r"6 records need about 0.00 GiB, expected at most .*80% of"):
         cache_in_memory(Records(), 1, print)
-
-
-def test_available_memory(monkeypatch, tmp_path):
-    monkeypatch.setattr(ram_cache, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(ram_cache, "_CGROUPS", tmp_path)
-    assert available_memory() == 2**62
-    (tmp_path / "meminfo").write_text("MemTotal: 64 kB\nMemAvailable:  32 kB\n")
-    assert available_memory() == 32 * 1024
-    (tmp_path / "memory.max").write_text("5000\n")
-    (tmp_path / "memory.current").write_text("2000\n")
-    assert available_memory() == 3000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert available_memory() == 32 * 1024

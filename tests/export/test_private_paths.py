@@ -1,4 +1,4 @@
-"""What leaves this machine holds no local path, unless it is asked for."""
+"""No converted file holds a local path, unless `--with_paths` is given."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a process of `helpers.processes` has imported when it begins; no device is touched."""
+"""Modules that the fork server of `helpers.processes` imports in advance; no device is touched."""
 
 import sys
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fastmim_jax.data.host import RESERVED_BY_THREADS
 from fastmim_jax.errors import OutOfMemoryError, UserError
-from fastmim_jax.train.memory import RESERVED_BY_THREADS
 from fastmim_jax.train.out_of_memory import is_out_of_memory, refuse_out_of_memory
 from helpers.processes import TESTS, write_config
 
@@ -35,17 +35,10 @@ def test_other_errors_pass():
     assert is_out_of_memory(MemoryError()) and is_out_of_memory(RuntimeError("can't start new thread"))
 
 
-# PyTorch, which TensorBoard's writer imports, takes more addresses than the run.
+# PyTorch, which TensorBoard's writer imports, takes more addresses than the run: `preloaded` hides it.
 LIMITED = """
-import resource, sys
-
-class WithoutTorch:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name == "torch":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, WithoutTorch)
+import resource
+from helpers import preloaded
 from fastmim_jax.train import loop
 free_bytes = loop.free_bytes
 
@@ -70,7 +63,7 @@ def test_a_process_with_little_address_space_splits_its_batch_or_says_what_to_ty
 
     def run(workdir, *flags):
         words = [sys.executable, "-c", program, "pretrain", config, f"--workdir={workdir}", *flags]
-        environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+        environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
         return subprocess.run(words, capture_output=True, text=True, env=environment)
 
     refused = run(tmp_path / "refused", "--config.schedule.accumulation=1")

@@ -56,6 +56,26 @@ def test_the_number_of_classes_of_a_head_does_not_change(run, tmp_path):
         run(accept=True, classes_fixed=True)
 
 
+@pytest.mark.parametrize(("in_memory", "most"), [(True, 5000), (False, 1000)])
+def test_a_start_reads_few_records_for_their_names(in_memory, most):
+    class Records:
+        classes, names_in_memory = (), in_memory
+        read: list[int] = []
+
+        def __len__(self):
+            return 5000
+
+        def name(self, index):
+            self.read.append(index)
+            return str(index)
+
+        def label(self, index):
+            return -1
+
+    describe_data(Records())
+    assert most // 2 < len(Records.read) <= most and len(set(Records.read)) == len(Records.read)
+
+
 def test_runs_without_checkpoint_or_record(run, tmp_path):
     (tmp_path / "data/owl").mkdir()
     (tmp_path / "data/owl/0.png").touch()

@@ -51,6 +51,7 @@ def open_split(path: str, split: str) -> "ArrowSource":
 class ArrowSource(LabelledSource):
     """The images of a Dataset on disk; each process maps the files into its memory."""
 
+    names_in_memory = False
     expected_labels = "expected a column label with integers or text, and no empty cells"
 
     def __init__(self, path: str):

@@ -260,74 +260,88 @@ def _classify(entry: os.DirEntry) -> str:
     return _SPECIAL
 
 
-class _Skipped:
-    """Counts what a scan skips."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, tuple[int, str]] = {}
-
-    def add(self, reason: str, path: str) -> None:
-        path = os.fsencode(path).decode("utf-8", "backslashreplace")
-        count, example = self.found.get(reason, (0, path))
-        self.found[reason] = count + 1, min(example, path)
-
-
 def _scan(root: str) -> _Entry:
-    images: list[str] = []
-    others: Counter[tuple[str, str]] = Counter()
-    changed: dict[str, int] = {}
-    visited: set[str] | None = None  # real paths, from the first link to a folder on
+    scan = _Scan(root)
     pending = [""]
-    first_level: frozenset[str] = frozenset()
-    is_image_kind = image_extensions().__contains__
-    skipped = _Skipped()
-    runs: set[str] = set()
     while pending:
-        prefix = pending.pop()
-        folder = os.path.join(root, prefix) if prefix else root
-        if visited is not None:
-            resolved = os.path.realpath(folder)
-            if resolved in visited:  # a link to a folder above, or to one that was listed already
-                skipped.add(_TWICE, prefix)
-                continue
-            visited.add(resolved)
-        changed[folder] = _modified(folder)
+        pending += scan.folder(pending.pop())
+    scan.images.sort()
+    paths = PathTable(map(os.fsencode, scan.images))
+    return _Entry(Listing(paths, scan.first_level, scan.others, scan.skipped), scan.changed)
+
+
+class _Scan:
+    """The images below a folder, listed folder by folder."""
+
+    def __init__(self, root: str):
+        self._root = root
+        self._visited: set[str] | None = None  # real paths, from the first link to a folder on
+        self.images: list[str] = []
+        self.first_level: frozenset[str] = frozenset()
+        self.others: Counter[tuple[str, str]] = Counter()
+        self.skipped: dict[str, tuple[int, str]] = {}
+        self.changed: dict[str, int] = {}
+
+    def folder(self, prefix: str) -> list[str]:
+        """List a folder by its path below the root; return the folders in it, in reverse order."""
+        folder = os.path.join(self._root, prefix) if prefix else self._root
+        if self._is_visited(folder):  # a link to a folder above, or to one that was listed already
+            self._skip(_TWICE, prefix)
+            return []
+        self.changed[folder] = _modified(folder)
         try:
             entries = _entries(folder)
         except (OSError, UserError):
             if not prefix:
                 raise
-            skipped.add(_FORBIDDEN, prefix)
-            continue
-        first = prefix.partition("/")[0]
+            self._skip(_FORBIDDEN, prefix)
+            return []
         is_run = any(entry.name == "config.json" for entry in entries) and is_work_directory(folder)
         if is_run and prefix:
-            skipped.add(_RUN, prefix)
-            runs.add(prefix)
-            continue
-        prefix = f"{prefix}/" if prefix else ""
+            self._skip(_RUN, prefix)
+            self.first_level -= {prefix}
+            return []
+        folders, files = self._sort(entries, prefix, is_run)
+        if not prefix:
+            self.first_level = frozenset(folders)
+        start = f"{prefix}/" if prefix else ""
+        self.images += [start + name for name in sorted(files)]
+        # Sorted, so that of two links to one folder every machine follows the same one.
+        return [start + name for name in sorted(folders, reverse=True)]
+
+    def _sort(self, entries: list[os.DirEntry], prefix: str, is_run: bool) -> tuple[list[str], list[str]]:
+        """-> names of the folders and of the images in a folder; its other entries are counted."""
+        is_image_kind = image_extensions().__contains__
+        start, first = f"{prefix}/" if prefix else "", prefix.partition("/")[0]
         folders, files = [], []
         for entry in entries:
-            name = entry.name
-            found = _classify(entry)
+            name, found = entry.name, _classify(entry)
             kind = name[name.rfind(".") + 1 :] if "." in name else ""
             if found == "folder" and is_run and name in _RUN_FOLDERS:
-                skipped.add(_RUN, name)
+                self._skip(_RUN, name)
             elif found == "folder":
                 folders.append(name)
-                if visited is None and entry.is_symlink():
-                    visited = {os.path.realpath(listed) for listed in changed}
+                if self._visited is None and entry.is_symlink():
+                    self._visited = {os.path.realpath(listed) for listed in self.changed}
             elif found != "file":
-                skipped.add(found, prefix + name)
+                self._skip(found, start + name)
             elif is_image_kind(kind) or is_image_kind(kind.lower()):
                 files.append(name)
             else:
-                others[first, kind.lower()] += 1
-        if not prefix:
-            first_level = frozenset(folders)
-        # Sorted, so that of two links to one folder every machine follows the same one.
-        pending += [prefix + name for name in sorted(folders, reverse=True)]
-        images += [prefix + name for name in sorted(files)]
-    images.sort()
-    paths = PathTable(map(os.fsencode, images))
-    return _Entry(Listing(paths, first_level - runs, others, skipped.found), changed)
+                self.others[first, kind.lower()] += 1
+        return folders, files
+
+    def _is_visited(self, folder: str) -> bool:
+        """Return whether a folder was listed, once there are links to folders; and note it."""
+        if self._visited is None:
+            return False
+        resolved = os.path.realpath(folder)
+        if resolved in self._visited:
+            return True
+        self._visited.add(resolved)
+        return False
+
+    def _skip(self, reason: str, path: str) -> None:
+        path = os.fsencode(path).decode("utf-8", "backslashreplace")
+        count, example = self.skipped.get(reason, (0, path))
+        self.skipped[reason] = count + 1, min(example, path)

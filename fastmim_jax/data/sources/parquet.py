@@ -42,6 +42,7 @@ class ParquetSource(LabelledSource):
     a form that only pyarrow reads.
     """
 
+    names_in_memory = False
     expected_labels = "expected a column label with integers or text, and no empty cells"
 
     def __init__(self, path: str, files: Sequence[str]):

@@ -47,6 +47,7 @@ class TFDSSource:
     """
 
     notices = ()
+    names_in_memory = False
 
     def __init__(self, dataset: str, split: str = "train", data_dir: str | None = None):
         """Open a data set.

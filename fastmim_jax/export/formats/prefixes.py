@@ -13,7 +13,7 @@ from fastmim_jax.export.formats.rules import Format
 EMBEDDINGS = ("encoder/patch_embed/kernel", "encoder/stem/patch/kernel", "encoder/stem/conv1/kernel")
 ALIKE = 0.9  # of the known names of the best prefix, from which on another is a backbone as well
 # Of several backbones, the one that evaluations of DINO and iBOT (teacher) and of MoCo v3 and BYOL take.
-FIRST, LAST = ("teacher",), ("student", "momentum", "target", "ema", "encoder_k", "encoder_m")
+FIRST, LAST = {"teacher"}, {"student", "momentum", "target", "ema", "encoder_k", "encoder_m"}
 
 
 class Choice(NamedTuple):
@@ -76,9 +76,11 @@ def _backbones(names: Sequence[str], formats: tuple[Format, ...]) -> list[str]:
 
 def _rank(prefix: str) -> int:
     """Return 0 for a teacher, 2 for a student or a momentum encoder, else 1."""
-    if any(word in prefix for word in FIRST):
+    parts = prefix.lower().split(".")
+    words = {*parts, *(word for part in parts for word in part.split("_"))}
+    if words & FIRST:
         return 0
-    return 2 if any(word in prefix for word in LAST) else 1
+    return 2 if words & LAST else 1
 
 
 @cache

@@ -52,6 +52,10 @@ def test_every_format_is_found_under_a_prefix(fmt):
             "teacher.backbone.",
             ("student.backbone.",),
         ),
+        # Words of a prefix count, not parts of words: "semantic" holds "ema".
+        ([*under("semantic_net.", BARE), *under("plain.", BARE)], "semantic_net.", ("plain.",)),
+        ([*under("model_ema.", BARE), *under("model.", BARE)], "model.", ("model_ema.",)),
+        ([*under("encoder_k.", BARE), *under("encoder_q.", BARE)], "encoder_q.", ("encoder_k.",)),
         ([*under("online.", BARE), *under("target.", BARE)], "online.", ("target.",)),
         ([*under("a.", BARE), *under("b.", BARE)], "a.", ("b.",)),
         # A Swin alone under the name that methods give it is no method without its decoder.
