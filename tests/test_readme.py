@@ -1,4 +1,4 @@
-"""What the README shows runs, and what it names is there."""
+"""Commands of the README run, and files that it names exist."""
 
 import re
 from pathlib import Path

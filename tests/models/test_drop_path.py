@@ -135,7 +135,7 @@ def test_without_a_generator_or_a_rate_the_program_is_the_same(family):
 
 
 def without(block):
-    """What a block of a kind does to x where both of its branches are dropped."""
+    """Return x after a block of a kind whose branches are both dropped."""
     if block != "cmt":
         return lambda params, x: x
     local = DepthwiseConv()

@@ -78,7 +78,7 @@ def parameters(name, side=224):
 
 
 def published_rest(name):
-    """What the published classifier has beside our backbone."""
+    """Parameters of the published classifier beside those of our backbone."""
     model = create_model(name)
     if name.startswith("vit"):  # a learned position per token, and cls; the norm before the head
         return ((224 // model.patch_size) ** 2 + 1) * model.width + (model.width + 1) * 1000

@@ -1,4 +1,4 @@
-"""What fine-tuning takes from the config of the run that it starts from, and what that means for arrays."""
+"""Settings that fine-tuning inherits from the run that it starts from, and their effect on arrays."""
 
 import json
 

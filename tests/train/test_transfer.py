@@ -35,7 +35,7 @@ def classifier(family, side, options):
 
 
 def with_published_positions(family, source, before, after):
-    """What the published loader does beyond ours: ViT's table is resampled, not computed anew; CMT's
+    """Steps of the published loader beyond ours: ViT's table is resampled, not computed anew; CMT's
     positions are resampled as pictures, by the helper that nothing calls (it is called for this fixture).
     """
     if family == "vit":
