@@ -15,9 +15,10 @@ from helpers.labelled_images import write_images
 ROOT = Path(__file__).parents[3]
 # The process signals itself some time after a number of finished shards; its workers go on meanwhile.
 PROGRAM = """
-import os, sys, time
+import os, signal, sys, time
 from fastmim_jax.tools.prepare import command, shards
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
 number, shard, pause = int(sys.argv.pop(1)), int(sys.argv.pop(1)), float(sys.argv.pop(1))
 shards.MIN_RECORDS = 2
 run_tasks = command.run_tasks
