@@ -12,6 +12,7 @@ from fastmim_jax.data.device import channel_statistics
 from fastmim_jax.data.image_reader import ImageReader
 from fastmim_jax.data.limits import DecodeRules
 from fastmim_jax.data.planes import fits_planes
+from fastmim_jax.data.records.manifest import Manifest
 from fastmim_jax.mim.fastmim import FastMIM
 from fastmim_jax.mim.mae import MAE
 from fastmim_jax.mim.method import Method
@@ -97,10 +98,26 @@ def create_classifier(model: ConfigDict, classes: int) -> Classifier:
     return Classifier(encoder, classes, pooling, options)
 
 
-def create_reader(config: ConfigDict, stored: str = "") -> ImageReader:
+@dataclasses.dataclass(frozen=True)
+class StoredImages:
+    """Layout and largest size of the stored images of prepared training data.
+
+    Attributes:
+      layout: "jpeg", "yuv420" or "raw"; "" if it is not prepared.
+      largest: (largest height, largest width) in pixels; None if it is not prepared.
+    """
+
+    layout: str = ""
+    largest: tuple[int, int] | None = None
+
+
+NOT_PREPARED = StoredImages()
+
+
+def create_reader(config: ConfigDict, stored: StoredImages = NOT_PREPARED) -> ImageReader:
     """Return the ImageReader of `config.data` and `config.run`.
 
-    stored: how the training data stores its images, see `stored_layout`; "" where nothing is trained.
+    stored: the training data, see `stored_images`; NOT_PREPARED where nothing is trained.
     """
     data, run = config.data, config.run
     mean, std = channel_statistics(data.channels)
@@ -114,14 +131,18 @@ def create_reader(config: ConfigDict, stored: str = "") -> ImageReader:
         eval_resize=data.get("eval_resize"),
         workers=pick_workers(cpu_share().cpus) if run.workers < 0 else run.workers,
         threads=run.threads,
-        layout="yuv420" if stored == "yuv420" and _takes_planes(config) else "rgb",
+        layout="yuv420" if stored.layout == "yuv420" and _takes_planes(config) else "rgb",
+        canvas=stored.largest if data.crop_on == "device" else None,
         rules=DecodeRules(max_pixels=data.max_pixels, value_range=tuple(data.value_range)),
     )
 
 
-def stored_layout(source: Any) -> str:
-    """Return how a source stores its images: "jpeg", "yuv420" or "raw" if it is prepared, else ""."""
-    return getattr(source, "layout", "")
+def stored_images(source: Any) -> StoredImages:
+    """Return how a source, or None, stores its images."""
+    manifest: Manifest | None = getattr(source, "manifest", None)
+    if manifest is None:
+        return NOT_PREPARED
+    return StoredImages(manifest.layout, (manifest.max_height, manifest.max_width))
 
 
 def _takes_planes(config: ConfigDict) -> bool:

@@ -23,6 +23,7 @@ CHOICES = {
     **{f"method.{key}": allowed for key, allowed in _COMPUTE.items()},
     **{f"model.{key}": allowed for key, allowed in _COMPUTE.items()},
     "data.cache": ("", "ram"),
+    "data.crop_on": ("host", "device"),
     "data.views": ("crops", "masks"),
     "optimizer.gradient_dtype": ("float32", "bfloat16"),
     "schedule.shape": ("cosine", "step"),
@@ -160,6 +161,11 @@ def _data(image_size: tuple[int, int], crop_scale: tuple[float, float]) -> Confi
     data.crop_scale = crop_scale  # (least, largest) share of the image's area in a random crop
     data.crop_ratio = (3 / 4, 4 / 3)  # (least, largest) width / height of a random crop
     data.cache = ""  # "ram": all records, as stored, in memory that reader processes share; "": none
+    # "device": whole images go to the devices, which crop them in the training step: the same boxes, and
+    # Pillow's pixels but for rounding. It needs prepared data and no RandAugment. It was not measured on an
+    # accelerator. It may pay where resizing is the bottleneck, with decoded records (`raw`, `yuv420`),
+    # cache="ram" and threads; but more bytes go to the devices: images are padded to the largest one.
+    data.crop_on = "host"
     # (lowest, highest) value, which become 0 and 255: of images of more than 8 bits, such as (0, 4095). The
     # network gets 8 bits. (): 0 to 65535 for 16 bits, 0 to 1 for floating point; others are refused.
     data.value_range = ()

@@ -287,6 +287,7 @@ THROW = {"method.partial.throw_ratio": 0.5}
             r"image_sizes\[1\] is 100x100.*entry 2 of --config.stages.image_s",
         ),
         ({"stages.image_sizes": (64, 96), "stages.windows": (4, 5)}, "--config.stages.windows$"),
+        ({"data.crop_on": "gpu"}, "choose from: host, device .type --config.data.crop_on=host"),
         ({"data.views_per_image": 24}, "64: type --config.data.views_per_image=8"),
         (
             {"data.views_per_image": 8, "data.views": "masks"},

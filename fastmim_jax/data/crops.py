@@ -7,6 +7,7 @@ import numpy as np
 
 from fastmim_jax.data.augment import random_crop_box, resize_crop
 from fastmim_jax.data.batch_memory import Arrays, Fields
+from fastmim_jax.data.canvas import canvas_shape, write_canvas
 from fastmim_jax.data.decode import DEFAULT_RULES, decode, read_record
 from fastmim_jax.data.limits import MAX_TRIES, DecodeError, DecodeRules
 from fastmim_jax.data.planes import crop_shape, resize_crop_planes
@@ -58,6 +59,7 @@ class RandomCrops:
         views_per_image: int = 1,
         views_per_crop: int = 1,
         layout: str = "rgb",
+        canvas: tuple[int, int] | None = None,
         rules: DecodeRules = DEFAULT_RULES,
     ):
         """Args:
@@ -65,18 +67,26 @@ class RandomCrops:
         order: number of a decoded image in the stream -> record.
         size: (H, W) of a crop.
         layout: "rgb", or "yuv420" for crops of a source of `Yuv420`, see `planes`.
+        canvas: (H, W) that holds every image, to be cropped on the device; None to crop here.
         channels, seed, scale, ratio, augment, views_per_image, views_per_crop, rules: see `make_loader`.
         """
         self.source, self.order, self.size, self.channels = source, order, size, channels
         self.seed, self.scale, self.ratio, self.augment = seed, scale, ratio, augment
         self.views_per_image, self.views_per_crop = views_per_image, views_per_crop
-        self.layout, self.rules = layout, rules
+        self.layout, self.canvas, self.rules = layout, canvas, rules
 
     @property
     def fields(self) -> Fields:
         """Shape and dtype of a row of every array, see `make_loader`."""
+        box: Fields = {}
+        if self.canvas is None:
+            shape = crop_shape(self.layout, self.size, self.channels)
+        else:
+            shape = canvas_shape(self.layout, self.canvas, self.channels)
+            box = {"box": ((4,), np.dtype(np.int32))}
         return {
-            "image": (crop_shape(self.layout, self.size, self.channels), np.dtype(np.uint8)),
+            "image": (shape, np.dtype(np.uint8)),
+            **box,
             "flip": ((), np.dtype(bool)),
             "index": ((), np.dtype(np.int64)),
             "num_undecodable": ((), np.dtype(np.int32)),
@@ -85,8 +95,8 @@ class RandomCrops:
 
     def __call__(self, positions: Sequence[int], arrays: Arrays) -> None:
         """Write the rows of ascending positions; a record in a row of positions is decoded once."""
-        image, flip, label = arrays["image"], arrays["flip"], arrays["label"]
-        index, num_undecodable = arrays["index"], arrays["num_undecodable"]
+        label, index, num_undecodable = arrays["label"], arrays["index"], arrays["num_undecodable"]
+        view = {name: arrays[name] for name in ("image", "flip", "box") if name in arrays}
         random, decoded, drawn_before = RandomOfPosition(self.seed), None, None
         for row, position in enumerate(positions):
             number = position // self.views_per_image
@@ -94,26 +104,37 @@ class RandomCrops:
                 decoded = self._decode(number)
             drawn = position - position % self.views_per_crop
             if drawn == drawn_before:
-                image[row], flip[row] = image[row - 1], flip[row - 1]
+                for array in view.values():
+                    array[row] = array[row - 1]
             else:
-                flip[row] = self._crop(decoded.image, random.at(drawn), image[row])
+                self._write(decoded.image, random.at(drawn), view, row)
             drawn_before = drawn
             index[row], num_undecodable[row], label[row] = decoded.index, decoded.skipped, decoded.label
 
-    def _crop(self, image, rng, out):
-        """Write a random crop to `out`, 0 without an image; return whether it is to be mirrored."""
-        flip = rng.random() < 0.5
+    def _write(self, image, rng, view, row):
+        """Draw a view of an image, and write it to a row of the arrays `view`; 0 without an image."""
+        view["flip"][row] = rng.random() < 0.5
+        if image is None:
+            box = 0, 0, *(self.canvas or self.size)[::-1]
+        else:
+            box = random_crop_box(rng, *image.shape[:2], self.scale, self.ratio)
+        if self.canvas is None:
+            self._crop(image, box, rng, view["image"][row])
+        else:
+            write_canvas(image, view["image"][row])
+            view["box"][row] = box
+
+    def _crop(self, image, box, rng, out):
+        """Write the crop of a box to `out`, augmented; 0 without an image."""
         if image is None:
             out[...] = 0
-            return flip
-        box = random_crop_box(rng, *image.shape[:2], self.scale, self.ratio)
+            return
         if self.layout == "yuv420":
             resize_crop_planes(image, box, out)
         else:
             resize_crop(image, box, self.size, out)
         if self.augment is not None:
             out[...] = self.augment(out, rng)
-        return flip
 
     def _decode(self, number):
         """Return the first record that can be decoded, from that of the stream on."""

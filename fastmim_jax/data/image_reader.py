@@ -1,13 +1,16 @@
 """From images to a model's input: crops, normalisation, and the workers that decode."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from fastmim_jax.data import device
+from fastmim_jax.data.canvas import canvas_shape
 from fastmim_jax.data.decode import DEFAULT_RULES
+from fastmim_jax.data.device_crop import resize_crops, resize_crops_planes
 from fastmim_jax.data.eval_batches import EvalBatches, make_eval_batches
 from fastmim_jax.data.limits import DecodeRules
 from fastmim_jax.data.loader import Loader, make_loader
@@ -28,6 +31,7 @@ class ImageReader:
       threads: threads that decode, per process.
       layout: of training crops on their way to the devices, "rgb" or "yuv420", see `planes`. All other
         crops are RGB.
+      canvas: (H, W) that holds every training image: the devices crop; None: the host crops.
       rules: of decoding.
     """
 
@@ -41,6 +45,7 @@ class ImageReader:
     workers: int
     threads: int
     layout: str = "rgb"
+    canvas: tuple[int, int] | None = None
     rules: DecodeRules = DEFAULT_RULES
 
     @property
@@ -50,11 +55,24 @@ class ImageReader:
 
     @property
     def training_shape(self) -> tuple[int, ...]:
-        """Shape of a training crop for the devices: `image_shape`, or (3 H / 2, W) for "yuv420"."""
+        """Shape of a training image for the devices.
+
+        `image_shape`, or (3 H / 2, W) for "yuv420"; of the canvas where the devices crop.
+        """
+        if self.canvas is not None:
+            return canvas_shape(self.layout, self.canvas, self.channels)
         return crop_shape(self.layout, self.image_size, self.channels)
 
+    def crop_training(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Return a batch with crops for `normalize_training`; "box" is used up where the devices crop."""
+        batch = dict(batch)
+        if self.canvas is not None:
+            crop = resize_crops_planes if self.layout == "yuv420" else resize_crops
+            batch["image"] = crop(batch["image"], batch.pop("box"), self.image_size)
+        return batch
+
     def normalize_training(self, images: device.AnyArray, flip: device.AnyArray) -> jax.Array:
-        """Return (B, H, W, C) float32 of training crops (B, *training_shape), see `normalize`."""
+        """Return (B, H, W, C) float32 of training crops, RGB or packed planes, see `normalize`."""
         if self.layout == "yuv420":
             return device.normalize_planes(images, flip, mean=self.mean, std=self.std)
         return self.normalize(images, flip)

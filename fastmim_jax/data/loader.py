@@ -47,6 +47,7 @@ def make_loader(
     views_per_image: int = 1,
     views_per_crop: int = 1,
     layout: str = "rgb",
+    canvas: tuple[int, int] | None = None,
     rules: DecodeRules = DEFAULT_RULES,
 ) -> "Loader":
     """Iterate over batches of random crops without end.
@@ -72,11 +73,14 @@ def make_loader(
       views_per_crop: views in a row that have the same crop, flip and augmentation; it divides
         `views_per_image`, `batch_size` and `start`.
       layout: "rgb", or "yuv420" for a source of `Yuv420`: crops are packed planes, see `planes`.
+      canvas: (H, W) that holds every image: images are padded to it instead of cropped, and come with the
+        boxes for `device_crop`; then there is no `augment`. None: crops.
       rules: see `decode`.
 
     Returns:
       Loader, an iterator over dicts of numpy arrays, with b = len(rows):
-        image (b, H, W, C) uint8, or (b, 3 H / 2, W) for "yuv420";
+        image (b, H, W, C) uint8, or (b, 3 H / 2, W) for "yuv420"; with `canvas` its sides, made even;
+        box (b, 4) int32, only with `canvas`: left, top, width, height of the crop;
         flip (b,) bool, whether the device should mirror the image;
         index (b,) int64, the record at this position of the stream;
         num_undecodable (b,) int32, how many records from `index` on could not be decoded; record
@@ -90,6 +94,8 @@ def make_loader(
     rows = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
     check_stream(source, batch_size, rows, seed=seed, start=start)
     _check_views(views_per_image, views_per_crop, batch_size, start)
+    if canvas is not None and augment is not None:
+        raise ValueError("augment needs crops on the host, expected canvas=None")
     # Derived here: Grain's own derivation depends on the position in the pipeline.
     order_seed, crop_seed = map(int, np.random.SeedSequence(seed).generate_state(2))
     crops = RandomCrops(
@@ -104,6 +110,7 @@ def make_loader(
         views_per_image=views_per_image,
         views_per_crop=views_per_crop,
         layout=layout,
+        canvas=canvas,
         rules=rules,
     )
     return Loader(read_in_chunks(crops, batch_size, rows, start=start, workers=workers, threads=threads))

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from fastmim_jax.build import stored_layout
+from fastmim_jax.build import stored_images
 from fastmim_jax.data.sources import Source, labelled
 from fastmim_jax.io import write_json
 from fastmim_jax.tools.read_cost import read_costs
@@ -76,7 +76,7 @@ def _make_stages(config: ConfigDict, source: Source | None) -> Sequence[TrainSta
     Only the config of `config.init` is loaded: the values of the parameters do not change the cost.
     """
     records = IMAGENET_IMAGES if source is None else len(source)
-    stored = stored_layout(source)
+    stored = stored_images(source)
     if "method" in config:
         return make_pretrain_stages(config, records, stored=stored)
     if source is None:
@@ -159,8 +159,13 @@ def _target_figures(stage: TrainStage, batch: dict[str, jax.Array], step_seconds
     if not isinstance(stage, PretrainStage) or not stage.model.target.timed:
         return {}
     target, stride, name = stage.model.target, stage.model.encoder.stride, stage.config.method.target
-    normalize = jax.jit(stage.reader.normalize_training, out_shardings=sharding.replicated(stage.mesh))
-    images = jax.device_put(np.asarray(normalize(batch["image"], batch["flip"])))
+
+    def prepare(batch):
+        crops = stage.reader.crop_training(batch)
+        return stage.reader.normalize_training(crops["image"], crops["flip"])
+
+    normalize = jax.jit(prepare, out_shardings=sharding.replicated(stage.mesh))
+    images = jax.device_put(np.asarray(normalize(batch)))
     compiled = jax.jit(lambda x: target(x, stride)).lower(images).compile()
     seconds = median_seconds(lambda: compiled(images))
     memory = compiled.memory_analysis()  # None on platforms without it

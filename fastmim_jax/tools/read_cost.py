@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from fastmim_jax.data.augment import random_crop_box, resize_crop
+from fastmim_jax.data.canvas import write_canvas
 from fastmim_jax.data.crops import RandomOfPosition
 from fastmim_jax.data.decode import DecodeError, decode, read_record
 from fastmim_jax.data.planes import resize_crop_planes
@@ -73,7 +74,9 @@ def _parts(stage: TrainStage, source: Source, options: Mapping[str, Any]) -> tup
         with timed("crop"):
             height, width = image.shape[:2]
             box = random_crop_box(rng, height, width, reader.crop_scale, reader.crop_ratio)
-            if reader.layout == "rgb":
+            if reader.canvas is not None:
+                write_canvas(image, crop)
+            elif reader.layout == "rgb":
                 resize_crop(image, box, reader.image_size, crop)
             else:
                 resize_crop_planes(image, box, crop)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 import jax
 import optax
 
-from fastmim_jax.build import create_classifier, create_reader, stored_layout
+from fastmim_jax.build import NOT_PREPARED, StoredImages, create_classifier, create_reader, stored_images
 from fastmim_jax.data.labels import open_labelled
 from fastmim_jax.io import write_json
 from fastmim_jax.models.base import Backbone
@@ -37,7 +37,7 @@ from fastmim_jax.train.training_data import FILE as DATA_FILE
 from fastmim_jax.train.training_data import check_training_data
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
 from fastmim_jax.train.workdir import prepare_workdir, removed_if_unused
-from fastmim_jax.validate import check_classes, check_finetuning
+from fastmim_jax.validate import check_classes, check_crop_on, check_finetuning
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,7 +72,7 @@ def make_finetune_stage(
     classes: Sequence[str],
     devices: list | None = None,
     loaded: LoadedRun | None = None,
-    stored: str = "",
+    stored: StoredImages = NOT_PREPARED,
 ) -> FinetuneStage:
     """Build the stage of a fine-tuning run; nothing is compiled yet.
 
@@ -82,13 +82,14 @@ def make_finetune_stage(
       classes: their names.
       devices: None for all.
       loaded: a run to start from, or None.
-      stored: layout of the training data, see `stored_layout`.
+      stored: how the training data stores its images, see `stored_images`.
 
     Raises:
       UserError: the config cannot work.
     """
     devices = devices or jax.devices()
     check_finetuning(config, platform=devices[0].platform, devices=len(devices))
+    check_crop_on(config, stored)
     plan = make_stage_plan(config, records=records, devices=len(devices))
     model, reader = create_classifier(config.model, len(classes)), create_reader(config, stored)
     mesh = sharding.make_mesh(config.run.mesh_fsdp, devices)
@@ -121,7 +122,7 @@ def make_finetune_stage(
         eval_batch_size=plan.batch_size // plan.accumulation,
         abstract=abstract,
         create=create,
-        make_step=cache(partial(jit_step, update, abstract, mesh)),
+        make_step=cache(partial(jit_step, update, abstract, mesh, reader)),
         classes=tuple(classes),
         classify=classify_program(model, reader, variables, mesh),
     )
@@ -155,7 +156,7 @@ def finetune(
     data = check_training_data(workdir, source, accept=accept_changed_data, log=log, classes_fixed=True)
     check_classes(config, len(source.classes), source)
     config, loaded = resolve_start(config, workdir)
-    stored = stored_layout(source)
+    stored = stored_images(source)
     stage = make_finetune_stage(config, len(source), source.classes, loaded=loaded, stored=stored)
     start, report = [], None
     if loaded:

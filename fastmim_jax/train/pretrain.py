@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from fastmim_jax.build import create_method, create_reader, stored_layout
+from fastmim_jax.build import NOT_PREPARED, StoredImages, create_method, create_reader, stored_images
 from fastmim_jax.io import write_json
 from fastmim_jax.plan import PretrainPlan, make_pretrain_plan
 from fastmim_jax.stages import at_stage, stage_count
@@ -34,7 +34,7 @@ from fastmim_jax.train.training_data import FILE as DATA_FILE
 from fastmim_jax.train.training_data import check_training_data
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
 from fastmim_jax.train.workdir import prepare_workdir, removed_if_unused
-from fastmim_jax.validate import check_pretraining
+from fastmim_jax.validate import check_crop_on, check_pretraining
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +56,7 @@ def make_pretrain_stages(
     records: int,
     devices: list | None = None,
     loaded: LoadedRun | None = None,
-    stored: str = "",
+    stored: StoredImages = NOT_PREPARED,
 ) -> list[PretrainStage]:
     """Return all stages of a config, one if it names none; see `make_pretrain_stage`."""
     return [
@@ -71,7 +71,7 @@ def make_pretrain_stage(
     devices: list | None = None,
     stage: int = 0,
     loaded: LoadedRun | None = None,
-    stored: str = "",
+    stored: StoredImages = NOT_PREPARED,
 ) -> PretrainStage:
     """Build one stage of pre-training; nothing is compiled yet.
 
@@ -81,7 +81,7 @@ def make_pretrain_stage(
       devices: None for all.
       stage: counted from 0.
       loaded: a run to start from, or None.
-      stored: layout of the training data, see `stored_layout`.
+      stored: how the training data stores its images, see `stored_images`.
 
     Raises:
       UserError: the config cannot work.
@@ -89,6 +89,7 @@ def make_pretrain_stage(
     devices, run_config = devices or jax.devices(), config
     config = at_stage(run_config, stage)
     check_pretraining(run_config, platform=devices[0].platform, devices=len(devices))
+    check_crop_on(config, stored)
     method, reader = create_method(config.method), create_reader(config, stored)
     plan = make_pretrain_plan(
         run_config,
@@ -127,7 +128,7 @@ def make_pretrain_stage(
         eval_batch_size=plan.batch_size // plan.accumulation,
         abstract=abstract,
         create=create,
-        make_step=cache(partial(jit_step, update, abstract, mesh)),
+        make_step=cache(partial(jit_step, update, abstract, mesh, reader)),
         **method_programs(method, reader, key, variables, mesh),
     )
 
@@ -163,7 +164,7 @@ def pretrain(
     source = open_training_data(config)
     data = check_training_data(workdir, source, accept=accept_changed_data, log=log)
     loaded = None if not config.init or has_checkpoint(workdir) else load_run(config.init)
-    stages = make_pretrain_stages(config, len(source), loaded=loaded, stored=stored_layout(source))
+    stages = make_pretrain_stages(config, len(source), loaded=loaded, stored=stored_images(source))
     start = []
     if loaded:
         start = describe_start(loaded, transfer_report(loaded.variables, stages[0].abstract))

@@ -167,6 +167,9 @@ def _machine(stage: TrainStage) -> list[Note]:
     readers = f"{workers}, {threads} each ({cpus})"
     processes = _count(jax.process_count(), "process", "es")
     planes = "; YCbCr crops, converted on the devices" if reader.layout == "yuv420" else ""
+    if reader.canvas is not None:
+        height, width = reader.canvas
+        planes += f"; whole images of up to {height} x {width} pixels, cropped on the devices"
     notes = [
         Note("reading", f"{readers}; {decoder_name()}; {resizer_name()}{planes}"),
         Note("devices", f"{len(devices)} {devices[0].device_kind} ({mesh}), {processes}"),

@@ -1,13 +1,14 @@
 """Stages of training: the common part of pre-training and fine-tuning."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from fastmim_jax.data.image_reader import ImageReader
 from fastmim_jax.data.loader import Loader
 from fastmim_jax.data.ram_cache import cache_in_memory
 from fastmim_jax.data.sources import open_source
@@ -56,10 +57,12 @@ class TrainStage(InferenceStage):
             "image": (self.reader.training_shape, jnp.uint8),
             "flip": ((), jnp.bool_),
             "label": ((), jnp.int32),
+            "box": ((4,), jnp.int32),
         }
+        names = self.inputs if self.reader.canvas is None else (*self.inputs, "box")
         return {
             name: jax.ShapeDtypeStruct((size, *kinds[name][0]), kinds[name][1], sharding=on_devices)
-            for name in self.inputs
+            for name in names
         }
 
     @property
@@ -70,21 +73,35 @@ class TrainStage(InferenceStage):
     def loader(self, source: Any, *, batch_size: int, seed: int, **options: Any) -> Loader:
         """Stream training batches, this process's rows only; options: those of `loader.make_loader`."""
         rows, options = self.rows(batch_size), {**self.views, **options}
-        layout = self.reader.layout
-        return self.reader.random_crops(
-            source, batch_size=batch_size, seed=seed, rows=rows, layout=layout, **options
-        )
+        options = dict(layout=self.reader.layout, canvas=self.reader.canvas, **options)
+        return self.reader.random_crops(source, batch_size=batch_size, seed=seed, rows=rows, **options)
+
+    def to_devices(
+        self, batch: Mapping[str, np.ndarray], batch_size: int, names: tuple[str, ...] | None = None
+    ) -> dict[str, jax.Array]:
+        """See `InferenceStage.to_devices`; with the boxes that the devices are to crop, where there are."""
+        if names is None and "box" in batch:
+            names = (*self.inputs, "box")
+        return super().to_devices(batch, batch_size, names)
 
 
-def jit_step(update: Callable, abstract: TrainState, mesh: jax.sharding.Mesh, accumulation: int) -> OnMesh:
+def jit_step(
+    update: Callable, abstract: TrainState, mesh: jax.sharding.Mesh, reader: ImageReader, accumulation: int
+) -> OnMesh:
     """Jit (state, batch) -> (state, metrics) for a mesh; the state is donated.
 
-    update: `steps.pretrain_step` or `steps.finetune_step` with all options but the accumulation.
+    Args:
+      update: `steps.pretrain_step` or `steps.finetune_step` with all options but the accumulation.
+      reader: crops the batch first, where the devices are to crop.
     """
+
+    def step(state: TrainState, batch: Mapping[str, jax.Array]) -> Any:
+        return update(state, reader.crop_training(batch), accumulation=accumulation)
+
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     batch, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     jitted = jax.jit(
-        functools.partial(update, accumulation=accumulation),
+        step,
         donate_argnums=0,
         in_shardings=(shardings, batch),
         out_shardings=(shardings, replicated),

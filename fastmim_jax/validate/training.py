@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from ml_collections import ConfigDict
 
+from fastmim_jax.build import StoredImages
 from fastmim_jax.errors import UserError
 from fastmim_jax.mim.mixmim import micro_batch_split
 from fastmim_jax.stages import micro_batches
@@ -24,6 +25,23 @@ def check_data(data: ConfigDict) -> None:
                 f"config.data.{key} has {count(values, 'value')} for {count(data.channels, 'channel')}: "
                 f"give one per channel, or {flag(f'data.{key}', ())} for ImageNet's"
             )
+
+
+def check_crop_on(config: ConfigDict, stored: StoredImages) -> None:
+    """Raise UserError if the devices are to crop data that is not prepared, or that the host augments."""
+    if config.data.crop_on == "host":
+        return
+    host = flag("data.crop_on", "host")
+    if stored.largest is None:
+        raise UserError(
+            "config.data.crop_on is 'device', but the size of the largest image is only known of prepared "
+            f"data: type `fastmim prepare SRC DST --format=yuv420` and --config.data.path=DST, or {host}"
+        )
+    if "augment" in config and config.augment.magnitude:
+        raise UserError(
+            f"config.data.crop_on is 'device' and config.augment.magnitude is {config.augment.magnitude}, "
+            f"but RandAugment needs crops on the host: type {host} or {flag('augment.magnitude', 0.0)}"
+        )
 
 
 def check_batch(stage: Stage, devices: int) -> None:

@@ -46,11 +46,7 @@ class Rule(NamedTuple):
 
 def integer(least: int, example: Any = None, most: int = LARGEST_INTEGER) -> Rule:
     bounds = f"at least {least}" + (f" and at most {most}" if most < LARGEST_INTEGER else "")
-    return Rule(
-        lambda x: _is_integer(x) and least <= x <= most,
-        f"an integer of {bounds}",
-        example,
-    )
+    return Rule(lambda x: _is_integer(x) and least <= x <= most, f"an integer of {bounds}", example)
 
 
 def number(
@@ -149,6 +145,7 @@ DATA = {
     "crop_scale": ascending(number(above=0, most=1), "two shares of the area in ascending order"),
     "crop_ratio": ascending(POSITIVE, "two ratios width / height in ascending order"),
     "cache": Rule(lambda x: x in ("", "ram"), "'ram' or ''"),
+    "crop_on": choice(("host", "device")),
     "max_pixels": integer(1),
     "value_range": several(number(), "(lowest, highest), or ()", (0, 4095), lengths=(0, 2)),
     "max_bad_share": SHARE,
