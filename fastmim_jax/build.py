@@ -133,7 +133,17 @@ def create_reader(config: ConfigDict, stored: StoredImages = NOT_PREPARED) -> Im
         threads=run.threads,
         layout="yuv420" if stored.layout == "yuv420" and _takes_planes(config) else "rgb",
         canvas=stored.largest if data.crop_on == "device" else None,
-        rules=DecodeRules(max_pixels=data.max_pixels, value_range=tuple(data.value_range)),
+        rules=decode_rules(data),
+    )
+
+
+def decode_rules(data: ConfigDict) -> DecodeRules:
+    """Return the rules of decoding of `config.data`."""
+    return DecodeRules(
+        max_pixels=data.max_pixels,
+        value_range=tuple(data.value_range),
+        nodata=() if data.nodata is None else (data.nodata,),
+        dtype=data.pixel_dtype,
     )
 
 

@@ -166,9 +166,13 @@ def _data(image_size: tuple[int, int], crop_scale: tuple[float, float]) -> Confi
     # accelerator. It may pay where resizing is the bottleneck, with decoded records (`raw`, `yuv420`),
     # cache="ram" and threads; but more bytes go to the devices: images are padded to the largest one.
     data.crop_on = "host"
-    # (lowest, highest) value, which become 0 and 255: of images of more than 8 bits, such as (0, 4095). The
-    # network gets 8 bits. (): 0 to 65535 for 16 bits, 0 to 1 for floating point; others are refused.
+    # (lowest, highest) value, black and white, of images of more than 8 bits, such as (0, 4095). (): it is
+    # measured once over the data set.
     data.value_range = ()
+    data.nodata = placeholder(float)  # value of no measurement, such as -9999; read as the lowest, like NaN
+    # Of pixels for the network: "uint8", "uint16" or "float32". "": uint8 for images of 8 bits, else the
+    # smallest that loses no level.
+    data.pixel_dtype = ""
     # Of an image; larger ones are refused. Less for formats that take more memory, such as WebP: 2/5 of it.
     data.max_pixels = MAX_PIXELS
     data.max_bad_share = 0.5  # stop when a larger share of the records cannot be decoded

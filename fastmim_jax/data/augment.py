@@ -48,16 +48,16 @@ def resize_crop(
     """Crop a box, then resize it: bicubic, antialiased, without influence of pixels outside the box.
 
     Args:
-      image: (H, W, C) uint8, any C.
+      image: (H, W, C) uint8, uint16 or float32, any C.
       box: (left, top, width, height) in integer pixels inside the image.
       size: (height, width) of the result.
-      out: (height, width, C) uint8 to write the result to; None for a new array.
+      out: (height, width, C) to write the result to; None for a new array.
 
     Returns:
-      (height, width, C) uint8, writable: out, or contiguous.
+      (height, width, C) of the same dtype, writable: out, or contiguous.
     """
     left, top, width, height = box
-    out = np.empty((*size, image.shape[2]), np.uint8) if out is None else out
+    out = np.empty((*size, image.shape[2]), image.dtype) if out is None else out
     return resample(image[top : top + height, left : left + width], (0, 0, width, height), out)
 
 
@@ -67,15 +67,15 @@ def center_crop(
     """Resize the short side, then crop the centre, as evaluation does.
 
     Args:
-      image: (H, W, C) uint8.
+      image: (H, W, C) uint8, uint16 or float32.
       size: (height, width) of the result.
       resize: short side before the crop, in pixels, at least min(size). None: the published
         proportion, 256 for 224. For a non-square size, the image is resized until it covers `size`
         with the same margin.
-      out: (height, width, C) uint8 to write the result to; None for a new array.
+      out: (height, width, C) to write the result to; None for a new array.
 
     Returns:
-      (height, width, C) uint8, writable: out, or contiguous.
+      (height, width, C) of the same dtype, writable: out, or contiguous.
 
     Raises:
       ValueError: `resize` is smaller than the crop.
@@ -93,5 +93,5 @@ def center_crop(
     # Equal to resizing the image and cropping, without the memory of a resized long image.
     step_h, step_w = height / full_h, width / full_w
     top, left = round((full_h - size[0]) / 2.0), round((full_w - size[1]) / 2.0)
-    out = np.empty((*size, image.shape[2]), np.uint8) if out is None else out
+    out = np.empty((*size, image.shape[2]), image.dtype) if out is None else out
     return resample(image, (left * step_w, top * step_h, size[1] * step_w, size[0] * step_h), out)

@@ -16,8 +16,8 @@ def write_canvas(image: np.ndarray | Yuv420 | None, out: np.ndarray) -> None:
     """Write an image to the top left of a canvas, and 0 elsewhere.
 
     Args:
-      image: (h, w, C) uint8, or planes; None for an empty canvas.
-      out: contiguous, uint8: (H, W, C) or for planes (3 H / 2, W), see `canvas_shape`; h <= H, w <= W.
+      image: (h, w, C) of the dtype of `out`, or planes; None for an empty canvas.
+      out: contiguous: (H, W, C) or for planes (3 H / 2, W), see `canvas_shape`; h <= H, w <= W.
     """
     if image is None:
         out[...] = 0

@@ -85,7 +85,7 @@ class RandomCrops:
             shape = canvas_shape(self.layout, self.canvas, self.channels)
             box = {"box": ((4,), np.dtype(np.int32))}
         return {
-            "image": (shape, np.dtype(np.uint8)),
+            "image": (shape, self.rules.pixel_dtype),
             **box,
             "flip": ((), np.dtype(bool)),
             "index": ((), np.dtype(np.int64)),

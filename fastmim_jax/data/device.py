@@ -1,4 +1,4 @@
-"""Flip and normalisation of a uint8 batch on the device."""
+"""Flip and normalisation of a batch of pixels on the device."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastmim_jax.data.records.yuv import rgb_planes
+from fastmim_jax.data.values import WHITE
 
 AnyArray = jax.Array | np.ndarray
 
@@ -30,14 +31,14 @@ def normalize(
     """Flip, scale to [0, 1] and normalise.
 
     Args:
-      images: (B, H, W, C) uint8.
+      images: (B, H, W, C) uint8 in [0, 255], uint16 in [0, 65535] or float32 in [0, 1].
       flip: (B,) bool, True mirrors an image left to right.
       mean, std: (C,) for pixels in [0, 1].
 
     Returns:
-      (B, H, W, C) float32: (pixel / 255 - mean) / std.
+      (B, H, W, C) float32: (pixel / white - mean) / std, with the largest pixel of the dtype as white.
     """
-    return _normalize(images, flip, mean, std)
+    return _normalize(images, flip, mean, std, WHITE[images.dtype.name])
 
 
 @jax.jit
@@ -56,7 +57,7 @@ def normalize_planes(
     Returns:
       See `normalize`.
     """
-    return _normalize(planes_to_rgb(planes), flip, mean, std)
+    return _normalize(planes_to_rgb(planes), flip, mean, std, WHITE["uint8"])
 
 
 def planes_to_rgb(planes: AnyArray) -> jax.Array:
@@ -86,7 +87,7 @@ def _part(x, axis, start, stop):
     return jax.lax.slice_in_dim(x, start, stop, axis=axis)
 
 
-def _normalize(images, flip, mean, std):
+def _normalize(images, flip, mean, std, white):
     images = jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
-    pixels = images.astype(jnp.float32) / 255
+    pixels = images.astype(jnp.float32) / white
     return (pixels - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fastmim_jax.data.device import AnyArray
+from fastmim_jax.data.values import WHITE
 
 _A = -0.5  # of the cubic, as in Pillow (Catmull-Rom)
 
@@ -18,12 +19,12 @@ def resize_crops(canvases: AnyArray, boxes: AnyArray, size: tuple[int, int]) -> 
     The host's crop is `augment.resize_crop`: at least 50 dB against it.
 
     Args:
-      canvases: (B, H, W, C) uint8.
+      canvases: (B, H, W, C) uint8, uint16 or float32.
       boxes: (B, 4) integers: left, top, width, height, in pixels inside the canvas.
       size: (h, w) of a crop.
 
     Returns:
-      (B, h, w, C) uint8.
+      (B, h, w, C) of the same dtype.
     """
     left, top, width, height = _split(boxes)
     rows = _weights(top, height, top, top + height, canvases.shape[1], size[0])
@@ -88,12 +89,14 @@ def _cubic(x):
 
 
 def _resample(images, rows, columns):
-    """Return (B, h, w, C) uint8 of images (B, H, W, C) uint8; rows: (B, h, H), columns: (B, w, W)."""
+    """Return (B, h, w, C) of images (B, H, W, C), the same dtype; rows: (B, h, H), columns: (B, w, W)."""
     product = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}
-    images = jnp.asarray(images).astype(jnp.float32)
-    narrow = _round(jnp.einsum("bxw,bhwc->bhxc", columns, images, **product))
-    return _round(jnp.einsum("byh,bhxc->byxc", rows, narrow, **product)).astype(jnp.uint8)
+    dtype, images = images.dtype, jnp.asarray(images).astype(jnp.float32)
+    narrow = _fit(jnp.einsum("bxw,bhwc->bhxc", columns, images, **product), dtype)
+    return _fit(jnp.einsum("byh,bhxc->byxc", rows, narrow, **product), dtype).astype(dtype)
 
 
-def _round(pixels):
-    return jnp.clip(jnp.round(pixels), 0, 255)
+def _fit(pixels, dtype):
+    """Round to integers where the dtype is one, and clip what the filter overshoots."""
+    rounded = jnp.round(pixels) if dtype.kind == "u" else pixels
+    return jnp.clip(rounded, 0, WHITE[dtype.name])

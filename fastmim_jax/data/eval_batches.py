@@ -45,7 +45,7 @@ def make_eval_batches(
 
     Returns:
       EvalBatches, an iterator over dicts of numpy arrays, with b = len(rows):
-        image (b, H, W, C) uint8, 0 where not valid;
+        image (b, H, W, C) of `rules.pixel_dtype`, 0 where not valid;
         label (b,) int32, -1 where not valid or unlabelled;
         index (b,) int64, index of the record in the source, -1 on padding;
         valid (b,) bool, False on padding and on records that cannot be decoded;
@@ -98,7 +98,7 @@ class _CenterCrops:
     @property
     def fields(self):
         return {
-            "image": ((*self.size, self.channels), np.dtype(np.uint8)),
+            "image": ((*self.size, self.channels), self.rules.pixel_dtype),
             "label": ((), np.dtype(np.int32)),
             "index": ((), np.dtype(np.int64)),
             "valid": ((), np.dtype(bool)),

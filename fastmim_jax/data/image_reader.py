@@ -19,7 +19,7 @@ from fastmim_jax.data.planes import crop_shape
 
 @dataclasses.dataclass(frozen=True)
 class ImageReader:
-    """Read batches of uint8 crops from a source, and normalise them on the device.
+    """Read batches of crops from a source, and normalise them on the device.
 
     Attributes:
       image_size: (H, W) of a crop.
@@ -54,6 +54,11 @@ class ImageReader:
         return (*self.image_size, self.channels)
 
     @property
+    def pixel_dtype(self) -> np.dtype:
+        """Dtype of crops on their way to the devices."""
+        return self.rules.pixel_dtype
+
+    @property
     def training_shape(self) -> tuple[int, ...]:
         """Shape of a training image for the devices.
 
@@ -78,7 +83,7 @@ class ImageReader:
         return self.normalize(images, flip)
 
     def normalize(self, images: device.AnyArray, flip: device.AnyArray) -> jax.Array:
-        """Return (B, H, W, C) float32 of uint8 images; flip: (B,) bool, True mirrors left and right."""
+        """Return (B, H, W, C) float32 of crops, mirrored where `flip` (B,) is True, see `device`."""
         return device.normalize(images, flip, mean=self.mean, std=self.std)
 
     def denormalize(self, images: device.AnyArray) -> device.AnyArray:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 from PIL import Image
 
 MAX_PIXELS = 2**26  # 8,192 x 8,192; one image then takes at most 600 MB and 5 s
@@ -28,11 +29,26 @@ class DecodeRules:
 
     Attributes:
       max_pixels: of an image; half of it for formats whose decoders take twice the memory, and so on.
-      value_range: (lowest, highest) value of other dtypes than uint8, see `values.to_uint8`; (): by dtype.
+      value_range: (lowest, highest) value of other dtypes than uint8, see `values.to_pixels`; (): by dtype.
+      nodata: values that stand for no measurement.
+      dtype: "uint8", "uint16" or "float32" of pixels, decided for a data set: without a value_range its
+        images have 8 bits, with one they have more. "": uint8, and images of any number of bits.
     """
 
     max_pixels: int = MAX_PIXELS
     value_range: tuple[float, float] | tuple[()] = ()
+    nodata: tuple[float, ...] = ()
+    dtype: str = ""
+
+    @property
+    def pixel_dtype(self) -> np.dtype:
+        """Dtype of decoded pixels."""
+        return np.dtype(self.dtype or "uint8")
+
+    @property
+    def has_8_bits(self) -> bool:
+        """Whether the data set is known to have 8-bit images."""
+        return bool(self.dtype) and not self.value_range
 
 
 def check_size(width: int, height: int, rules: DecodeRules, weight: float = 1) -> None:

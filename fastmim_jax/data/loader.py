@@ -79,7 +79,8 @@ def make_loader(
 
     Returns:
       Loader, an iterator over dicts of numpy arrays, with b = len(rows):
-        image (b, H, W, C) uint8, or (b, 3 H / 2, W) for "yuv420"; with `canvas` its sides, made even;
+        image (b, H, W, C) of `rules.pixel_dtype`, or (b, 3 H / 2, W) uint8 for "yuv420"; with `canvas` its
+          sides, made even;
         box (b, 4) int32, only with `canvas`: left, top, width, height of the crop;
         flip (b,) bool, whether the device should mirror the image;
         index (b,) int64, the record at this position of the stream;

@@ -1,4 +1,4 @@
-"""Antialiased bicubic resizing of uint8 arrays, by cykooz-resizer or Pillow."""
+"""Antialiased bicubic resizing of uint8, uint16 and float32 arrays, by cykooz-resizer or Pillow."""
 
 import threading
 
@@ -26,9 +26,9 @@ def resample(image: np.ndarray, box: Box, out: np.ndarray) -> np.ndarray:
     """Resize a box of an image; the filter may read pixels around the box.
 
     Args:
-      image: (H, W, C) uint8, any C and strides.
+      image: (H, W, C) uint8, uint16, or float32 in [0, 1]; any C and strides.
       box: in pixels of the image, fractions allowed.
-      out: (h, w, C) uint8, where the result is written.
+      out: (h, w, C) of the same dtype, where the result is written, clipped to the range of pixels.
 
     Returns:
       out.
@@ -37,8 +37,9 @@ def resample(image: np.ndarray, box: Box, out: np.ndarray) -> np.ndarray:
     left, top = box[:2]  # rounding may push the far corner slightly outside
     box = left, top, min(box[2], width - left), min(box[3], height - top)
     if cykooz is None:
-        counts = [3] if channels == 3 else [1] * channels  # channels resized at a time
-        resize = _pillow
+        together = channels == 3 and image.dtype == np.uint8
+        counts = [3] if together else [1] * channels  # channels resized at a time
+        resize = _pillow if image.dtype == np.uint8 else _pillow_wide
     else:
         counts = [4] * (channels // 4) + [channels % 4] * (channels % 4 > 0)
         resize = _Cykooz.of_thread().resize
@@ -47,6 +48,8 @@ def resample(image: np.ndarray, box: Box, out: np.ndarray) -> np.ndarray:
         part = slice(first, first + count)
         out[..., part] = resize(image[..., part], box, out.shape[:2])
         first += count
+    if out.dtype == np.float32:
+        np.clip(out, 0, 1, out=out)  # the filter overshoots
     return out
 
 
@@ -56,7 +59,11 @@ class _Cykooz:
     def __init__(self):
         pixel = cykooz.PixelType
         self.resizer = cykooz.Resizer()
-        self._pixel_types = {1: pixel.U8, 2: pixel.U8x2, 3: pixel.U8x3, 4: pixel.U8x4}
+        self._pixel_types = {
+            "uint8": (pixel.U8, pixel.U8x2, pixel.U8x3, pixel.U8x4),
+            "uint16": (pixel.U16, pixel.U16x2, pixel.U16x3, pixel.U16x4),
+            "float32": (pixel.F32, pixel.F32x2, pixel.F32x3, pixel.F32x4),
+        }
         self._options = cykooz.ResizeOptions(
             resize_alg=cykooz.ResizeAlg.convolution(cykooz.FilterType.catmull_rom),
             use_alpha=False,  # no channel is an alpha
@@ -70,22 +77,23 @@ class _Cykooz:
         return _thread.cykooz
 
     def resize(self, image, box, size):
-        """-> (height, width, C) uint8, read-only."""
+        """-> (height, width, C) of the same dtype, read-only."""
         height, width, channels = image.shape
-        source = cykooz.ImageData(width, height, self._pixel_types[channels], image.tobytes())
-        target = self._target(size, channels)
+        kind = self._pixel_types[image.dtype.name][channels - 1]
+        source = cykooz.ImageData(width, height, kind, image.tobytes())
+        target = self._target(size, kind)
         options = self._options
         if box != (0, 0, width, height):
             options = options.copy()
             options.crop_box = cykooz.CropBox(*box)
         self.resizer.resize(source, target, options)
-        return np.frombuffer(target.get_buffer(), np.uint8).reshape(*size, channels)
+        return np.frombuffer(target.get_buffer(), image.dtype).reshape(*size, channels)
 
-    def _target(self, size, channels):
-        key = (*size, channels)
+    def _target(self, size, kind):
+        key = (*size, kind)
         if key not in self._targets:
             height, width = size
-            self._targets[key] = cykooz.ImageData(width, height, self._pixel_types[channels])
+            self._targets[key] = cykooz.ImageData(width, height, kind)
         return self._targets[key]
 
 
@@ -96,3 +104,9 @@ def _pillow(image, box, size):
     box = left, top, min(left + width, pixels.shape[1]), min(top + height, pixels.shape[0])
     resized = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC, box, reducing_gap=None)
     return np.asarray(resized).reshape(*size, channels)
+
+
+def _pillow_wide(image, box, size):
+    """Resize (H, W, 1) uint16 or float32; uint16 is clipped."""
+    resized = _pillow(image.astype(np.float32), box, size)
+    return resized if image.dtype == np.float32 else np.rint(resized).clip(0, 65535).astype(np.uint16)

@@ -3,7 +3,7 @@
 import io
 import struct
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,9 +13,11 @@ _MAGIC = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True),
 _TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # of the integers that the tags below have
 _KINDS = {1: "u", 2: "i", 3: "f"}
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES = 256, 257, 258, 262, 274, 277
-_SEGMENTS, _TILES, _EXTRA, _FORMAT = 273, 324, 338, 339
+_SEGMENTS, _TILES, _EXTRA, _FORMAT, _NODATA = 273, 324, 338, 339, 42113
+_ASCII = 2
 _READ = {_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _EXTRA, _FORMAT}
 _RGB, _CMYK = 2, 5
+_LONGEST = 64  # characters of a number
 _MAX_TAGS, _MAX_SEGMENTS = 1000, 100_000
 _PIXEL = 8  # bytes that decoding a pixel of RGB takes
 
@@ -25,6 +27,7 @@ class TiffHeader(NamedTuple):
 
     bits: per sample. kind: "u", "i" or "f" as in NumPy, "" for others. samples: bands.
     alpha: whether one of 4 bands is alpha or black, as Pillow knows them. orientation: as in EXIF.
+    nodata: of GDAL, or None.
     """
 
     width: int
@@ -34,6 +37,7 @@ class TiffHeader(NamedTuple):
     samples: int
     alpha: bool
     orientation: int
+    nodata: float | None = None
 
 
 def read_header(data: bytes) -> TiffHeader | None:
@@ -55,6 +59,7 @@ def read_header(data: bytes) -> TiffHeader | None:
             tags.get(_SAMPLES, (1,))[0],
             photometric == _CMYK or (photometric == _RGB and extra > 0),
             tags.get(_ORIENTATION, (1,))[0],
+            tags.get(_NODATA, (None,))[0],
         )
     except (struct.error, KeyError, IndexError):
         return None
@@ -99,17 +104,22 @@ def read_bands(data: bytes, header: TiffHeader, rules: DecodeRules) -> np.ndarra
     return values
 
 
-def _read_tags(data: bytes, order: str, big: bool) -> Mapping[int, tuple[int, ...]]:
+def _read_tags(data: bytes, order: str, big: bool) -> Mapping[int, tuple[Any, ...]]:
     """-> {tag: its first values} of the first directory."""
     first, count, entry, size = ("Q", "Q", "HHQ", 20) if big else ("I", "H", "HHI", 12)
     (start,) = struct.unpack_from(order + first, data, 8 if big else 4)
     (number,) = struct.unpack_from(order + count, data, start)
     start += struct.calcsize(order + count)
-    tags = {}
+    tags: dict[int, tuple[Any, ...]] = {}
     for at in range(start, start + min(number, _MAX_TAGS) * size, size):
         tag, kind, values = struct.unpack_from(order + entry, data, at)
         if tag in (_SEGMENTS, _TILES) and values > _MAX_SEGMENTS:
             raise DecodeError(f"a TIFF of {values:,} strips or tiles, expected at most {_MAX_SEGMENTS:,}")
+        if tag == _NODATA and kind == _ASCII:
+            inside = values <= size - struct.calcsize(order + entry)
+            offset = at + struct.calcsize(order + entry)
+            (text_at,) = (offset,) if inside else struct.unpack_from(order + first, data, offset)
+            tags[tag] = (_number(data[text_at : text_at + min(values, _LONGEST)]),)
         if tag not in _READ or kind not in _TYPES or not values:
             continue
         where = at + struct.calcsize(order + entry)
@@ -121,3 +131,11 @@ def _read_tags(data: bytes, order: str, big: bool) -> Mapping[int, tuple[int, ..
             (where,) = struct.unpack_from(order + first, data, where)
         tags[tag] = struct.unpack_from(layout, data, where)
     return tags
+
+
+def _number(text: bytes) -> float | None:
+    """-> the number in the text of a tag, or None."""
+    try:
+        return float(text.split(b"\0")[0])
+    except ValueError:
+        return None

@@ -86,7 +86,7 @@ class BackboneStage(InferenceStage):
         return Features(columns, label, index, bad)
 
     def tokens(self, variables: dict, images: jax.Array, layer: str) -> jax.Array:
-        """Return (B, N, D) float32 tokens of a layer, cls in front, of (B, H, W, C) uint8 images."""
+        """Return (B, N, D) float32 tokens of a layer, cls in front, of (B, H, W, C) pixels."""
         outputs = _outputs(variables, images, self.model, self.reader.normalize)
         tokens, prefix = outputs[self.layers.index(layer)]
         flat = tokens.reshape(len(tokens), -1, tokens.shape[-1])

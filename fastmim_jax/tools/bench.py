@@ -135,7 +135,7 @@ def _random_batch(stage: TrainStage) -> tuple[dict[str, jax.Array], Figures]:
     size, rng = stage.plan.batch_size, np.random.default_rng(0)
     shape = (len(stage.rows(size)), *stage.reader.training_shape)
     batch = {
-        "image": rng.integers(0, 256, shape, np.uint8),
+        "image": rng.integers(0, 256, shape, np.uint8).astype(stage.reader.pixel_dtype),
         "flip": rng.integers(0, 2, shape[0]).astype(bool),
     }
     if isinstance(stage, FinetuneStage):

@@ -50,7 +50,7 @@ def _parts(stage: TrainStage, source: Source, options: Mapping[str, Any]) -> tup
     """-> ({part: CPU seconds of all images}, number of images)."""
     reader, random = stage.reader, RandomOfPosition(0)
     times: dict[str, float] = defaultdict(float)
-    crop, batch = (np.empty(reader.training_shape, np.uint8) for _ in range(2))
+    crop, batch = (np.empty(reader.training_shape, reader.pixel_dtype) for _ in range(2))
     augment, count, start = options.get("augment"), 0, time.monotonic()
 
     @contextmanager

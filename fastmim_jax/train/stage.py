@@ -54,7 +54,7 @@ class TrainStage(InferenceStage):
         """Return a batch on the devices as ShapeDtypeStructs with shardings."""
         size, on_devices = self.plan.batch_size, sharding.batch_sharding(self.mesh)
         kinds = {
-            "image": (self.reader.training_shape, jnp.uint8),
+            "image": (self.reader.training_shape, self.reader.pixel_dtype),
             "flip": ((), jnp.bool_),
             "label": ((), jnp.int32),
             "box": ((4,), jnp.int32),

@@ -44,7 +44,7 @@ def pretrain_step(
     """Make one update of a pre-training method.
 
     Args:
-      batch: {"image": (B, ...) uint8, "flip": (B,) bool}.
+      batch: {"image": (B, ...) pixels, "flip": (B,) bool}.
       method: a pre-training method, a Flax module.
       prepare: (image, flip) -> normalised float32 images (B, H, W, C).
       key: the run's random key.
@@ -88,7 +88,7 @@ def finetune_step(
     """Make one update of a classifier.
 
     Args:
-      batch: {"image": (B, H, W, C) uint8, "flip": (B,) bool, "label": (B,) int}.
+      batch: {"image": (B, H, W, C) pixels, "flip": (B,) bool, "label": (B,) int}.
       model: from images to logits, a Flax module.
       prepare: (key, batch) -> augmented float32 images and soft targets (B, K).
       key: the run's random key.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from fastmim_jax.build import METHODS
+from fastmim_jax.data.values import WHITE
 from fastmim_jax.errors import UserError
 from fastmim_jax.mim.partial import FILLS, SOURCES
 from fastmim_jax.mim.sampling import SAMPLERS
@@ -148,6 +149,8 @@ DATA = {
     "crop_on": choice(("host", "device")),
     "max_pixels": integer(1),
     "value_range": several(number(), "(lowest, highest), or ()", (0, 4095), lengths=(0, 2)),
+    "nodata": optional(Rule(lambda x: _is_number(x) and abs(x) < 3.5e38, "a float32 number", -9999.0)),
+    "pixel_dtype": choice(["", *WHITE]),
     "max_bad_share": SHARE,
     **{key: text() for key in ("eval_path", "eval_split")},
 }
@@ -171,12 +174,7 @@ BACKBONE = {
     },
     "mlp_ratios": optional(several(RATIO, "numbers above 0, one per stage", (8, 8, 4, 4))),
     "heads": optional(
-        either(
-            WIDTH,
-            several(WIDTH, ""),
-            "an integer of at least 1, or a tuple of one per stage",
-            12,
-        )
+        either(WIDTH, several(WIDTH, ""), "an integer of at least 1, or a tuple of one per stage", 12)
     ),
     "mlp_ratio": optional(number(above=0, most=1000, example=4.0)),
     "positions": optional(choice(POSITIONS)),

@@ -107,3 +107,14 @@ def test_the_stream_has_the_boxes_of_the_host(photo, tmp_path, layout):
     assert min(psnr(*pair) for pair in zip(crops, host["image"], strict=True)) > 50
     with pytest.raises(ValueError, match="augment"):
         make_loader(source, canvas=canvas, augment=lambda crop, rng: crop, **options)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_crops_of_more_than_8_bits_are_those_of_the_host(photo, dtype):
+    white = {"uint16": 65535, "float32": 1}[dtype]
+    image = (photo / 255 * white).astype(dtype)
+    canvas, box = np.zeros((1, 160, 162, 3), dtype), EDGES[1]
+    write_canvas(image, canvas[0])
+    crop = np.asarray(resize_crops(canvas, np.array([box]), (64, 48)))[0]
+    assert crop.dtype == dtype
+    assert np.abs(crop / white - resize_crop(image, box, (64, 48)) / white).max() < 2e-3

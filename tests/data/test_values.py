@@ -7,11 +7,14 @@ import pytest
 import tifffile
 from PIL import Image
 
+from fastmim_jax.data import resize
+from fastmim_jax.data.augment import resize_crop
 from fastmim_jax.data.decode import decode, decode_values
 from fastmim_jax.data.limits import DecodeError, DecodeRules
+from fastmim_jax.data.pillow_image import is_deep_png
 from fastmim_jax.data.records.raw import RawImage
 from fastmim_jax.data.tiff import read_header
-from fastmim_jax.data.values import to_uint8
+from fastmim_jax.data.values import ValueCounts, to_pixels
 
 RNG = np.random.default_rng(0)
 DTYPES = {
@@ -25,8 +28,8 @@ DTYPES = {
 }
 
 
-def rules(*value_range):
-    return DecodeRules(value_range=value_range)
+def rules(*value_range, **options):
+    return DecodeRules(value_range=value_range, **options)
 
 
 def array(dtype, low, high, shape=(7, 5)):
@@ -132,11 +135,16 @@ def test_12_bits_of_a_tiff():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_not_finite(value):
+    """They become the low end of a declared range; without one the image is refused."""
     values = np.zeros((4, 5, 3), np.float32)
     values[1, 2, 0] = value
     for file in (as_npy(values), as_tiff(values, photometric="rgb")):
-        with pytest.raises(DecodeError, match="nan or infinite"):
-            decode(file, 3, rules(-1, 1))
+        counts = ValueCounts()
+        pixels = decode(file, 3, rules(-1, 1), counts)
+        assert pixels[1, 2, 0] == 0 and (pixels == 128).sum() == 59
+        assert counts == ValueCounts(values=60, missing=1)
+        with pytest.raises(DecodeError, match="nan or infinite values: declare --config.data.value_range"):
+            decode(file, 3)
 
 
 def test_signed_values_need_a_range():
@@ -155,7 +163,7 @@ def test_8_bits_are_not_scaled():
     Image.fromarray(values).save(file, "PNG")
     assert (decode(file.getvalue(), 3, rules(0, 4095)) == values).all()
     assert (decode(as_npy(values), 3, rules(0, 4095)) == values).all()
-    assert (to_uint8(values, (0, 1)) == values).all()
+    assert (to_pixels(values, rules(0, 1)) == values).all()
 
 
 def test_16_bit_gray_png_in_a_range():
@@ -177,7 +185,7 @@ def test_16_bit_colour_png_has_no_other_range():
     png = (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", compress(rows)) + chunk(b"IEND", b"")
     )
-    assert (decode(png) == 0x40).all()
+    assert is_deep_png(png) and (decode(png) == 0x40).all()
     with pytest.raises(DecodeError, match="16-bit colour PNG"):
         decode(png, 3, rules(0, 4095))
 
@@ -195,3 +203,70 @@ def test_tiff_orientation_and_limits():
     assert (decode(file, 5) == np.rot90(values, -1) >> 8).all()
     with pytest.raises(DecodeError, match="6 x 4 pixels"):
         decode(file, 5, DecodeRules(max_pixels=23))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("pixel_dtype", ["uint16", "float32"])
+def test_pixels_of_more_than_8_bits(dtype, pixel_dtype):
+    low, high = DTYPES[dtype]
+    values, white = array(dtype, low, high, (7, 5, 3)), {"uint16": 65535, "float32": 1}[pixel_dtype]
+    share = ((values.astype(np.float64) - low) / (high - low)).clip(0, 1)
+    for file in (as_npy(values), as_tiff(values, photometric="minisblack", planarconfig="contig")):
+        counts = ValueCounts()
+        pixels = decode(file, 3, rules(low, high, dtype=pixel_dtype), counts)
+        assert pixels.dtype == pixel_dtype
+        assert np.abs(pixels / white - share).max() < 1e-5
+        assert (counts.below, counts.above) == ((values < low).sum(), (values > high).sum())
+        gray = decode(file, 1, rules(low, high, dtype=pixel_dtype)) / white
+        assert np.abs(gray[..., 0] - share @ [0.299, 0.587, 0.114]).max() < 2e-5
+
+
+def test_no_level_of_12_bits_is_lost():
+    values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    pixels = decode(as_tiff(values), 1, rules(0, 4095, dtype="uint16"))
+    assert len(np.unique(pixels)) == 4096 and pixels.max() == 65535
+    assert (decode(as_tiff(values), 1, rules(0, 65535, dtype="uint16"))[..., 0] == values).all()
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+@pytest.mark.parametrize("where", ["key", "tag"])
+def test_nodata_is_the_low_end_of_the_range(dtype, where):
+    values = np.full((4, 5), 50, dtype)
+    values[0, :3] = -9999
+    tag = [(42113, 2, 6, "-9999 ", True)] if where == "tag" else []
+    file = as_tiff(values, extratags=tag)
+    chosen = rules(-100, 100, dtype="float32", nodata=(-9999,) if where == "key" else ())
+    counts = ValueCounts()
+    pixels = decode(file, 1, chosen, counts)
+    assert (pixels[0, :3] == 0).all() and np.allclose(pixels[1:], 0.75)
+    assert counts == ValueCounts(values=20, missing=3)
+    assert decode_values(file, 1, chosen).min() == -100
+
+
+def test_depths_are_not_mixed():
+    photo, wide = np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5, 3), np.uint16)
+    eight_bits, more_bits = DecodeRules(dtype="uint8"), rules(0, 4095, dtype="uint16")
+    file = io.BytesIO()
+    Image.fromarray(photo).save(file, "JPEG")
+    for image in (photo, file.getvalue()):
+        assert decode(image, 3, eight_bits).dtype == np.uint8
+        with pytest.raises(DecodeError, match="8-bit image in a data set of values from 0 to 4095"):
+            decode(image, 3, more_bits)
+        full = decode(image, 3, rules(0, 65535, dtype="uint16"))  # where 65535 is as white as 255
+        assert full.dtype == np.uint16
+    with pytest.raises(DecodeError, match="uint16 values in a data set of 8-bit images"):
+        decode(as_tiff(wide, photometric="rgb"), 3, eight_bits)
+
+
+@pytest.mark.parametrize("library", ["cykooz", "pillow"])
+@pytest.mark.parametrize("channels", [1, 3, 6])
+def test_crops_of_more_than_8_bits(monkeypatch, library, channels):
+    if library == "pillow":
+        monkeypatch.setattr(resize, "cykooz", None)
+    share = RNG.random((40, 30, channels), np.float32)
+    box, size = (3, 5, 20, 24), (12, 10)
+    expected = resize_crop((share * 255).astype(np.uint8), box, size) / 255
+    for dtype, white in (("uint16", 65535), ("float32", 1)):
+        crop = resize_crop((share * white).astype(dtype), box, size)
+        assert crop.dtype == dtype and np.abs(crop / white - expected).max() < 0.01
+        assert 0 <= crop.min() and crop.max() <= white

@@ -24,10 +24,3 @@ class RawImage:
     def shape(self) -> tuple[int, ...]:
         """(H, W, C)."""
         return self.values.shape
-
-    def to_uint8(self) -> np.ndarray:
-        """Return (H, W, C) uint8; values outside the range are clipped."""
-        low, high = self.value_range
-        wide = np.promote_types(self.values.dtype, np.float32)  # float64 for more than 16 bits
-        scaled = (self.values.astype(wide) - low) * (255 / (high - low))
-        return np.rint(scaled).clip(0, 255).astype(np.uint8)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastmim_jax.data.decode import DecodeError, decode, decode_values, is_upright_jpeg, read_record
+from fastmim_jax.data.decode import DecodeError, decode, decode_values, read_record
+from fastmim_jax.data.pillow_image import is_upright_jpeg
 from fastmim_jax.data.records.encode import encode, shrink
 from fastmim_jax.data.records.raw import RawImage
 from fastmim_jax.data.records.record import StoredImage, pack

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from fastmim_jax.data.decode import decode
 from fastmim_jax.data.records.index import RecordIndex, write_index
 from fastmim_jax.data.records.manifest import load_manifest
 from fastmim_jax.data.records.raw import RawImage
@@ -25,4 +26,4 @@ def test_an_index_keeps_labels_and_names(tmp_path):
 
 def test_values_outside_the_range_are_clipped():
     image = RawImage(np.array([[[-5.0], [10.0], [15.0], [99.0]]], np.float32), (10.0, 20.0))
-    assert image.to_uint8().ravel().tolist() == [0, 0, 128, 255] and image.shape == (1, 4, 1)
+    assert decode(image, 1).ravel().tolist() == [0, 0, 128, 255] and image.shape == (1, 4, 1)
