@@ -92,7 +92,8 @@ def _resample(images, rows, columns):
     """Return (B, h, w, C) of images (B, H, W, C), the same dtype; rows: (B, h, H), columns: (B, w, W)."""
     product = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}
     dtype, images = images.dtype, jnp.asarray(images).astype(jnp.float32)
-    narrow = _fit(jnp.einsum("bxw,bhwc->bhxc", columns, images, **product), dtype)
+    narrow = jnp.einsum("bxw,bhwc->bhxc", columns, images, **product)
+    narrow = _fit(narrow, dtype) if dtype.kind == "u" else narrow  # as the host's libraries do
     return _fit(jnp.einsum("byh,bhxc->byxc", rows, narrow, **product), dtype).astype(dtype)
 
 
