@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastmim_jax import __version__
-from fastmim_jax.cli import Command, command_help, parse, usage
+from fastmim_jax.cli import Command, command_help, escape_unprintable, parse, usage
 from fastmim_jax.errors import UserError
 
 
@@ -244,6 +244,7 @@ HELP = ("-h", "-help", "--help", "help")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 different (`verify`), 2 bad input (one sentence on stderr)."""
+    escape_unprintable()
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:

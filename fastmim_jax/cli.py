@@ -1,5 +1,8 @@
 """The command line: the flags of every command, parsed by absl, and the help made from the same table."""
 
+import io
+import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,7 +10,10 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
+from fastmim_jax.config import PATH_KEYS
+from fastmim_jax.data.sources.joined import SEPARATOR, absolute_path, split_path
 from fastmim_jax.errors import UserError
+from fastmim_jax.paths import local_path
 
 Run = Callable[[flags.FlagValues, list[str]], int | None]  # of a command: flag values, paths
 
@@ -18,6 +24,7 @@ class Flag(NamedTuple):
     value: what to type after "=", in the help; "" for a boolean.
     define: the function of absl that defines it, see `_define`.
     name: what to type before "=", where another flag has the name as its key in FLAGS.
+    resolve: (path, "--NAME=") -> the path that is meant, of a flag with a path.
     """
 
     value: str
@@ -26,6 +33,7 @@ class Flag(NamedTuple):
     default: Any = None
     options: dict[str, Any] = {}
     name: str = ""
+    resolve: Callable[[str, str], str] | None = None
 
 
 def _integer(value, help, least, default=None):
@@ -40,17 +48,34 @@ def _boolean(help):
     return Flag("", help, flags.DEFINE_bool, False)
 
 
+def _path(value, help):
+    return Flag(value, help, resolve=local_path)
+
+
+def _data(value, help):
+    return Flag(value, help, resolve=_data_path)
+
+
+def _data_path(path: str, typed: str = "", resolve: Callable = split_path) -> str:
+    """Return a path of data sets, which may be FIRST::SECOND, as `resolve` returns it."""
+    try:
+        resolved = resolve(path)
+    except UserError as error:
+        raise UserError(f"{typed}{error}") from error
+    return resolved if isinstance(resolved, str) else SEPARATOR.join(resolved)
+
+
 FLAGS = {
     "config": Flag(
         "FILE.py[:VARIANT]", "a config file such as configs/quickstart.py", config_flags.DEFINE_config_file
     ),
-    "workdir": Flag("DIR", "folder of the run; created if missing"),
+    "workdir": _path("DIR", "folder of the run; created if missing"),
     "accept_changed_data": _boolean("resume although the training data changed; recorded in data.json"),
     "distributed": _boolean("several processes: JAX finds the others"),
-    "images": Flag("FILE_OR_DIR", "folder, data set or image to read instead of the run's data"),
-    "test": Flag("DIR", "labelled data to test on; default: the val or test split of --images"),
+    "images": _data("FILE_OR_DIR", "folder, data set or image to read instead of the run's data"),
+    "test": _data("DIR", "labelled data to test on; default: the val or test split of --images"),
     "split": Flag("NAME", "split of --images; default: val, test or train, the first that exists"),
-    "out": Flag("FILE", "file to write"),
+    "out": _path("FILE", "file to write"),
     "count": _integer("N", "images at most; default: 6 to draw, 20,000 to probe", 1),
     "folds": _integer("N", "folds of cross-validation; 0: test data, or else 5 folds", 0, 0),
     "step": _integer("N", "step of the checkpoint; default: the best or the newest", 0),
@@ -86,7 +111,7 @@ FLAGS = {
     "with_paths": _boolean("keep local paths in the files that are written, such as of the data"),
     "synthetic": _boolean("random images in memory instead of the run's data: only the step is measured"),
     "profile": _boolean("trace some steps: time of products, attention, norms, GELU, copies and others"),
-    "show_batch": Flag("FILE.png", "draw a training batch as the network sees it, and do nothing else"),
+    "show_batch": _path("FILE.png", "draw a training batch as the network sees it, and do nothing else"),
 }
 
 
@@ -112,6 +137,13 @@ class Command(NamedTuple):
     def summary(self) -> str:
         """One line for the help."""
         return (self.run.__doc__ or "").partition("\n")[0]
+
+
+def escape_unprintable() -> None:
+    """Escape what the terminal cannot show, such as names of files, so that it ends no command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def usage(name: str, command: Command) -> str:
@@ -166,10 +198,38 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> tuple[flags.FlagV
         seen = lines[-1] if isinstance(error, OSError) else lines[0]
         raise UserError(f"{seen} (see `fastmim {name} --help`)") from error
     _check_paths(name, command, paths)
+    _resolve_paths(command, values)
     for flag in command.required:
         if given[flag] is None:
             raise UserError(f"fastmim {name} needs --{flag}: type {_typed(flag)} ({FLAGS[flag].help})")
-    return values, paths
+    of = {"SRC": _data_path}
+    return values, [
+        of.get(kind, local_path)(path) for path, kind in zip(paths, command.paths, strict=False)
+    ]
+
+
+def _resolve_paths(command, values):
+    """Replace the paths in flags and in the config by those that are meant."""
+    for flag in command.flags:
+        name, resolve = _name(flag), FLAGS[flag].resolve
+        if resolve and values[name].value:
+            values[name].value = resolve(values[name].value, f"--{name}=")
+    if "config" in command.flags and values.config is not None:
+        for key in PATH_KEYS:
+            _resolve_key(values.config, key)
+
+
+def _resolve_key(config, key):
+    """Make the path of a config key absolute: the saved config is opened from other working directories."""
+    section, _, name = key.rpartition(".")
+    section = config.get(section) if section else config
+    path = section.get(name) if section else None
+    if isinstance(path, str) and path:
+        section[name] = (
+            os.path.abspath(local_path(path, f"--config.{key}="))
+            if key == "init"
+            else _data_path(path, f"--config.{key}=", absolute_path)
+        )
 
 
 def _define(command, argv):
@@ -210,6 +270,7 @@ def _find_config(word):
     flag, _, path = word.partition("=")
     if flag.lstrip("-") != "config" or not path:
         return word
+    path = local_path(path, "--config=")
     file, _, variant = path.partition(":")
     package = Path(__file__).parent
     candidates = [Path(file), package.parent / file, package / file]

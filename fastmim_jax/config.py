@@ -28,6 +28,7 @@ CHOICES = {
     "optimizer.gradient_dtype": ("float32", "bfloat16"),
     "schedule.shape": ("cosine", "step"),
 }
+PATH_KEYS = ("init", "data.path", "data.eval_path", "monitor.path")
 
 
 def pretrain_config() -> ConfigDict:

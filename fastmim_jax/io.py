@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.paths import local_path
 
 
 @contextmanager
@@ -26,14 +27,15 @@ def atomic_write(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Pa
     Raises:
       UserError: the destination exists and must not be replaced, or its folder cannot be written to.
     """
-    path = Path(path).expanduser()
+    path = Path(local_path(path))
     if os.path.lexists(path) and not overwrite:
         raise UserError(f"{path} exists already: give another destination, or overwrite=True to replace it")
     created = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A folder and not another file name: torch.save writes the file's name into the file.
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        # A folder and not another file name: torch.save writes the file's name into the file. Its own is
+        # short, as names end at 255 bytes.
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:20]}.", dir=path.parent))
     except OSError as error:
         _remove_empty(created)
         raise UserError(
@@ -41,7 +43,7 @@ def atomic_write(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Pa
         ) from error
     try:
         yield temporary / path.name
-        _replace(temporary / path.name, path, backup=temporary / f"{path.name}.old")
+        _replace(temporary / path.name, path, backup=temporary / ("old" if path.name != "old" else "older"))
         created = []
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -49,9 +51,9 @@ def atomic_write(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Pa
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file atomically, in UTF-8; raises as `atomic_write`."""
+    """Write a text file atomically, in UTF-8, surrogates as \\udcXX; raises as `atomic_write`."""
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | os.PathLike, value: Any, indent: int | None = 1) -> None:

@@ -11,6 +11,7 @@ PACKAGE = ROOT / "fastmim_jax"
 # A module may import its own floor's package and the floors before it; packages of one floor are apart.
 FLOORS = [
     ("errors",),
+    ("paths",),
     ("io",),
     ("data", "models"),
     ("mim",),

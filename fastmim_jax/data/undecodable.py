@@ -9,6 +9,7 @@ from fastmim_jax.data.decode import DEFAULT_RULES, read_image
 from fastmim_jax.data.limits import MAX_TRIES, DecodeError, DecodeRules
 from fastmim_jax.data.sources import Source
 from fastmim_jax.errors import UserError
+from fastmim_jax.paths import to_text
 
 
 class UndecodableRecords:
@@ -118,7 +119,7 @@ def _one_line_name(source, index):
         name = f"record {index}"
     for separator in "\t\n\r":
         name = name.replace(separator, " ")
-    return name.encode("utf-8", "backslashreplace").decode()  # file names need not be valid UTF-8
+    return to_text(name)
 
 
 def _read_reasons(path):

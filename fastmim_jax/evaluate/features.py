@@ -10,6 +10,7 @@ import numpy as np
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.backbone import BackboneStage, open_backbone
 from fastmim_jax.io import atomic_write
+from fastmim_jax.paths import check_output, to_text
 
 FORMATS = (".npz", ".parquet")
 
@@ -33,8 +34,9 @@ def write_features(
     Args:
       path, step: the checkpoint, see `train.runs.load_run`.
       source: see `fastmim_jax.data.sources`.
-      out: FILE.npz or FILE.parquet. Both hold `name` (n,) of the images, `label` (n,), -1 where there is
-        none, `classes` (npz) or `class` (parquet), and of every chosen layer its features, (n, D) float32.
+      out: FILE.npz or FILE.parquet. Both hold `name` (n,) of the images as `to_text` writes it, `label`
+        (n,), -1 where there is none, `classes` (npz) or `class` (parquet), and of every chosen layer its
+        features, (n, D) float32.
       layers: such as "block 12 mean"; () for the last one, and its cls token where there is one.
       batch_size: images at once, over all devices.
       log: prints a line.
@@ -45,13 +47,14 @@ def write_features(
     """
     out = Path(out)
     writer = _writer(out)
+    check_output(out, "--out=")
     loaded, stage = open_backbone(path, step, batch_size)
     names = _select(stage, layers)
     for line in (f"features of {len(source):,} images: {', '.join(names)} of {loaded.path}", *stage.notes):
         log(line)
     features = stage.features(source, names, progress=progress)
     if jax.process_index() == 0:
-        files = np.array([source.name(int(index)) for index in features.index])
+        files = np.array([to_text(source.name(int(index))) for index in features.index])
         with atomic_write(out) as temporary:
             writer(temporary, files, features.label, source.classes, features.of)
     shapes = ", ".join(f"{name} {x.shape[1]} wide" for name, x in features.of.items())

@@ -13,6 +13,7 @@ from fastmim_jax.data.sources import evaluation_split, open_source
 from fastmim_jax.evaluate.classify import Predictions, classify
 from fastmim_jax.evaluate.report import describe, summarize
 from fastmim_jax.io import write_text
+from fastmim_jax.paths import check_output, to_text
 from fastmim_jax.train.inference import open_classifier
 
 
@@ -41,6 +42,7 @@ def evaluate(
     Raises:
       UserError: no fine-tuned checkpoint, no labels, other classes, no image that can be decoded.
     """
+    _check(out)
     loaded, stage = open_classifier(path, step)
     if images is None:
         source = open_evaluation(loaded.config.data, stage.classes)
@@ -73,6 +75,7 @@ def predict(
     Args:
       images: an image file, a folder or a data set. The others: see `evaluate`.
     """
+    _check(out)
     loaded, stage = open_classifier(path, step)
     source = open_source(images, evaluation_split(images) or "train")
     predictions = classify(stage, stage.variables, source, progress=progress)
@@ -84,16 +87,21 @@ def predict(
         for row, index in enumerate(predictions.index):
             pairs = zip(predictions.best[row], predictions.probability[row], strict=True)
             text = ", ".join(f"{stage.classes[best]} {share:.1%}" for best, share in pairs)
-            log(f"{source.name(int(index))}: {text}")
+            log(f"{to_text(source.name(int(index)))}: {text}")
     if predictions.bad:
         log(f"{predictions.bad:,} image{'s' * (predictions.bad != 1)} could not be decoded")
     return predictions
 
 
+def _check(out: str | Path | None) -> None:
+    if out:
+        check_output(out, "--out=")
+
+
 def predictions_csv(predictions: Predictions, source: Any, classes: Sequence[str]) -> str:
     """Return a line per image: name, true class or "", five likeliest classes and their probabilities.
 
-    classes: of the checkpoint; those of the source may be others.
+    Names are written by `to_text`. classes: of the checkpoint; those of the source may be others.
     """
     text, count = io.StringIO(), predictions.best.shape[1]
     writer = csv.writer(text, lineterminator="\n")
@@ -102,7 +110,7 @@ def predictions_csv(predictions: Predictions, source: Any, classes: Sequence[str
     for row, index in enumerate(predictions.index):
         label, cells = predictions.label[row], []
         for best, share in zip(predictions.best[row], predictions.probability[row], strict=True):
-            cells += [classes[best], f"{share:.6f}"]
+            cells += [to_text(classes[best]), f"{share:.6f}"]
         true_class = source.classes[label] if label >= 0 else ""
-        writer.writerow([source.name(int(index)), true_class, *cells])
+        writer.writerow([*map(to_text, (source.name(int(index)), true_class)), *cells])
     return text.getvalue()

@@ -19,6 +19,7 @@ from fastmim_jax.evaluate.probes import attentive, knn, linear, ridge
 from fastmim_jax.evaluate.probes.folds import split_folds
 from fastmim_jax.evaluate.probes.result import Labelled, ProbeResult
 from fastmim_jax.io import write_json
+from fastmim_jax.paths import check_output
 
 ON_FEATURES: dict[str, Callable[[Labelled, Labelled, int], ProbeResult]] = {
     "ridge": ridge.probe,
@@ -116,6 +117,8 @@ def probe(
     """
     _check_kinds(kinds)
     loaded, backbone = open_backbone(path, step)
+    if out:
+        check_output(out, "--out=")
     parts, description = open_parts(loaded.config.data, images, test, folds, count)
     log(f"{loaded.path}: {len(backbone.layers)} layers, {' and '.join(backbone.poolings)} of their tokens")
     for line in (description, *backbone.notes):

@@ -11,6 +11,7 @@ import numpy as np
 
 from fastmim_jax.evaluate.classify import Predictions
 from fastmim_jax.io import write_json, write_text
+from fastmim_jax.paths import to_text
 from fastmim_jax.train.runs import BEST
 
 LISTED = 5  # worst classes that the report names
@@ -83,8 +84,8 @@ def confusion_csv(confusion: np.ndarray, classes: Sequence[str]) -> str:
     """Return the confusion matrix as CSV: rows are true classes, columns the likeliest ones."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["true", *classes])
-    writer.writerows([name, *row] for name, row in zip(classes, confusion.tolist(), strict=True))
+    writer.writerow(["true", *map(to_text, classes)])
+    writer.writerows([to_text(name), *row] for name, row in zip(classes, confusion.tolist(), strict=True))
     return text.getvalue()
 
 
@@ -103,6 +104,7 @@ def draw_confusion(path: str | Path, confusion: np.ndarray, classes: Sequence[st
     axes = figure.add_subplot(facecolor="lightgray")
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     if named:
+        classes = list(map(to_text, classes))
         axes.set_xticks(range(len(classes)), classes, rotation=90)
         axes.set_yticks(range(len(classes)), classes)
     if len(classes) <= NAMED // 2:

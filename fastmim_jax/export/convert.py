@@ -28,6 +28,7 @@ from fastmim_jax.export.programs.onnx import write_onnx
 from fastmim_jax.export.programs.stablehlo import write_function
 from fastmim_jax.export.to_torch import TorchArrays, dump_settings, parse_settings, to_torch
 from fastmim_jax.io import atomic_write
+from fastmim_jax.paths import check_output, describe_kind, local_path
 from fastmim_jax.train.transfer import TransferReport, modules
 from fastmim_jax.validate.names import count
 
@@ -35,6 +36,7 @@ FOLDERS = tuple(name for name, library in LIBRARIES.items() if library.folder)
 FILES: dict[str, Callable[..., None]] = {".pth": write_pth, ".safetensors": write_safetensors}
 OTHER_FILES = (".pt", ".bin", ".ckpt", ".tar", ".npz", ".h5", ".onnx", ".msgpack")
 PROGRAMS: dict[str, Callable[..., str]] = {"stablehlo": write_function, "onnx": write_onnx}
+WRITTEN = ("conversion.json", model_folder.WEIGHTS)  # in a folder that convert wrote
 SHOWN_NAMES = 8  # in a line
 
 Log = Callable[[str], None]
@@ -159,7 +161,7 @@ def convert(
     Raises:
       UserError: the source is not a complete checkpoint, or the destination cannot hold it.
     """
-    destination = Path(destination).expanduser()
+    destination = Path(local_path(destination))
     _check_destination(destination, options)
     bundle, report = open_source(source, options)
     bundle = backbone_only(bundle) if options.encoder_only else bundle
@@ -183,7 +185,7 @@ def open_source(source: str | Path, options: Options = DEFAULT_OPTIONS) -> tuple
     Raises:
       UserError: it is none of them, or not complete.
     """
-    source = Path(source).expanduser()
+    source = Path(local_path(source))
     if is_ours(source):
         bundle = open_bundle(source, options.step)
         check_finite(flatten_variables(bundle.variables))
@@ -209,7 +211,7 @@ def open_source(source: str | Path, options: Options = DEFAULT_OPTIONS) -> tuple
 
 def is_ours(path: str | Path) -> bool:
     """Return whether a path is a work directory or one of its checkpoints."""
-    path = Path(path).expanduser()
+    path = Path(local_path(path))
     config = (path.parent.parent if path.name.isdigit() else path) / "config.json"
     if not config.exists():
         return False
@@ -298,6 +300,14 @@ def _check_destination(destination: Path, options: Options) -> None:
         )
     if destination.exists() and not options.overwrite:
         raise UserError(f"{destination} exists already: type --overwrite, or another destination")
+    if not destination.exists():
+        check_output(destination)
+        return
+    as_file = destination.suffix in FILES or options.to in PROGRAMS
+    if destination.is_dir() and (as_file or not any((destination / name).exists() for name in WRITTEN)):
+        raise UserError(f"{destination} is a folder that convert has not written: type another destination")
+    if not destination.is_dir() and not (as_file and destination.is_file()):
+        raise UserError(f"{destination} is {describe_kind(destination)}: type another destination")
 
 
 def _write(

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-PATH_KEYS = ("data.path", "data.eval_path", "init", "monitor.path")
+from fastmim_jax.config import PATH_KEYS
+
 LOCAL = re.compile(r"^(~|/|[A-Za-z]:[\\/])|\w://")  # start of a path, or a bucket
 
 

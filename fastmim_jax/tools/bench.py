@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from fastmim_jax.build import stored_images
 from fastmim_jax.data.sources import Source, labelled
 from fastmim_jax.io import write_json
+from fastmim_jax.paths import check_output
 from fastmim_jax.tools.read_cost import read_costs
 from fastmim_jax.tools.step_cost import CompiledStep, Figures, median_seconds
 from fastmim_jax.train import sharding
@@ -50,6 +51,8 @@ def bench(
     """
     source = None if synthetic else cached(open_training_data(config), config, print)
     figures = []
+    if workdir:
+        check_output(Path(workdir) / "bench.json", "--workdir=")
     with _folder(workdir) as folder:
         for stage in _make_stages(config, source):
             stage = fit_stage(stage, lambda line: None)  # the figures say it

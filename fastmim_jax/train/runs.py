@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.paths import local_path
 from fastmim_jax.saved_config import config_from_dict
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.sharding import make_mesh, replicated
@@ -60,7 +61,7 @@ def load_run(path: str | Path, step: int | None = None, devices: list | None = N
     Raises:
       UserError: there is no such checkpoint.
     """
-    path = Path(path).expanduser()
+    path = Path(local_path(path))
     if path.name.isdigit() and (path.parent.parent / "config.json").exists():
         workdir, folder, step = path.parent.parent, path.parent, int(path.name)
     elif (path / "config.json").exists():

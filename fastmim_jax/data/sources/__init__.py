@@ -37,6 +37,7 @@ from fastmim_jax.data.sources.sample import SampleSource
 from fastmim_jax.data.sources.splits import EVALUATION_SPLITS
 from fastmim_jax.data.sources.tfds import TFDSSource
 from fastmim_jax.errors import UserError
+from fastmim_jax.paths import describe_kind
 
 __all__ = [
     "FileSource",
@@ -168,8 +169,9 @@ def _find_kind(path: str) -> ModuleType:
     for kind in _KINDS:
         if kind.matches(path):
             return kind
-    if os.path.exists(path):
-        seen = f"{path} is a file"
+    found = describe_kind(path)
+    if found:
+        seen = f"{path} is {found}"
     else:
         parent = os.path.dirname(os.path.abspath(path))
         missing = "" if os.path.isdir(parent) else f" (nor its parent {parent})"

@@ -2,13 +2,14 @@
 
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.paths import local_path
 
 if TYPE_CHECKING:
     from fastmim_jax.data.records.raw import RawImage
@@ -16,22 +17,40 @@ if TYPE_CHECKING:
     from fastmim_jax.data.sources import Source
 
 SEPARATOR = "::"
+WORDS = ("", "sample")  # that stand for data sets and are no paths
 
 
 def split_path(path: str | os.PathLike) -> list[str]:
-    """Return the paths that are joined by "::" in a path, with "~" expanded.
+    """Return the paths that are joined by "::" in a path, each as `local_path` resolves it.
 
     Raises:
-      UserError: an empty path, or the same one twice.
+      UserError: an empty path, the same one twice, or one that `local_path` refuses.
     """
     path = os.fspath(path)
     paths = [path] if os.path.exists(path) else path.split(SEPARATOR)
     if len(paths) > 1 and not all(paths):
         raise UserError(f"{path} has an empty path before or after '::'; expected FIRST::SECOND.")
-    paths = [os.path.expanduser(part) for part in paths]
+    paths = [_resolve(part, os.fspath) for part in paths]
     if len(set(paths)) < len(paths):
         raise UserError(f"{path} names a data set twice; expected different ones between '::'.")
     return paths
+
+
+def absolute_path(path: str) -> str:
+    """Return a path of data sets as every working directory can use it; raises as `split_path`."""
+    return SEPARATOR.join(_resolve(part, os.path.abspath) for part in split_path(path))
+
+
+def _resolve(path: str, finish: Callable[[str], str]) -> str:
+    """-> one path between "::" as `local_path` resolves it, then finished; also in tfds:NAME:DATA_DIR."""
+    if path in WORDS:
+        return path
+    if not path.startswith("tfds:"):
+        return finish(local_path(path))
+    name, separator, folder = path.removeprefix("tfds:").partition(":")
+    if not separator:
+        return f"tfds:{finish(local_path(name)) if os.path.isdir(os.path.expanduser(name)) else name}"
+    return f"tfds:{name}:{finish(local_path(folder))}"
 
 
 class JoinedSource:

@@ -7,7 +7,9 @@ from fastmim_jax.data.sources.base import LabelledSource
 from fastmim_jax.data.sources.listing import count_kinds, extension, is_image
 from fastmim_jax.data.sources.paths import PathTable, number_classes
 from fastmim_jax.data.sources.pread import read_file
+from fastmim_jax.data.sources.skipped import NO_FILE, why_skipped
 from fastmim_jax.errors import UserError
+from fastmim_jax.paths import to_text
 
 _SHOWN = 5  # lines in a message
 
@@ -40,7 +42,7 @@ def open_split(path: str, split: str) -> "ListSource":
 class ListSource(LabelledSource):
     """The images of a text file in its order; paths are relative to the folder of the file.
 
-    Blank lines and comments ("#") are skipped; `notices` names the lines that are left out: without a file.
+    Blank lines and comments ("#") are skipped; `notices` names the lines without a file to read.
     """
 
     expected_labels = "expected a tab and the name of the class after each path"
@@ -53,8 +55,11 @@ class ListSource(LabelledSource):
         for number, line in _lines(path):
             file, _, name = line.partition(b"\t")
             kind = extension(os.fsdecode(file))
-            if not os.path.isfile(os.path.join(os.fsencode(self._folder), file)):
-                missing.append((number, os.fsdecode(file)))
+            why = why_skipped(self._folder, os.fsdecode(file))
+            if why:
+                missing.append(
+                    (number, to_text(os.fsdecode(file)) + (f": {why}" if why != NO_FILE else ""))
+                )
             elif not is_image(kind):
                 others[kind] += 1
             else:

@@ -8,15 +8,12 @@ from typing import Any, NamedTuple
 
 from fastmim_jax.data.image_formats import HEIF_EXTENSIONS, describe_extensions, has_heif, image_extensions
 from fastmim_jax.data.sources.paths import PathTable
+from fastmim_jax.data.sources.skipped import FORBIDDEN, Skipped, classify, describe_skipped, skip
 from fastmim_jax.errors import UserError
 
 ARCHIVES = ("parquet", "tar", "zip")  # extensions of files that hold data sets
 _CACHED = 16  # listings that a process keeps
-_NOT_UTF8 = "name that is not UTF-8"
-_SPECIAL = "FIFO, socket or device"
-_NOWHERE = "link to itself or to nothing"
 _TWICE = "link to a folder listed already"
-_FORBIDDEN = "no permission to read"
 _RUN = "work directory or pictures of a run"
 _OF_A_RUN = ("checkpoints", "metrics.jsonl", "data.json")  # beside config.json, in a work directory
 _RUN_FOLDERS = frozenset({"best", "checkpoints", "pictures", "tensorboard"})
@@ -27,12 +24,13 @@ class TopLevel(NamedTuple):
     """The visible entries right in a folder.
 
     folders: their sorted names. archives: {extension: sorted names of files}, see ARCHIVES.
-    images: whether there is an image.
+    images: whether there is an image. skipped: entries that are no files or folders to read.
     """
 
     folders: tuple[str, ...]
     archives: dict[str, tuple[str, ...]]
     images: bool
+    skipped: Skipped = {}
 
 
 class Listing(NamedTuple):
@@ -40,13 +38,13 @@ class Listing(NamedTuple):
 
     paths: relative to it, sorted. folders: names of its visible folders.
     others: {(name of the first folder or "", extension): number} of the other visible files.
-    skipped: {reason: (number, an example)} of entries that are no files or folders to read.
+    skipped: entries that are no files or folders to read.
     """
 
     paths: PathTable
     folders: frozenset[str]
     others: Counter[tuple[str, str]]
-    skipped: dict[str, tuple[int, str]] = {}
+    skipped: Skipped = {}
 
     def kinds(self, folder: str | None = None) -> Counter[str]:
         """Return {extension: number} of the other files, of all or of those in one first-level folder."""
@@ -114,10 +112,7 @@ def notices(path: str, listing: Listing) -> tuple[str, ...]:
     if kinds:
         files = f"{kinds.total():,} other file{'s' * (kinds.total() > 1)} ignored ({count_kinds(kinds)})"
         sentences.append(f"{path}: {files}{_heif_hint(kinds)}")
-    if listing.skipped:
-        total = sum(count for count, _ in listing.skipped.values())
-        shown = ", ".join(f"{why}: {count:,} ({name})" for why, (count, name) in listing.skipped.items())
-        sentences.append(f"{path}: {total:,} {'entry' if total == 1 else 'entries'} skipped ({shown})")
+    sentences += describe_skipped(path, listing.skipped)
     with_images = {os.fsdecode(folder).partition("/")[0] for folder in listing.paths.folders} - {""}
     empty = sorted(listing.folders - with_images)
     if with_images and empty:
@@ -197,18 +192,21 @@ def _read_top_level(folder: str) -> _Entry:
     folders: list[str] = []
     archives: dict[str, list[str]] = {kind: [] for kind in ARCHIVES}
     images = False
+    skipped: Skipped = {}
     for entry in _entries(folder):
-        kind, found = extension(entry.name), _classify(entry)
+        kind, found = extension(entry.name), classify(entry)
         if found == "folder":
             folders.append(entry.name)
         elif found == "file" and kind in archives:
             archives[kind].append(entry.name)
         elif found == "file":
             images = images or is_image(kind)
+        elif found != "file":
+            skip(skipped, found, entry.name)
     if any(archives.values()):  # a run beside the data does not change what kind of data it is
         folders = [name for name in folders if not is_work_directory(os.path.join(folder, name))]
     named = {kind: tuple(sorted(names)) for kind, names in archives.items()}
-    return _Entry(TopLevel(tuple(sorted(folders)), named, images), changed)
+    return _Entry(TopLevel(tuple(sorted(folders)), named, images, skipped), changed)
 
 
 def _look_for_images(root: str) -> _Entry:
@@ -217,7 +215,7 @@ def _look_for_images(root: str) -> _Entry:
         folder = pending.pop()
         changed[folder] = _modified(folder)
         try:
-            entries = [(_classify(entry), entry) for entry in _entries(folder)]
+            entries = [(classify(entry), entry) for entry in _entries(folder)]
         except (OSError, UserError):
             continue
         if is_work_directory(folder):
@@ -240,26 +238,6 @@ def _entries(folder: str) -> list[os.DirEntry]:
         ) from None
 
 
-def _classify(entry: os.DirEntry) -> str:
-    """-> "folder", "file", or why an entry is skipped."""
-    name = entry.name
-    try:
-        if not name.isascii():
-            name.encode()
-        if entry.is_dir():
-            return "folder"
-        if entry.is_file():
-            return "file"
-        os.stat(entry.path)
-    except UnicodeEncodeError:
-        return _NOT_UTF8
-    except PermissionError:
-        return _FORBIDDEN
-    except OSError:
-        return _NOWHERE
-    return _SPECIAL
-
-
 def _scan(root: str) -> _Entry:
     scan = _Scan(root)
     pending = [""]
@@ -279,7 +257,7 @@ class _Scan:
         self.images: list[str] = []
         self.first_level: frozenset[str] = frozenset()
         self.others: Counter[tuple[str, str]] = Counter()
-        self.skipped: dict[str, tuple[int, str]] = {}
+        self.skipped: Skipped = {}
         self.changed: dict[str, int] = {}
 
     def folder(self, prefix: str) -> list[str]:
@@ -294,7 +272,7 @@ class _Scan:
         except (OSError, UserError):
             if not prefix:
                 raise
-            self._skip(_FORBIDDEN, prefix)
+            self._skip(FORBIDDEN, prefix)
             return []
         is_run = any(entry.name == "config.json" for entry in entries) and is_work_directory(folder)
         if is_run and prefix:
@@ -315,7 +293,7 @@ class _Scan:
         start, first = f"{prefix}/" if prefix else "", prefix.partition("/")[0]
         folders, files = [], []
         for entry in entries:
-            name, found = entry.name, _classify(entry)
+            name, found = entry.name, classify(entry)
             kind = name[name.rfind(".") + 1 :] if "." in name else ""
             if found == "folder" and is_run and name in _RUN_FOLDERS:
                 self._skip(_RUN, name)
@@ -342,6 +320,4 @@ class _Scan:
         return False
 
     def _skip(self, reason: str, path: str) -> None:
-        path = os.fsencode(path).decode("utf-8", "backslashreplace")
-        count, example = self.skipped.get(reason, (0, path))
-        self.skipped[reason] = count + 1, min(example, path)
+        skip(self.skipped, reason, path)

@@ -73,7 +73,8 @@ class ParquetSource(LabelledSource):
         classes, labels = self._read_labels()
         self._leaf = f"{self.columns.image}.bytes" if self.columns.nested else self.columns.image
         by_page = _pages(self._files[0], 0, self._leaf) is not None
-        super().__init__(path, classes, labels, () if by_page else _notices(path, max(rows), largest))
+        notices = [] if by_page else _notices(path, max(rows), largest)
+        super().__init__(path, classes, labels, [*notices, *shards.skipped_in(path, files)])
 
     def _read_labels(self) -> tuple[tuple[str, ...], np.ndarray]:
         if not self.columns.label:

@@ -3,9 +3,11 @@
 import glob
 import os
 import re
+from collections.abc import Sequence
 
 from fastmim_jax.data.sources.base import refuse_split
 from fastmim_jax.data.sources.listing import extension, top_level
+from fastmim_jax.data.sources.skipped import describe_skipped
 from fastmim_jax.data.sources.splits import SPLITS, only_splits, split_of
 from fastmim_jax.errors import UserError
 
@@ -59,6 +61,12 @@ def find_shards(path: str, kind: str) -> dict[str, tuple[str, ...]]:
     if os.path.isdir(path):
         return _folder_shards(path, kind)
     return {"": _matching_files(path) if is_pattern(path) else (path,)}
+
+
+def skipped_in(path: str, files: Sequence[str]) -> list[str]:
+    """Return sentences on the entries beside the files of a data set that cannot be read."""
+    folders = dict.fromkeys(os.path.dirname(file) for file in files) if os.path.isdir(path) else {}
+    return [x for folder in folders for x in describe_skipped(folder, top_level(folder).skipped)]
 
 
 def is_pattern(path: str) -> bool:

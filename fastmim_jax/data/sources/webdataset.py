@@ -56,7 +56,9 @@ class TarSource(LabelledSource):
         self._names = PathTable(os.fsencode(sample.name) for sample in samples)
         labels = [sample.labels for sample in samples]
         classes, numbers = number_classes(_class_names(labels), numeric_order)
-        super().__init__(path, classes, numbers, _notices(path, files, indexes))
+        super().__init__(
+            path, classes, numbers, [*_notices(path, files, indexes), *shards.skipped_in(path, files)]
+        )
 
     def _shard(self, index: int) -> int:
         return int(np.searchsorted(self._first, index, "right")) - 1

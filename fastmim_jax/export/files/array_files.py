@@ -19,6 +19,7 @@ from fastmim_jax.export.torch_file.modules import attributes_of
 from fastmim_jax.export.torch_file.reader import Checkpoint, errors_of, read_pth
 from fastmim_jax.export.torch_file.unpickler import StandIn
 from fastmim_jax.io import atomic_write
+from fastmim_jax.paths import local_path
 from fastmim_jax.validate.names import count
 
 # Entries of a checkpoint that may hold the arrays of the model; the first that exists is taken.
@@ -73,7 +74,7 @@ def read_tensors(path: str | Path, key: str | None = None) -> Tensors:
     Raises:
       UserError: no such file or entry, another kind of file, or a file without arrays.
     """
-    path = _find_file(Path(path).expanduser())
+    path = _find_file(Path(local_path(path)))
     read, size = _read_tree(path)
     tree = _entries(read.content)
     if tree is None:

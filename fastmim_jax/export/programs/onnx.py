@@ -16,6 +16,7 @@ from fastmim_jax.export.bundle import ModelBundle
 from fastmim_jax.export.extras import require
 from fastmim_jax.export.programs.stablehlo import check_size, image_function, output_names
 from fastmim_jax.io import atomic_write
+from fastmim_jax.paths import local_path
 
 TOLERANCE = 1e-4  # of the largest value of an output
 CHECKED_BATCHES = (1, 3)  # batch sizes of the check
@@ -40,7 +41,7 @@ def write_onnx(bundle: ModelBundle, path: str | Path, overwrite: bool = False) -
     """
     check_size(bundle)
     jax2onnx, onnx, runtime = (require(name, "onnx") for name in PACKAGES)
-    path = Path(path).expanduser()
+    path = Path(local_path(path))
     with atomic_write(path, overwrite) as file:
         proto = _to_proto(jax2onnx, bundle)
         onnx.helper.set_model_props(proto, {"classes": "\n".join(bundle.classes)})

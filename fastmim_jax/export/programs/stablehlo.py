@@ -19,6 +19,7 @@ from fastmim_jax.build import create_backbone, create_reader
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.bundle import ModelBundle
 from fastmim_jax.io import atomic_write
+from fastmim_jax.paths import local_path
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 ALL_PLATFORMS = (*PLATFORMS, "rocm")
@@ -61,7 +62,7 @@ def write_function(
     """
     _check_platforms(platforms)
     check_size(bundle)
-    path = Path(path).expanduser()
+    path = Path(local_path(path))
     function = lower(bundle, platforms)
     names = dict(function=path.name, platforms=list(platforms), jax=jax.__version__)
     names |= dict(opens_with=f"jax.export.deserialize(open({path.name!r}, 'rb').read()).call(images)")

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from fastmim_jax.build import create_reader
 from fastmim_jax.data.image_reader import ImageReader
 from fastmim_jax.data.sources import Source, labelled
+from fastmim_jax.paths import check_output
 from fastmim_jax.stages import at_stage
 from fastmim_jax.tools.draw.pages import (
     GAP,
@@ -55,6 +56,7 @@ def show_batch(config: ConfigDict, path: str | Path) -> Path:
     Raises:
       UserError: the config or its data cannot be used.
     """
+    check_output(path, "--show_batch=")
     check_values(config)
     check_data(config.data)
     config = at_stage(config, 0)

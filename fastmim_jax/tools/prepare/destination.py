@@ -24,6 +24,7 @@ from fastmim_jax.data.records.manifest import (
 from fastmim_jax.data.sources.joined import split_path
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import write_json
+from fastmim_jax.paths import local_path
 from fastmim_jax.tools.prepare.facts import ShardFacts
 from fastmim_jax.tools.prepare.settings import Settings, describe_differences
 from fastmim_jax.tools.prepare.shards import ShardTask, load_facts
@@ -37,7 +38,7 @@ def check_place(source: str, destination: str) -> None:
     Raises:
       UserError: it does, or they are the same.
     """
-    ours = os.path.realpath(os.path.expanduser(destination))
+    ours = os.path.realpath(local_path(destination))
     for path in filter(os.path.exists, split_path(source)):
         theirs = os.path.realpath(path)
         if os.path.commonpath([theirs, ours]) not in (theirs, ours):
@@ -97,7 +98,7 @@ def open_destination(path: str, settings: Settings) -> Iterator[Destination]:
       UserError: a file, a folder with other files, one prepared with other settings, or one that another
         process writes to.
     """
-    folder = Path(path).expanduser()
+    folder = Path(local_path(path))
     _check_foreign(folder)
     destination = Destination(folder)
     try:
@@ -122,7 +123,7 @@ def find_finished(path: str, settings: Settings) -> Manifest | None:
     Raises:
       UserError: it was prepared with other settings.
     """
-    folder = Path(path).expanduser()
+    folder = Path(local_path(path))
     if not (is_prepared(str(folder)) and (folder / FILE).is_file()):
         return None
     manifest = load_manifest(str(folder))

@@ -1,0 +1,151 @@
+"""Paths that users type: resolved alike in every flag, or refused before anything is written."""
+
+import os
+import socket
+
+import pytest
+
+from fastmim_jax.__main__ import COMMANDS
+from fastmim_jax.cli import FLAGS, parse
+from fastmim_jax.config import PATH_KEYS, finetune_config, pretrain_config
+from fastmim_jax.errors import UserError
+from fastmim_jax.paths import check_output, describe_kind, from_text, is_remote, local_path, to_text
+from fastmim_jax.saved_config import flatten
+from helpers.commands import refused
+
+QUICKSTART = "--config=configs/quickstart.py"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RUNS", str(tmp_path / "runs"))
+    monkeypatch.delenv("UNSET", raising=False)
+    return tmp_path
+
+
+def test_home_and_variables(home, monkeypatch):
+    monkeypatch.chdir(home)
+    assert local_path("~/x") == local_path("$HOME/x") == f"{home}/x"
+    assert local_path("${RUNS}/x y") == f"{home}/runs/x y" and local_path("runs/x") == "runs/x"
+    assert local_path("price$5") == "price$5" and local_path("C:/x") == "C:/x"
+    for path, message in [
+        ("$UNSET/x", "the environment variable UNSET is not set"),
+        ("~nobody-of-this-name/x", "no user here is called nobody-of-this-name"),
+        ("a\0b", "NUL character"),
+    ]:
+        with pytest.raises(UserError, match=f"--out=.*{message}"):
+            local_path(path, "--out=")
+    (home / "$UNSET").mkdir()
+    assert local_path("$UNSET/../$UNSET") == "$UNSET/../$UNSET"
+
+
+@pytest.mark.parametrize(
+    "address", ["gs://b/r", "s3://b", "HTTP://x/y.tar", "hf://a", "gs:/b/r", "file:///x"]
+)
+def test_addresses_are_no_folders(home, monkeypatch, capsys, address):
+    monkeypatch.chdir(home)
+    assert is_remote(address)
+    for words in (
+        ["pretrain", QUICKSTART, f"--workdir={address}"],
+        ["pretrain", QUICKSTART, "--workdir=w", f"--config.data.path=sample::{address}"],
+        ["pretrain", QUICKSTART, "--workdir=w", f"--config.init={address}"],
+        ["features", "--workdir=w", "--images=i", f"--out={address}"],
+        ["probe", "--workdir=w", f"--test={address}"],
+        ["convert", "a.pth", address],
+        ["verify", address, "b"],
+        ["prepare", address, "b"],
+        ["prepare", "sample", address],
+    ):
+        message = refused(capsys, *words)
+        assert f"{address} is an address" in message and "type " in message
+    assert not os.listdir(home)
+
+
+def test_every_path_is_resolved(home):
+    for name, command in COMMANDS.items():
+        flags = [flag for flag in command.flags if FLAGS[flag].resolve]
+        words = [f"--{flag}=~/{flag}" for flag in flags] + [f"--{key}=x" for key in command.required]
+        words = [word for word in words if not word.endswith("=x") or word[2:-2] not in (*flags, "config")]
+        words += [QUICKSTART] if "config" in command.flags else []
+        values, paths = parse(name, command, [*words, *["$RUNS/p"] * len(command.paths)])
+        assert all(values[flag].value == f"{home}/{flag}" for flag in flags)
+        assert paths == [f"{home}/runs/p"] * len(command.paths)
+    typed = {flag for flag, x in FLAGS.items() if x.value in ("DIR", "FILE", "FILE_OR_DIR", "FILE.png")}
+    assert typed == {flag for flag, x in FLAGS.items() if x.resolve}
+
+
+def test_paths_of_the_config_are_absolute(home, monkeypatch):
+    monkeypatch.chdir(home)
+    config = os.path.join(os.path.dirname(__file__), "..", "configs", "quickstart.py")
+    words = [f"--config={config}", "--workdir=w", "--config.init=$RUNS/a", "--config.monitor.path=m"]
+    words += ["--config.data.path=sample::~/a::tfds:mnist:d", "--config.data.eval_path=shard-{0..1}.tar"]
+    values, _ = parse("pretrain", COMMANDS["pretrain"], words)
+    assert [flatten(values.config)[key] for key in PATH_KEYS] == [
+        f"{home}/runs/a",
+        f"sample::{home}/a::tfds:mnist:{home}/d",
+        f"{home}/shard-{{0..1}}.tar",
+        f"{home}/m",
+    ]
+
+
+def test_every_key_with_a_path_is_listed():
+    keys = {*flatten(pretrain_config()), *flatten(finetune_config())}
+    assert {key for key in keys if key.rpartition(".")[2] in ("init", "path", "eval_path")} == set(
+        PATH_KEYS
+    )
+
+
+def test_outputs_are_checked_without_a_trace(tmp_path):
+    check_output(tmp_path / "a" / "b" / "c.csv")
+    check_output(tmp_path / "a", folder=True)
+    assert not os.listdir(tmp_path)
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "fifo")
+    check_output(tmp_path / "file")
+    for path, message in [
+        (tmp_path, "is a folder, expected the name of a file"),
+        (f"{tmp_path}/new/", "ends with a slash"),
+        (tmp_path / "fifo", "is a FIFO"),
+        ("/dev/null", "is a device"),
+        (tmp_path / "file" / "x.csv", "cannot be written"),
+        (tmp_path / ("n" * 300), "cannot be written"),
+    ]:
+        with pytest.raises(UserError, match=f"--out=.*{message}.*type"):
+            check_output(path, "--out=")
+    with pytest.raises(UserError, match="is a file, expected the name of a folder"):
+        check_output(tmp_path / "file", folder=True)
+
+
+def test_kinds(tmp_path, monkeypatch):
+    (tmp_path / "loop").symlink_to("loop")
+    server = socket.socket(socket.AF_UNIX)
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    server.bind("socket")
+    assert [describe_kind(tmp_path / name) for name in ("loop", "socket", "none", ".")] == [
+        "a link to itself or to nothing",
+        "a socket",
+        "",
+        "a folder",
+    ]
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("caf\udce9", r"caf\xe9"),
+        ("caf\u00e9", "caf\u00e9"),
+        (r"caf\xe9", r"caf\\xe9"),
+        ("a\\b", "a\\b"),
+        (r"a\\b", r"a\\\\b"),
+        ("\udcff\\", r"\xff\\"),
+    ],
+)
+def test_names_as_text_and_back(name, text):
+    assert to_text(name) == text and from_text(text) == name
+    text.encode()
+
+
+def test_surrogates_that_stand_for_no_byte():
+    assert to_text("\ud800x").encode() == rb"\ud800x"
