@@ -19,7 +19,7 @@ def pretrain(values, paths):
     from fastmim_jax.evaluate.monitor import open_monitor
     from fastmim_jax.tools.reconstruct import draw_loss_curve, picture_hook
     from fastmim_jax.train.pretrain import pretrain
-    from fastmim_jax.train.report import summarize
+    from fastmim_jax.train.report import summarize, summary_lines
 
     _start_jax(values.distributed)
     hooks = [picture_hook] if config.run.picture_every else []
@@ -28,7 +28,7 @@ def pretrain(values, paths):
     if jax.process_index():
         return
     draw_loss_curve(values.workdir)
-    for line in _summary_lines(summarize(values.workdir), Path(values.workdir)):
+    for line in summary_lines(summarize(values.workdir), Path(values.workdir)):
         print(line)
 
 
@@ -196,31 +196,28 @@ def _progress():
     return ProgressCounter("images")
 
 
-def _summary_lines(summary, workdir):
-    """Yield the lines at the end of a run: its losses against trivial predictors, and its pictures."""
-    for name, loss in (("training", summary.train_loss), ("held-out", summary.eval_loss)):
-        trivial = summary.baselines.get(name)
-        if loss is not None and trivial:
-            best = min(trivial, key=trivial.get)
-            share = 1 - loss / trivial[best]
-            side = "below" if share >= 0 else "above"
-            yield (
-                f"loss on {name} images: {loss:.4f}, {abs(share):.1%} {side} the best trivial predictor "
-                f"({best}, {trivial[best]:.4f})"
-            )
-    pictures = sorted((workdir / "pictures").glob("step_*.png"))
-    if pictures:
-        yield f"reconstructions: {pictures[-1]}"
-    yield f"curve:           {workdir / 'pictures' / 'curve.png'}"
-
-
+SMALLER_COUNT = "type a smaller --count"
+TRAINING = ("distributed", "accept_changed_data")
+SMALLER_BATCH = "type a smaller --config.schedule.batch_size"
 CONVERSION = ("format", "key", "prefix", "step", "partial", "set")
 COMMANDS = {
-    "pretrain": Command(pretrain, ("config", "workdir"), ("distributed", "accept_changed_data")),
-    "reconstruct": Command(reconstruct, ("workdir",), ("images", "count", "step")),
-    "probe": Command(probe, ("workdir",), ("images", "test", "kinds", "folds", "count", "step", "out")),
-    "features": Command(features, ("workdir", "images", "out"), ("split", "layers", "step")),
-    "finetune": Command(finetune, ("config", "workdir"), ("distributed", "accept_changed_data")),
+    "pretrain": Command(pretrain, ("config", "workdir"), TRAINING, less_memory=SMALLER_BATCH),
+    "reconstruct": Command(
+        reconstruct, ("workdir",), ("images", "count", "step"), less_memory=SMALLER_COUNT
+    ),
+    "probe": Command(
+        probe,
+        ("workdir",),
+        ("images", "test", "kinds", "folds", "count", "step", "out"),
+        less_memory=SMALLER_COUNT,
+    ),
+    "features": Command(
+        features,
+        ("workdir", "images", "out"),
+        ("split", "layers", "step"),
+        less_memory="choose fewer --layers or fewer --images",
+    ),
+    "finetune": Command(finetune, ("config", "workdir"), TRAINING, less_memory=SMALLER_BATCH),
     "evaluate": Command(evaluate, ("workdir",), ("images", "step", "out")),
     "predict": Command(predict, ("workdir", "images"), ("step", "out")),
     "convert": Command(
@@ -236,8 +233,11 @@ COMMANDS = {
             *("splits", "workers", "check"),
         ),
         paths=("SRC", "[DST]"),
+        less_memory="type a smaller --workers",
     ),
-    "bench": Command(bench, ("config",), ("workdir", "synthetic", "profile", "show_batch")),
+    "bench": Command(
+        bench, ("config",), ("workdir", "synthetic", "profile", "show_batch"), less_memory=SMALLER_BATCH
+    ),
 }
 HELP = ("-h", "-help", "--help", "help")
 
@@ -245,30 +245,24 @@ HELP = ("-h", "-help", "--help", "help")
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 different (`verify`), 2 bad input (one sentence on stderr)."""
     escape_unprintable()
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
+        code = _run(words)
     except UserError as error:
         print(f"fastmim: {error}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        if not _is_out_of_memory(error):
+        from fastmim_jax.train.out_of_memory import is_out_of_memory, sentence
+
+        if not is_out_of_memory(error):
             raise
-        print(f"fastmim: out of memory: {_OUT_OF_MEMORY}", file=sys.stderr)
+        print(f"fastmim: {sentence(error, COMMANDS[words[0]].less_memory)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("fastmim: interrupted", file=sys.stderr)
         sys.exit(130)
     if code:
         sys.exit(code)
-
-
-_OUT_OF_MEMORY = "type a smaller batch or image size where the command has one, or end other programs"
-
-
-def _is_out_of_memory(error):
-    from fastmim_jax.train.out_of_memory import is_out_of_memory
-
-    return is_out_of_memory(error)
 
 
 def _run(argv):

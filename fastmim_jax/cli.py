@@ -121,12 +121,14 @@ class Command(NamedTuple):
     run: flag values -> exit code or None; the first line of its docstring is the help.
     required, optional: keys of FLAGS.
     paths: names of the paths without a flag, required unless they stand in brackets.
+    less_memory: what to do if the memory does not suffice.
     """
 
     run: Run
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    less_memory: str = "end other programs that use this memory"
 
     @property
     def flags(self) -> tuple[str, ...]:

@@ -49,6 +49,18 @@ def test_words_that_cannot_be_meant(capsys, words, message):
 
 
 @pytest.mark.parametrize(
+    ("command", "advice"), [("probe", "type a smaller --count"), ("evaluate", "end other")]
+)
+def test_an_error_for_lack_of_memory_is_a_sentence(monkeypatch, capsys, command, advice):
+    def run(values, paths):
+        np.zeros(1 << 44)
+
+    monkeypatch.setitem(COMMANDS, command, COMMANDS[command]._replace(run=run))
+    text = refused(capsys, command, "--workdir=w")
+    assert "out of memory (Unable to allocate 128" in text and f"): {advice}" in text
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ("method.block_size=12", "--config.method.block_size=8"),

@@ -15,6 +15,7 @@ from fastmim_jax.data.image_reader import ImageReader
 from fastmim_jax.models.base import Backbone, EncoderOutput, with_identity_norm
 from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.train import sharding
+from fastmim_jax.train.compilation import OnMesh
 from fastmim_jax.train.inference import ROWS, InferenceStage, compile_eval, round_up
 from fastmim_jax.train.runs import LoadedRun, load_run
 
@@ -50,7 +51,7 @@ class BackboneStage(InferenceStage):
 
     model: Backbone
     layers: tuple[str, ...]
-    pooled: Callable
+    pooled: OnMesh
     notes: tuple[str, ...] = ()
 
     @property

@@ -11,6 +11,7 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.backbone import BackboneStage, open_backbone
 from fastmim_jax.io import atomic_write
 from fastmim_jax.paths import check_output, to_text
+from fastmim_jax.train.eval_memory import fit_eval_batch
 
 FORMATS = (".npz", ".parquet")
 
@@ -52,6 +53,7 @@ def write_features(
     names = _select(stage, layers)
     for line in (f"features of {len(source):,} images: {', '.join(names)} of {loaded.path}", *stage.notes):
         log(line)
+    stage = fit_eval_batch(stage, stage.pooled, len(source), log)
     features = stage.features(source, names, progress=progress)
     if jax.process_index() == 0:
         files = np.array([to_text(source.name(int(index))) for index in features.index])

@@ -44,7 +44,8 @@ def _hook(stage: PretrainStage, parts: list[tuple[Images, Images]], epochs: floa
         variables = replicate(backbone_variables(state.eval_variables()))
         if backbone is None:
             encoder, reader = stage.model.encoder, stage.reader
-            backbone = make_backbone_stage(encoder, variables, reader, BATCH_SIZE, devices)
+            size = min(BATCH_SIZE, stage.eval_batch_size)  # as many as a training step computes at a time
+            backbone = make_backbone_stage(encoder, variables, reader, size, devices)
         else:
             backbone = dataclasses.replace(backbone, variables=variables)
         lines = ridge_lines(extract(backbone, parts))

@@ -14,6 +14,7 @@ from fastmim_jax.evaluate.classify import Predictions, classify
 from fastmim_jax.evaluate.report import describe, summarize
 from fastmim_jax.io import write_text
 from fastmim_jax.paths import check_output, to_text
+from fastmim_jax.train.eval_memory import fit_eval_batch
 from fastmim_jax.train.inference import open_classifier
 
 
@@ -49,6 +50,7 @@ def evaluate(
     else:
         source = with_classes(open_source(images, evaluation_split(images) or "train"), stage.classes)
     log(f"{loaded.path} on {source!r}")
+    stage = fit_eval_batch(stage, stage.classify, len(source), log)
     predictions = classify(stage, stage.variables, source, progress=progress)
     summary = summarize(predictions, source, stage.classes)
     for line in describe(summary):
@@ -78,6 +80,7 @@ def predict(
     _check(out)
     loaded, stage = open_classifier(path, step)
     source = open_source(images, evaluation_split(images) or "train")
+    stage = fit_eval_batch(stage, stage.classify, len(source), log)
     predictions = classify(stage, stage.variables, source, progress=progress)
     if out:
         if jax.process_index() == 0:

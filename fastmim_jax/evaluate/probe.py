@@ -20,6 +20,7 @@ from fastmim_jax.evaluate.probes.folds import split_folds
 from fastmim_jax.evaluate.probes.result import Labelled, ProbeResult
 from fastmim_jax.io import write_json
 from fastmim_jax.paths import check_output
+from fastmim_jax.train.eval_memory import fit_eval_batch
 
 ON_FEATURES: dict[str, Callable[[Labelled, Labelled, int], ProbeResult]] = {
     "ridge": ridge.probe,
@@ -123,6 +124,8 @@ def probe(
     log(f"{loaded.path}: {len(backbone.layers)} layers, {' and '.join(backbone.poolings)} of their tokens")
     for line in (description, *backbone.notes):
         log(line)
+    most = max(len(records) for _, records in _records_of(parts).values())
+    backbone = fit_eval_batch(backbone, backbone.pooled, most, log)
     material = extract(backbone, parts, progress)
     if material.bad:
         log(f"{material.bad:,} image{'s' * (material.bad != 1)} could not be decoded: left out")
@@ -176,15 +179,21 @@ def extract(
     progress: Callable[[int], None] | None = None,
 ) -> Material:
     """Return the features of all images of the parts."""
-    records_of: dict[int, tuple[Any, list[np.ndarray]]] = {}
-    for images in (images for part in parts for images in part):
-        records_of.setdefault(id(images.source), (images.source, []))[1].append(images.records)
     features = {
-        key: backbone.features(source, records=np.unique(np.concatenate(records)), progress=progress)
-        for key, (source, records) in records_of.items()
+        key: backbone.features(source, records=records, progress=progress)
+        for key, (source, records) in _records_of(parts).items()
     }
     classes = len(parts[0][0].source.classes)
     return Material(backbone, parts, lambda source: features[id(source)], classes)
+
+
+def _records_of(parts: list[tuple[Images, Images]]) -> dict[int, tuple[Any, np.ndarray]]:
+    """Return {id of a source: (the source, its records in any part, ascending)}."""
+    found: dict[int, tuple[Any, np.ndarray]] = {}
+    for images in (images for part in parts for images in part):
+        _, before = found.get(id(images.source), (None, images.records))
+        found[id(images.source)] = images.source, np.union1d(before, images.records)
+    return found
 
 
 def ridge_lines(material: Material) -> list[Line]:

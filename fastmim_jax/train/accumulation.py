@@ -7,21 +7,25 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from fastmim_jax.errors import OutOfMemoryError
 from fastmim_jax.io import write_json
 from fastmim_jax.mim.mixmim import micro_batch_split
-from fastmim_jax.train.liveness import argument_bytes, peak_bytes
-from fastmim_jax.train.memory import describe_bytes, free_bytes, program_bytes
-from fastmim_jax.train.out_of_memory import is_out_of_memory
+from fastmim_jax.train.liveness import peak_bytes
+from fastmim_jax.train.memory import (
+    USABLE,
+    argument_bytes,
+    compiled_bytes,
+    describe_bytes,
+    free_bytes,
+    largest_of_processes,
+    reading_bytes,
+)
 from fastmim_jax.train.report import Note, log_notes
 from fastmim_jax.train.stage import TrainStage
 from fastmim_jax.validate.names import count, stage_of
 
 FILE = "accumulation.json"  # in the work directory: the numbers that a run has chosen
-USABLE = 0.9  # share of the free memory for a chosen number; the rest is for what is not counted
 PROGRAMS = 3  # compiled at most, while one fits
 MISJUDGED = 1.05  # factor by which a prediction may be too high: a number that near the limit is tried
 PER_ESTIMATE = 1.3  # bytes of a compiled step per estimated byte, before the first is compiled
@@ -62,7 +66,7 @@ def fit_stage(
     if found is None:
         programs.compile(stage.plan.accumulation)
         return programs.stages[stage.plan.accumulation]
-    free = -int(_largest(-found))
+    free = -int(largest_of_processes(-found))
     if stage.plan.auto_accumulation:
         number = _choose(programs, free, workdir)
     else:
@@ -173,13 +177,8 @@ class _Programs(Generic[AnyStage]):
 
     def compile(self, number: int) -> float:
         """Return the bytes of a program on one device, the most of all processes."""
-        stage, need = self.at(number), math.inf
-        try:
-            need = program_bytes(stage.step.compile(stage.abstract, self.batch)) or 0
-        except jax.errors.JaxRuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        self.needs[number] = _largest(need)
+        stage = self.at(number)
+        self.needs[number] = compiled_bytes(stage.step, stage.abstract, self.batch)
         return self.needs[number]
 
     def estimate(self, number: int) -> float:
@@ -206,7 +205,7 @@ class _Programs(Generic[AnyStage]):
         """Return the bytes of a run beside its step: on CPUs, of the reader and a checkpoint's copy."""
         if self.stage.mesh.devices.flat[0].platform != "cpu":
             return 0
-        return argument_bytes(self.stage.abstract) + 4 * argument_bytes(self.batch)
+        return argument_bytes(self.stage.abstract) + reading_bytes(self.batch, self.stage.mesh)
 
 
 def _choose(programs: _Programs, free: int, workdir: Path | None) -> int:
@@ -273,13 +272,6 @@ def _note(programs: _Programs, number: int, free: int) -> Note:
     if programs.stage.model.encoder.drop_path:
         text += "; drop path draws other samples"
     return Note("memory", text)
-
-
-def _largest(value: float) -> float:
-    """Return the largest value of all processes, which have to choose alike."""
-    if jax.process_count() == 1:
-        return value
-    return float(multihost_utils.process_allgather(np.float64(value)).max())
 
 
 def _machine(stage: TrainStage) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fastmim_jax.build import create_classifier, create_method, create_reader
@@ -29,6 +30,7 @@ ROWS = (
     "valid",
     "undecodable",
 )  # arrays of an evaluation batch that go to the devices
+FLAGS = ("flip", "valid", "undecodable")  # arrays of bool; the others but the images are integers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,6 +72,21 @@ class InferenceStage:
         """Return this process's rows of a batch as global arrays; names: which, None for `inputs`."""
         selected = {name: _narrow(batch[name]) for name in names or self.inputs}
         return sharding.to_devices(selected, sharding.batch_sharding(self.mesh), batch_size)
+
+    def abstract_arrays(
+        self, names: tuple[str, ...], size: int, image_shape: tuple[int, ...]
+    ) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return arrays of a batch of `size` images on the devices as ShapeDtypeStructs with shardings."""
+        on_devices = sharding.batch_sharding(self.mesh)
+        kinds: dict[str, tuple[tuple[int, ...], Any]] = {
+            **{name: ((), jnp.bool_ if name in FLAGS else jnp.int32) for name in names},
+            "image": (image_shape, self.reader.pixel_dtype),
+            "box": ((4,), jnp.int32),
+        }
+        return {
+            name: jax.ShapeDtypeStruct((size, *kinds[name][0]), kinds[name][1], sharding=on_devices)
+            for name in names
+        }
 
     def batch_size_for(self, records: int) -> int:
         """Return the batch size for so few records: up to `eval_batch_size`, a multiple of the devices."""
@@ -141,7 +158,7 @@ class ClassifierStage(InferenceStage):
 
     model: Classifier
     classes: tuple[str, ...]
-    classify: Callable
+    classify: OnMesh
 
 
 def open_method(
@@ -237,7 +254,7 @@ def method_programs(
 
 def classify_program(
     model: nn.Module, reader: ImageReader, variables: dict, mesh: jax.sharding.Mesh
-) -> Callable:
+) -> OnMesh:
     """Return the compiled `classify` of a ClassifierStage."""
     function = partial(steps.classify_step, model=model, prepare=reader.normalize)
     return compile_eval("the evaluation", function, variables, mesh, sharding.batch_sharding(mesh))

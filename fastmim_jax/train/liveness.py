@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 from jax.extend import core
 
 # Operations that XLA fuses into the kernels that read their result: nothing is stored for them.
@@ -39,19 +38,6 @@ def peak_bytes(jaxpr: core.Jaxpr) -> int:
             dying[min(death, end)] = dying.get(min(death, end), 0) + _bytes(variable)
         alive -= dying.pop(index, 0)
     return peak
-
-
-def argument_bytes(tree: Any) -> int:
-    """Return the bytes of arrays or ShapeDtypeStructs on one device."""
-    return sum(_shard_bytes(leaf) for leaf in jax.tree.leaves(tree))
-
-
-def _shard_bytes(leaf: Any) -> int:
-    shape = leaf.sharding.shard_shape(leaf.shape)
-    size = 1
-    for side in shape:
-        size *= side
-    return size * leaf.dtype.itemsize
 
 
 def _last_uses(jaxpr: core.Jaxpr) -> dict[Any, int]:

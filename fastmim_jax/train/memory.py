@@ -1,10 +1,18 @@
 """Memory: of the devices, and as much of it as a compiled program needs."""
 
+import math
+from typing import Any
+
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from fastmim_jax.data.host import address_space, free_memory
+from fastmim_jax.train.compilation import OnMesh
+from fastmim_jax.train.out_of_memory import is_out_of_memory
 
 GB = 1e9
+USABLE = 0.9  # share of the free memory for a chosen program; the rest is for what is not counted
 
 
 def free_bytes(mesh: jax.sharding.Mesh) -> int | None:
@@ -33,6 +41,43 @@ def program_bytes(program: jax.stages.Compiled) -> int | None:
         return None
     held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
     return held + plan.temp_size_in_bytes + plan.generated_code_size_in_bytes
+
+
+def compiled_bytes(function: OnMesh, *args: Any) -> float:
+    """Compile a function and return the bytes that its program needs, see `program_bytes`.
+
+    The most of all processes; 0 if unknown, infinite if the program is too large to be compiled.
+    """
+    need = math.inf
+    try:
+        need = program_bytes(function.compile(*args)) or 0
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    return largest_of_processes(need)
+
+
+def largest_of_processes(value: float) -> float:
+    """Return the largest value of all processes, which have to choose alike."""
+    if jax.process_count() == 1:
+        return value
+    return float(multihost_utils.process_allgather(np.float64(value)).max())
+
+
+def argument_bytes(tree: Any) -> int:
+    """Return the bytes of arrays or ShapeDtypeStructs on one device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def reading_bytes(batch: Any, mesh: jax.sharding.Mesh) -> int:
+    """Return the bytes of the batches that wait for their turn, in the memory of a mesh's devices.
+
+    Only CPUs share their memory with the reader of the images.
+    """
+    return 4 * argument_bytes(batch) if mesh.devices.flat[0].platform == "cpu" else 0
 
 
 def describe_bytes(count: float) -> str:

@@ -40,7 +40,12 @@ def refuse_out_of_memory(what_to_type: Callable[[], str]) -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemoryError(f"out of memory ({_first_line(error)}): {what_to_type()}") from error
+        raise OutOfMemoryError(sentence(error, what_to_type())) from error
+
+
+def sentence(error: BaseException, what_to_type: str) -> str:
+    """Return the sentence on an error for lack of memory; what_to_type: its end."""
+    return f"out of memory ({_first_line(error)}): {what_to_type}"
 
 
 def _first_line(error: BaseException) -> str:

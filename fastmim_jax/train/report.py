@@ -1,7 +1,7 @@
 """Describe a run before its first step, and summarize it after its last."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -240,6 +240,24 @@ def summarize(workdir: str | Path, last: int = 20) -> Summary:
         eval_loss=eval_losses[-1] if eval_losses else None,
         baselines=read_baselines(workdir)[-1],
     )
+
+
+def summary_lines(summary: Summary, workdir: Path) -> Iterator[str]:
+    """Yield the lines at the end of a run: its losses against trivial predictors, and its pictures."""
+    for name, loss in (("training", summary.train_loss), ("held-out", summary.eval_loss)):
+        trivial = summary.baselines.get(name)
+        if loss is not None and trivial:
+            best = min(trivial, key=lambda guess: trivial[guess])
+            share = 1 - loss / trivial[best]
+            side = "below" if share >= 0 else "above"
+            yield (
+                f"loss on {name} images: {loss:.4f}, {abs(share):.1%} {side} the best trivial predictor "
+                f"({best}, {trivial[best]:.4f})"
+            )
+    pictures = sorted((workdir / "pictures").glob("step_*.png"))
+    if pictures:
+        yield f"reconstructions: {pictures[-1]}"
+    yield f"curve:           {workdir / 'pictures' / 'curve.png'}"
 
 
 def read_baselines(workdir: str | Path) -> list[dict[str, dict[str, float]]]:

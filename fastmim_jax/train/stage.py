@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fastmim_jax.data.image_reader import ImageReader
@@ -52,18 +51,12 @@ class TrainStage(InferenceStage):
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Return a batch on the devices as ShapeDtypeStructs with shardings."""
-        size, on_devices = self.plan.batch_size, sharding.batch_sharding(self.mesh)
-        kinds = {
-            "image": (self.reader.training_shape, self.reader.pixel_dtype),
-            "flip": ((), jnp.bool_),
-            "label": ((), jnp.int32),
-            "box": ((4,), jnp.int32),
-        }
-        names = self.inputs if self.reader.canvas is None else (*self.inputs, "box")
-        return {
-            name: jax.ShapeDtypeStruct((size, *kinds[name][0]), kinds[name][1], sharding=on_devices)
-            for name in names
-        }
+        return self.abstract_arrays(self.training_inputs, self.plan.batch_size, self.reader.training_shape)
+
+    @property
+    def training_inputs(self) -> tuple[str, ...]:
+        """Names of the arrays of a training batch that go to the devices."""
+        return self.inputs if self.reader.canvas is None else (*self.inputs, "box")
 
     @property
     def views(self) -> dict[str, Any]:

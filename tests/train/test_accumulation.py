@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastmim_jax.errors import OutOfMemoryError
-from fastmim_jax.train import accumulation
+from fastmim_jax.train import accumulation, memory
 from fastmim_jax.train.accumulation import (
     FILE,
     allowed_accumulations,
@@ -85,7 +85,7 @@ def free_for(number):
     """-> free bytes with which a number fits and the one below does not."""
     bytes_of, beside = needs()
     below = bytes_of[number // 2] if number > 1 else 2 * bytes_of[1]
-    return int(((bytes_of[number] + below) / 2 + beside) / accumulation.USABLE)
+    return int(((bytes_of[number] + below) / 2 + beside) / memory.USABLE)
 
 
 RANDOM = np.random.default_rng(0)
@@ -137,7 +137,7 @@ def test_a_run_that_was_started_with_a_number_keeps_it_on_any_machine(tmp_path):
 
 @pytest.mark.slow
 def test_a_number_that_does_not_fit_is_refused_with_one_that_does():
-    free = int(1.2 * (needs()[0][4] + needs()[1]) / accumulation.USABLE)
+    free = int(1.2 * (needs()[0][4] + needs()[1]) / memory.USABLE)
     assert free < needs()[0][1]
     with pytest.raises(OutOfMemoryError) as error:
         fit_stage(stage_of(accumulation=1), print, None, free)

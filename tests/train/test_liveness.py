@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from fastmim_jax.train.liveness import argument_bytes, peak_bytes
+from fastmim_jax.train.liveness import peak_bytes
+from fastmim_jax.train.memory import argument_bytes
 from fastmim_jax.train.sharding import batch_sharding, make_mesh
 
 X = jax.ShapeDtypeStruct((1000,), jnp.float32)
