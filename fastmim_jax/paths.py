@@ -54,6 +54,19 @@ def local_path(path: str | os.PathLike, typed: str = "") -> str:
     return expanded
 
 
+def utf8_path(path: str | os.PathLike, typed: str = "") -> str:
+    """Return a local path whose name is UTF-8, as libraries that write folders need it.
+
+    Raises:
+      UserError: it is not, or see `local_path`.
+    """
+    text = local_path(path, typed)
+    if _SURROGATE.search(os.path.abspath(text)):
+        seen = to_text(os.path.abspath(text))
+        raise UserError(f"{typed}{seen} is not UTF-8, expected a name that is: type another path")
+    return text
+
+
 def is_remote(path: str | os.PathLike) -> bool:
     """Return whether a path is an address with a scheme, such as gs://bucket/run, s3:// or https://."""
     return _REMOTE.match(os.fspath(path)) is not None

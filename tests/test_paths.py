@@ -9,7 +9,15 @@ from fastmim_jax.__main__ import COMMANDS
 from fastmim_jax.cli import FLAGS, parse
 from fastmim_jax.config import PATH_KEYS, finetune_config, pretrain_config
 from fastmim_jax.errors import UserError
-from fastmim_jax.paths import check_output, describe_kind, from_text, is_remote, local_path, to_text
+from fastmim_jax.paths import (
+    check_output,
+    describe_kind,
+    from_text,
+    is_remote,
+    local_path,
+    to_text,
+    utf8_path,
+)
 from fastmim_jax.saved_config import flatten
 from helpers.commands import refused
 
@@ -149,3 +157,10 @@ def test_names_as_text_and_back(name, text):
 
 def test_surrogates_that_stand_for_no_byte():
     assert to_text("\ud800x").encode() == rb"\ud800x"
+
+
+def test_folders_that_libraries_write_have_names_in_utf8(tmp_path, capsys):
+    assert utf8_path("caf\u00e9") == "caf\u00e9"
+    for words in (["pretrain", QUICKSTART, "--workdir=caf\udce9"], ["prepare", "sample", "caf\udce9"]):
+        message = refused(capsys, *words)
+        assert r"caf\xe9 is not UTF-8" in message and "type another path" in message

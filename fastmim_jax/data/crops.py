@@ -11,6 +11,7 @@ from fastmim_jax.data.canvas import canvas_shape, write_canvas
 from fastmim_jax.data.decode import DEFAULT_RULES, decode, read_record
 from fastmim_jax.data.limits import MAX_TRIES, DecodeError, DecodeRules
 from fastmim_jax.data.planes import crop_shape, resize_crop_planes
+from fastmim_jax.data.replacements import candidates
 from fastmim_jax.data.sources import Source
 
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -74,6 +75,7 @@ class RandomCrops:
         self.seed, self.scale, self.ratio, self.augment = seed, scale, ratio, augment
         self.views_per_image, self.views_per_crop = views_per_image, views_per_crop
         self.layout, self.canvas, self.rules = layout, canvas, rules
+        self._bad: set[int] = set()  # records that failed, and are not tried again in place of others
 
     @property
     def fields(self) -> Fields:
@@ -137,18 +139,20 @@ class RandomCrops:
             out[...] = self.augment(out, rng)
 
     def _decode(self, number):
-        """Return the first record that can be decoded, from that of the stream on."""
-        index, count = int(self.order(number)), len(self.source)
-        for skipped in range(min(count, MAX_TRIES)):
-            used = (index + skipped) % count
+        """Return the first of `candidates` that can be decoded, from the record of the stream on."""
+        index, tries = int(self.order(number)), min(len(self.source), MAX_TRIES)
+        for skipped, used in enumerate(candidates(self.source, index, MAX_TRIES)):
+            if skipped and used in self._bad:
+                continue
             try:
                 image = read_record(self.source, used)
                 if self.layout == "rgb":
                     image = decode(image, self.channels, self.rules)
             except DecodeError:
+                self._bad.add(used)
                 continue
             return _Decoded(number, index, skipped, image, self.source.label(used))
-        return _Decoded(number, index, min(count, MAX_TRIES), None, -1)
+        return _Decoded(number, index, tries, None, -1)
 
 
 class _Decoded:

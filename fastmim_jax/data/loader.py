@@ -84,8 +84,8 @@ def make_loader(
         box (b, 4) int32, only with `canvas`: left, top, width, height of the crop;
         flip (b,) bool, whether the device should mirror the image;
         index (b,) int64, the record at this position of the stream;
-        num_undecodable (b,) int32, how many records from `index` on could not be decoded; record
-          (index + num_undecodable) % len(source) was used. After MAX_TRIES of them, `image` is 0;
+        num_undecodable (b,) int32, how many of `replacements.candidates(source, index)` could not be
+          decoded; the one after them was used. After MAX_TRIES of them, `image` is 0;
         label (b,) int32 of the record used, -1 where it has none.
 
     Raises:

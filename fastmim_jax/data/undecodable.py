@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Mapping
+from itertools import islice
 
 import numpy as np
 
 from fastmim_jax.data.decode import DEFAULT_RULES, read_image
 from fastmim_jax.data.limits import MAX_TRIES, DecodeError, DecodeRules
+from fastmim_jax.data.replacements import candidates, describe_classes, label_of
 from fastmim_jax.data.sources import Source
 from fastmim_jax.errors import UserError
 from fastmim_jax.paths import to_text
@@ -40,6 +42,7 @@ class UndecodableRecords:
         self._path = None if path is None else os.fspath(path)
         self._reasons = _read_reasons(self._path)  # name -> reason, in order of discovery
         self._checked: set[int] = set()  # indices that this process has looked up
+        self._broken: dict[str, int] = {}  # classes without a good image -> number of images tried
 
     @property
     def count(self) -> int:
@@ -49,25 +52,31 @@ class UndecodableRecords:
         """Add the undecodable records of a batch.
 
         Args:
-          batch: arrays of a loader; only 'index' and 'num_undecodable', both (B,), are used.
+          batch: arrays of a loader; only 'index', 'num_undecodable' and 'label', all (B,), are used.
 
         Returns:
-          One line 'name: reason' per record that was not yet listed.
+          One line 'replaced NAME: REASON' per record that was not yet listed, and one per class without a
+          good image.
 
         Raises:
           UserError: more than max_share of the records are undecodable, or an image of the batch is empty
             because none of MAX_TRIES records could be decoded.
         """
-        found = {}
+        found: dict[str, str] = {}
+        broken: dict[str, int] = {}
         for row in np.flatnonzero(batch["num_undecodable"]):
-            for offset in range(int(batch["num_undecodable"][row])):
-                index = (int(batch["index"][row]) + offset) % len(self._source)
+            first, number = int(batch["index"][row]), int(batch["num_undecodable"][row])
+            if number == 1 and first in self._checked:
+                continue
+            bad = list(islice(candidates(self._source, first, MAX_TRIES), number))
+            for index in bad:
                 if index in self._checked:
                     continue
                 self._checked.add(index)
                 name = _one_line_name(self._source, index)
                 if name not in self._reasons:
                     found[name] = self._reasons[name] = self._reason(index)
+            broken |= self._broken_class(first, bad, int(batch["label"][row]))
         if found and self._path is not None:
             with open(self._path, "a", encoding="utf-8") as file:
                 file.writelines(f"{name}\t{reason}\n" for name, reason in found.items())
@@ -79,13 +88,24 @@ class UndecodableRecords:
                 f"{tries:,} records in a row could not be decoded: {self._examples()}; expected images: "
                 "repair or remove these files"
             )
-        return [f"{name}: {reason}" for name, reason in found.items()]
+        lines = [f"replaced {name}: {reason}" for name, reason in found.items()]
+        return lines + describe_classes(broken)
 
     def summary(self) -> str:
         """Return one sentence for the end of a run."""
         if not self.count:
             return "every record was decoded"
-        return f"{self._counts()} could not be decoded and were replaced: {self._examples()}"
+        counts = f"{self._counts()} could not be decoded and were replaced: {self._examples()}"
+        return "; ".join([counts, *describe_classes(self._broken)])
+
+    def _broken_class(self, first, bad, label_used):
+        """-> {class: number of its images tried} if another class stands in, and that is new; else {}."""
+        label = label_of(self._source, first)
+        if label in (-1, label_used) or self._source.classes[label] in self._broken:
+            return {}
+        count = sum(label_of(self._source, index) == label for index in bad)
+        self._broken[self._source.classes[label]] = count
+        return {self._source.classes[label]: count}
 
     def _reason(self, index):
         try:

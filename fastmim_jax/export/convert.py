@@ -28,7 +28,7 @@ from fastmim_jax.export.programs.onnx import write_onnx
 from fastmim_jax.export.programs.stablehlo import write_function
 from fastmim_jax.export.to_torch import TorchArrays, dump_settings, parse_settings, to_torch
 from fastmim_jax.io import atomic_write
-from fastmim_jax.paths import check_output, describe_kind, local_path
+from fastmim_jax.paths import check_output, describe_kind, local_path, utf8_path
 from fastmim_jax.train.transfer import TransferReport, modules
 from fastmim_jax.validate.names import count
 
@@ -161,7 +161,7 @@ def convert(
     Raises:
       UserError: the source is not a complete checkpoint, or the destination cannot hold it.
     """
-    destination = Path(local_path(destination))
+    destination = Path(utf8_path(destination))
     _check_destination(destination, options)
     bundle, report = open_source(source, options)
     bundle = backbone_only(bundle) if options.encoder_only else bundle

@@ -1,5 +1,6 @@
 """Losses to compare with: of trivial predictors, and of images that are not trained on."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from fastmim_jax.train.inference import MethodStage
 from fastmim_jax.train.state import TrainState
 
+_LOG = logging.getLogger("fastmim_jax.data")
 HELD_OUT_SEED = 20221213  # one seed for all runs, so that their losses are of the same crops
 
 
@@ -20,8 +22,12 @@ def fixed_batches(
         source, batch_size=size, seed=HELD_OUT_SEED, rows=stage.rows(size), shuffle=shuffle
     )
     with crops as loader:
-        batches = iter(loader)
-        return size, [next(batches) for _ in range(max(1, records // size))]
+        rows = iter(loader)
+        batches = [next(rows) for _ in range(max(1, records // size))]
+    replaced = sum(int((batch["num_undecodable"] > 0).sum()) for batch in batches)
+    if replaced:
+        _LOG.warning(f"{source!r}: {replaced:,} of the images shown or held out were replaced: undecodable")
+    return size, batches
 
 
 class HeldOutLoss:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ import numpy as np
 from fastmim_jax.build import create_classifier, create_method, create_reader
 from fastmim_jax.data.eval_batches import EvalBatches
 from fastmim_jax.data.image_reader import ImageReader
+from fastmim_jax.data.replacements import describe_broken_classes
 from fastmim_jax.errors import UserError
 from fastmim_jax.mim.method import Method
 from fastmim_jax.models.heads import Classifier
@@ -23,6 +25,7 @@ from fastmim_jax.train.compilation import OnMesh
 from fastmim_jax.train.runs import LoadedRun, load_run
 from fastmim_jax.validate import check_kernel
 
+_LOG = logging.getLogger("fastmim_jax.data")
 ROWS = (
     "image",
     "label",
@@ -129,6 +132,9 @@ class InferenceStage:
                     progress(done)
         columns = {name: np.concatenate([rows[name] for rows in outputs]) for name in outputs[0]}
         valid, undecodable = columns.pop("valid"), columns.pop("undecodable")
+        index = columns["index"]
+        for sentence in describe_broken_classes(source, index[valid], index[undecodable]):
+            _LOG.warning(f"{source!r}: {sentence}")
         return {name: column[valid] for name, column in columns.items()}, int(undecodable.sum())
 
 

@@ -171,7 +171,7 @@ class Loop:
             while step < plan.last_step and not self._stopping(step):
                 batch, arrays = self._next_batch(batches)
                 for line in self.undecodable.update(batch):
-                    self.metrics.log(f"replaced {line}")
+                    self.metrics.log(line)
                 state, values = stage.step(state, arrays)
                 self.timer.dispatched(values)
                 step += 1

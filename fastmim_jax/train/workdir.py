@@ -11,7 +11,7 @@ import jax
 
 from fastmim_jax.errors import OutOfMemoryError, UserError
 from fastmim_jax.io import write_text
-from fastmim_jax.paths import local_path
+from fastmim_jax.paths import utf8_path
 from fastmim_jax.saved_config import config_from_dict, differences
 from fastmim_jax.stages import AUTO, at_stage, stage_count
 from fastmim_jax.train.accumulation import FILE as ACCUMULATION_FILE
@@ -27,7 +27,7 @@ def prepare_workdir(workdir: str | Path, config: Any) -> Path:
     Raises:
       UserError: it cannot be written to, or holds another config (the message names the keys).
     """
-    workdir = Path(local_path(workdir))
+    workdir = Path(utf8_path(workdir, "--workdir="))
     config_file = workdir / "config.json"
     if (workdir / "conversion.json").exists():
         raise UserError(

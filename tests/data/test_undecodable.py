@@ -26,7 +26,8 @@ def source(tmp_path):
 
 def batch(*pairs):
     index, num_undecodable = np.array(pairs or np.zeros((0, 2)), int).T
-    return {"index": index, "num_undecodable": num_undecodable.astype(np.int32)}
+    label = np.full(len(index), -1, np.int32)
+    return {"index": index, "num_undecodable": num_undecodable.astype(np.int32), "label": label}
 
 
 def test_each_record_is_reported_once(source):
@@ -34,7 +35,10 @@ def test_each_record_is_reported_once(source):
     assert records.summary() == "every record was decoded"
     assert records.update(batch((0, 0), (5, 0))) == []
     first = records.update(batch((0, 0), (2, 2), (3, 1)))
-    assert [line.partition(": ")[0] for line in first] == [source.name(2), source.name(3)]
+    assert [line.partition(": ")[0] for line in first] == [
+        f"replaced {source.name(2)}",
+        f"replaced {source.name(3)}",
+    ]
     assert first[0].endswith("2.png: empty file") and "starts with '<html>'" in first[1]
     assert records.update(batch((2, 2), (3, 1))) == []
     assert len(records.update(batch((9, 1)))) == 1

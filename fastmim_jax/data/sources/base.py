@@ -54,6 +54,10 @@ class LabelledSource:
     def label(self, index: int) -> int:
         return int(self.labels[index])
 
+    def all_labels(self) -> np.ndarray:
+        """Return the labels of all records."""
+        return self.labels
+
     def label_problem(self) -> str | None:
         without = np.flatnonzero(self.labels < 0)
         if not self.classes:
@@ -102,12 +106,16 @@ class TreeSource:
     def label(self, index: int) -> int:
         return int(self._label_of_folder[self.paths.folder_number(self.position(index))])
 
+    def all_labels(self) -> np.ndarray:
+        """Return the labels of all records."""
+        return self._label_of_folder[self.paths.folder_numbers()]
+
     def label_problem(self) -> str | None:
         expected = f"expected one folder per class: {os.path.join(self.path, 'CLASS', 'image.jpg')}"
         if not self.classes:
             count = f"{len(self):,} image{'s' if len(self) > 1 else ''}"
             return f"{self.path} holds {count} but no class folders; {expected}."
-        outside = np.flatnonzero(self._label_of_folder[self.paths.folder_numbers()] < 0)
+        outside = np.flatnonzero(self.all_labels() < 0)
         if len(outside):
             return (
                 f"{self.path} holds images outside of its class folders ({len(outside):,} of "

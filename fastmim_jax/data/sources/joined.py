@@ -93,6 +93,13 @@ class JoinedSource:
         which, inner = self._locate(index)
         return int(self._labels[which][self.sources[which].label(inner)])
 
+    def all_labels(self) -> np.ndarray | None:
+        """Return the labels of all records; None where a source reads them with its records."""
+        labels = [getattr(source, "all_labels", lambda: None)() for source in self.sources]
+        if any(x is None for x in labels):
+            return None
+        return np.concatenate([numbers[x] for numbers, x in zip(self._labels, labels, strict=True)])
+
     def label_problem(self) -> str | None:
         for source in self.sources:
             if len(source.classes) != 1:

@@ -94,6 +94,10 @@ class RecordsSource:
     def label(self, index: int) -> int:
         return int(self._index.labels[range(len(self))[index]])
 
+    def all_labels(self) -> np.ndarray:
+        """Return the labels of all records."""
+        return self._index.labels
+
     def label_problem(self) -> str | None:
         expected = "prepare it from a folder with one folder per class"
         if not self.classes:

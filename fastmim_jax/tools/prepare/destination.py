@@ -24,7 +24,7 @@ from fastmim_jax.data.records.manifest import (
 from fastmim_jax.data.sources.joined import split_path
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import write_json
-from fastmim_jax.paths import local_path
+from fastmim_jax.paths import local_path, utf8_path
 from fastmim_jax.tools.prepare.facts import ShardFacts
 from fastmim_jax.tools.prepare.settings import Settings, describe_differences
 from fastmim_jax.tools.prepare.shards import ShardTask, load_facts
@@ -38,7 +38,7 @@ def check_place(source: str, destination: str) -> None:
     Raises:
       UserError: it does, or they are the same.
     """
-    ours = os.path.realpath(local_path(destination))
+    ours = os.path.realpath(utf8_path(destination))
     for path in filter(os.path.exists, split_path(source)):
         theirs = os.path.realpath(path)
         if os.path.commonpath([theirs, ours]) not in (theirs, ours):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from fastmim_jax.data.records.manifest import SplitFacts, Spread
+from fastmim_jax.paths import to_text
 from fastmim_jax.tools.prepare.settings import Settings
 
 _SHOWN = 5  # unreadable files and classes that are listed
@@ -53,9 +54,13 @@ def _unreadable_lines(facts: SplitFacts) -> Iterator[str]:
     total = facts.records + len(facts.unreadable)
     yield f"  {len(facts.unreadable):,} of {total:,} files cannot be read and are left out:"
     for item in facts.unreadable[:_SHOWN]:
-        yield f"    {item.name.encode('utf-8', 'backslashreplace').decode()}: {item.reason}"
+        yield f"    {to_text(item.name)}: {item.reason}"
     if len(facts.unreadable) > _SHOWN:
         yield f"    and {len(facts.unreadable) - _SHOWN:,} more, all of them in manifest.json"
+    empty = [name for name, number in facts.records_per_class.items() if not number]
+    if empty:
+        shown = ", ".join(empty[:_SHOWN]) + (", ..." if len(empty) > _SHOWN else "")
+        yield f"  no image of {_count(len(empty), 'class', 'classes')} can be read: {shown}"
 
 
 def _class_lines(splits: Mapping[str, SplitFacts]) -> Iterator[str]:
@@ -68,8 +73,8 @@ def _class_lines(splits: Mapping[str, SplitFacts]) -> Iterator[str]:
             yield f"the classes of {first} and {name} differ: only one of them has {shown}"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str, plural: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def _spread(values: Spread) -> str:
