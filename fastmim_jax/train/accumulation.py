@@ -23,7 +23,7 @@ from fastmim_jax.train.memory import (
 )
 from fastmim_jax.train.report import Note, log_notes
 from fastmim_jax.train.stage import TrainStage
-from fastmim_jax.validate.names import count, stage_of
+from fastmim_jax.validate.names import count, flag, stage_of
 
 FILE = "accumulation.json"  # in the work directory: the numbers that a run has chosen
 PROGRAMS = 3  # compiled at most, while one fits
@@ -147,11 +147,12 @@ def search(
 
 def what_to_type(stage: TrainStage) -> str:
     """Return the end of a sentence about too little memory, such as the flag that halves a micro-batch."""
-    number, section = stage.plan.accumulation, "method" if "method" in stage.config else "model"
+    number = stage.plan.accumulation
     more = next((n for n in allowed_accumulations(stage) if n >= 2 * number), None)
     if more is not None:
         return stage_of(stage.config, stage.plan.stage).typed("schedule.accumulation", more)
-    return f"type --config.{section}.remat=full, or a smaller --config.schedule.batch_size"
+    smaller, key = _smaller(stage, number), _remat_key(stage)
+    return f"type {flag(key, 'full')}, or use {smaller}" if key else f"use {smaller}"
 
 
 def keep_accumulation(workdir: Path, numbers: dict[int, int]) -> None:
@@ -235,24 +236,56 @@ def _check(programs: _Programs, number: int, free: int) -> None:
         raise OutOfMemoryError(_nothing_fits(programs, number, free))
     stage = stage_of(programs.stage.config, programs.stage.plan.stage)
     raise OutOfMemoryError(
-        f"{stage.name('schedule.accumulation')} is {number}: {_a_step(programs, number)} needs "
-        f"{describe_bytes(need)} of memory, and {describe_bytes(free)} are free: "
+        f"{stage.name('schedule.accumulation')} is {number}: {_a_step_needs(programs, number)}, and "
+        f"{describe_bytes(free)} are free: "
         f"{stage.typed('schedule.accumulation', choice.accumulation)} "
         f"({describe_bytes(choice.needs[choice.accumulation])}), or leave it at auto"
     )
 
 
 def _nothing_fits(programs: _Programs, number: int, free: int) -> str:
-    section = "method" if "method" in programs.stage.config else "model"
-    state = argument_bytes(programs.stage.abstract)
+    """Return the sentence for a step that fits in no number of micro-batches; remat is compiled for it."""
+    state, limit = argument_bytes(programs.stage.abstract), USABLE * free - programs.beside()
     seen = (
-        f"{_a_step(programs, number)} needs {describe_bytes(programs.needs[number])} of memory, "
-        f"{describe_bytes(state)} of them for parameters and optimizer, and {describe_bytes(free)} are free"
+        f"{_a_step_needs(programs, number)}, {describe_bytes(state)} of them for parameters and optimizer, "
+        f"and {describe_bytes(free)} are free"
     )
-    options = ["a smaller --config.schedule.batch_size", "a smaller backbone"]
-    if programs.stage.config[section].remat == "none" and 2 * state < free:
-        options.insert(0, f"--config.{section}.remat=full")
-    return f"{seen}: type {', '.join(options[:-1])} or {options[-1]}"
+    if state > limit:
+        return f"{seen}: use a smaller backbone"
+    smaller, key = _smaller(programs.stage, number), _remat_key(programs.stage)
+    if not key:
+        return f"{seen}: use {smaller} (not checked)"
+    remat = _Programs(programs.stage.rebuild({key: "full"}))
+    for candidate in dict.fromkeys((number, allowed_accumulations(programs.stage)[-1])):
+        need = remat.compile(candidate)
+        if need <= limit:
+            stage = stage_of(programs.stage.config, programs.stage.plan.stage)
+            more = stage.typed("schedule.accumulation", candidate).removeprefix("type ")
+            flags = flag(key, "full") + (f" and {more}" if candidate != number else "")
+            return f"{seen}: type {flags}, which fits ({describe_bytes(need)}, compiled)"
+    return f"{seen}; {flag(key, 'full')} does not fit either (compiled): use {smaller} (not checked)"
+
+
+def _remat_key(stage: TrainStage) -> str:
+    """Return the config key of remat if a stage does without; "" if it uses it already."""
+    section = "method" if "method" in stage.config else "model"
+    return f"{section}.remat" if stage.config[section].remat == "none" else ""
+
+
+def _smaller(stage: TrainStage, number: int) -> str:
+    """Return what to make smaller, where `number` micro-batches are the most."""
+    images = stage_of(stage.config, stage.plan.stage).name("data.image_size")
+    choices = [f"a smaller {images}", "a smaller backbone"]
+    if stage.plan.batch_size > number * stage.plan.devices:  # images that have to stay together
+        choices.insert(0, "a smaller --config.schedule.batch_size")
+    return f"{', '.join(choices[:-1])} or {choices[-1]}"
+
+
+def _a_step_needs(programs: _Programs, number: int) -> str:
+    need = programs.needs[number]
+    if math.isinf(need):
+        return f"{_a_step(programs, number)} needs more memory than the compiler accepts"
+    return f"{_a_step(programs, number)} needs {describe_bytes(need)} of memory"
 
 
 def _a_step(programs: _Programs, number: int) -> str:

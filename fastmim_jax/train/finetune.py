@@ -31,6 +31,7 @@ from fastmim_jax.train.stage import (
     jit_step,
     optimizer_options,
     update_options,
+    with_values,
 )
 from fastmim_jax.train.state import TrainState
 from fastmim_jax.train.training_data import FILE as DATA_FILE
@@ -112,6 +113,10 @@ def make_finetune_stage(
             return initial
         return warm_start(loaded.variables, initial, optimizer_of, abstract, model.encoder.resampling)
 
+    def rebuild(values: dict[str, Any]) -> FinetuneStage:
+        changed = with_values(config, values)
+        return make_finetune_stage(changed, records, classes, devices, loaded, stored)
+
     return FinetuneStage(
         config=config,
         plan=plan,
@@ -123,6 +128,7 @@ def make_finetune_stage(
         abstract=abstract,
         create=create,
         make_step=cache(partial(jit_step, update, abstract, mesh, reader)),
+        rebuild=rebuild,
         classes=tuple(classes),
         classify=classify_program(model, reader, variables, mesh),
     )

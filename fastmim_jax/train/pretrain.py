@@ -28,6 +28,7 @@ from fastmim_jax.train.stage import (
     open_training_data,
     optimizer_options,
     update_options,
+    with_values,
 )
 from fastmim_jax.train.state import TrainState
 from fastmim_jax.train.training_data import FILE as DATA_FILE
@@ -118,6 +119,10 @@ def make_pretrain_stage(
         initial = state.create_state(init, abstract, config.seed)
         return initial if loaded is None else warm_start(loaded.variables, initial, optimizer_of, abstract)
 
+    def rebuild(values: dict[str, Any]) -> PretrainStage:
+        changed = with_values(run_config, values)
+        return make_pretrain_stage(changed, records, devices, stage, loaded, stored)
+
     return PretrainStage(
         config=config,
         plan=plan,
@@ -129,6 +134,7 @@ def make_pretrain_stage(
         abstract=abstract,
         create=create,
         make_step=cache(partial(jit_step, update, abstract, mesh, reader)),
+        rebuild=rebuild,
         **method_programs(method, reader, key, variables, mesh),
     )
 

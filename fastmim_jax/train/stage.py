@@ -1,5 +1,6 @@
 """Stages of training: the common part of pre-training and fine-tuning."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -31,6 +32,7 @@ class TrainStage(InferenceStage):
       abstract: TrainState of ShapeDtypeStructs with shardings.
       create: () -> the initial TrainState.
       make_step: number of micro-batches -> `step`, the same for the same number.
+      rebuild: {config key: value} -> this stage of a run whose config has these values.
     """
 
     config: Any
@@ -38,6 +40,7 @@ class TrainStage(InferenceStage):
     abstract: TrainState
     create: Callable[[], TrainState]
     make_step: Callable[[int], OnMesh]
+    rebuild: Callable[[dict[str, Any]], Self]
 
     @property
     def step(self) -> OnMesh:
@@ -115,6 +118,13 @@ def abstract_state(init: Callable, mesh: jax.sharding.Mesh, run: Any) -> TrainSt
         return state.abstract_state(init, mesh, sharding.optimizer_axes(run.shard_optimizer_state))
     except (ValueError, TypeError) as error:
         raise UserError(f"this config does not build a model: {str(error).splitlines()[0]}") from error
+
+
+def with_values(config: Any, values: dict[str, Any]) -> Any:
+    """Return a copy of a config with other values, {"section.key": value}."""
+    changed = copy.deepcopy(config)
+    changed.update_from_flattened_dict(values)
+    return changed
 
 
 def update_options(config: Any, plan: StagePlan, mesh: jax.sharding.Mesh) -> dict[str, Any]:
