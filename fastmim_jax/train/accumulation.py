@@ -275,7 +275,7 @@ def _remat_key(stage: TrainStage) -> str:
 def _smaller(stage: TrainStage, number: int) -> str:
     """Return what to make smaller, where `number` micro-batches are the most."""
     images = stage_of(stage.config, stage.plan.stage).name("data.image_size")
-    choices = [f"a smaller {images}", "a smaller backbone"]
+    choices = [f"smaller images ({images})", "a smaller backbone"]
     if stage.plan.batch_size > number * stage.plan.devices:  # images that have to stay together
         choices.insert(0, "a smaller --config.schedule.batch_size")
     return f"{', '.join(choices[:-1])} or {choices[-1]}"
