@@ -100,15 +100,17 @@ def create_classifier(model: ConfigDict, classes: int) -> Classifier:
 
 @dataclasses.dataclass(frozen=True)
 class StoredImages:
-    """Layout and largest size of the stored images of prepared training data.
+    """The stored images of prepared data.
 
     Attributes:
       layout: "jpeg", "yuv420" or "raw"; "" if it is not prepared.
       largest: (largest height, largest width) in pixels; None if it is not prepared.
+      channels: of every image; None if it is not prepared.
     """
 
     layout: str = ""
     largest: tuple[int, int] | None = None
+    channels: int | None = None
 
 
 NOT_PREPARED = StoredImages()
@@ -152,7 +154,7 @@ def stored_images(source: Any) -> StoredImages:
     manifest: Manifest | None = getattr(source, "manifest", None)
     if manifest is None:
         return NOT_PREPARED
-    return StoredImages(manifest.layout, (manifest.max_height, manifest.max_width))
+    return StoredImages(manifest.layout, (manifest.max_height, manifest.max_width), manifest.channels)
 
 
 def _takes_planes(config: ConfigDict) -> bool:

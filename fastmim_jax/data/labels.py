@@ -41,10 +41,12 @@ class RelabelledSource:
 
     Attributes:
       classes: of a model; the source has some of them.
+      manifest: of a prepared source, else None.
     """
 
     def __init__(self, source: Source, classes: Sequence[str]):
         self.classes, self.notices, self._source = tuple(classes), source.notices, source
+        self.manifest = getattr(source, "manifest", None)
         number = {name: index for index, name in enumerate(self.classes)}
         self._numbers = tuple(number[name] for name in source.classes)
 

@@ -38,7 +38,7 @@ from fastmim_jax.train.training_data import FILE as DATA_FILE
 from fastmim_jax.train.training_data import check_training_data
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
 from fastmim_jax.train.workdir import prepare_workdir, removed_if_unused
-from fastmim_jax.validate import check_classes, check_crop_on, check_finetuning
+from fastmim_jax.validate import check_classes, check_finetuning, check_stored_images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,7 +90,7 @@ def make_finetune_stage(
     """
     devices = devices or jax.devices()
     check_finetuning(config, platform=devices[0].platform, devices=len(devices))
-    check_crop_on(config, stored)
+    check_stored_images(config, stored)
     plan = make_stage_plan(config, records=records, devices=len(devices))
     model, reader = create_classifier(config.model, len(classes)), create_reader(config, stored)
     mesh = sharding.make_mesh(config.run.mesh_fsdp, devices)

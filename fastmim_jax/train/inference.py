@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastmim_jax.build import create_classifier, create_method, create_reader
+from fastmim_jax.build import create_classifier, create_method, create_reader, stored_images
 from fastmim_jax.data.eval_batches import EvalBatches
 from fastmim_jax.data.image_reader import ImageReader
 from fastmim_jax.data.replacements import describe_broken_classes
@@ -23,7 +23,8 @@ from fastmim_jax.stages import at_stage
 from fastmim_jax.train import sharding, steps
 from fastmim_jax.train.compilation import OnMesh
 from fastmim_jax.train.runs import LoadedRun, load_run
-from fastmim_jax.validate import check_kernel
+from fastmim_jax.validate import channels_fit, check_kernel
+from fastmim_jax.validate.names import count
 
 _LOG = logging.getLogger("fastmim_jax.data")
 ROWS = (
@@ -98,7 +99,18 @@ class InferenceStage:
         return max(1, largest // devices) * devices
 
     def eval_batches(self, source: Any, batch_size: int, records: np.ndarray | None = None) -> EvalBatches:
-        """Return one pass over a source with centre crops, this process's rows only."""
+        """Return one pass over a source with centre crops, this process's rows only.
+
+        Raises:
+          UserError: prepared images whose channels are not those of the model.
+        """
+        stored = stored_images(source)
+        if not channels_fit(self.reader.channels, stored):
+            raise UserError(
+                f"{source!r} has images of {count(stored.channels or 0, 'channel')}, expected "
+                f"{self.reader.channels} as in training: give other images, or prepare these again with "
+                f"--channels={self.reader.channels}"
+            )
         return self.reader.center_crops(
             source, batch_size=batch_size, rows=self.rows(batch_size), records=records
         )

@@ -35,7 +35,7 @@ from fastmim_jax.train.training_data import FILE as DATA_FILE
 from fastmim_jax.train.training_data import check_training_data
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
 from fastmim_jax.train.workdir import prepare_workdir, removed_if_unused
-from fastmim_jax.validate import check_crop_on, check_pretraining
+from fastmim_jax.validate import check_pretraining, check_stored_images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,7 +90,7 @@ def make_pretrain_stage(
     devices, run_config = devices or jax.devices(), config
     config = at_stage(run_config, stage)
     check_pretraining(run_config, platform=devices[0].platform, devices=len(devices))
-    check_crop_on(config, stored)
+    check_stored_images(config, stored)
     method, reader = create_method(config.method), create_reader(config, stored)
     plan = make_pretrain_plan(
         run_config,

@@ -8,17 +8,23 @@ known. Flags are those of the mode: `--config.method.*` in pre-training, `--conf
 from fastmim_jax.validate.backbone import check_kernel
 from fastmim_jax.validate.finetuning import check_classes, check_finetuning, check_start
 from fastmim_jax.validate.pretraining import check_pretraining
-from fastmim_jax.validate.training import check_crop_on, check_no_decay, check_steps
+from fastmim_jax.validate.training import (
+    channels_fit,
+    check_no_decay,
+    check_steps,
+    check_stored_images,
+)
 from fastmim_jax.validate.values import check_values
 
 __all__ = [
+    "channels_fit",
     "check_classes",
-    "check_crop_on",
     "check_finetuning",
     "check_kernel",
     "check_no_decay",
     "check_pretraining",
     "check_start",
     "check_steps",
+    "check_stored_images",
     "check_values",
 ]

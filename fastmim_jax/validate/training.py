@@ -27,8 +27,26 @@ def check_data(data: ConfigDict) -> None:
             )
 
 
-def check_crop_on(config: ConfigDict, stored: StoredImages) -> None:
-    """Raise UserError if the devices are to crop data that is not prepared, or that the host augments."""
+def check_stored_images(config: ConfigDict, stored: StoredImages) -> None:
+    """Raise UserError if prepared training data, or data that is not prepared, does not fit a config.
+
+    It has other channels, or the devices are to crop data that is not prepared or that the host augments.
+    """
+    if not channels_fit(config.data.channels, stored):
+        raise UserError(
+            f"config.data.channels is {config.data.channels}, but the prepared images have "
+            f"{count(stored.channels or 0, 'channel')}: type {flag('data.channels', stored.channels)}, or "
+            f"prepare them again with --channels={config.data.channels}"
+        )
+    _check_crop_on(config, stored)
+
+
+def channels_fit(channels: int, stored: StoredImages) -> bool:
+    """Return whether stored images have, or can become, so many channels: RGB and gray convert."""
+    return stored.channels in (None, channels) or {stored.channels, channels} == {1, 3}
+
+
+def _check_crop_on(config: ConfigDict, stored: StoredImages) -> None:
     if config.data.crop_on == "host":
         return
     host = flag("data.crop_on", "host")

@@ -1,10 +1,11 @@
-"""Training with crops on the devices: the same batches and, but for rounding, the same losses."""
+"""Training on prepared images: crops on the devices have the same losses but for rounding; channels."""
 
 import numpy as np
 import pytest
 
 from fastmim_jax.build import StoredImages, stored_images
 from fastmim_jax.data import resize
+from fastmim_jax.data.labels import with_classes
 from fastmim_jax.data.ram_cache import cache_in_memory
 from fastmim_jax.data.records.yuv import from_rgb
 from fastmim_jax.data.sources import open_source
@@ -12,6 +13,7 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.train.finetune import make_finetune_stage
 from fastmim_jax.train.pretrain import make_pretrain_stage
 from fastmim_jax.train.report import describe_pretraining
+from fastmim_jax.validate import channels_fit
 from helpers import small
 from helpers.prepared import write_records
 
@@ -60,6 +62,26 @@ def test_data_that_is_not_prepared_is_refused():
     config.data.crop_on = "device"
     with pytest.raises(UserError, match="only known of prepared data: type `fastmim prepare.*crop_on=host"):
         make_pretrain_stage(config, 16)
+
+
+@pytest.mark.parametrize(("stored", "expected"), [(1, 3), (3, 1), (4, 4), (None, 5)])
+def test_channels_that_fit(stored, expected):
+    assert channels_fit(expected, StoredImages("raw", (150, 160), stored))
+
+
+def test_other_channels_than_those_of_prepared_images_are_refused(tmp_path):
+    images = [np.zeros((40, 40, 4), np.uint8)] * 4
+    source = open_source(str(write_records(tmp_path / "r", images, [(40, 40, 4)] * 4, "raw")))
+    config = small.config(source.path)
+    both = (
+        "channels is 3, but the prepared images have 4 channels: type --config.data.channels=4, or prepare"
+    )
+    with pytest.raises(UserError, match=both):
+        make_pretrain_stage(config, 4, stored=stored_images(source))
+    stage = make_pretrain_stage(small.config(), 16)
+    relabelled = with_classes(source, ["a", "b", "c"])
+    with pytest.raises(UserError, match="has images of 4 channels, expected 3 as in training"):
+        stage.eval_batches(relabelled, 4)
 
 
 def test_randaugment_is_refused():
