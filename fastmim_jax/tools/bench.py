@@ -18,6 +18,7 @@ from fastmim_jax.tools.read_cost import read_costs
 from fastmim_jax.tools.step_cost import CompiledStep, Figures, median_seconds
 from fastmim_jax.train import sharding
 from fastmim_jax.train.accumulation import fit_stage
+from fastmim_jax.train.data_values import settle_values
 from fastmim_jax.train.finetune import FinetuneStage, make_finetune_stage
 from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.pretrain import PretrainStage, make_pretrain_stages
@@ -79,6 +80,7 @@ def _make_stages(config: ConfigDict, source: Source | None) -> Sequence[TrainSta
     Only the config of `config.init` is loaded: the values of the parameters do not change the cost.
     """
     records = IMAGENET_IMAGES if source is None else len(source)
+    config = config if source is None else settle_values(config, source, log=print).config
     stored = stored_images(source)
     if "method" in config:
         return make_pretrain_stages(config, records, stored=stored)

@@ -18,6 +18,7 @@ from fastmim_jax.models.base import Backbone
 from fastmim_jax.plan import make_stage_plan
 from fastmim_jax.train import sharding, state, steps
 from fastmim_jax.train.augmentation import device_augmentation, host_augmentation
+from fastmim_jax.train.data_values import settle_values
 from fastmim_jax.train.inference import ClassifierStage, classify_program
 from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.loop import Hook, train
@@ -162,7 +163,9 @@ def finetune(
     data = check_training_data(workdir, source, accept=accept_changed_data, log=log, classes_fixed=True)
     check_classes(config, len(source.classes), source)
     config, loaded = resolve_start(config, workdir)
-    stored = stored_images(source)
+    origin = loaded.config if loaded else None
+    values = settle_values(config, source, workdir, log=log, start=origin, names=data["names"])
+    config, stored = values.config, stored_images(source)
     stage = make_finetune_stage(config, len(source), source.classes, loaded=loaded, stored=stored)
     start, report = [], None
     if loaded:
@@ -176,7 +179,8 @@ def finetune(
             write_json(workdir / "classes.json", stage.classes, indent=0)
             if report:
                 write_json(workdir / "transfer.json", report._asdict())
-        log_notes(describe_finetuning(stage, source, held_out, start), log)
+        values.write(workdir)
+        log_notes([*describe_finetuning(stage, source, held_out, start), *values.notes], log)
         evaluations: list[Evaluation] = []
 
         def make_hooks(stage: FinetuneStage, *_: Any) -> list[Hook]:

@@ -13,6 +13,7 @@ from fastmim_jax.io import write_json
 from fastmim_jax.plan import PretrainPlan, make_pretrain_plan
 from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.train import sharding, state, steps
+from fastmim_jax.train.data_values import settle_values
 from fastmim_jax.train.held_out import HeldOutLoss, fixed_batches, trivial_losses
 from fastmim_jax.train.inference import MethodStage, method_programs, run_key
 from fastmim_jax.train.loop import Hook, train
@@ -170,6 +171,9 @@ def pretrain(
     source = open_training_data(config)
     data = check_training_data(workdir, source, accept=accept_changed_data, log=log)
     loaded = None if not config.init or has_checkpoint(workdir) else load_run(config.init)
+    origin = loaded.config if loaded else None
+    values = settle_values(config, source, workdir, log=log, start=origin, names=data["names"])
+    config = values.config
     stages = make_pretrain_stages(config, len(source), loaded=loaded, stored=stored_images(source))
     start = []
     if loaded:
@@ -185,7 +189,8 @@ def pretrain(
         prepare_workdir(workdir, config)
         if jax.process_index() == 0:
             write_json(workdir / DATA_FILE, data)
-        log_notes([*start, *describe_pretraining(stages, source, held_out)], log)
+        values.write(workdir)
+        log_notes([*start, *describe_pretraining(stages, source, held_out), *values.notes], log)
         return train(stages, config, source, workdir, make_hooks, log)
 
 

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from fastmim_jax.errors import UserError
 from fastmim_jax.models.base import Backbone
 from fastmim_jax.validate.backbone import check_backbone, check_image_size, check_kernel, check_windows
-from fastmim_jax.validate.names import count, stage_of
+from fastmim_jax.validate.names import count, flag, stage_of
 from fastmim_jax.validate.training import check_batch, check_gradient_dtype
 from fastmim_jax.validate.values import check_values
 
@@ -34,6 +34,17 @@ def check_finetuning(config: ConfigDict, *, platform: str, devices: int) -> None
     _check_pooling(config.model, encoder)
     _check_mix_groups(config)
     _check_resize(config.data)
+    _check_pixel_dtype(config)
+
+
+def _check_pixel_dtype(config: ConfigDict) -> None:
+    dtype, magnitude = config.data.pixel_dtype, config.augment.magnitude
+    if dtype in ("uint16", "float32") and magnitude:
+        raise UserError(
+            f"config.data.pixel_dtype is '{dtype}' and config.augment.magnitude is {magnitude}, but "
+            f"RandAugment works on 8 bits: type {flag('augment.magnitude', 0.0)}, or "
+            f"{flag('data.pixel_dtype', 'uint8')}"
+        )
 
 
 def _check_pooling(model: ConfigDict, encoder: Backbone) -> None:

@@ -30,6 +30,7 @@ from fastmim_jax.tools.draw.pages import (
     write_lines,
 )
 from fastmim_jax.train.augmentation import device_augmentation, host_augmentation
+from fastmim_jax.train.data_values import settle_values
 from fastmim_jax.train.inference import run_key
 from fastmim_jax.train.stage import open_training_data
 from fastmim_jax.validate import check_values
@@ -59,10 +60,11 @@ def show_batch(config: ConfigDict, path: str | Path) -> Path:
     check_output(path, "--show_batch=")
     check_values(config)
     check_data(config.data)
-    config = at_stage(config, 0)
+    source = open_training_data(config)
+    config = at_stage(settle_values(config, source, log=print).config, 0)
     batch_size, reader = config.schedule.batch_size, create_reader(config)
     count = min(SHOWN, batch_size)
-    images, captions = _first_batch(config, reader, count)
+    images, captions = _first_batch(config, reader, source, count)
     sheet = _sheet(reader.denormalize(images), captions, _footer(config, count, batch_size))
     return save_png(sheet, path)
 
@@ -84,9 +86,10 @@ def _mix_groups(largest, count):
     return max(fitting, default=1)
 
 
-def _first_batch(config: ConfigDict, reader: ImageReader, count: int) -> tuple[np.ndarray, list[Shares]]:
+def _first_batch(
+    config: ConfigDict, reader: ImageReader, source: Source, count: int
+) -> tuple[np.ndarray, list[Shares]]:
     """Return normalised images (B, H, W, C) of the first batch and the class shares of each."""
-    source = open_training_data(config)
     if "method" in config:
         batch = _read(reader, source, config.seed, count)
         return np.asarray(reader.normalize(batch["image"], batch["flip"])), [[]] * count

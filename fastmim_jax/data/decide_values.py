@@ -1,0 +1,154 @@
+"""The range of values of a data set, and the dtype of pixels for the network: decided once."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from fastmim_jax.data.limits import DecodeRules
+from fastmim_jax.data.records.raw import NATURAL_RANGES
+from fastmim_jax.data.sources import Source
+from fastmim_jax.data.value_scan import DEEP_PNG, PERCENTILES, ValueScan, scan_values
+from fastmim_jax.errors import UserError
+
+LOOKED_AT = 64  # records, for the number of bits
+_LEVELS = 2**16  # of uint16
+
+
+class DecidedValues(NamedTuple):
+    """The values of a data set.
+
+    rules: with `value_range` and `dtype`. sentences: on what was decided, and from what.
+    scan: the measurement, or None for prepared images.
+    """
+
+    rules: DecodeRules
+    sentences: list[str]
+    scan: ValueScan | None = None
+
+
+def decide_values(
+    source: Source,
+    channels: int,
+    rules: DecodeRules,
+    *,
+    threads: int = 4,
+    log: Callable[[str], None] = lambda text: None,
+) -> DecidedValues:
+    """Return the range and the dtype of the pixels of a data set.
+
+    A few records tell the number of bits. A range is measured where images have more than 8 and none is
+    declared. Prepared images have it in their manifest.
+
+    Args:
+      source: the data set.
+      channels: C, see `decode`.
+      rules: of decoding; its range and dtype count where they are given.
+      threads: that read records.
+      log: prints a line.
+
+    Raises:
+      UserError: 8-bit images beside others, or 16-bit colour PNG files, of which only 8 bits can be read.
+    """
+    manifest = getattr(source, "manifest", None)
+    if manifest is not None:
+        return _of_prepared(manifest, rules)
+    scan = scan_values(source, channels, rules, most=LOOKED_AT, threads=threads)
+    if not scan.kinds:  # nothing can be read, which training says by name
+        return DecidedValues(rules, [])
+    wide = [kind for kind in scan.kinds if kind not in ("uint8", DEEP_PNG)]
+    _check_kinds(scan, wide, rules)
+    if not wide:
+        return DecidedValues(*_eight_bits(scan, rules), scan)
+    declared = rules.value_range
+    if not declared:
+        log(f"measuring the range of values, as images are {' and '.join(wide)}")
+        scan = scan_values(source, channels, rules, threads=threads, report=log)
+    value_range = declared or scan.value_range
+    dtype = rules.dtype or smallest_dtype(scan.has_fractions, value_range)
+    decided = dataclasses.replace(rules, value_range=value_range, dtype=dtype)
+    return DecidedValues(decided, list(_describe(scan, value_range, dtype, bool(declared), wide)), scan)
+
+
+def smallest_dtype(has_fractions: bool, value_range: tuple[float, float]) -> str:
+    """Return the smallest dtype of pixels that loses no level of images of more than 8 bits."""
+    low, high = value_range
+    return "float32" if has_fractions or high - low >= _LEVELS else "uint16"
+
+
+def compare_ranges(scan: ValueScan, value_range: tuple[float, float]) -> str | None:
+    """Return how the values of a data set differ from a range that is not its own, or None.
+
+    They differ where percentiles lie outside of the range, or fill less than half of it.
+    """
+    low, high = value_range
+    own = min(scan.low_percentile), max(scan.high_percentile)
+    if low <= own[0] and own[1] <= high and own[1] - own[0] >= (high - low) / 2:
+        return None
+    return (
+        f"{own[0]:g} to {own[1]:g} ({PERCENTILES[0]:g} % to {PERCENTILES[1]:g} % of its values), while "
+        f"{low:g} to {high:g} become black and white"
+    )
+
+
+def _of_prepared(manifest: Any, rules: DecodeRules) -> DecidedValues:
+    if manifest.dtype == "uint8":
+        decided = dataclasses.replace(rules, value_range=(), dtype=rules.dtype or "uint8")
+        return DecidedValues(decided, [f"8 bits, as prepared; the network gets {decided.dtype}"])
+    value_range = rules.value_range or manifest.value_range
+    dtype = rules.dtype or smallest_dtype(manifest.dtype == "float32", value_range)
+    low, high = value_range
+    origin = "declared" if rules.value_range else "of its manifest.json"
+    sentence = (
+        f"{manifest.dtype}, as prepared; range {low:g} to {high:g}, {origin}; the network gets {dtype}"
+    )
+    return DecidedValues(dataclasses.replace(rules, value_range=value_range, dtype=dtype), [sentence])
+
+
+def _eight_bits(scan: ValueScan, rules: DecodeRules) -> tuple[DecodeRules, list[str]]:
+    decided = dataclasses.replace(rules, value_range=(), dtype=rules.dtype or "uint8")
+    looked_at = f"{scan.scanned - scan.unreadable:,} of {scan.records:,} records that were looked at"
+    sentences = [f"8 bits, as of {looked_at}; the network gets {decided.dtype}"]
+    if rules.value_range:
+        sentences.append("config.data.value_range is for images of more than 8 bits and is not used")
+    return decided, sentences
+
+
+def _check_kinds(scan: ValueScan, wide: list[str], rules: DecodeRules) -> None:
+    """Raise UserError for depths that do not mean the same."""
+    deep = scan.kinds.get(DEEP_PNG, 0)
+    if deep > sum(scan.kinds.values()) / 2 and rules.dtype != "uint8":
+        raise UserError(
+            f"{deep:,} of {scan.scanned:,} records that were looked at are {DEEP_PNG} files, such as "
+            f"{scan.examples[DEEP_PNG]}, of which only the high bytes can be read: write them as TIFF or "
+            ".npy, or type --config.data.pixel_dtype=uint8 for 8 bits"
+        )
+    eight = next((kind for kind in scan.kinds if kind not in wide), None)
+    if not wide or eight is None or rules.value_range == NATURAL_RANGES["uint16"]:
+        return
+    others = ", ".join(f"{scan.kinds[kind]:,} {kind} such as {scan.examples[kind]}" for kind in wide)
+    raise UserError(
+        f"8-bit images ({scan.kinds[eight]:,} of {scan.scanned:,} records that were looked at, such as "
+        f"{scan.examples[eight]}) beside others ({others}), whose values do not mean the same: convert "
+        "them to one depth, or, if 65535 is as white as 255, type --config.data.value_range='(0, 65535)'"
+    )
+
+
+def _describe(
+    scan: ValueScan, value_range: tuple[float, float], dtype: str, declared: bool, wide: list[str]
+) -> Iterator[str]:
+    low, high = value_range
+    origin = "declared"
+    if not declared:
+        origin = f"measured on {scan.scanned:,} of {scan.records:,} records in {scan.seconds:.1f} s"
+    yield f"{' and '.join(wide)}; range {low:g} to {high:g}, {origin}; the network gets {dtype}"
+    numbers = zip(scan.lowest, scan.highest, scan.low_percentile, scan.high_percentile, strict=True)
+    channels = [f"{a:g} to {b:g} ({c:g} to {d:g})" for a, b, c, d in numbers]
+    shown = "; ".join(channels[:4]) + (f"; and {len(channels) - 4} more" if len(channels) > 4 else "")
+    yield f"of the channels ({PERCENTILES[0]:g} % to {PERCENTILES[1]:g} %): {shown}"
+    if scan.nodata or scan.not_finite:
+        yield (
+            f"{scan.nodata:,} nodata and {scan.not_finite:,} values that are not finite among "
+            f"{scan.values:,}: read as {low:g}"
+        )
+    if scan.unreadable:
+        yield f"{scan.unreadable:,} of the {scan.scanned:,} scanned records cannot be read"
