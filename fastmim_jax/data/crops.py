@@ -8,11 +8,13 @@ import numpy as np
 from fastmim_jax.data.augment import random_crop_box, resize_crop
 from fastmim_jax.data.batch_memory import Arrays, Fields
 from fastmim_jax.data.canvas import canvas_shape, write_canvas
+from fastmim_jax.data.clipped import FIELD, ROW_FIELD, as_row, counts_values
 from fastmim_jax.data.decode import DEFAULT_RULES, decode, read_record
 from fastmim_jax.data.limits import MAX_TRIES, DecodeError, DecodeRules
 from fastmim_jax.data.planes import crop_shape, resize_crop_planes
 from fastmim_jax.data.replacements import candidates
 from fastmim_jax.data.sources import Source
+from fastmim_jax.data.values import ValueCounts
 
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -93,17 +95,23 @@ class RandomCrops:
             "index": ((), np.dtype(np.int64)),
             "num_undecodable": ((), np.dtype(np.int32)),
             "label": ((), np.dtype(np.int32)),
+            **({FIELD: ROW_FIELD} if counts_values(self.rules) else {}),
         }
 
     def __call__(self, positions: Sequence[int], arrays: Arrays) -> None:
         """Write the rows of ascending positions; a record in a row of positions is decoded once."""
         label, index, num_undecodable = arrays["label"], arrays["index"], arrays["num_undecodable"]
         view = {name: arrays[name] for name in ("image", "flip", "box") if name in arrays}
+        value_counts = arrays.get(FIELD)
         random, decoded, drawn_before = RandomOfPosition(self.seed), None, None
         for row, position in enumerate(positions):
             number = position // self.views_per_image
+            counts = ValueCounts()
             if decoded is None or decoded.number != number:
                 decoded = self._decode(number)
+                counts = decoded.counts
+            if value_counts is not None:
+                value_counts[row] = as_row(counts)
             drawn = position - position % self.views_per_crop
             if drawn == drawn_before:
                 for array in view.values():
@@ -145,23 +153,28 @@ class RandomCrops:
             if skipped and used in self._bad:
                 continue
             try:
-                image = read_record(self.source, used)
+                image, counts = read_record(self.source, used), ValueCounts()
                 if self.layout == "rgb":
-                    image = decode(image, self.channels, self.rules)
+                    counted = counts if counts_values(self.rules) else None
+                    image = decode(image, self.channels, self.rules, counted)
             except DecodeError:
                 self._bad.add(used)
                 continue
-            return _Decoded(number, index, skipped, image, self.source.label(used))
-        return _Decoded(number, index, tries, None, -1)
+            return _Decoded(number, index, skipped, image, self.source.label(used), counts)
+        return _Decoded(number, index, tries, None, -1, ValueCounts())
 
 
 class _Decoded:
-    """An image of the stream: its number, its record, undecodable records before, pixels or None, label."""
+    """An image of the stream.
 
-    __slots__ = ("image", "index", "label", "number", "skipped")
+    Its number, its record, undecodable records before, pixels or None, label and `ValueCounts`.
+    """
 
-    def __init__(self, number, index, skipped, image, label):
+    __slots__ = ("counts", "image", "index", "label", "number", "skipped")
+
+    def __init__(self, number, index, skipped, image, label, counts):
         self.number, self.index, self.skipped, self.image, self.label = number, index, skipped, image, label
+        self.counts = counts
 
 
 class RandomOfPosition:

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastmim_jax.data.augment import center_crop
+from fastmim_jax.data.clipped import FIELD, ROW_FIELD, as_row, counts_values
 from fastmim_jax.data.decode import DEFAULT_RULES, read_image
 from fastmim_jax.data.limits import DecodeError, DecodeRules
 from fastmim_jax.data.loader import Loader, check_stream, read_in_chunks
 from fastmim_jax.data.sources import Source
+from fastmim_jax.data.values import ValueCounts
 from fastmim_jax.errors import UserError
 
 
@@ -49,7 +51,8 @@ def make_eval_batches(
         label (b,) int32, -1 where not valid or unlabelled;
         index (b,) int64, index of the record in the source, -1 on padding;
         valid (b,) bool, False on padding and on records that cannot be decoded;
-        undecodable (b,) bool, True for records that cannot be decoded.
+        undecodable (b,) bool, True for records that cannot be decoded;
+        value_counts (b, 6) float64, only for images of more than 8 bits, see `clipped`.
 
     Raises:
       UserError: no records.
@@ -103,12 +106,16 @@ class _CenterCrops:
             "index": ((), np.dtype(np.int64)),
             "valid": ((), np.dtype(bool)),
             "undecodable": ((), np.dtype(bool)),
+            **({FIELD: ROW_FIELD} if counts_values(self.rules) else {}),
         }
 
     def __call__(self, positions, arrays):
         for row, position in enumerate(positions):
             index = int(self.records[position]) if position < len(self.records) else -1
-            image = None if index < 0 else self._decode(index)
+            counts = ValueCounts()
+            image = None if index < 0 else self._decode(index, counts)
+            if FIELD in arrays:
+                arrays[FIELD][row] = as_row(ValueCounts() if image is None else counts)
             if image is None:
                 arrays["image"][row] = 0
             else:
@@ -117,9 +124,10 @@ class _CenterCrops:
             arrays["index"][row], arrays["valid"][row] = index, image is not None
             arrays["undecodable"][row] = image is None and index >= 0
 
-    def _decode(self, index):
+    def _decode(self, index, counts):
+        counted = counts if counts_values(self.rules) else None
         try:
-            return read_image(self.source, index, self.channels, self.rules)
+            return read_image(self.source, index, self.channels, self.rules, counted)
         except DecodeError:
             return None
 

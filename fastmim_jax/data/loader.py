@@ -86,7 +86,8 @@ def make_loader(
         index (b,) int64, the record at this position of the stream;
         num_undecodable (b,) int32, how many of `replacements.candidates(source, index)` could not be
           decoded; the one after them was used. After MAX_TRIES of them, `image` is 0;
-        label (b,) int32 of the record used, -1 where it has none.
+        label (b,) int32 of the record used, -1 where it has none;
+        value_counts (b, 6) float64, only for images of more than 8 bits, see `clipped`.
 
     Raises:
       UserError: an empty source.

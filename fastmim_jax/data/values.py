@@ -19,12 +19,15 @@ class ValueCounts:
 
     Attributes:
       values: all. below, above: outside of the range. missing: nodata, NaN or infinite.
+      lowest, highest: values outside of the range, infinite where there are none.
     """
 
     values: int = 0
     below: int = 0
     above: int = 0
     missing: int = 0
+    lowest: float = float("inf")
+    highest: float = -float("inf")
 
 
 def to_pixels(
@@ -122,13 +125,23 @@ def _scale_part(part, value_range, rules, counts):
     if missing is not None:
         offset[missing] = 0
     if counts is not None:
-        counts.below += int(np.count_nonzero(offset < 0))
-        counts.above += int(np.count_nonzero(offset > high - low))
+        _count_clipped(part, missing, offset, high - low, counts)
     white = WHITE[dtype.name]
     offset *= white / (high - low)
     if dtype.kind == "u":
         np.rint(offset, out=offset)
     return offset.clip(0, white, out=offset).astype(dtype)
+
+
+def _count_clipped(part, missing, offset, span, counts):
+    """Add the values outside of the range; offset: of the values from its low end, 0 where missing."""
+    below, above = (int(np.count_nonzero(outside)) for outside in (offset < 0, offset > span))
+    counts.below += below
+    counts.above += above
+    if below or above:
+        valid = part if missing is None else part[~missing]
+        counts.lowest = min(counts.lowest, float(valid.min())) if below else counts.lowest
+        counts.highest = max(counts.highest, float(valid.max())) if above else counts.highest
 
 
 def _from_8_bits(values, rules, counts):

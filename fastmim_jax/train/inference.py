@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastmim_jax.build import create_classifier, create_method, create_reader, stored_images
+from fastmim_jax.data.clipped import ClippedValues
 from fastmim_jax.data.eval_batches import EvalBatches
 from fastmim_jax.data.image_reader import ImageReader
 from fastmim_jax.data.replacements import describe_broken_classes
@@ -35,6 +36,9 @@ ROWS = (
     "undecodable",
 )  # arrays of an evaluation batch that go to the devices
 FLAGS = ("flip", "valid", "undecodable")  # arrays of bool; the others but the images are integers
+
+
+_LOG = logging.getLogger("fastmim_jax.data")  # the commands print it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,14 +138,17 @@ class InferenceStage:
           {name: (n, ...)} of the images that could be decoded, and the number of those that could not.
         """
         size = self.batch_size_for(len(source) if records is None else len(records))
-        outputs, done = [], 0
+        outputs, done, clipped = [], 0, ClippedValues(self.reader.rules)
         with self.eval_batches(source, size, records) as batches:
             for batch in batches:
                 rows = jax.device_get(function(self.to_devices(batch, size, ROWS)))
                 outputs.append(rows)
+                clipped.update(batch)
                 done += int(rows["valid"].sum() + rows["undecodable"].sum())
                 if progress:
                     progress(done)
+        if clipped.summary():
+            _LOG.warning(clipped.summary())
         columns = {name: np.concatenate([rows[name] for rows in outputs]) for name in outputs[0]}
         valid, undecodable = columns.pop("valid"), columns.pop("undecodable")
         index = columns["index"]

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 
+from fastmim_jax.data.clipped import ClippedValues
+from fastmim_jax.data.limits import DecodeRules
 from fastmim_jax.data.undecodable import UndecodableRecords
 from fastmim_jax.errors import UserError
 from fastmim_jax.saved_config import flatten
@@ -88,7 +90,8 @@ def train(
         bad_files = workdir / ("bad_files.txt" if is_first else f"bad_files-{jax.process_index()}.txt")
         rules = stages[0].reader.rules
         undecodable = UndecodableRecords(source, data.max_bad_share, bad_files, data.channels, rules)
-        loop = Loop(stages, flatten(config), checkpoints, metrics, undecodable, stop)
+        clipped = ClippedValues(rules)
+        loop = Loop(stages, flatten(config), checkpoints, metrics, undecodable, stop, clipped=clipped)
         try:
             with log_compilation(metrics.log):
                 for index in range(first, len(stages)):
@@ -107,6 +110,8 @@ def train(
     if loop.run_rates.seconds:
         log(describe_waiting(loop.run_rates.wait_share, data, stages[0].reader.workers))
     log(undecodable.summary())
+    if clipped.images:
+        log(clipped.summary() or f"no value of {clipped.images:,} images read was outside of the range")
     if stop.name and step < total:
         log(
             f"stopped by {stop.name} after step {step:,}: the current step is saved; rerun the same "
@@ -140,7 +145,9 @@ class Loop:
         stop: Any,
         timer: StepTimer | None = None,
         clock: Clock = time.monotonic,
+        clipped: ClippedValues | None = None,
     ):
+        self.clipped = clipped or ClippedValues(DecodeRules())
         self.config, self.checkpoints, self.metrics = config, checkpoints, metrics
         self.undecodable, self.stop = undecodable, stop
         self.timer, self.clock = timer or StepTimer(clock), clock
@@ -172,6 +179,7 @@ class Loop:
                 batch, arrays = self._next_batch(batches)
                 for line in self.undecodable.update(batch):
                     self.metrics.log(line)
+                self.clipped.update(batch)
                 state, values = stage.step(state, arrays)
                 self.timer.dispatched(values)
                 step += 1
@@ -208,6 +216,7 @@ class Loop:
         values["epoch"] = self.stage.plan.epoch(step)
         values |= self.rates.values()
         values["bad_records"] = self.undecodable.count
+        values |= self.clipped.metrics()
         if self.stage.plan.stages > 1:
             values["stage"] = self.stage.plan.stage + 1
         if self._due(step, self.stage.config.run.log_every):

@@ -55,6 +55,9 @@ def test_a_run_measures_once_and_keeps_the_range(run, images):
     text = "uint16; range 0 to 4095, measured on 16 of 16 records"
     assert any(text in line and "the network gets uint16" in line for line in lines)
     assert any(text in line for line in resumed) and not any("measuring" in line for line in resumed)
+    assert lines[-1] == "no value of 32 images read was outside of the range"
+    metrics = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (metrics["clipped_share"], metrics["missing_share"]) == (0, 0)
     content = json.loads((workdir / "values.json").read_text())
     assert content["scan"]["highest"] == [4095, 2047, 1023]
     config = small.config(images, steps=2)
