@@ -67,8 +67,8 @@ class ClippedValues:
             wider = min(counts.lowest, low), max(counts.highest, high)
             sentences.append(
                 f"{self._share(counts.below)} below and {self._share(counts.above)} above the range "
-                f"{low:g} to {high:g} became black or white, in {self.clipped_images:,} of {self.images:,} images "
-                f"read; none of them with --config.data.value_range='({wider[0]:.9g}, {wider[1]:.9g})'"
+                f"{low:g} to {high:g} became black or white, in {self.clipped_images:,} of {self.images:,} "
+                f"images read; none with --config.data.value_range='({wider[0]:.9g}, {wider[1]:.9g})'"
             )
         if counts.missing:
             sentences.append(f"{self._share(counts.missing)} were nodata or not finite and became black")
