@@ -1,4 +1,4 @@
-"""Values outside of the range of a data set, which are clipped, and missing ones: counted and told."""
+"""Values outside of the range of a data set, which are clipped, and missing ones: counted and reported."""
 
 from collections.abc import Mapping
 
