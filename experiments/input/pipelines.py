@@ -5,6 +5,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from fastmim_jax.data.sources.record_rows import read_rows
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 REPEATS = 200  # of the records, so that a few photos are a long epoch
 
@@ -20,6 +22,9 @@ class Repeated:
 
     def __getitem__(self, index):
         return self.source[index % len(self.source)]
+
+    def rows(self, index):
+        return read_rows(self.source, index % len(self.source))
 
     def name(self, index):
         return self.source.name(index % len(self.source))

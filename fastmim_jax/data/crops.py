@@ -14,6 +14,7 @@ from fastmim_jax.data.limits import MAX_TRIES, DecodeError, DecodeRules
 from fastmim_jax.data.planes import crop_shape, resize_crop_planes
 from fastmim_jax.data.replacements import candidates
 from fastmim_jax.data.sources import Source
+from fastmim_jax.data.sources.record_rows import RecordRows, read_rows
 from fastmim_jax.data.values import ValueCounts
 
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -104,11 +105,15 @@ class RandomCrops:
         view = {name: arrays[name] for name in ("image", "flip", "box") if name in arrays}
         value_counts = arrays.get(FIELD)
         random, decoded, drawn_before = RandomOfPosition(self.seed), None, None
+        opened = self._open(positions)
+        views = self._draw_ahead(positions, opened, random)
         for row, position in enumerate(positions):
             number = position // self.views_per_image
             counts = ValueCounts()
             if decoded is None or decoded.number != number:
-                decoded = self._decode(number)
+                decoded = opened.pop(number)
+                if decoded.image is None:
+                    decoded = self._decode(decoded)
                 counts = decoded.counts
             if value_counts is not None:
                 value_counts[row] = as_row(counts)
@@ -117,22 +122,72 @@ class RandomCrops:
                 for array in view.values():
                     array[row] = array[row - 1]
             else:
-                self._write(decoded.image, random.at(drawn), view, row)
+                flip_and_box = views.get(drawn) or self._draw(decoded.image, random.at(drawn))
+                while not self._write(decoded.image, flip_and_box, random.rng, view, row):
+                    self._bad.add(decoded.index)
+                    decoded = self._decode(decoded, decoded.skipped + 1)
+                    flip_and_box = self._draw(decoded.image, random.at(drawn))
             drawn_before = drawn
             index[row], num_undecodable[row], label[row] = decoded.index, decoded.skipped, decoded.label
 
-    def _write(self, image, rng, view, row):
-        """Draw a view of an image, and write it to a row of the arrays `view`; 0 without an image."""
-        view["flip"][row] = rng.random() < 0.5
+    def _open(self, positions):
+        """Return {number: _Decoded} of the images of positions; `image` is None unless it is read by rows.
+
+        All records are opened, and their views drawn, before any is read: these loops run from the caches
+        of the processor as long as no pixels come between, twice as fast.
+        """
+        numbers = dict.fromkeys(position // self.views_per_image for position in positions)
+        opened = {
+            number: _Decoded(number, int(self.order(number)), 0, None, -1, ValueCounts())
+            for number in numbers
+        }
+        single = self.views_per_image == self.views_per_crop and self.canvas is None
+        if single and not counts_values(self.rules):  # else all rows are needed
+            for decoded in opened.values():
+                decoded.image = self._rows(decoded.index)
+                if decoded.image is not None:
+                    decoded.label = self.source.label(decoded.index)
+        return opened
+
+    def _rows(self, index):
+        """Return a record whose crops can be read by rows, or None."""
+        rows = read_rows(self.source, index)
+        return rows if rows is not None and (rows.layout == "raw" or self.layout == "yuv420") else None
+
+    def _draw_ahead(self, positions, opened, random):
+        """Return {position: (flip, box)} of opened images, unless `augment` draws more of each position."""
+        views = {}
+        for position in positions if self.augment is None else ():
+            drawn = position - position % self.views_per_crop
+            image = opened[position // self.views_per_image].image
+            if image is not None and drawn not in views:
+                views[drawn] = self._draw(image, random.at(drawn))
+        return views
+
+    def _draw(self, image, rng):
+        """Return whether a view is mirrored, and its box."""
+        flip = rng.random() < 0.5
         if image is None:
-            box = 0, 0, *(self.canvas or self.size)[::-1]
-        else:
-            box = random_crop_box(rng, *image.shape[:2], self.scale, self.ratio)
+            return flip, (0, 0, *(self.canvas or self.size)[::-1])
+        return flip, random_crop_box(rng, *image.shape[:2], self.scale, self.ratio)
+
+    def _write(self, image, flip_and_box, rng, view, row):
+        """Write a view of an image to a row of the arrays `view`; 0 without an image.
+
+        Return False where the rows of the image cannot be read or decoded.
+        """
+        view["flip"][row], box = flip_and_box
+        if isinstance(image, RecordRows):
+            try:
+                image, box = self._read_box(image, box)
+            except DecodeError:
+                return False
         if self.canvas is None:
             self._crop(image, box, rng, view["image"][row])
         else:
             write_canvas(image, view["image"][row])
             view["box"][row] = box
+        return True
 
     def _crop(self, image, box, rng, out):
         """Write the crop of a box to `out`, augmented; 0 without an image."""
@@ -146,22 +201,40 @@ class RandomCrops:
         if self.augment is not None:
             out[...] = self.augment(out, rng)
 
-    def _decode(self, number):
-        """Return the first of `candidates` that can be decoded, from the record of the stream on."""
-        index, tries = int(self.order(number)), min(len(self.source), MAX_TRIES)
+    def _decode(self, opened, first=0):
+        """Return the first of `candidates` that can be decoded, from number `first` of them on."""
+        index, tries = opened.index, min(len(self.source), MAX_TRIES)
         for skipped, used in enumerate(candidates(self.source, index, MAX_TRIES)):
-            if skipped and used in self._bad:
+            if skipped < first or (skipped and used in self._bad):
                 continue
+            counts = ValueCounts()
             try:
-                image, counts = read_record(self.source, used), ValueCounts()
-                if self.layout == "rgb":
-                    counted = counts if counts_values(self.rules) else None
-                    image = decode(image, self.channels, self.rules, counted)
+                image = self._read(used, counts)
             except DecodeError:
                 self._bad.add(used)
                 continue
-            return _Decoded(number, index, skipped, image, self.source.label(used), counts)
-        return _Decoded(number, index, tries, None, -1, ValueCounts())
+            return _Decoded(opened.number, index, skipped, image, self.source.label(used), counts)
+        return _Decoded(opened.number, index, tries, None, -1, ValueCounts())
+
+    def _read(self, index, counts):
+        """Return an image as it is cropped, and add its values to `counts`."""
+        rows = self._rows(index)
+        if rows is not None:
+            return self._read_box(rows, None, counts)[0]
+        return self._to_pixels(read_record(self.source, index), counts)
+
+    def _read_box(self, rows, box, counts=None):
+        """Return the rows of a box, None for all, as they are cropped, and the box in them."""
+        try:
+            image, box = rows.read(box)
+        except OSError as error:
+            raise DecodeError(f"cannot be read: {error.strerror or error}") from error
+        return self._to_pixels(image, counts), box
+
+    def _to_pixels(self, image, counts):
+        if self.layout != "rgb":
+            return image
+        return decode(image, self.channels, self.rules, counts if counts_values(self.rules) else None)
 
 
 class _Decoded:
@@ -186,10 +259,10 @@ class RandomOfPosition:
 
     def __init__(self, seed: int):
         self._bits = np.random.Philox(seed)
-        self._rng, self._state = np.random.Generator(self._bits), self._bits.state
+        self.rng, self._state = np.random.Generator(self._bits), self._bits.state
 
     def at(self, position: int) -> np.random.Generator:
         """Return the generator of a position, valid until the next call."""
         self._state["state"]["counter"][:] = 0, 0, 0, position
         self._bits.state = self._state
-        return self._rng
+        return self.rng

@@ -48,6 +48,8 @@ def cache_in_memory(source: Source, threads: int, log: Callable[[str], None]) ->
 class RamCache:
     """A source whose records are in memory; everything else is that of the source."""
 
+    rows = None  # of files: here, whole records are read without a copy
+
     def __init__(self, source: Source, shared: SharedFile, ends: np.ndarray):
         self._source, self._shared, self._ends = source, shared, ends
 

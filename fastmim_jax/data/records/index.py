@@ -8,13 +8,16 @@ import numpy as np
 from fastmim_jax.io import atomic_write
 
 _LABELS, _NAMES, _ENDS = "labels.npy", "names.npy", "name_ends.npy"
+_CHUNKS = "chunks.npy"
 
 
 class RecordIndex:
-    """Memory-mapped labels and names.
+    """Memory-mapped labels, names and positions.
 
     Attributes:
       labels: (N,) int32, -1 for no label.
+      chunks: (N,) int64, position of the chunk of each record in its shard, see `sources.riegeli`; None
+        where an earlier version prepared the data set.
     """
 
     def __init__(self, folder: str):
@@ -22,6 +25,11 @@ class RecordIndex:
         self.labels = _map(folder, _LABELS)
         self._names = _map(folder, _NAMES)
         self._ends = _map(folder, _ENDS)
+        self.chunks = _map(folder, _CHUNKS) if has_chunks(folder) else None
+        if self.chunks is not None and self.chunks.shape != self.labels.shape:
+            raise ValueError(
+                f"{_CHUNKS} of {len(self.chunks):,} records, {_LABELS} of {len(self.labels):,}"
+            )
 
     def name(self, index: int) -> str:
         """Return the name of record `index` >= 0."""
@@ -37,8 +45,22 @@ def write_index(folder: str, labels: Sequence[int], names: Sequence[str]) -> Non
         _ENDS: np.cumsum([0, *map(len, encoded)], dtype=np.int64),
     }
     for file, array in arrays.items():
-        with atomic_write(os.path.join(folder, file)) as path:
-            np.save(path, array)
+        _save(folder, file, array)
+
+
+def has_chunks(folder: str) -> bool:
+    """Return whether the index of a split has the positions of its records."""
+    return os.path.exists(os.path.join(folder, _CHUNKS))
+
+
+def write_chunks(folder: str, chunks: Sequence[int]) -> None:
+    """Write the positions of the chunks of a split, see `RecordIndex.chunks`."""
+    _save(folder, _CHUNKS, np.array(chunks, np.int64))
+
+
+def _save(folder: str, file: str, array: np.ndarray) -> None:
+    with atomic_write(os.path.join(folder, file)) as path:
+        np.save(path, array)
 
 
 def _map(folder: str, file: str) -> np.ndarray:

@@ -20,6 +20,8 @@ MAX_NAME = 65535  # bytes
 _MAGIC = b"FMR1"
 _HEADER = struct.Struct("<4sBBHIIiHxx")
 _ALIGNMENT = 16
+MIN_HEAD = _HEADER.size
+_NUMPY_DTYPES = [np.dtype(name).newbyteorder("<") for name in DTYPES]
 
 StoredImage = bytes | Yuv420 | np.ndarray
 
@@ -63,33 +65,57 @@ def pack(image: StoredImage, shape: tuple[int, int, int], label: int, name: str)
     return b"".join([start, bytes(-len(start) % _ALIGNMENT), *parts])
 
 
+class Head(NamedTuple):
+    """The header and the name of a record.
+
+    dtype: of the values of an array, little-endian. shape: (H, W, C). start: of the image, bytes.
+    """
+
+    layout: str
+    dtype: np.dtype
+    shape: tuple[int, int, int]
+    label: int
+    name: str
+    start: int
+
+
+def unpack_head(record: bytes | bytearray) -> Head:
+    """Return the head of a record from its first bytes, at least MIN_HEAD and those of the name.
+
+    Raises:
+      ValueError: the bytes do not begin with a head.
+    """
+    if record[:4] != _MAGIC or len(record) < _HEADER.size:
+        raise ValueError(f"not a record of `fastmim prepare`, starts with {bytes(record[:4])!r}")
+    _, layout, dtype, channels, height, width, label, length = _HEADER.unpack_from(record)
+    end = _HEADER.size + length
+    if layout >= len(LAYOUTS) or dtype >= len(DTYPES) or len(record) < end:
+        raise ValueError("a damaged or truncated record")
+    name = os.fsdecode(bytes(record[_HEADER.size : end]))
+    shape = height, width, channels
+    return Head(LAYOUTS[layout], _NUMPY_DTYPES[dtype], shape, label, name, end + -end % _ALIGNMENT)
+
+
 def unpack(record: bytes) -> Record:
     """Return the parts of a record; the image is not copied, except for the bytes of a JPEG file.
 
     Raises:
       ValueError: the bytes are not a whole record.
     """
-    if record[:4] != _MAGIC or len(record) < _HEADER.size:
-        raise ValueError(f"not a record of `fastmim prepare`, starts with {record[:4]!r}")
-    _, layout, dtype, channels, height, width, label, length = _HEADER.unpack_from(record)
-    name = os.fsdecode(record[_HEADER.size : _HEADER.size + length])
-    start = _HEADER.size + length
-    start += -start % _ALIGNMENT
-    shape = height, width, channels
-    return Record(LAYOUTS[layout], shape, label, name, _image(record, start, LAYOUTS[layout], dtype, shape))
+    head = unpack_head(record)
+    return Record(head.layout, head.shape, head.label, head.name, _image(record, head))
 
 
-def _image(record: bytes, start: int, layout: str, dtype: int, shape: tuple[int, int, int]) -> StoredImage:
-    if layout == "jpeg":
-        return record[start:]
-    if layout == "raw":
-        values = np.frombuffer(record, np.dtype(DTYPES[dtype]).newbyteorder("<"), offset=start)
-        return values.reshape(shape)
-    height, width, _ = shape
+def _image(record: bytes, head: Head) -> StoredImage:
+    if head.layout == "jpeg":
+        return record[head.start :]
+    if head.layout == "raw":
+        return np.frombuffer(record, head.dtype, offset=head.start).reshape(head.shape)
+    height, width, _ = head.shape
     luma, half = height * width, chroma_shape(height, width)
     chroma = half[0] * half[1]
-    if len(record) != start + luma + 2 * chroma:
-        raise ValueError(f"a record of {len(record):,} bytes, expected {start + luma + 2 * chroma:,}")
-    y = np.frombuffer(record, np.uint8, luma, start).reshape(height, width)
-    u, v = np.frombuffer(record, np.uint8, 2 * chroma, start + luma).reshape(2, *half)
+    if len(record) != head.start + luma + 2 * chroma:
+        raise ValueError(f"a record of {len(record):,} bytes, expected {head.start + luma + 2 * chroma:,}")
+    y = np.frombuffer(record, np.uint8, luma, head.start).reshape(height, width)
+    u, v = np.frombuffer(record, np.uint8, 2 * chroma, head.start + luma).reshape(2, *half)
     return Yuv420(y, u, v)

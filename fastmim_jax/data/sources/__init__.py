@@ -63,6 +63,7 @@ class Source(Protocol):
 
     classes: names of the classes; () where records have no labels.
     notices: sentences on what is left out, such as files that are no images.
+    rows: optional, see `RecordsSource.rows`.
     names_in_memory: optional; False where `name` or `label` reads the record.
     all_labels: optional; () -> (n,) labels, without reading a record.
     """

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastmim_jax.data.sources.record_rows import RecordRows, read_rows
 from fastmim_jax.errors import UserError
 from fastmim_jax.paths import local_path
 
@@ -84,6 +85,11 @@ class JoinedSource:
     def __getitem__(self, index: int) -> "bytes | np.ndarray | Yuv420 | RawImage":
         which, inner = self._locate(index)
         return self.sources[which][inner]
+
+    def rows(self, index: int) -> RecordRows | None:
+        """Return an image whose rows can be read by themselves, or None; see `RecordsSource.rows`."""
+        which, inner = self._locate(index)
+        return read_rows(self.sources[which], inner)
 
     def name(self, index: int) -> str:
         which, inner = self._locate(index)

@@ -3,12 +3,13 @@
 import functools
 import os
 import stat as stat_module
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fastmim_jax.data.limits import MAX_FILE_BYTES
 
-_OPEN_FILES = 64  # per process
+_OPEN_FILES = 512  # per process; a prepared split has as many shards
+_MAX_BUFFERS = 1024  # of one call, IOV_MAX
 
 
 def read_file(path: str | os.PathLike) -> bytes:
@@ -60,6 +61,24 @@ def read_at(file: FileStamp, offset: int, size: int) -> bytes:
     if len(data) < size:
         raise OSError(f"{file.path} ends at byte {offset + len(data):,}, expected {offset + size:,}")
     return data
+
+
+def read_buffers(file: FileStamp, offset: int, buffers: Sequence[memoryview]) -> None:
+    """Fill buffers, one after the other, with the bytes of a file from `offset` on.
+
+    Raises:
+      OSError: no such file, or it ends before.
+    """
+    handle = _open(file)
+    for first in range(0, len(buffers), _MAX_BUFFERS):
+        group = buffers[first : first + _MAX_BUFFERS]
+        size = sum(map(len, group))
+        found = os.preadv(handle.descriptor, group, offset) if hasattr(os, "preadv") else 0
+        if found < size:  # macOS, or as in `read_at`
+            data = memoryview(read_at(file, offset, size))
+            for buffer in group:
+                buffer[:], data = data[: len(buffer)], data[len(buffer) :]
+        offset += size
 
 
 class _Handle:

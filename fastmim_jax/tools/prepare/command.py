@@ -12,6 +12,7 @@ from fastmim_jax.data.sources import Source
 from fastmim_jax.errors import UserError
 from fastmim_jax.tools.prepare.destination import (
     Destination,
+    add_chunks,
     check_place,
     find_finished,
     library_versions,
@@ -106,7 +107,8 @@ def _scan(sources: Mapping[str, Source], settings: Settings, workers: int) -> in
 def _prepare(sources: Mapping[str, Source], settings: Settings, path: str, workers: int) -> int:
     manifest = find_finished(path, settings)
     if manifest is not None:
-        print(f"{path} is finished already; nothing to do (to prepare it anew, `rm -r {path}` first)")
+        done = "added the positions of its records" if add_chunks(path, manifest) else "nothing to do"
+        print(f"{path} is finished already; {done} (to prepare it anew, `rm -r {path}` first)")
         return 0
     with open_destination(path, settings) as destination:
         manifest = _write(sources, settings, destination, workers)

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from fastmim_jax.data.records.index import write_index
+from fastmim_jax.data.records.index import has_chunks, write_chunks, write_index
 from fastmim_jax.data.records.manifest import (
     FILE,
     SETTINGS,
@@ -22,6 +22,8 @@ from fastmim_jax.data.records.manifest import (
     load_manifest,
 )
 from fastmim_jax.data.sources.joined import split_path
+from fastmim_jax.data.sources.pread import stamp
+from fastmim_jax.data.sources.riegeli import find_chunks
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import write_json
 from fastmim_jax.paths import local_path, utf8_path
@@ -75,6 +77,8 @@ class Destination:
             facts = load_facts(self.unfinished / task.facts_file)
             shard = self.path / task.file
             if facts and (not facts.file or (shard.is_file() and shard.stat().st_size == facts.bytes)):
+                if facts.file and not facts.chunks:  # an earlier version wrote it
+                    facts.chunks = find_chunks(stamp(shard), len(facts.labels))
                 finished[task] = facts
         for leftover in self.unfinished.glob("*.tmp"):
             leftover.unlink(missing_ok=True)
@@ -86,6 +90,7 @@ class Destination:
             labels = [label for shard in facts for label in shard.labels]
             names = [name for shard in facts for name in shard.names]
             write_index(str(self.path / split), labels, names)
+            write_chunks(str(self.path / split), [chunk for shard in facts for chunk in shard.chunks])
         write_json(self.path / FILE, manifest.to_json())
         shutil.rmtree(self.unfinished)
 
@@ -130,6 +135,22 @@ def find_finished(path: str, settings: Settings) -> Manifest | None:
     _compare(folder, settings, {"settings": manifest.settings})
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # of a run that was killed at its very end
     return manifest
+
+
+def add_chunks(path: str, manifest: Manifest) -> bool:
+    """Add the positions of the records to the index that an earlier version wrote; return whether it did.
+
+    Raises:
+      OSError: a shard cannot be read, or is damaged.
+    """
+    folder, added = Path(path).expanduser(), False
+    for split, facts in manifest.splits.items():
+        if has_chunks(str(folder / split)):
+            continue
+        found = [find_chunks(stamp(folder / shard.file), shard.records) for shard in facts.shards]
+        write_chunks(str(folder / split), [chunk for shard in found for chunk in shard])
+        added = True
+    return added
 
 
 def _check_foreign(folder: Path) -> None:

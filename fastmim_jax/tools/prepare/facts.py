@@ -19,6 +19,7 @@ class ShardFacts:
     """The facts of one shard, as JSON keeps them.
 
     file, bytes, sha256: of the shard; "" and 0 where no record was written.
+    chunks: position of each record, see `data.sources.riegeli`.
     labels, names, heights, widths: of each record.
     pixels: of all records. sums, squares, lowest, highest: per channel, of the values and their squares.
     copied: JPEG files stored as they are.
@@ -28,6 +29,7 @@ class ShardFacts:
     file: str = ""
     bytes: int = 0
     sha256: str = ""
+    chunks: list[int] = dataclasses.field(default_factory=list)
     labels: list[int] = dataclasses.field(default_factory=list)
     names: list[str] = dataclasses.field(default_factory=list)
     heights: list[int] = dataclasses.field(default_factory=list)

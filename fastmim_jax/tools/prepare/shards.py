@@ -17,6 +17,8 @@ from fastmim_jax.data.records.encode import encode, shrink
 from fastmim_jax.data.records.raw import RawImage
 from fastmim_jax.data.records.record import StoredImage, pack
 from fastmim_jax.data.sources import Source
+from fastmim_jax.data.sources.pread import stamp
+from fastmim_jax.data.sources.riegeli import find_chunks
 from fastmim_jax.io import write_json
 from fastmim_jax.tools.prepare.facts import ShardFacts
 from fastmim_jax.tools.prepare.settings import Settings
@@ -102,6 +104,7 @@ class ShardWriter:
                     temporary.stat().st_size,
                     _sha256(temporary),
                 )
+                facts.chunks = find_chunks(stamp(temporary), len(facts.labels))
                 path.parent.mkdir(exist_ok=True)
                 os.replace(temporary, path)
         finally:

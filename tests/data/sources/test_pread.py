@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from fastmim_jax.data.sources.pread import _open, read_at, stamp
+from fastmim_jax.data.sources.pread import _OPEN_FILES, _open, read_at, read_buffers, stamp
 
 
 def test_parts_of_a_file(tmp_path):
@@ -21,6 +21,19 @@ def test_parts_of_a_file(tmp_path):
         read_at(file, 4990, 11)
 
 
+@pytest.mark.parametrize("scattered", [True, False])
+def test_bytes_are_read_into_buffers(tmp_path, monkeypatch, scattered):
+    path, data = tmp_path / "file", os.urandom(5000)
+    path.write_bytes(data)
+    if not scattered:  # macOS
+        monkeypatch.delattr(os, "preadv")
+    buffers = [memoryview(bytearray(size)) for size in (7, 0, 1, *[2] * 1500)]
+    read_buffers(stamp(path), 5, buffers)
+    assert b"".join(buffers) == data[5:3013]
+    with pytest.raises(OSError, match="ends at byte 5,000, expected 5,010"):
+        read_buffers(stamp(path), 2002, buffers)
+
+
 def test_a_replaced_file_is_opened_again(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
@@ -32,7 +45,7 @@ def test_a_replaced_file_is_opened_again(tmp_path):
 
 
 def test_few_files_stay_open(tmp_path):
-    for index in range(100):
+    for index in range(_OPEN_FILES + 20):
         path = tmp_path / str(index)
         path.write_bytes(b"%03d" % index)
         assert read_at(stamp(path), 0, 3) == b"%03d" % index

@@ -70,6 +70,9 @@ def test_workers_and_reruns_change_no_byte(images, small_shards, tmp_path, capsy
     before = tree(tmp_path / "a")
     assert run(images, tmp_path / "a") == 0 and tree(tmp_path / "a") == before
     assert "finished already; nothing to do" in capsys.readouterr().out
+    (tmp_path / "a" / "test" / "chunks.npy").unlink()  # as earlier versions left it
+    assert run(images, tmp_path / "a") == 0 and tree(tmp_path / "a") == before
+    assert "finished already; added the positions of its records" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -283,6 +286,17 @@ def test_sources_and_destinations_that_cannot_be_used(images, tmp_path, monkeypa
     (tmp_path / "broken" / "a.png").write_bytes(b"not an image")
     with pytest.raises(UserError, match="None of the 1 images of the split train can be read"):
         run(tmp_path / "broken", tmp_path / "out")
+
+
+def test_a_check_finds_a_flipped_bit(images, tmp_path, capsys):
+    run(images, tmp_path / "out", layout="raw", splits=["test"])
+    shard = tmp_path / "out" / "test" / "00000-of-00001.array_record"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 300] ^= 4
+    assert run(tmp_path / "out", None, check=True) == 0
+    shard.write_bytes(data)
+    assert run(tmp_path / "out", None, check=True) == 1
+    assert "1 of 6 files cannot be read" in capsys.readouterr().out
 
 
 def test_a_run_that_was_killed_at_its_very_end_is_finished(images, tmp_path, capsys):
