@@ -13,8 +13,9 @@ COMPUTE = tuple(
 ACCUMULATION = ("schedule.accumulation", "stages.accumulations")
 # Sections and keys that may differ when a run is resumed. Those of COMPUTE and ACCUMULATION change rounding
 # alone, but for batch norms and drop path.
-# Data may move: `train.training_data` compares what they hold.
-RESUMABLE = ("run.", "monitor.", "data.cache", "data.path", "data.eval_path", *COMPUTE, *ACCUMULATION)
+# Data and the parameters of `init` may move: `train.training_data` compares what they hold.
+PLACES = ("data.path", "data.eval_path", "init")
+RESUMABLE = ("run.", "monitor.", "data.cache", *PLACES, *COMPUTE, *ACCUMULATION)
 
 # Old name -> current name of a key "section.key". Saved configs may have either.
 RENAMED_KEYS = {

@@ -36,7 +36,7 @@ from fastmim_jax.train.stage import (
 )
 from fastmim_jax.train.state import TrainState
 from fastmim_jax.train.training_data import FILE as DATA_FILE
-from fastmim_jax.train.training_data import check_training_data
+from fastmim_jax.train.training_data import check_start, check_training_data, describe_data
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
 from fastmim_jax.train.workdir import prepare_workdir, removed_if_unused
 from fastmim_jax.validate import check_classes, check_finetuning, check_stored_images
@@ -160,9 +160,11 @@ def finetune(
     """
     log = log if jax.process_index() == 0 else lambda text: None
     source, held_out = open_labelled(config)
-    data = check_training_data(workdir, source, accept=accept_changed_data, log=log, classes_fixed=True)
+    data = describe_data(source, held_out)
+    data = check_training_data(workdir, data, accept=accept_changed_data, log=log, classes_fixed=True)
     check_classes(config, len(source.classes), source)
     config, loaded = resolve_start(config, workdir)
+    data |= check_start(workdir, config.init, loaded)
     origin = loaded.config if loaded else None
     values = settle_values(config, source, workdir, log=log, start=origin, names=data["names"])
     config, stored = values.config, stored_images(source)

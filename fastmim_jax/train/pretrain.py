@@ -33,7 +33,7 @@ from fastmim_jax.train.stage import (
 )
 from fastmim_jax.train.state import TrainState
 from fastmim_jax.train.training_data import FILE as DATA_FILE
-from fastmim_jax.train.training_data import check_training_data
+from fastmim_jax.train.training_data import check_start, check_training_data, describe_data
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
 from fastmim_jax.train.workdir import prepare_workdir, removed_if_unused
 from fastmim_jax.validate import check_pretraining, check_stored_images
@@ -169,8 +169,11 @@ def pretrain(
     """
     log = log if jax.process_index() == 0 else lambda text: None
     source = open_training_data(config)
-    data = check_training_data(workdir, source, accept=accept_changed_data, log=log)
+    held_out = open_held_out_data(config, log)
+    data = describe_data(source, held_out)
+    data = check_training_data(workdir, data, accept=accept_changed_data, log=log)
     loaded = None if not config.init or has_checkpoint(workdir) else load_run(config.init)
+    data |= check_start(workdir, config.init, loaded)
     origin = loaded.config if loaded else None
     values = settle_values(config, source, workdir, log=log, start=origin, names=data["names"])
     config = values.config
@@ -179,7 +182,7 @@ def pretrain(
     if loaded:
         start = describe_start(loaded, transfer_report(loaded.variables, stages[0].abstract))
     source = cached(source, config, log)
-    held_out, workdir = open_held_out_data(config, log), Path(workdir)
+    workdir = Path(workdir)
 
     def make_hooks(stage: PretrainStage, state: TrainState, log: Callable[[str], None]) -> list[Hook]:
         own = _held_out_hooks(stage, state, source, held_out, workdir, log)

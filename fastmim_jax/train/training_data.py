@@ -1,44 +1,61 @@
-"""The training data that a run was begun with, in data.json of its work directory."""
+"""The data and parameters that a run was begun with, in data.json of its work directory."""
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from fastmim_jax.errors import UserError
+from fastmim_jax.paths import local_path
+from fastmim_jax.train.runs import LoadedRun, load_run, read_config
 from fastmim_jax.train.warm_start import has_checkpoint
 
 FILE = "data.json"
 _HASHED = 200_000  # names at most, evenly spaced, so that a start takes less than a second more
 _HASHED_READS = 1000  # the same, of a source whose names stand in its records
+_HASHED_VALUES = 4096  # of an array
+_KEPT = ("changes", "init")  # of data.json, in which a change of the data is recorded
 _SHOWN = 8  # classes in a message
 
 
-def describe_data(source: Any) -> dict[str, Any]:
-    """Return {"records", "classes", "names"} of a source, independent of where the data set is.
+def describe_data(source: Any, evaluation: Any = None) -> dict[str, Any]:
+    """Return what a run is trained and evaluated on, independent of where the data sets are.
 
-    names: SHA-256 of the names, relative to the data set, and the labels of the records in order.
+    Returns:
+      {"records", "classes", "names", "content", "evaluation"}. names: SHA-256 of the names, relative to the
+      data set, and the labels of the records in order. content: SHA-256 of prepared images, or "".
+      evaluation: the first four of the evaluation data; None without any.
     """
     digest = hashlib.sha256()
     for line in _names(source):
         digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
-    return {"records": len(source), "classes": list(source.classes), "names": digest.hexdigest()}
+    return {
+        "records": len(source),
+        "classes": list(source.classes),
+        "names": digest.hexdigest(),
+        "content": getattr(getattr(source, "manifest", None), "sha256", ""),
+        "evaluation": None if evaluation is None else describe_data(evaluation),
+    }
 
 
 def check_training_data(
     workdir: str | Path,
-    source: Any,
+    now: dict[str, Any],
     *,
     accept: bool,
     log: Callable[[str], None],
     classes_fixed: bool = False,
 ) -> dict[str, Any]:
-    """Compare the training data to those that a run was begun with; nothing is written.
+    """Compare the data to those that a run was begun with; nothing is written.
 
     Args:
       workdir: of the run; without a checkpoint there is nothing to compare.
+      now: see `describe_data`.
       accept: resume with changed data; the change is recorded.
       classes_fixed: the head has an output for each class, so that their number cannot change.
 
@@ -48,28 +65,78 @@ def check_training_data(
     Raises:
       UserError: the data changed.
     """
-    now = describe_data(source)
     before = _read(Path(workdir)) if has_checkpoint(workdir) else {}
     changes = before.get("changes", [])
-    sentence = _difference(before, now)
+    sentence = _differences(before, now)
     if sentence is None:
         return {**now, "changes": changes}
     if classes_fixed and len(before.get("classes", now["classes"])) != len(now["classes"]):
         raise UserError(
-            f"{workdir} was begun with other training data: {sentence}. The head has an output per class: "
+            f"{workdir} was begun with other data: {sentence}. The head has an output per class: "
             "restore the data, or type another --workdir"
         )
     if not accept:
         raise UserError(
-            f"{workdir} was begun with other training data: {sentence}. Restore the data, type another "
+            f"{workdir} was begun with other data: {sentence}. Restore the data, type another "
             "--workdir, or resume with these data: --accept_changed_data"
         )
-    log(f"training data changed, accepted: {sentence}")
-    return {**now, "changes": [*changes, {key: x for key, x in before.items() if key != "changes"}]}
+    log(f"data changed, accepted: {sentence}")
+    return {**now, "changes": [*changes, {key: x for key, x in before.items() if key not in _KEPT}]}
+
+
+def check_start(workdir: str | Path, init: str, loaded: LoadedRun | None) -> dict[str, str]:
+    """Compare `config.init` to the parameters that a run was begun with; they may have moved.
+
+    Args:
+      workdir: of the run. init: `config.init`.
+      loaded: the run to start from; None when a run is resumed, or started from random parameters.
+
+    Returns:
+      {"init": hash of the parameters}, for data.json; {} without any.
+
+    Raises:
+      UserError: `config.init` names other parameters, or cannot be read.
+    """
+    if loaded is not None:
+        return {"init": fingerprint(loaded.variables)}
+    if not has_checkpoint(workdir) or not (Path(workdir) / "config.json").exists():
+        return {}
+    was, hash_was = read_config(workdir).init, _read(Path(workdir)).get("init", "")
+    same = init == was or (init and was and os.path.abspath(local_path(was)) == os.path.abspath(init))
+    if not same and not (init and hash_was and fingerprint(load_run(init).variables) == hash_was):
+        raise UserError(
+            f"{workdir} was begun with other parameters: config.init was {was or 'not set'}, is "
+            f"{init or 'not set'}, expected the same or a copy: type --config.init={was}, or "
+            "another --workdir"
+        )
+    return {"init": hash_was} if hash_was else {}
+
+
+def fingerprint(variables: Mapping[str, Any]) -> str:
+    """Return a SHA-256 of names, shapes and evenly spaced values of {"params": nested, ...}."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(dict(variables)):
+        values = np.asarray(leaf).ravel()
+        digest.update(f"{jax.tree_util.keystr(path)} {np.shape(leaf)} {values.dtype}\n".encode())
+        digest.update(np.ascontiguousarray(values[:: max(1, len(values) // _HASHED_VALUES)]).tobytes())
+    return digest.hexdigest()
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """-> what differs in training and evaluation data, with both values, or None."""
+    parts = [_difference(before, now)]
+    if before.get("evaluation") and now["evaluation"]:
+        changed = _difference(before["evaluation"], now["evaluation"])
+        parts.append(changed and f"in the evaluation data {changed}")
+    elif "evaluation" in before and before["evaluation"] != now["evaluation"]:
+        both = (before["evaluation"], now["evaluation"])
+        old, new = (f"{data['records']:,} records" if data else "none" for data in both)
+        parts.append(f"the evaluation data were {old}, now {new}")
+    return "; ".join(filter(None, parts)) or None
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """-> what differs, with both values, or None."""
+    """-> what differs in one data set, with both values, or None."""
     parts = []
     old, new = before.get("records", now["records"]), now["records"]
     if old != new:
@@ -77,9 +144,14 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     old, new = before.get("classes", now["classes"]), now["classes"]
     if old != new:
         parts.append(f"classes were {_shorten(old, new)}, now {_shorten(new, old)}")
-    if not parts and before.get("names", now["names"]) != now["names"]:
-        old, new = before["names"][:12], now["names"][:12]
-        parts.append(f"the records have other names or another order (hash {old}, now {new})")
+    hashes = {
+        "names": "the records have other names or another order",
+        "content": "other images were prepared",
+    }
+    for key, sentence in hashes.items():
+        old, new = before.get(key, now[key]), now[key]
+        if not parts and old != new:
+            parts.append(f"{sentence} (hash {old[:12] or 'none'}, now {new[:12] or 'none'})")
     return " and ".join(parts) or None
 
 

@@ -3,11 +3,19 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
+from fastmim_jax.config import pretrain_config
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.errors import UserError
-from fastmim_jax.train.training_data import check_training_data, describe_data
+from fastmim_jax.train import training_data
+from fastmim_jax.train.training_data import (
+    check_start,
+    check_training_data,
+    describe_data,
+    fingerprint,
+)
 
 
 @pytest.fixture
@@ -22,7 +30,9 @@ def run(tmp_path):
 
     def check(folder="data", accept=False, **options):
         source = open_source(tmp_path / folder)
-        return check_training_data(tmp_path / "run", source, accept=accept, log=lines.append, **options)
+        return check_training_data(
+            tmp_path / "run", describe_data(source), accept=accept, log=lines.append, **options
+        )
 
     lines = []
     return check
@@ -86,3 +96,70 @@ def test_runs_without_checkpoint_or_record(run, tmp_path):
         run()
     shutil.rmtree(tmp_path / "run/checkpoints")
     assert run()["records"] == 5
+
+
+def test_evaluation_data_are_compared(tmp_path, run):
+    data, other = open_source(tmp_path / "data"), open_source(tmp_path / "data/cat")
+    path = tmp_path / "run/data.json"
+
+    def check(before, now):
+        path.write_text(json.dumps(describe_data(data, before)))
+        return check_training_data(tmp_path / "run", describe_data(data, now), accept=False, log=print)
+
+    assert check(other, other)["evaluation"]["records"] == 2
+    for before, now, message in [
+        (
+            data,
+            other,
+            "in the evaluation data 4 records were there, now 2 and classes were cat, dog, now none",
+        ),
+        (None, other, "the evaluation data were none, now 2 records"),
+        (other, None, "the evaluation data were 2 records, now none"),
+    ]:
+        with pytest.raises(UserError, match=f"{message}.*--accept_changed_data"):
+            check(before, now)
+
+
+def test_prepared_images_are_compared_by_content(tmp_path, run):
+    data = {**describe_data(open_source(tmp_path / "data")), "content": "a" * 64}
+    (tmp_path / "run/data.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match="other images were prepared .hash aaaaaaaaaaaa, now none"):
+        run()
+
+
+def test_parameters_to_start_from_may_move(tmp_path, run, monkeypatch):
+    class Loaded:
+        def __init__(self, value):
+            self.variables = {"params": {"a": np.full((3, 2), value, np.float32)}}
+
+    runs = {"/old": Loaded(1), "/moved": Loaded(1), "/other": Loaded(2)}
+    monkeypatch.setattr(training_data, "load_run", runs.__getitem__)
+    workdir = tmp_path / "run"
+    start = check_start(tmp_path / "new", "/old", runs["/old"])
+    assert start == {"init": fingerprint(runs["/moved"].variables)}
+    assert check_start(tmp_path, "", None) == {}
+    config = pretrain_config()
+    config.init = "/old"
+    (workdir / "config.json").write_text(config.to_json())
+    (workdir / "data.json").write_text(json.dumps(start))
+    del runs["/old"]  # it is not needed to resume
+    assert check_start(workdir, "/old", None) == check_start(workdir, "/moved", None) == start
+    for init in ("/other", ""):
+        with pytest.raises(UserError, match=f"init was /old, is {init or 'not set'}.*--config.init=/old"):
+            check_start(workdir, init, None)
+
+
+def test_pictures_of_runs_are_no_data(tmp_path, run):
+    """The work directory lies in the data, or the data in the work directory."""
+    before = describe_data(open_source(tmp_path / "data"))
+    for workdir in (tmp_path / "data/run", tmp_path / "data/cat/run", tmp_path):
+        (workdir / "checkpoints/1").mkdir(parents=True)
+        (workdir / "pictures").mkdir()
+        (workdir / "pictures/curve.png").touch()
+        (workdir / "config.json").touch()
+    converted = tmp_path / "data/dog/timm"
+    converted.mkdir()
+    for name in ("config.json", "model.safetensors", "curve.png"):
+        (converted / name).touch()
+    source = open_source(tmp_path / "data")
+    assert describe_data(source) == before and "work directory or pictures of a run: 3" in source.notices[0]

@@ -15,7 +15,8 @@ ARCHIVES = ("parquet", "tar", "zip")  # extensions of files that hold data sets
 _CACHED = 16  # listings that a process keeps
 _TWICE = "link to a folder listed already"
 _RUN = "work directory or pictures of a run"
-_OF_A_RUN = ("checkpoints", "metrics.jsonl", "data.json")  # beside config.json, in a work directory
+# Beside config.json, in a work directory or a converted model.
+_OF_A_RUN = ("checkpoints", "metrics.jsonl", "data.json", "conversion.json", "model.safetensors")
 _RUN_FOLDERS = frozenset({"best", "checkpoints", "pictures", "tensorboard"})
 _RECENT = 2 * 10**9  # ns: a folder that changed since may change again within the precision of its time
 
