@@ -10,7 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 
+from fastmim_jax.build import stored_images
 from fastmim_jax.data.clipped import ClippedValues
+from fastmim_jax.data.cpus import cpu_share
 from fastmim_jax.data.limits import DecodeRules
 from fastmim_jax.data.undecodable import UndecodableRecords
 from fastmim_jax.errors import UserError
@@ -23,6 +25,7 @@ from fastmim_jax.train.memory import free_bytes
 from fastmim_jax.train.metrics import Metrics, NullMetrics
 from fastmim_jax.train.out_of_memory import refuse_out_of_memory
 from fastmim_jax.train.progress import Clock
+from fastmim_jax.train.reading_advice import how_to_read_faster
 from fastmim_jax.train.restore import find_start, next_stage, restore_or_create
 from fastmim_jax.train.stage import TrainStage
 from fastmim_jax.train.state import TrainState
@@ -108,7 +111,7 @@ def train(
             loop.timer.close()
             metrics.close()
     if loop.run_rates.seconds:
-        log(describe_waiting(loop.run_rates.wait_share, data, stages[0].reader.workers))
+        log(describe_waiting(loop.run_rates.wait_share, _reading_advice(stages[0], source)))
     log(undecodable.summary())
     if clipped.images:
         log(clipped.summary() or f"no value of {clipped.images:,} images read was outside of the range")
@@ -125,6 +128,13 @@ def _fit(stage, step, workdir, free, log):
     if step == stage.plan.last_step:
         return saved_stage(stage, workdir)
     return fit_stage(stage, log, workdir, free)
+
+
+def _reading_advice(stage, source):
+    """Return how the images of a run can be read faster."""
+    on_cpu = stage.mesh.devices.flat[0].platform == "cpu"
+    stored, cpus = stored_images(source), cpu_share().cpus
+    return how_to_read_faster(stage.config, stage.reader, stored, cpus=cpus, on_cpu=on_cpu)
 
 
 class Loop:

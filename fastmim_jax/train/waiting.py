@@ -7,7 +7,6 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
-from ml_collections import ConfigDict
 
 Clock = Callable[[], float]
 SHARE_WORTH_A_LINE = 0.1  # of the time, spent waiting for data
@@ -109,21 +108,7 @@ class StepRates:
         }
 
 
-def describe_waiting(share: float, data: ConfigDict, workers: int) -> str:
-    """Return a sentence on the waiting for data: its share, and where it matters what to change.
-
-    Args:
-      share: of the time.
-      data: `config.data` of pre-training or fine-tuning.
-      workers: processes that read images.
-    """
+def describe_waiting(share: float, advice: str) -> str:
+    """Return a sentence on the waiting for data: its share, and the advice where it matters."""
     seen = f"the devices waited for data {share:.1%} of the time"
-    if share <= SHARE_WORTH_A_LINE:
-        return seen
-    more = [f"--config.run.workers={max(2 * workers, 2)} (now {workers}) where cores are idle"]
-    more.append("a data set shrunk once by `fastmim prepare`")
-    if data.cache != "ram":
-        more.append("--config.data.cache=ram")
-    if "views_per_image" in data:  # fine-tuning has no views
-        more.append(f"--config.data.views_per_image={data.views_per_image * 2}")
-    return f"{seen}: to read faster, try {', '.join(more[:-1])} or {more[-1]}"
+    return f"{seen}: {advice}" if share > SHARE_WORTH_A_LINE else seen

@@ -1,13 +1,10 @@
 """The time of steps, and the share of it in which the devices wait for data."""
 
-import re
 import threading
 import time
 
 import pytest
 
-from fastmim_jax.config import finetune_config, pretrain_config
-from fastmim_jax.saved_config import flatten
 from fastmim_jax.train.waiting import StepRates, StepTime, StepTimer, describe_waiting
 
 
@@ -98,11 +95,9 @@ def test_rates_are_of_all_steps_added():
     assert StepRates().values()["data_wait_share"] == 0
 
 
-@pytest.mark.parametrize("config", [pretrain_config(), finetune_config()], ids=["pretrain", "finetune"])
-@pytest.mark.parametrize(("share", "advice"), [(0.0512, False), (0.34, True)])
-def test_the_end_says_what_to_change_where_it_matters(config, share, advice):
-    text = describe_waiting(share, config.data, workers=5)
-    for key in re.findall(r"--config\.([a-z_.]+)=", text):
-        assert key in flatten(config)  # only what can be typed
-    assert text.startswith(f"the devices waited for data {share:.1%} of the time")
-    assert ("--config.run.workers=10 (now 5)" in text and "`fastmim prepare`" in text) == advice
+@pytest.mark.parametrize(("share", "advice"), [(0.0512, ""), (0.34, ": try more")])
+def test_the_end_says_what_to_change_where_it_matters(share, advice):
+    assert (
+        describe_waiting(share, "try more")
+        == f"the devices waited for data {share:.1%} of the time{advice}"
+    )
