@@ -7,6 +7,7 @@ from typing import Any
 
 from fastmim_jax import __version__
 from fastmim_jax.export.bundle import ModelBundle
+from fastmim_jax.export.formats.pixel_values import describe_values
 from fastmim_jax.export.private_paths import without_paths
 from fastmim_jax.io import read_json_lines
 from fastmim_jax.saved_config import flatten
@@ -155,6 +156,9 @@ def _facts(bundle, with_paths):
     mean = "ImageNet's mean and standard deviation"
     mean = f"{list(data.mean)} and {list(data.std)}" if data.mean else mean
     yield f"Images of {height} x {width} pixels with {count(channels, 'channel')}, normalised by {mean}."
+    values = describe_values(data)
+    if values:
+        yield f"Values: {values}."
     if bundle.pooling:
         classes = count(len(bundle.classes), "class", "classes")
         yield f"Pooling: {bundle.pooling.replace('_', ' ')}; {classes}."

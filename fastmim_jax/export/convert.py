@@ -20,6 +20,7 @@ from fastmim_jax.export.files.array_files import Tensors, read_tensors, write_pt
 from fastmim_jax.export.formats import LIBRARIES
 from fastmim_jax.export.formats.detect import find_format
 from fastmim_jax.export.formats.names import flatten_variables
+from fastmim_jax.export.formats.pixel_values import describe_values
 from fastmim_jax.export.formats.prefixes import Choice, choose_prefix
 from fastmim_jax.export.from_torch import LoadReport, check_finite, from_torch
 from fastmim_jax.export.infer_config import override
@@ -166,6 +167,8 @@ def convert(
     bundle, report = open_source(source, options)
     bundle = backbone_only(bundle) if options.encoder_only else bundle
     lines = [Line("model", bundle.description)]
+    values = describe_values(bundle.config.data)
+    lines += [Line("values", values)] if values else []
     if options.image_size and tuple(options.image_size) != tuple(bundle.config.data.image_size):
         bundle, resampled = resize(bundle, options.image_size)
         lines.append(_resample_line(options.image_size, resampled))

@@ -11,6 +11,7 @@ from fastmim_jax.export.card import model_card
 from fastmim_jax.export.files.array_files import write_safetensors
 from fastmim_jax.export.formats import LIBRARIES
 from fastmim_jax.export.formats.library import MAESpec, ModelSpec
+from fastmim_jax.export.formats.pixel_values import rescaling
 from fastmim_jax.export.formats.rules import Format
 from fastmim_jax.export.to_torch import TorchArrays, dump_settings
 
@@ -24,9 +25,9 @@ def spec_of(bundle: ModelBundle, fmt: Format) -> ModelSpec:
     if fmt.kind == "mae":
         mae = MAESpec(dict(section.decoder), section.mask_ratio, section.normalize_target)
     height, width, channels = bundle.image_shape
-    statistics = tuple(data.mean), tuple(data.std)
+    pixels = dict(mean=tuple(data.mean), std=tuple(data.std), rescaling=rescaling(data))
     return ModelSpec(
-        bundle.encoder, (height, width), channels, bundle.pooling, bundle.classes, *statistics, mae
+        bundle.encoder, (height, width), channels, bundle.pooling, bundle.classes, mae=mae, **pixels
     )
 
 

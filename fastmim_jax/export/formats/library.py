@@ -34,6 +34,7 @@ class ModelSpec(NamedTuple):
     classes: their names; () for no head.
     mean, std: of pixels in [0, 1], one number per channel; () for `data.device.channel_statistics`.
     mae: None for a classifier or a backbone.
+    rescaling: (factor, offset): value * factor - offset is a pixel in [0, 1].
     """
 
     encoder: nn.Module
@@ -44,6 +45,7 @@ class ModelSpec(NamedTuple):
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     mae: MAESpec | None = None
+    rescaling: tuple[float, float] = (1 / 255, 0.0)
 
     @property
     def head_pooling(self) -> str | None:

@@ -7,14 +7,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
+from fastmim_jax.data.values import WHITE
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.bundle import ModelBundle
 from fastmim_jax.export.extras import require
-from fastmim_jax.export.programs.stablehlo import check_size, image_function, output_names
+from fastmim_jax.export.programs.stablehlo import check_size, image_function, output_names, pixel_dtype
 from fastmim_jax.io import atomic_write
 from fastmim_jax.paths import local_path
 
@@ -26,8 +26,9 @@ PACKAGES = ("jax2onnx", "onnx", "onnxruntime")
 def write_onnx(bundle: ModelBundle, path: str | Path, overwrite: bool = False) -> str:
     """Write a model's inference function as `stablehlo.write_function` does, but for ONNX runtimes.
 
-    Input "images" (B, H, W, C) uint8 for any B; outputs named as by `stablehlo.output_names`, float32. The
-    file's metadata lists the names of classes under "classes", one a line.
+    Input "images" (B, H, W, C) for any B, of `stablehlo.pixel_dtype`; outputs named as by
+    `stablehlo.output_names`, float32. The file's metadata lists the names of classes under "classes",
+    one a line.
 
     Args:
       overwrite: replace a file at `path`.
@@ -48,20 +49,20 @@ def write_onnx(bundle: ModelBundle, path: str | Path, overwrite: bool = False) -
         onnx.save(proto, file)
         difference = _check(runtime, bundle, file)
         size = file.stat().st_size
-    height, width, channels = bundle.image_shape
+    (height, width, channels), dtype = bundle.image_shape, pixel_dtype(bundle)
     return (
-        f"{path} ({size / 2**20:.1f} MiB): uint8 images (B, {height}, {width}, {channels}) to "
+        f"{path} ({size / 2**20:.1f} MiB): {dtype} images (B, {height}, {width}, {channels}) to "
         f"{', '.join(output_names(bundle))} in float32; within {difference:.1e} of the model, by "
         f"onnxruntime {runtime.__version__} on the CPU"
     )
 
 
 def batch_function(bundle: ModelBundle) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
-    """Return the function of a batch, (B, H, W, C) uint8 -> outputs, in JAX primitives alone.
+    """Return the function of a batch, (B, H, W, C) -> outputs, in JAX primitives alone.
 
     jax2onnx has rules of its own for Flax modules, which do not work under vmap.
     """
-    image = jax.ShapeDtypeStruct(bundle.image_shape, jnp.uint8)
+    image = jax.ShapeDtypeStruct(bundle.image_shape, pixel_dtype(bundle))
     jaxpr = jax.make_jaxpr(lambda x: _ordered(image_function(bundle)(x), bundle))(image)
     function = jaxpr_as_fun(_inline_default_branches(jaxpr))
     return jax.vmap(lambda image: tuple(function(image)))
@@ -99,7 +100,7 @@ def _ordered(values, bundle):
 
 def _to_proto(jax2onnx, bundle):
     """Return an ONNX ModelProto."""
-    images = jax.ShapeDtypeStruct(("b", *bundle.image_shape), jnp.uint8)
+    images = jax.ShapeDtypeStruct(("b", *bundle.image_shape), pixel_dtype(bundle))
     names = dict(input_names=["images"], output_names=list(output_names(bundle)))
     try:
         with _without_warnings():
@@ -128,7 +129,9 @@ def _check(runtime, bundle, file):
     options.log_severity_level = 3  # errors
     session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (max(CHECKED_BATCHES), *bundle.image_shape), dtype=np.uint8)
+    levels = random.integers(0, 256, (max(CHECKED_BATCHES), *bundle.image_shape), dtype=np.uint8)
+    dtype = pixel_dtype(bundle)
+    pixels = (levels * (WHITE[dtype.name] / 255)).astype(dtype)
     expected = _ordered(jax.jit(jax.vmap(image_function(bundle)))(pixels), bundle)
     worst = 0.0
     for size in CHECKED_BATCHES:

@@ -3,7 +3,9 @@
 The file is opened by
 
     function = jax.export.deserialize(open(path, "rb").read())
-    function.call(images)  # (B, H, W, C) uint8, any B -> {name: (B, ...) float32}
+    function.call(images)  # (B, H, W, C), any B -> {name: (B, ...) float32}
+
+Images are uint8, or uint16 or float32 where the model was trained on more bits (`pixel_dtype`).
 """
 
 import json
@@ -14,10 +16,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fastmim_jax.build import create_backbone, create_reader
+from fastmim_jax.data.values import WHITE
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.bundle import ModelBundle
+from fastmim_jax.export.formats.pixel_values import describe_values
 from fastmim_jax.io import atomic_write
 from fastmim_jax.paths import local_path
 
@@ -74,18 +79,18 @@ def write_function(
         file.write_bytes(function.serialize())
         beside.write_text(description)
         size = file.stat().st_size
-    height, width, channels = bundle.image_shape
+    (height, width, channels), dtype = bundle.image_shape, pixel_dtype(bundle)
     return (
-        f"{path} ({size / 2**20:.1f} MiB): uint8 images (B, {height}, {width}, {channels}) to "
+        f"{path} ({size / 2**20:.1f} MiB): {dtype} images (B, {height}, {width}, {channels}) to "
         f"{', '.join(output_names(bundle))} in float32, on {', '.join(platforms)}; described "
         f"in {path.name}.json"
     )
 
 
 def lower(bundle: ModelBundle, platforms: Sequence[str]) -> jax.export.Exported:
-    """Export the function of a model: (B, H, W, C) uint8, any B -> {name: (B, ...) float32}."""
+    """Export the function of a model: (B, H, W, C), any B -> {name: (B, ...) float32}."""
     (batch,) = jax.export.symbolic_shape("b")
-    images = jax.ShapeDtypeStruct((batch, *bundle.image_shape), jnp.uint8)
+    images = jax.ShapeDtypeStruct((batch, *bundle.image_shape), pixel_dtype(bundle))
     function = jax.jit(jax.vmap(image_function(bundle)))  # vmap: models need a batch size that is a number
     with _without_source_files():
         return jax.export.export(function, platforms=platforms)(images)
@@ -103,7 +108,7 @@ def _without_source_files() -> Iterator[None]:
 
 
 def image_function(bundle: ModelBundle) -> Callable[[jax.Array], dict[str, jax.Array]]:
-    """Return the function of one image, (H, W, C) uint8 -> {name: float32}, with constant parameters.
+    """Return the function of one image, (H, W, C) -> {name: float32}, with constant parameters.
 
     Raises:
       UserError: a backbone without a final norm.
@@ -119,6 +124,11 @@ def image_function(bundle: ModelBundle) -> Callable[[jax.Array], dict[str, jax.A
     return function
 
 
+def pixel_dtype(bundle: ModelBundle) -> np.dtype:
+    """Return the dtype of the images of a model's function."""
+    return create_reader(bundle.config).pixel_dtype
+
+
 def output_names(bundle: ModelBundle) -> tuple[str, ...]:
     """Return the names of the outputs of a model's function."""
     if bundle.classes:
@@ -128,9 +138,13 @@ def output_names(bundle: ModelBundle) -> tuple[str, ...]:
 
 def describe(bundle: ModelBundle) -> dict[str, Any]:
     """Return a description of the inputs and outputs of a model's function, as JSON."""
-    shapes = jax.eval_shape(image_function(bundle), jax.ShapeDtypeStruct(bundle.image_shape, jnp.uint8))
     reader = create_reader(bundle.config)
-    images = dict(shape=["b", *bundle.image_shape], dtype="uint8", meaning="pixels, 0 to 255, b any number")
+    dtype = reader.pixel_dtype.name
+    shapes = jax.eval_shape(image_function(bundle), jax.ShapeDtypeStruct(bundle.image_shape, dtype))
+    meaning = f"pixels, 0 to {WHITE[dtype]}, b any number"
+    values = describe_values(bundle.config.data)
+    images = dict(shape=["b", *bundle.image_shape], dtype=dtype, meaning=meaning)
+    images |= {"values": values} if values else {}
     return dict(
         backbone=bundle.backbone_name,
         input=dict(name="images", **images),
@@ -138,7 +152,7 @@ def describe(bundle: ModelBundle) -> dict[str, Any]:
             name: dict(shape=["b", *shapes[name].shape], dtype="float32", meaning=MEANINGS[name])
             for name in output_names(bundle)
         },
-        normalized_inside=dict(mean=list(reader.mean), std=list(reader.std), of="pixels / 255"),
+        normalized_inside=dict(mean=list(reader.mean), std=list(reader.std), of=f"pixels / {WHITE[dtype]}"),
         image_size=list(bundle.image_shape[:2]),
         resize=bundle.config.data.get("eval_resize"),  # short side before the centre crop; null: the usual
         classes=list(bundle.classes) or None,

@@ -92,15 +92,16 @@ def preprocessor_files(spec: ModelSpec) -> dict[str, Config]:
     """Return {"preprocessor_config.json": ...}, which resizes images to the model's own size."""
     height, width = spec.image_size
     mean, std = channel_statistics(spec.channels)
+    factor, offset = spec.rescaling
     config = {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": height, "width": width},
         "resample": 3,  # bicubic
         "do_rescale": True,
-        "rescale_factor": 1 / 255,
+        "rescale_factor": factor,
         "do_normalize": True,
-        "image_mean": list(map(float, spec.mean or mean)),
+        "image_mean": [float(x) + offset for x in spec.mean or mean],
         "image_std": list(map(float, spec.std or std)),
     }
     return {"preprocessor_config.json": config}
