@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from fastmim_jax.config import finetune_config
+from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.errors import FormatMismatch, UserError
 from fastmim_jax.export import model_folder
 from fastmim_jax.export.bundle import ModelBundle
@@ -18,6 +18,7 @@ from fastmim_jax.export.formats.names import flatten_variables, unflatten_variab
 from fastmim_jax.export.from_torch import from_torch
 from fastmim_jax.export.to_torch import dump_settings, formats_for, to_torch
 from fastmim_jax.export.verify import verify
+from helpers.sweeps import sweep
 
 SMALL = {
     "vit": dict(name="vit_b16", patch_size=8, width=16, depth=1, heads=2, positions="learned"),
@@ -27,8 +28,9 @@ SMALL = {
     "cmt": dict(name="cmt_s", stem_width=8, widths=(8, 8, 16, 16), depths=(1, 1, 1, 1), heads=(1, 1, 2, 2)),
     "convnext": dict(name="convnext_t", widths=(8, 8, 16, 16), depths=(1, 1, 1, 1)),
 }
+SIZES = ((64, 64), (64, 128))
 CASES = [
-    *((family, size, {}) for family in SMALL for size in ((64, 64), (64, 128))),
+    *((family, size, {}) for family in SMALL for size in SIZES),
     ("vit", (48, 96), {"class_token": False}),
     ("vit", (48, 48), {"class_token": False}),
     ("vit", (16, 64), {}),  # 2 x 8 positions: a square number
@@ -44,7 +46,10 @@ def model(family, size, others, classes=()):
         config.model.backbone.update(SMALL[family] | others)
     config.model.dtype = "float32"
     config.data.image_size = size
-    bundle = ModelBundle(config, {}, classes)
+    return with_random_values(ModelBundle(config, {}, classes))
+
+
+def with_random_values(bundle):
     random = np.random.default_rng(0)
     shapes = flatten_variables(jax.tree.map(lambda x: np.zeros(x.shape, np.float32), bundle.shapes()))
     values = {path: random.standard_normal(x.shape).astype(np.float32) for path, x in shapes.items()}
@@ -79,6 +84,52 @@ def test_every_format_of_a_family(family, size, others, tmp_path):
             back, report = open_source(path, Options(format=fmt.name))
             check_equal(bundle, back)
             assert not report.load.assumptions and not report.load.missing
+
+
+METHODS = {
+    "fastmim": ("vit", "swin", "pvt_v2", "cmt", "convnext"),
+    "mae": ("vit",),
+    "simmim": ("vit", "swin"),
+    "mixmim": ("mixmim",),
+}
+METHOD_CASES = [
+    *((name, family, size, True) for name in METHODS for family in METHODS[name] for size in SIZES),
+    *((name, "vit", size, False) for name in ("fastmim", "mae") for size in SIZES),
+]
+KEPT = [
+    ("fastmim", "cmt", SIZES[1], True),
+    ("mae", "vit", SIZES[1], False),
+    ("simmim", "swin", SIZES[1], True),
+    ("mixmim", "mixmim", SIZES[1], True),
+]
+
+
+def method_model(name, family, size, class_token):
+    """A small pre-training method with random values."""
+    config = pretrain_config()
+    config.method.update(name=name, target="hog" if name == "fastmim" else "pixel", dtype="float32")
+    with config.method.backbone.unlocked():
+        config.method.backbone.update(SMALL[family] | ({} if class_token else {"class_token": False}))
+    config.method.decoder.update(width=16, depth=1, heads=2)
+    config.method.block_size = 8 if family == "vit" else 32
+    config.data.image_size = size
+    return with_random_values(ModelBundle(config, {}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "family", "size", "class_token"), sweep(METHOD_CASES, KEPT))
+def test_every_format_of_a_method(name, family, size, class_token, tmp_path):
+    bundle = method_model(name, family, size, class_token)
+    if (name, family) == ("simmim", "vit"):  # published without biases of keys, which change no output
+        bundle.variables["params"]["encoder"]["blocks"]["0"]["attn"]["qkv"]["bias"][16:32] = 0
+    formats = [(x, library) for library in LIBRARIES for x in formats_for(bundle, library)]
+    formats = [(fmt, library) for fmt, library in formats if fmt.kind == bundle.kind]
+    assert formats
+    for fmt, library in formats:
+        arrays, path = to_torch(bundle, library, fmt.name), tmp_path / f"{fmt.name}.safetensors"
+        write_safetensors(path, arrays.state, dump_settings(bundle))
+        check_equal(bundle, open_source(path, Options(format=fmt.name))[0])
+        assert not arrays.dropped
 
 
 @pytest.mark.parametrize("classes", [(), ("cat", "dog")])

@@ -1,6 +1,7 @@
 """Files of arrays: the arrays are found, and a round trip is exact to the bit."""
 
 import json
+import tracemalloc
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -9,6 +10,7 @@ import pytest
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.files.array_files import read_tensors, write_pth, write_safetensors
+from fastmim_jax.export.torch_file.arrays import COPIES, SPARE
 from helpers.torch_files import entries, program, tensor, write_zip
 
 ARRAYS = {
@@ -228,3 +230,23 @@ def test_nowhere_to_write(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_safetensors(tmp_path / "file" / "x", {"a": np.ones(2)})
+
+
+def test_many_views_of_one_storage_are_bounded_by_the_size_of_the_file(tmp_path):
+    """fp16 arrays that share one storage would be as many float32 copies of it."""
+    count = 200_000
+    options = dict(kind="HalfStorage", count=count)
+    for views, allowed in ((2, True), (600, False)):
+        sizes = ((count // 10 - i, 10) for i in range(views))
+        state = {f"blocks.{i}.weight": tensor(x, (10, 1), **options) for i, x in enumerate(sizes)}
+        body = program(b"}" + entries(state))
+        path = write_zip(tmp_path / f"{views}.pth", body, {"0": bytes(2 * count)})
+        if allowed:
+            assert len(read_tensors(path).arrays) == views
+            continue
+        tracemalloc.start()
+        with pytest.raises(UserError, match="take many times the file's size in memory"):
+            read_tensors(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < COPIES * path.stat().st_size + SPARE
