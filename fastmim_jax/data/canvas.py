@@ -7,7 +7,7 @@ from fastmim_jax.data.records.yuv import Yuv420
 
 
 def canvas_shape(layout: str, size: tuple[int, int], channels: int) -> tuple[int, ...]:
-    """Return the shape of an array for images of at most `size` (H, W): as of a crop, of even sides."""
+    """Return the shape of an array that holds images of at most `size` (H, W); its sides are even."""
     height, width = (side + side % 2 for side in size)
     return crop_shape(layout, (height, width), channels)
 

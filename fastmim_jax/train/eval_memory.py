@@ -46,7 +46,7 @@ def fit_eval_batch(
     if found is None:
         return stage
     free = -int(largest_of_processes(-found))
-    held, limit = argument_bytes(stage.variables), USABLE * free
+    held, limit = argument_bytes(stage.variables), max(1.0, USABLE * free)
     size = whole = stage.batch_size_for(records)
     needs: dict[int, float] = {}
     while True:
@@ -68,14 +68,15 @@ def fit_eval_batch(
 
 
 def _smaller(size: int, need: float, limit: float, devices: int) -> int:
-    """Return half a size, or as many halvings as are sure to be needed; a multiple of the devices."""
+    """Return a size halved once, or as often as is needed if memory is in proportion to it."""
     halvings = 1 if math.isinf(need) else max(1, math.ceil(math.log2(need / limit)))
-    return max(1, size // devices >> halvings) * devices
+    return max(1, (size // devices) >> halvings) * devices
 
 
 def _needs(size: int, need: float, free: int) -> str:
     images = f"{size:,} image{'s' * (size != 1)} at a time"
     if math.isinf(need):
         return f"the program for {images} is too large to be compiled, with {describe_bytes(free)} free"
-    seen = f"{images} take {describe_bytes(need)} of memory beside the parameters"
+    take = "takes" if size == 1 else "take"
+    seen = f"{images} {take} {describe_bytes(need)} of memory beside the parameters"
     return f"{seen}, and {describe_bytes(free)} are free"

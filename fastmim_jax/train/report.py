@@ -166,12 +166,12 @@ def _machine(stage: TrainStage) -> list[Note]:
     workers, threads = _count(reader.workers, "worker process", "es"), _count(reader.threads, "thread")
     readers = f"{workers}, {threads} each ({cpus})"
     processes = _count(jax.process_count(), "process", "es")
-    planes = "; YCbCr crops, converted on the devices" if reader.layout == "yuv420" else ""
+    on_devices = "; YCbCr crops, converted on the devices" if reader.layout == "yuv420" else ""
     if reader.canvas is not None:
         height, width = reader.canvas
-        planes += f"; whole images of up to {height} x {width} pixels, cropped on the devices"
+        on_devices += f"; whole images of up to {height} x {width} pixels, cropped on the devices"
     notes = [
-        Note("reading", f"{readers}; {decoder_name()}; {resizer_name()}{planes}"),
+        Note("reading", f"{readers}; {decoder_name()}; {resizer_name()}{on_devices}"),
         Note("devices", f"{len(devices)} {devices[0].device_kind} ({mesh}), {processes}"),
     ]
     if len(devices) > 1:

@@ -75,9 +75,8 @@ class TrainStage(InferenceStage):
     def to_devices(
         self, batch: Mapping[str, np.ndarray], batch_size: int, names: tuple[str, ...] | None = None
     ) -> dict[str, jax.Array]:
-        """See `InferenceStage.to_devices`; with the boxes that the devices are to crop, where there are."""
-        if names is None and "box" in batch:
-            names = (*self.inputs, "box")
+        """See `InferenceStage.to_devices`; of a batch for crops on the devices, the boxes too."""
+        names = names or (self.training_inputs if "box" in batch else self.inputs)
         return super().to_devices(batch, batch_size, names)
 
 
@@ -88,7 +87,7 @@ def jit_step(
 
     Args:
       update: `steps.pretrain_step` or `steps.finetune_step` with all options but the accumulation.
-      reader: crops the batch first, where the devices are to crop.
+      reader: of the batch; with a canvas, the step begins with its crops.
     """
 
     def step(state: TrainState, batch: Mapping[str, jax.Array]) -> Any:

@@ -52,6 +52,12 @@ def test_a_batch_that_fits_is_kept_and_compiled_once():
     assert function.jitted._cache_size() == 0  # the program that was judged
 
 
+@pytest.mark.parametrize("free", [0, MB])
+def test_an_image_that_does_not_fit_is_refused_with_numbers(free):
+    with pytest.raises(OutOfMemoryError, match=r"^1 image at a time takes .*free: end other programs"):
+        fit(free)
+
+
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(devices):
     stage, function, lines = fit(int(20 * MB / memory.USABLE), devices=devices)
@@ -65,8 +71,3 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(devices):
     (line,) = lines
     assert line.startswith(f"batches of {stage.eval_batch_size} images, as 64 images at a time take ")
     assert line.endswith(" MB are free") or line.endswith(" GB are free")
-
-
-def test_an_image_that_does_not_fit_is_refused_with_numbers():
-    with pytest.raises(OutOfMemoryError, match=r"^1 image at a time take .*free: end other programs"):
-        fit(MB)
