@@ -14,6 +14,9 @@ from fastmim_jax.errors import UserError
 def pretrain(values, paths):
     """Pre-train in --workdir, or resume a run there."""
     config = _check_config(values.config, "method")
+    from fastmim_jax.data.workers import start_resource_tracker
+
+    start_resource_tracker()
     import jax
 
     from fastmim_jax.evaluate.monitor import open_monitor
@@ -43,6 +46,9 @@ def reconstruct(values, paths):
 def finetune(values, paths):
     """Fine-tune a classifier from config.init in --workdir, or resume a run there."""
     config = _check_config(values.config, "model")
+    from fastmim_jax.data.workers import start_resource_tracker
+
+    start_resource_tracker()
     from fastmim_jax.evaluate.best_checkpoint import BestCheckpoint
     from fastmim_jax.train.finetune import finetune
 
@@ -276,7 +282,7 @@ def _run(argv):
     if set(HELP[:3]).intersection(words):
         print(command_help(name, command))
         return 0
-    _print_data_warnings()
+    _print_warnings()
     return command.run(*parse(name, command, words))
 
 
@@ -306,7 +312,7 @@ def _check_config(config, section=""):
 
 
 class _PrintOnce(logging.Handler):
-    """Print the warnings about data sets, each once, on the first process."""
+    """Print the package's warnings, each once, on the first process."""
 
     def __init__(self):
         super().__init__()
@@ -320,9 +326,9 @@ class _PrintOnce(logging.Handler):
         self._printed.add(text)
 
 
-def _print_data_warnings():
-    data_log = logging.getLogger("fastmim_jax.data")
-    data_log.handlers, data_log.propagate = [_PrintOnce()], False
+def _print_warnings():
+    package_log = logging.getLogger("fastmim_jax")
+    package_log.handlers, package_log.propagate = [_PrintOnce()], False
 
 
 def _start_jax(distributed=False):
@@ -331,8 +337,10 @@ def _start_jax(distributed=False):
     from absl import logging as absl_logging
 
     from fastmim_jax.train.compilation import enable_cache
+    from fastmim_jax.train.orbax_noise import mute_failed_saves
 
     absl_logging.set_verbosity(absl_logging.ERROR)
+    mute_failed_saves()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if distributed:
         jax.distributed.initialize()

@@ -253,6 +253,11 @@ def _run() -> ConfigDict:
     run.checkpoint_every = 1000  # steps between checkpoints; 0: only the last
     run.keep = 3  # newest checkpoints that are kept, at least 1
     run.keep_every = 0  # steps: checkpoints at multiples of it are never deleted; 0: none
+    run.verify_checkpoints = True  # compare files with their SHA-256 sums before reading: 1 s a GB
+    run.max_failed_saves = 3  # checkpoints in a row that cannot be written before the run stops, at least 1
+    # Seconds between a stop signal and the end that the scheduler leaves: an evaluation or a picture that
+    # lasts longer than half of it is given up for the checkpoint, and made when the run resumes.
+    run.grace_seconds = 25.0
     run.max_skipped = 20  # non-finite steps in a row that stop the run, at least 1
     run.workers = -1  # worker processes that read images; -1: chosen from the number of cores
     run.threads = 4  # per worker process

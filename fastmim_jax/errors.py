@@ -1,5 +1,22 @@
 """Exceptions for bad input, whose messages users read."""
 
+import errno
+import os
+
+# Faults of disks, whose usual texts stand somewhere in the messages of other libraries.
+_DISK_FAULTS = (
+    "ENOSPC",
+    "EDQUOT",
+    "EFBIG",
+    "EROFS",
+    "EACCES",
+    "EPERM",
+    "EIO",
+    "ESTALE",
+    "ENOENT",
+    "ENOTDIR",
+)
+
 
 class UserError(Exception):
     """Bad input, described in one sentence: what was seen, what was expected, what to type.
@@ -18,3 +35,14 @@ class FormatMismatch(UserError):
     `export.from_torch` catches no other exception while it tries formats, so that a mistake in a key table
     surfaces as itself.
     """
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return in a few words why a file could not be read or written, such as "No space left on device"."""
+    text = str(error)
+    for name in _DISK_FAULTS:
+        words = os.strerror(getattr(errno, name))
+        if words in text:
+            return words
+    first = next(iter(text.splitlines()), "") or type(error).__name__
+    return first if len(first) <= 160 else f"{first[:160]} ..."

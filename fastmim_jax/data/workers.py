@@ -12,7 +12,7 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 # Terminals and batch schedulers send these to the process group; only the main process acts on them.
-_GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+_GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 def start_shielded(function: Callable) -> Future:
@@ -24,7 +24,7 @@ def start_shielded(function: Callable) -> Future:
     Returns:
       Future of the result.
     """
-    resource_tracker.ensure_running()  # started first: it would unblock the signals of this thread
+    start_resource_tracker()  # first: it would unblock the signals of this thread
     future: Future[Any] = Future()
 
     def run():
@@ -36,6 +36,18 @@ def start_shielded(function: Callable) -> Future:
 
     threading.Thread(target=run, daemon=True, name="data-start").start()
     return future
+
+
+def start_resource_tracker() -> None:
+    """Start multiprocessing's process that tracks shared memory; a SIGHUP to the group does not end it.
+
+    Libraries start it when they are imported, so that this comes before.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        resource_tracker.ensure_running()  # it ignores SIGINT and SIGTERM by itself
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def init_worker(index: int, count: int) -> None:

@@ -1,12 +1,13 @@
 """Evaluate a fine-tuning run at intervals, and keep its best checkpoint."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.classify import Predictions, classify
 from fastmim_jax.evaluate.report import write_report
-from fastmim_jax.train.checkpoint import Checkpoints
+from fastmim_jax.train.checkpoint import Checkpoints, describe_damage
 from fastmim_jax.train.finetune import FinetuneStage
 from fastmim_jax.train.loop import Hook
 from fastmim_jax.train.runs import BEST
@@ -20,9 +21,22 @@ class BestCheckpoint:
     run may resume from an older checkpoint than the one in best/.
     """
 
-    def __init__(self, stage: FinetuneStage, source: Any, workdir: str | Path):
+    def __init__(
+        self,
+        stage: FinetuneStage,
+        source: Any,
+        workdir: str | Path,
+        log: Callable[[str], None] = print,
+    ):
         self._stage, self._source, self._workdir = stage, source, Path(workdir)
-        self._checkpoints = Checkpoints(self._workdir / BEST, keep=1)
+        self._log = log
+        self._checkpoints = Checkpoints(
+            self._workdir / BEST, keep=1, verify=stage.config.run.verify_checkpoints
+        )
+        found = self._checkpoints.find_whole()
+        for line in describe_damage(self._checkpoints.directory, found):
+            log(line)
+        self._checkpoints.set_aside(found.damaged)
 
     def hook(self) -> Hook:
         """Return a Hook that evaluates every `config.run.eval_epochs`, and after the last step."""
@@ -40,6 +54,10 @@ class BestCheckpoint:
             classes = list(self._stage.classes)
             position = {"top1": predictions.top1, "history": history, "classes": classes}
             self._checkpoints.save(step, state, position, items=("params",))
+        for failed in self._checkpoints.take_failures():
+            self._log(
+                f"the best checkpoint, of step {failed.step:,}, could not be written ({failed.reason})"
+            )
         return {
             "top1": predictions.top1,
             "top5": predictions.top5,

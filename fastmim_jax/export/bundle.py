@@ -181,9 +181,8 @@ def write_workdir(bundle: ModelBundle, folder: str | Path, conversion: Mapping[s
     state = jax.tree.map(jnp.asarray, TrainState(zero, params, rest, {}, zero, zero))
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(0, state, {"records": 0, "stage": 0, "config": {}}, items=("params",))
+        checkpoints.check_saved()
     write_text(folder / "config.json", bundle.config.to_json(indent=2) + "\n")
-    for note in (folder / "checkpoints").rglob("commit_success.txt"):
-        note.write_text("Checkpoint commit was successful\n")  # Orbax names the local folder there
     if bundle.classes:
         write_json(folder / "classes.json", list(bundle.classes), indent=0)
     write_json(folder / "conversion.json", conversion)

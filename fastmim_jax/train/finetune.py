@@ -24,6 +24,7 @@ from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.loop import Hook, train
 from fastmim_jax.train.optimizer import layer_lr_scales, make_optimizer, no_decay_names
 from fastmim_jax.train.report import describe_finetuning, describe_start, log_notes
+from fastmim_jax.train.run_lock import run_lock
 from fastmim_jax.train.runs import LoadedRun, load_run
 from fastmim_jax.train.stage import (
     TrainStage,
@@ -138,7 +139,7 @@ def make_finetune_stage(
 def finetune(
     config: Any,
     workdir: str | Path,
-    open_evaluation: Callable[[FinetuneStage, Any, Path], Evaluation],
+    open_evaluation: Callable[[FinetuneStage, Any, Path, Callable[[str], None]], Evaluation],
     log: Callable[[str], None] = print,
     accept_changed_data: bool = False,
 ) -> int:
@@ -148,14 +149,15 @@ def finetune(
       config: see `fastmim_jax.config.finetune_config`.
       workdir: made if missing; holds the files of pre-training, classes.json, transfer.json, and the files
         of the evaluation.
-      open_evaluation: (stage, source of the evaluation images, workdir) -> Evaluation.
+      open_evaluation: (stage, source of the evaluation images, workdir, log) -> Evaluation.
       log: prints a line.
       accept_changed_data: resume with other training data than the run was begun with.
 
     Returns:
-      The number of updates done; fewer than planned if a signal stopped the run.
+      The number of updates done.
 
     Raises:
+      Stopped: by a signal, before the last step; the state is saved.
       UserError: bad config, data, checkpoint or work directory.
     """
     log = log if jax.process_index() == 0 else lambda text: None
@@ -174,7 +176,7 @@ def finetune(
         report = transfer_report(loaded.variables, stage.abstract, stage.model.encoder.resampling)
         start = describe_start(loaded, report)
     source = cached(source, config, log)
-    with removed_if_unused(workdir), contextlib.ExitStack() as stack:
+    with removed_if_unused(workdir), run_lock(workdir), contextlib.ExitStack() as stack:
         workdir = prepare_workdir(workdir, config)
         if jax.process_index() == 0:
             write_json(workdir / DATA_FILE, data)
@@ -185,8 +187,8 @@ def finetune(
         log_notes([*describe_finetuning(stage, source, held_out, start), *values.notes], log)
         evaluations: list[Evaluation] = []
 
-        def make_hooks(stage: FinetuneStage, *_: Any) -> list[Hook]:
-            evaluations.append(stack.enter_context(open_evaluation(stage, held_out, workdir)))
+        def make_hooks(stage: FinetuneStage, _: Any, log: Callable[[str], None]) -> list[Hook]:
+            evaluations.append(stack.enter_context(open_evaluation(stage, held_out, workdir, log)))
             return [evaluations[-1].hook()]
 
         step = train([stage], config, source, workdir, make_hooks, log)

@@ -1,7 +1,6 @@
 """The training loop: restore the newest checkpoint, then step, log, call the hooks and save."""
 
 import contextlib
-import signal
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,6 +19,7 @@ from fastmim_jax.saved_config import flatten
 from fastmim_jax.train.accumulation import fit_stage, saved_stage, what_to_type
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.compilation import compilation_seconds, log_compilation
+from fastmim_jax.train.disk_watch import DiskWatch
 from fastmim_jax.train.eta import RemainingTime, StageWork
 from fastmim_jax.train.memory import free_bytes
 from fastmim_jax.train.metrics import Metrics, NullMetrics
@@ -29,6 +29,7 @@ from fastmim_jax.train.reading_advice import how_to_read_faster
 from fastmim_jax.train.restore import find_start, next_stage, restore_or_create
 from fastmim_jax.train.stage import TrainStage
 from fastmim_jax.train.state import TrainState
+from fastmim_jax.train.stop_signal import Stopped, StopSignal
 from fastmim_jax.train.waiting import StepRates, StepTimer, describe_waiting
 
 AnyStage = TypeVar("AnyStage", bound=TrainStage)
@@ -39,23 +40,6 @@ class Hook(NamedTuple):
 
     every: int
     function: Callable[[int, TrainState], dict[str, float] | None]
-
-
-class StopSignal:
-    """Record SIGTERM or Ctrl-C for the loop to stop at; a second Ctrl-C interrupts at once."""
-
-    def __enter__(self):
-        self.name = None
-        self._before = {s: signal.signal(s, self._record) for s in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _record(self, number, _):
-        self.name = signal.Signals(number).name
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def train(
@@ -78,14 +62,21 @@ def train(
 
     Returns:
       The number of updates done.
+
+    Raises:
+      Stopped: by a signal, before the last step; the state is saved.
+      UserError: the checkpoint does not fit, the disk fails, or the data or the updates are not usable.
     """
     is_first, data, total = jax.process_index() == 0, config.data, stages[0].plan.total_steps
-    options = dict(keep=config.run.keep, keep_every=config.run.keep_every)
+    options = dict(
+        keep=config.run.keep, keep_every=config.run.keep_every, verify=config.run.verify_checkpoints
+    )
     stages, free = list(stages), free_bytes(stages[0].mesh)
-    with Checkpoints(workdir / "checkpoints", **options) as checkpoints, StopSignal() as stop:
-        start = find_start(stages, checkpoints)
-        step, first = start.step, start.stage
-        with log_compilation(log):
+    stopping = StopSignal(config.run.grace_seconds)
+    with Checkpoints(workdir / "checkpoints", **options) as checkpoints, stopping as stop:
+        with stop.nothing_to_save(), log_compilation(log):
+            start = find_start(stages, checkpoints, log)
+            step, first = start.step, start.stage
             stages[first] = _fit(stages[first], step, workdir, free, log)
             with refuse_out_of_memory(partial(what_to_type, stages[first])):
                 state = restore_or_create(start, stages, checkpoints, log)
@@ -99,12 +90,15 @@ def train(
             with log_compilation(metrics.log):
                 for index in range(first, len(stages)):
                     if index > first:
-                        stages[index] = _fit(stages[index], step, workdir, free, metrics.log)
+                        with stop.nothing_to_save():
+                            stages[index] = _fit(stages[index], step, workdir, free, metrics.log)
                     with refuse_out_of_memory(partial(what_to_type, stages[index])):
-                        if index > first:
-                            state = next_stage(state, stages[index], metrics.log)
-                        hooks = make_hooks(stages[index], state, metrics.log)
-                        state, step = loop.run_stage(stages[index], state, step, source, hooks)
+                        with stop.nothing_to_save():
+                            if index > first:
+                                state = next_stage(state, stages[index], metrics.log)
+                            hooks = make_hooks(stages[index], state, metrics.log)
+                        first_hook = start.first_hook if index == first else None
+                        state, step = loop.run_stage(stages[index], state, step, source, hooks, first_hook)
                     if step < stages[index].plan.last_step or stop.name:
                         break
         finally:
@@ -120,6 +114,7 @@ def train(
             f"stopped by {stop.name} after step {step:,}: the current step is saved; rerun the same "
             "command to resume"
         )
+        raise Stopped(stop.name)
     return step
 
 
@@ -160,6 +155,7 @@ class Loop:
         self.clipped = clipped or ClippedValues(DecodeRules())
         self.config, self.checkpoints, self.metrics = config, checkpoints, metrics
         self.undecodable, self.stop = undecodable, stop
+        self.disk = DiskWatch(checkpoints, metrics, stages[0].config.run.max_failed_saves)
         self.timer, self.clock = timer or StepTimer(clock), clock
         self.remaining = RemainingTime([_work(stage.plan) for stage in stages])
         self.stage: Any = None  # the running one
@@ -168,9 +164,20 @@ class Loop:
         self.rates, self.run_rates = StepRates(), StepRates()  # since the last logged step, of all steps
 
     def run_stage(
-        self, stage: TrainStage, state: TrainState, start: int, source: Any, hooks: Sequence[Hook]
+        self,
+        stage: TrainStage,
+        state: TrainState,
+        start: int,
+        source: Any,
+        hooks: Sequence[Hook],
+        first_hook: int | None = None,
     ) -> tuple[TrainState, int]:
-        """Train one stage from step `start` on; return the state and the last step done."""
+        """Train one stage from step `start` on; return the state and the last step done.
+
+        Args:
+          first_hook: number of the first hook to call after step `start`, which a signal kept from it; None
+            if all were called.
+        """
         self.stage, self.hooks = stage, hooks
         self.timer.start()
         self.remaining.start_stage()
@@ -185,8 +192,12 @@ class Loop:
         step = start
         with loader:
             batches = iter(loader)
+            if first_hook is not None:
+                self._call_hooks(step, state, first_hook)
             while step < plan.last_step and not self._stopping(step):
-                batch, arrays = self._next_batch(batches)
+                self._check_disk(step, state)
+                with self.stop.rescued_by(partial(self._rescue, step, state)):
+                    batch, arrays = self._next_batch(batches)
                 for line in self.undecodable.update(batch):
                     self.metrics.log(line)
                 self.clipped.update(batch)
@@ -199,6 +210,7 @@ class Loop:
                 if self._due(step, settings.checkpoint_every):
                     self._save(step, state)
             self._save(step, state)
+            self.disk.check_last_save()
         return state, step
 
     def _next_batch(self, batches):
@@ -251,11 +263,14 @@ class Loop:
                 "float32 as the dtype (the newest checkpoint is from before)"
             )
 
-    def _call_hooks(self, step, state):
+    def _call_hooks(self, step, state, first=0):
         for number, hook in enumerate(self.hooks):
-            if not self._due(step, hook.every):
+            if number < first or not self._due(step, hook.every):
                 continue
-            with self._between_steps(f"evaluation after step {step:,}", ("hook", number), hook.every, step):
+            with (
+                self._between_steps(f"evaluation after step {step:,}", ("hook", number), hook.every, step),
+                self.stop.rescued_by(partial(self._rescue, step, state, number)),
+            ):
                 values = hook.function(step, state)
             if values:
                 self.metrics.write(step, values)
@@ -264,19 +279,31 @@ class Loop:
 
     def _save(self, step, state):
         """Flush metrics before saving the checkpoint."""
-        position = {
-            "records": self.stage.plan.record(step),
-            "stage": self.stage.plan.stage,
-            "config": self.config,
-        }
         every = self.stage.config.run.checkpoint_every or self.stage.plan.total_steps
         with self._between_steps(f"checkpoint of step {step:,}", "checkpoint", every, step):
-            self.checkpoints.save(step, state, position)
+            self.checkpoints.save(step, state, self._position(step))
+
+    def _position(self, step):
+        plan = self.stage.plan
+        return {"records": plan.record(step), "stage": plan.stage, "config": self.config}
+
+    def _rescue(self, step, state, hook=None):
+        """Save while the main thread is busy with a hook or waits for data, after a signal."""
+        if jax.process_count() > 1:
+            return  # saving takes all processes
+        position = self._position(step) | ({} if hook is None else {"first_hook": hook})
+        self.checkpoints.save(step, state, position)
+        self.checkpoints.wait()
+
+    def _check_disk(self, step, state):
+        """Raise a UserError if files could not be written for too long; see `DiskWatch`."""
+        self.disk.check(partial(self.checkpoints.save, step, state, self._position(step)))
 
     @contextlib.contextmanager
     def _between_steps(self, activity, name, every, step):
         """Flush metrics, and time something that is no part of a step; compilation does not count."""
         self._flush()
+        self.metrics.flush()
         self.metrics.begin(activity)
         began, compiling = self.clock(), compilation_seconds()
         yield

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -10,6 +11,11 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from fastmim_jax.io import append_json_line, read_json_lines, write_json_lines
 from fastmim_jax.train.progress import Clock, ProgressLine
+from fastmim_jax.train.sink import Sink
+from fastmim_jax.train.tensorboard import EventWriter
+
+SECONDS_TO_FLUSH = 5.0
+SECONDS_OF_TROUBLE = 30.0  # without a line in metrics.jsonl, after which a run stops
 
 
 class Metrics:
@@ -23,22 +29,50 @@ class Metrics:
     """
 
     def __init__(self, workdir: str | Path, start: int, total: int, clock: Clock = time.monotonic):
-        from tensorboardX import SummaryWriter  # slow to import, and needed nowhere else
-
         self.path = Path(workdir) / "metrics.jsonl"
         lines = read_json_lines(self.path)
         write_json_lines(self.path, [line for line in lines.records if line["step"] <= start])
-        board = Path(workdir) / "tensorboard"
-        self._board = SummaryWriter(str(board), purge_step=start + 1 if start else None)
+        self._clock = clock
+        self._lines = Sink(partial(append_json_line, self.path), clock=clock)
+        self._board = Sink(
+            EventWriter(Path(workdir) / "tensorboard", start).write, retry=False, clock=clock
+        )
+        self._told: set[str] = set()  # files whose trouble was printed
         self._progress = ProgressLine(start, total, clock)
         if lines.dropped:
             self.log(f"{self.path}: incomplete lines removed: {lines.dropped}")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line {"step": step, "time": Unix seconds, **values}; floats keep every bit."""
-        append_json_line(self.path, {"step": step, "time": round(time.time(), 3), **values})
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        now = round(time.time(), 3)
+        self._lines.put({"step": step, "time": now, **values})
+        self._board.put((step, now, dict(values)))
+
+    def flush(self) -> None:
+        """Wait until metrics.jsonl has every line, for SECONDS_TO_FLUSH at most."""
+        self._lines.flush(SECONDS_TO_FLUSH)
+
+    def check(self) -> str:
+        """Print a line when a file cannot be written, or can be again.
+
+        Returns:
+          A sentence once metrics.jsonl could not be written for SECONDS_OF_TROUBLE; until then "".
+        """
+        board, lines = self._board.trouble, self._lines.trouble
+        self._tell("TensorBoard", board and f"{board.reason}: it gets no values until the next start")
+        wait = f"{SECONDS_OF_TROUBLE:.0f} s"
+        self._tell(self.path.name, lines and f"{lines.reason}: the run stops if that lasts {wait}")
+        if lines is None or self._clock() - lines.since < SECONDS_OF_TROUBLE:
+            return ""
+        return f"{self.path} could not be written for {wait} ({lines.reason})"
+
+    def _tell(self, name: str, trouble: str | None) -> None:
+        if trouble and name not in self._told:
+            self._told.add(name)
+            self.log(f"{name} cannot be written: {trouble}")
+        elif not trouble and name in self._told:
+            self._told.remove(name)
+            self.log(f"{name} can be written again")
 
     def begin(self, activity: str) -> None:
         """See `ProgressLine.begin`."""
@@ -53,9 +87,12 @@ class Metrics:
         self._progress.log(text)
 
     def close(self) -> None:
-        """End the progress line and flush the writers."""
+        """Write what is left, and end the progress line."""
+        for name, sink in ((self.path.name, self._lines), ("TensorBoard", self._board)):
+            sink.close()
+            if sink.lost:
+                self.log(f"{name} lacks {sink.lost:,} steps that could not be written")
         self._progress.close()
-        self._board.close()
 
 
 class NullMetrics:
@@ -64,7 +101,11 @@ class NullMetrics:
     def write(self, *_) -> None:
         """Do nothing."""
 
-    show = begin = log = write
+    show = begin = log = flush = write
+
+    def check(self) -> str:
+        """Return "": nothing can fail."""
+        return ""
 
     def close(self) -> None:
         """Do nothing."""

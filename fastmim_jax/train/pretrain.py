@@ -19,6 +19,7 @@ from fastmim_jax.train.inference import MethodStage, method_programs, run_key
 from fastmim_jax.train.loop import Hook, train
 from fastmim_jax.train.optimizer import make_optimizer
 from fastmim_jax.train.report import Note, describe_pretraining, describe_start, log_notes, read_baselines
+from fastmim_jax.train.run_lock import run_lock
 from fastmim_jax.train.runs import LoadedRun, load_run
 from fastmim_jax.train.stage import (
     TrainStage,
@@ -162,9 +163,10 @@ def pretrain(
       accept_changed_data: resume with other training data than the run was begun with.
 
     Returns:
-      The number of updates done; fewer than planned if a signal stopped the run.
+      The number of updates done.
 
     Raises:
+      Stopped: by a signal, before the last step; the state is saved.
       UserError: bad config, data or work directory; too many undecodable records or non-finite updates.
     """
     log = log if jax.process_index() == 0 else lambda text: None
@@ -188,7 +190,7 @@ def pretrain(
         own = _held_out_hooks(stage, state, source, held_out, workdir, log)
         return own + [make_hook(stage, workdir) for make_hook in hooks]
 
-    with removed_if_unused(workdir):
+    with removed_if_unused(workdir), run_lock(workdir):
         prepare_workdir(workdir, config)
         if jax.process_index() == 0:
             write_json(workdir / DATA_FILE, data)

@@ -1,5 +1,6 @@
 """The progress of a run, as a bar on a terminal and as plain lines in a log file."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -87,7 +88,7 @@ class ProgressLine:
     def log(self, text: str) -> None:
         """Print a line above the bar."""
         if self._bar:
-            self._bar.console.print(text, markup=False)
+            _print(self._bar.console, text)
         else:
             self._print(text)
 
@@ -101,7 +102,7 @@ class ProgressLine:
     def _print(self, text: str) -> None:
         if self._watch:
             self._watch.reset()
-        self._console.print(text, markup=False)
+        _print(self._console, text)
 
     def _eta(self) -> str:
         """Return the time that is left now; it counts down during a step."""
@@ -115,7 +116,7 @@ class ProgressLine:
         return f"({self._activity}: {format_seconds(seconds)})" if seconds >= LONG_STEP_SECONDS else ""
 
     def _say_running(self) -> None:
-        self._console.print(f"{self._activity}: {self._clock() - self._began:.0f} s so far", markup=False)
+        _print(self._console, f"{self._activity}: {self._clock() - self._began:.0f} s so far")
 
 
 class _TextNow(ProgressColumn):
@@ -148,6 +149,12 @@ class _SilenceWatch:
             if time.monotonic() >= self._last + self._seconds:
                 self._function()
                 self.reset()
+
+
+def _print(console: Console, text: str) -> None:
+    """Print a line; a log file on a full disk, or a closed pipe, does not stop a run."""
+    with contextlib.suppress(OSError):
+        console.print(text, markup=False)
 
 
 def format_seconds(seconds: float) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.train.checkpoint import Checkpoints
+from fastmim_jax.train.checkpoint import Checkpoints, describe_damage
 from fastmim_jax.train.resize_state import resize_state
 from fastmim_jax.train.stage import TrainStage
 from fastmim_jax.train.state import TrainState
@@ -14,12 +14,14 @@ class Start(NamedTuple):
     """The place where a process starts.
 
     checkpoint: step of the checkpoint to restore, or None. saved_in: index of the stage that wrote it.
-    stage: index of the stage to train.
+    stage: index of the stage to train. first_hook: number of the first hook that was not called after that
+    step, or None.
     """
 
     checkpoint: int | None
     saved_in: int
     stage: int
+    first_hook: int | None = None
 
     @property
     def step(self) -> int:
@@ -27,13 +29,15 @@ class Start(NamedTuple):
         return self.checkpoint or 0
 
 
-def find_start(stages: Sequence[TrainStage], checkpoints: Checkpoints) -> Start:
-    """Return where to start: at the newest checkpoint, or at the beginning.
+def find_start(stages: Sequence[TrainStage], checkpoints: Checkpoints, log: Callable[[str], None]) -> Start:
+    """Return where to start: at the newest whole checkpoint, or at the beginning.
+
+    Damaged checkpoints are told and renamed.
 
     Raises:
-      UserError: the checkpoint does not fit the stages.
+      UserError: the checkpoint does not fit the stages, or all are damaged.
     """
-    latest = checkpoints.latest()
+    latest = _newest_whole(checkpoints, log)
     if latest is None:
         return Start(None, 0, 0)
     position = checkpoints.position(latest)
@@ -45,8 +49,23 @@ def find_start(stages: Sequence[TrainStage], checkpoints: Checkpoints) -> Start:
             f"{plan.record(latest):,} as with batches of {plan.batch_size}: it was written with "
             "another batch size or other stages"
         )
-    at_its_end = latest == plan.last_step and index < len(stages) - 1
-    return Start(latest, index, index + at_its_end)
+    first_hook = position.get("first_hook")
+    at_its_end = latest == plan.last_step and index < len(stages) - 1 and first_hook is None
+    return Start(latest, index, index + at_its_end, first_hook)
+
+
+def _newest_whole(checkpoints, log):
+    """Return the newest whole step or None, after moving damaged checkpoints out of the way."""
+    found = checkpoints.find_whole()
+    for line in describe_damage(checkpoints.directory, found):
+        log(line)
+    if found.step is None and found.damaged:
+        raise UserError(
+            f"no checkpoint in {checkpoints.directory} is whole: type another --workdir, or delete that "
+            "folder to start again at step 0"
+        )
+    checkpoints.set_aside(found.damaged)
+    return found.step
 
 
 def restore_or_create(

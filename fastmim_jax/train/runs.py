@@ -1,6 +1,7 @@
 """Load the config and the parameters of a run."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,9 +10,10 @@ import jax
 from fastmim_jax.errors import UserError
 from fastmim_jax.paths import local_path
 from fastmim_jax.saved_config import config_from_dict
-from fastmim_jax.train.checkpoint import Checkpoints
+from fastmim_jax.train.checkpoint import Checkpoints, describe_damage
 from fastmim_jax.train.sharding import make_mesh, replicated
 
+_LOG = logging.getLogger(__name__)
 BEST = "best"  # folder beside "checkpoints" with the checkpoint of the best evaluation
 
 
@@ -58,8 +60,10 @@ def load_run(path: str | Path, step: int | None = None, devices: list | None = N
       step: of a checkpoint in a work directory; None for its best one, or else its newest.
       devices: to hold the parameters; None for all.
 
+    Damaged checkpoints are told and passed over; one that is asked for by its step is refused.
+
     Raises:
-      UserError: there is no such checkpoint.
+      UserError: there is no such checkpoint, or none that is whole.
     """
     path = Path(local_path(path))
     if path.name.isdigit() and (path.parent.parent / "config.json").exists():
@@ -77,12 +81,30 @@ def load_run(path: str | Path, step: int | None = None, devices: list | None = N
             f"{path} {seen}: expected the --workdir of a run, or one of its checkpoints such as "
             f"{path}/checkpoints/1000"
         )
+    config = read_config(workdir)
+    folder, step = _choose(workdir, folder, step, verify=config.run.verify_checkpoints)
     with Checkpoints(folder) as checkpoints:
-        step = checkpoints.latest() if step is None else step
-        if step is None:
-            raise UserError(f"{workdir} holds no checkpoint yet: wait until the run has written its first")
         arrays = checkpoints.read_params(step, replicated(make_mesh(devices=devices or jax.devices())))
         stage = checkpoints.position(step).get("stage", 0)
     evaluated = arrays.get("average") or arrays
     variables = {"params": evaluated["params"], **evaluated["collections"]}
-    return LoadedRun(workdir, folder / str(step), read_config(workdir), step, stage, variables)
+    return LoadedRun(workdir, folder / str(step), config, step, stage, variables)
+
+
+def _choose(workdir: Path, folder: Path, step: int | None, verify: bool) -> tuple[Path, int]:
+    """Return the folder and the step of the checkpoint to load, whole ones only; tell the damaged ones."""
+    with Checkpoints(folder, verify=verify) as checkpoints:
+        if step is not None:
+            checkpoints.check_whole(step)
+            return folder, step
+        found = checkpoints.find_whole()
+    for line in describe_damage(folder, found):
+        _LOG.warning(line)
+    if found.step is not None:
+        return folder, found.step
+    if folder.name == BEST:
+        _LOG.warning(f"{folder} holds no whole checkpoint: the newest of the run is used")
+        return _choose(workdir, workdir / "checkpoints", None, verify)
+    if found.damaged:
+        raise UserError(f"no checkpoint in {folder} is whole: train again, or restore it from a copy")
+    raise UserError(f"{workdir} holds no checkpoint yet: wait until the run has written its first")

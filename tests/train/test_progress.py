@@ -16,6 +16,7 @@ from fastmim_jax.data.undecodable import UndecodableRecords
 from fastmim_jax.plan import StagePlan
 from fastmim_jax.train.loop import Loop
 from fastmim_jax.train.progress import ProgressLine, format_seconds
+from fastmim_jax.train.stop_signal import StopSignal
 from fastmim_jax.train.waiting import StepTimer
 
 VALUES = {"loss": 0.5, "lr": 1e-3, "images_per_second": 1234.0, "data_wait_share": 0.021}
@@ -85,7 +86,7 @@ class SlowStage:
         numbers = dict.fromkeys(StagePlan.__dataclass_fields__, 0)
         numbers |= dict(records=64, batch_size=16, stages=1, last_step=40, total_steps=40)
         self.plan = StagePlan(**{**numbers, "image_size": (32, 32)})
-        run = SimpleNamespace(log_every=10, checkpoint_every=0, max_skipped=20)
+        run = SimpleNamespace(log_every=10, checkpoint_every=0, max_skipped=20, max_failed_saves=1)
         self.config = SimpleNamespace(seed=0, run=run)
         self.reader, self.abstract, self.step = SimpleNamespace(workers=0), None, self
         self.done = 0
@@ -117,11 +118,18 @@ class SlowStage:
 
 
 def train_slowly(workdir, steps):
-    clock, stop = Clock(), SimpleNamespace(name=None)
+    clock, stop = Clock(), StopSignal()
     stage = SlowStage(clock, stop, steps)
     metrics = ProgressLine(0, 40, clock)
-    metrics.write = lambda *_: None
-    checkpoints = SimpleNamespace(save=lambda *_: None, reached_preemption=lambda step: False)
+    metrics.write = metrics.flush = lambda *_: None
+    metrics.check = lambda: ""
+    checkpoints = SimpleNamespace(
+        save=lambda *_: None,
+        wait=lambda: None,
+        reached_preemption=lambda step: False,
+        take_failures=list,
+        failed_in_a_row=0,
+    )
     undecodable = UndecodableRecords(range(64), 0.5, workdir / "bad.txt", 3)
     timer = StepTimer(clock, Inline())
     loop = Loop([stage], {}, checkpoints, metrics, undecodable, stop, timer, clock)

@@ -59,7 +59,8 @@ def test_interrupted_by_every_signal_equals_never_killed(command, never_killed, 
     """SIGTERM and SIGINT save the current step, SIGKILL leaves an older one; workers change every time."""
     last = 0
     for workers, (number, step) in enumerate(((signal.SIGTERM, 5), (signal.SIGINT, 12))):
-        output = finish(kill(command, tmp_path, number, step, f"--config.run.workers={workers}"))
+        run = kill(command, tmp_path, number, step, f"--config.run.workers={workers}")
+        output = finish(run, code=128 + number)
         assert (f"resuming at step {last} of" in output) == bool(last)
         last = max(step for step, _ in losses(tmp_path))
         assert f"stopped by {number.name} after step {last}" in output and "Traceback" not in output

@@ -1,0 +1,68 @@
+"""One run per work directory."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from fastmim_jax.errors import UserError
+
+FILE = "lock"
+
+
+@contextlib.contextmanager
+def run_lock(workdir: str | Path) -> Iterator[None]:
+    """Hold the lock of a work directory, which the system releases when the process ends, however it does.
+
+    The file names the holder: host, process and start. A file system without locks is used without. Of
+    several processes of a run, the first holds the lock.
+
+    Raises:
+      UserError: another process holds it, or the work directory cannot be written to.
+    """
+    if jax.process_index():
+        yield
+        return
+    workdir = Path(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / FILE).open("a+")
+    except OSError as error:
+        raise UserError(
+            f"cannot use the work directory {workdir} ({error.strerror}): type --workdir=DIR with a folder "
+            "that can be written to"
+        ) from error
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # POSIX allows either
+            raise UserError(
+                f"{workdir} is in use by {_holder(workdir)}: wait until it ends, stop it, or type another "
+                "--workdir"
+            ) from None
+        except OSError:
+            pass  # such as ENOLCK
+        _write_holder(file)
+        yield
+
+
+def _write_holder(file) -> None:
+    with contextlib.suppress(OSError):  # a full disk is told where it matters
+        file.truncate(0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        json.dump({"host": socket.gethostname(), "process": os.getpid(), "since": since}, file)
+        file.flush()
+
+
+def _holder(workdir: Path) -> str:
+    try:
+        holder = json.loads((workdir / FILE).read_text())
+        return f"process {holder['process']} on {holder['host']}, since {holder['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another run"
