@@ -1,13 +1,12 @@
 """`fastmim COMMAND`: dispatch to the commands, and exit codes."""
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from fastmim_jax import __version__
-from fastmim_jax.cli import Command, command_help, escape_unprintable, parse, usage
+from fastmim_jax.cli import Command, command_help, escape_unprintable, parse, print_warnings, usage
 from fastmim_jax.errors import UserError
 
 
@@ -282,7 +281,7 @@ def _run(argv):
     if set(HELP[:3]).intersection(words):
         print(command_help(name, command))
         return 0
-    _print_warnings()
+    print_warnings()
     return command.run(*parse(name, command, words))
 
 
@@ -309,26 +308,6 @@ def _check_config(config, section=""):
 
     check_values(config)
     return config
-
-
-class _PrintOnce(logging.Handler):
-    """Print the package's warnings, each once, on the first process."""
-
-    def __init__(self):
-        super().__init__()
-        self._printed = set()
-
-    def emit(self, record):
-        text, jax = record.getMessage(), sys.modules.get("jax")
-        first = jax is None or jax.process_index() == 0
-        if first and text not in self._printed:
-            print(text, file=sys.stderr, flush=True)
-        self._printed.add(text)
-
-
-def _print_warnings():
-    package_log = logging.getLogger("fastmim_jax")
-    package_log.handlers, package_log.propagate = [_PrintOnce()], False
 
 
 def _start_jax(distributed=False):

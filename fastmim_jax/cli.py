@@ -1,6 +1,7 @@
 """The command line: the flags of every command, parsed by absl, and the help made from the same table."""
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -292,3 +293,24 @@ def _unknown_key(error):
     return f"the config has no key '{key}'; " + (
         hint[0][0].lower() + hint[0][1:] if hint else "its keys are in fastmim_jax/config.py"
     )
+
+
+class _PrintOnce(logging.Handler):
+    """Print each message once, on the first process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._printed: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text, jax = record.getMessage(), sys.modules.get("jax")
+        first = jax is None or jax.process_index() == 0
+        if first and text not in self._printed:
+            print(text, file=sys.stderr, flush=True)
+        self._printed.add(text)
+
+
+def print_warnings() -> None:
+    """Print the package's warnings, each once, on the first process."""
+    package_log = logging.getLogger("fastmim_jax")
+    package_log.handlers, package_log.propagate = [_PrintOnce()], False

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim_jax.__main__ import COMMANDS, _print_data_warnings, main
+from fastmim_jax.__main__ import COMMANDS, main
+from fastmim_jax.cli import print_warnings
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.evaluate.probe import KINDS
 from fastmim_jax.train import compilation
@@ -226,18 +227,23 @@ def test_too_many_bad_images_stop_the_run(tmp_path, capsys, monkeypatch):
         (folder / f"more{index}.jpg").write_text("not an image")
     words = [f"--config.data.path={folder}", "--config.data.eval_split=", "--config.schedule.steps=8"]
     words += ["--config.method.backbone.depth=1"]
-    message = refused(capsys, "pretrain", QUICKSTART, f"--workdir={tmp_path / 'w'}", *words)
-    assert "config.data.max_bad_share" in message
+    with pytest.raises(SystemExit, match="2"):
+        main(["pretrain", QUICKSTART, f"--workdir={tmp_path / 'w'}", *words])
+    *warnings, message = capsys.readouterr().err.splitlines()
+    assert message.startswith("fastmim: 23 of 32 records") and "config.data.max_bad_share" in message
+    assert all(
+        line.endswith("of the images shown or held out were replaced: undecodable") for line in warnings
+    )
 
 
 def test_warnings_about_data_are_printed_once(tmp_path, capsys, monkeypatch):
     Image.new("RGB", (4, 4)).save(tmp_path / "one.png")
     (tmp_path / "notes.txt").touch()
-    _print_data_warnings()
+    print_warnings()
     for _ in range(2):
         open_source(tmp_path)
     assert capsys.readouterr().err == f"{tmp_path}: 1 other file ignored (1 .txt)\n"
-    _print_data_warnings()
+    print_warnings()
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     open_source(tmp_path)
     assert capsys.readouterr().err == ""

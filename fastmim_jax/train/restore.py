@@ -32,7 +32,7 @@ class Start(NamedTuple):
 def find_start(stages: Sequence[TrainStage], checkpoints: Checkpoints, log: Callable[[str], None]) -> Start:
     """Return where to start: at the newest whole checkpoint, or at the beginning.
 
-    Damaged checkpoints are told and renamed.
+    Damaged checkpoints are logged and renamed.
 
     Raises:
       UserError: the checkpoint does not fit the stages, or all are damaged.

@@ -53,7 +53,7 @@ def run_lock(workdir: str | Path) -> Iterator[None]:
 
 
 def _write_holder(file) -> None:
-    with contextlib.suppress(OSError):  # a full disk is told where it matters
+    with contextlib.suppress(OSError):  # a full disk ends the run elsewhere
         file.truncate(0)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         json.dump({"host": socket.gethostname(), "process": os.getpid(), "since": since}, file)

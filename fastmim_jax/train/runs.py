@@ -60,7 +60,7 @@ def load_run(path: str | Path, step: int | None = None, devices: list | None = N
       step: of a checkpoint in a work directory; None for its best one, or else its newest.
       devices: to hold the parameters; None for all.
 
-    Damaged checkpoints are told and passed over; one that is asked for by its step is refused.
+    Damaged checkpoints are named and passed over; one that is asked for by its step is refused.
 
     Raises:
       UserError: there is no such checkpoint, or none that is whole.
@@ -92,7 +92,7 @@ def load_run(path: str | Path, step: int | None = None, devices: list | None = N
 
 
 def _choose(workdir: Path, folder: Path, step: int | None, verify: bool) -> tuple[Path, int]:
-    """Return the folder and the step of the checkpoint to load, whole ones only; tell the damaged ones."""
+    """Return the folder and the step of the checkpoint to load, whole ones only; name the damaged ones."""
     with Checkpoints(folder, verify=verify) as checkpoints:
         if step is not None:
             checkpoints.check_whole(step)
