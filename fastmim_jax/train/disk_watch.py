@@ -1,4 +1,4 @@
-"""What a run does when its disk fails: it says so, and stops in time."""
+"""The end of a run whose disk fails: it says so, and stops in time."""
 
 from collections.abc import Callable
 from typing import Any
