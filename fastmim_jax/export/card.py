@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from fastmim_jax import __version__
+from fastmim_jax.errors import UserError
 from fastmim_jax.export.bundle import ModelBundle
 from fastmim_jax.export.formats.pixel_values import describe_values
 from fastmim_jax.export.private_paths import without_paths
 from fastmim_jax.io import read_json_lines
-from fastmim_jax.saved_config import flatten
+from fastmim_jax.saved_config import config_from_dict, flatten
 from fastmim_jax.validate.names import count
 
 # Licences of the weights published in these formats, as the repositories state them. The first key in the
@@ -131,11 +132,20 @@ def _run(config: Mapping[str, Any]) -> str:
     name = PAPERS.get(
         section.get("name", ""), "fine-tuning" if "model" in config else "a run of fastmim_jax"
     )
-    backbone = (section.get("backbone") or {}).get("name", "")
+    backbone = _backbone(config)
     length = f" for {_length(config['schedule'])}" if config.get("schedule") else ""
     size = (config.get("data") or {}).get("image_size")
     images = f", images of {size[0]} x {size[1]} pixels" if size else ""
     return f"{name}{f' of {backbone}' if backbone else ''}{length}{images}"
+
+
+def _backbone(config: Mapping[str, Any]) -> str:
+    """Return the name of a run's backbone, its sizes where they are no zoo entry's; "" if unknown."""
+    name = ((config.get("method") or config.get("model") or {}).get("backbone") or {}).get("name", "")
+    try:
+        return name and ModelBundle(config_from_dict(config), {}, ()).backbone_name
+    except (UserError, AttributeError, KeyError, TypeError, ValueError):  # a config of another version
+        return name
 
 
 def _length(schedule: Mapping[str, Any]) -> str:

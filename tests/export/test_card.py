@@ -70,6 +70,15 @@ def test_a_card_of_a_fine_tuned_model_names_its_pretraining(tmp_path):
     )
 
 
+def test_a_run_of_no_zoo_entry_is_described_by_its_sizes(tmp_path):
+    config = pretrain_config()
+    config.method.backbone.update(name="vit_b16", width=192, depth=3, heads=3)
+    (tmp_path / "pre").mkdir()
+    (tmp_path / "pre" / "config.json").write_text(config.to_json())
+    text = starting_weights(bundle(tmp_path / "run", str(tmp_path / "pre")))
+    assert "of vit with " in text and "width 192, depth 3" in text and "of vit_b16" not in text
+
+
 def test_runs_that_began_from_one_another_end(tmp_path):
     write_run(tmp_path / "a", tmp_path / "b")
     write_run(tmp_path / "b", tmp_path / "a")
