@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from helpers import typecheck
-
 CACHE = Path(__file__).parents[1] / ".cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
@@ -26,14 +24,30 @@ os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 gc.set_threshold(100_000, 50, 100)
 
 
-typecheck.install()
-
-
-def pytest_configure():
+def pytest_configure(config):
+    """Prepare a process that runs tests: not the one that starts others with pytest-xdist."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        return
     import jax
+
+    from helpers import typecheck
+
+    typecheck.install()
 
     # Tests of sharding need several devices; a test that wants one builds its run on one.
     jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_own_creation():
+    """Let stages create their states as `helpers.initial` does; yields the program's own function."""
+    from fastmim_jax.train import state
+    from helpers import initial
+
+    own = state.create_state
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state, "create_state", initial.create_state)
+        yield own
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +75,10 @@ def all_devices(monkeypatch):
     import jax
 
     monkeypatch.setattr(jax, "devices", jax.local_devices)
+
+
+def pytest_collection_finish():
+    gc.freeze()  # modules stay: collections of garbage need not look at them
 
 
 LEFT_OUT = pytest.StashKey[int]()  # the number of tests that -m or -k deselected

@@ -39,6 +39,8 @@ STEPPED = {
     "simmim": ("swin_b", "vit_b16"),
     "pr_mim": ("mae_vit_b16", "mixmim_base"),
 }
+# One of each method; test_zoo.py builds the other families, which take longest.
+KEPT = {name: variants[:1] for name, variants in STEPPED.items()}
 
 
 def make_shallow(backbone):
@@ -59,7 +61,7 @@ BUILT = [(index, *names) for index, names in enumerate(VARIANTS)]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("index", "name", "variant"), sweep(BUILT, [case for case in BUILT if case[2] in STEPPED[case[1]]])
+    ("index", "name", "variant"), sweep(BUILT, [case for case in BUILT if case[2] in KEPT[case[1]]])
 )
 def test_every_variant_builds_at_its_real_width(index, name, variant):
     """Abstractly and shallow, with other image shapes and channels in turn.

@@ -13,8 +13,10 @@ from fastmim_jax.data.sources import open_source
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.backbone import open_backbone
 from fastmim_jax.evaluate.features import write_features
+from helpers import small
 from helpers.commands import refused
-from helpers.labelled_images import COLOURS, pretrained, write_splits
+from helpers.labelled_images import COLOURS, write_splits
+from helpers.stages import untrained
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +35,8 @@ def source(folder):
 
 @pytest.fixture(scope="module")
 def workdir(folder, tmp_path_factory):
-    return pretrained(folder, tmp_path_factory.mktemp("run"), batch_size=8, steps=2)
+    config = small.config(folder, batch_size=8, steps=2)
+    return untrained(config, tmp_path_factory.mktemp("run"), step=2)
 
 
 @pytest.fixture(scope="module")

@@ -25,11 +25,10 @@ from fastmim_jax.evaluate.probe import (
 )
 from fastmim_jax.evaluate.probes.result import ProbeResult
 from fastmim_jax.train.pretrain import make_pretrain_stage
-from helpers import small
+from helpers import small, stages
 from helpers.commands import refused
 from helpers.labelled_images import (
     COLOURS,
-    pretrained,
     tuning_config,
     untrained,
     write_images,
@@ -48,7 +47,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def workdir(folder, tmp_path_factory):
-    return pretrained(folder, tmp_path_factory.mktemp("run"))
+    return stages.untrained(small.config(folder), tmp_path_factory.mktemp("run"), step=8)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastmim_jax.config import finetune_config
 from fastmim_jax.export.bundle import ModelBundle
-from helpers import small
+from helpers import initial, small
 
 SIDE = 64  # of the images
 CLASSES = ("ant", "bee", "cat")
@@ -25,12 +25,13 @@ def classifier(family):
     config.model.dtype = "float32"
     config.data.update(image_size=(SIDE, SIDE), mean=MEAN, std=STD)
     model, random = ModelBundle(config, {}, CLASSES, "a tiny model"), np.random.default_rng(0)
-    initial = jax.jit(model.network().init)(jax.random.key(0), jnp.zeros((1, *model.image_shape)))
+    images = jnp.zeros((1, *model.image_shape))
+    begun = initial.variables(model.network(), jax.random.key(0), images)
 
     def perturbed(x):
         return np.asarray(x) + np.abs(random.normal(0, 0.05, x.shape)).astype(np.float32)
 
-    return model._replace(variables=jax.tree.map(perturbed, initial))
+    return model._replace(variables=jax.tree.map(perturbed, begun))
 
 
 def images(count, seed=0):

@@ -1,4 +1,4 @@
-"""Stages that runs share."""
+"""Stages that runs share, and runs that are not trained."""
 
 import dataclasses
 import inspect
@@ -10,6 +10,17 @@ import pytest
 
 from fastmim_jax.stages import at_stage
 from fastmim_jax.train import pretrain
+from fastmim_jax.train.checkpoint import Checkpoints
+from fastmim_jax.train.workdir import prepare_workdir
+
+
+def untrained(config, workdir, records=20, step=0, devices=None):
+    """Write a work directory of pre-training whose checkpoint has the initial parameters; return it."""
+    stage = pretrain.make_pretrain_stage(config, records, devices)
+    prepare_workdir(workdir, config)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.save(step, stage.create(), {"records": stage.plan.record(step), "stage": 0})
+    return workdir
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pytest
 from fastmim_jax import create_method
 from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.models.layers import gather_rows
-from helpers import published, small
+from helpers import initial, published, small
 from helpers.sweeps import sweep
 
 CASES, NUMBERS = published.load("mae_vit")
@@ -37,7 +37,7 @@ def test_masked_pixels_do_not_reach_the_encoder(target, shape):
     method = tiny(target=target)
     images = jax.random.normal(jax.random.key(0), (3, *shape))
     noise = jax.random.uniform(jax.random.key(1), method.noise_shape(images.shape))
-    variables = jax.jit(method.init)({"params": jax.random.key(2), "mask": jax.random.key(3)}, images)
+    variables = initial.variables(method, {"params": jax.random.key(2), "mask": jax.random.key(3)}, images)
     apply = jax.jit(method.apply)
     out = apply(variables, images, noise=noise)
     rows, columns = shape[0] // 8, shape[1] // 8

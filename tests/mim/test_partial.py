@@ -11,7 +11,7 @@ from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.mim.fill import InverseDistance, Nearest, NeighbourSum, Progressive
 from fastmim_jax.mim.mae import MAE
 from fastmim_jax.mim.partial import PartialReconstruction, decode_all
-from helpers import small
+from helpers import initial, small
 
 # host -> (its config, masked tokens of an image, of them thrown at a ratio of 0.5, its key table)
 HOSTS = {
@@ -85,7 +85,7 @@ def test_throwing_nothing_gives_the_host_method():
     method, images = build("mae")
 
     def initialised(method):
-        return run(method, images, jax.jit(method.init)(keys(), images)["params"])
+        return run(method, images, initial.variables(method, keys(), images)["params"])
 
     expected, actual = initialised(method), initialised(build("mae", throw_ratio=0.01)[0])
     jax.tree.map(np.testing.assert_array_equal, expected, actual)
@@ -144,7 +144,7 @@ def test_a_fill_is_initialised_as_the_mean_of_the_observed_neighbours():
     )
     stage = np.array([[[0, 1, 2, 0]] * 3])
     module = Progressive(2, radius=1)
-    variables = module.init(jax.random.key(0), x, observed, stage)
+    variables = initial.variables(module, jax.random.key(0), x, observed, stage)
     variables = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf * 0 if path[-1].key == "thrown_token" else leaf, variables
     )
@@ -163,7 +163,7 @@ def test_unobserved_features_do_not_reach_a_fill():
     stage = np.where(observed, 0, 1)
     x = jax.random.normal(jax.random.key(0), (2, 5, 6, 8))
     for module in (Progressive(1, radius=1), Progressive(1, radius=2), Nearest(), InverseDistance()):
-        variables = module.init(jax.random.key(1), x, observed, stage)
+        variables = initial.variables(module, jax.random.key(1), x, observed, stage)
         fill = jax.jit(
             lambda x, module=module, variables=variables: module.apply(variables, x, observed, stage)
         )
@@ -178,7 +178,7 @@ def test_unobserved_features_do_not_reach_a_fill():
 def test_cells_without_observed_neighbours_get_the_learned_token():
     x, observed = jnp.ones((1, 3, 3, 8)), np.zeros((1, 3, 3), bool)
     module = NeighbourSum(1)
-    variables = module.init(jax.random.key(0), x, observed)
+    variables = initial.variables(module, jax.random.key(0), x, observed)
     token = variables["params"]["thrown_token"]
     np.testing.assert_array_equal(module.apply(variables, x, observed), jnp.broadcast_to(token, x.shape))
 

@@ -8,6 +8,7 @@ import pytest
 from fastmim_jax.models import attention, attention_kernels
 from fastmim_jax.models.attention_kernels import choose_kernel, describe_kernel, xla_attention
 from fastmim_jax.models.zoo import create_model
+from helpers import initial
 from helpers.sweeps import sweep
 
 BATCH, QUERIES, KEYS, HEADS, WIDTH = 3, 5, 7, 2, 4
@@ -149,7 +150,7 @@ def test_one_token_of_padding_changes_nothing(monkeypatch):
         for kernel in ("xla", "cudnn")
     ]
     monkeypatch.setattr(attention, "cudnn_attention", plain)
-    variables = stacks[0].init(jax.random.key(1), x)
+    variables = initial.variables(stacks[0], jax.random.key(1), x)
     (expected, loss_grads), (padded, padded_grads) = (
         (stack.apply(variables, x), jax.grad(lambda v, s=stack: jnp.sin(s.apply(v, x)).sum())(variables))
         for stack in stacks

@@ -7,7 +7,7 @@ from flax.traverse_util import flatten_dict
 from fastmim_jax import create_model
 from fastmim_jax.export.formats.names import to_ours
 from fastmim_jax.models.cmt import CMT, CMTStage, LightweightAttention
-from helpers import published, small
+from helpers import initial, published, small
 
 CASES, NUMBERS = published.load("fastmim_cmt")
 TINY = dict(stem_width=4, widths=(4, 8, 8, 16), depths=(1, 1, 1, 1), heads=(1, 2, 2, 4), mlp_ratio=2.0)
@@ -76,7 +76,7 @@ def test_attention_is_its_definition_on_a_wide_grid():
 
     @jax.jit
     def found_and_expected():
-        variables = module.init(jax.random.key(2), x, bias)
+        variables = initial.variables(module, jax.random.key(2), x, bias)
         params = variables["params"]
         dimensions = ("NHWC", "HWIO", "NHWC")
         kernel, steps = params["reduce"]["kernel"], (2, 2)

@@ -9,6 +9,7 @@ from fastmim_jax import create_model
 from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.models.convnext import ConvNeXt, ConvNeXtBlock, ConvNeXtStage, conv_init
 from fastmim_jax.models.layers import PatchEmbedNorm
+from helpers import initial
 
 TINY = dict(widths=(4, 6, 8, 12), depths=(1, 1, 2, 1))
 
@@ -91,12 +92,10 @@ def test_published_names_and_back():
 def test_initial_values():
     block, halving = ConvNeXtBlock(layer_scale=1e-6), PatchEmbedNorm(2, 64, conv_init, zeros)
 
-    @jax.jit
-    def params():
-        x, key = jnp.zeros((1, 2, 2, 32)), jax.random.key(0)
-        return {"block": block.init(key, x)["params"], "halving": halving.init(key, x)["params"]}
-
-    for path, x in flatten_dict(params(), sep="/").items():
+    arguments = jax.random.key(0), jnp.zeros((1, 2, 2, 32))
+    modules = {"block": block, "halving": halving}
+    params = {name: initial.variables(module, *arguments)["params"] for name, module in modules.items()}
+    for path, x in flatten_dict(params, sep="/").items():
         if path in ("block/conv/kernel", "halving/patch/kernel"):
             assert abs(x.std() / 0.02 - 1) < 0.1, path
         elif path.endswith("kernel"):

@@ -5,6 +5,7 @@ import pytest
 
 from fastmim_jax.models.convolution import BatchNorm, Conv, DepthwiseConv, _depthwise, _shifted_sums
 from fastmim_jax.tools.flops import matrix_flops
+from helpers import initial
 
 RANDOM = np.random.default_rng(0)
 
@@ -19,7 +20,7 @@ def test_both_forms_of_the_depthwise_convolution_agree(size):
 def test_depthwise_convolution_counts_its_products_once():
     x = jnp.zeros((1, 6, 8, 4))
     module = DepthwiseConv()
-    variables = module.init(jax.random.key(0), x)
+    variables = initial.variables(module, jax.random.key(0), x)
     assert matrix_flops(module.apply, variables, x) == 2 * 6 * 8 * 4 * 9
 
 
@@ -27,7 +28,7 @@ def test_convolution_pads_by_half_its_size():
     x = jnp.ones((1, 8, 12, 3))
     for size, stride, grid in ((7, 4, (2, 3)), (3, 2, (4, 6)), (3, 1, (8, 12))):
         module = Conv(5, size, stride)
-        variables = module.init(jax.random.key(0), x)
+        variables = initial.variables(module, jax.random.key(0), x)
         out = module.apply(variables, x)
         assert out.shape == (1, *grid, 5)
         corner = variables["params"]["kernel"][size // 2 :, size // 2 :].sum((0, 1, 2))
@@ -36,7 +37,7 @@ def test_convolution_pads_by_half_its_size():
 
 def batch_norm(x, groups=1):
     module = BatchNorm(groups)
-    variables = module.init(jax.random.key(0), x[:1])
+    variables = initial.variables(module, jax.random.key(0), x[:1])
     np.testing.assert_array_equal(variables["batch_stats"]["mean"], 0)  # init leaves them alone
     out, after = module.apply(variables, x, mutable=["batch_stats"])
     return module, variables, out, after["batch_stats"]

@@ -14,7 +14,7 @@ from fastmim_jax.models.convolution import DepthwiseConv
 from fastmim_jax.models.pvt_v2 import PVTBlock
 from fastmim_jax.models.stack import Stack, drop_path_rates, residual
 from fastmim_jax.models.swin import SwinBlock
-from helpers import small
+from helpers import initial, small
 from helpers.sweeps import sweep
 
 pytestmark = pytest.mark.slow
@@ -100,7 +100,7 @@ def test_the_mean_over_many_keys_is_the_branch_itself():
     rate, keys = 0.4, jax.random.split(jax.random.key(2), 256)
     x = jax.random.normal(jax.random.key(0), (16, 2, 2, 8))
     stack = Stack(ConvNeXtBlock, 2, dict(layer_scale=1.0), drop_path=(0.0, rate))
-    variables = stack.init(jax.random.key(1), x)
+    variables = initial.variables(stack, jax.random.key(1), x)
 
     @jax.jit
     def outcomes(keys):
@@ -160,7 +160,7 @@ def test_a_block_multiplies_every_branch_of_a_sample_by_its_factor(name):
 
     @jax.jit
     def outcomes(keep):
-        variables = block.init(jax.random.key(1), x, *shared)
+        variables = initial.variables(block, jax.random.key(1), x, *shared)
         left = without(name)(variables["params"], x)
         return (
             left,
@@ -178,7 +178,7 @@ def test_a_block_multiplies_every_branch_of_a_sample_by_its_factor(name):
 def test_scan_and_remat_drop_the_same_and_learn_the_same():
     model = tiny("vit", drop_path=0.5, depth=3)
     images = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
-    variables = jax.jit(model.init)(jax.random.key(1), images)
+    variables = initial.variables(model, jax.random.key(1), images)
     rngs = {"drop_path": jax.random.key(2)}
 
     def outcome(module):
@@ -199,7 +199,7 @@ def test_blocks_of_two_kinds_are_scanned_with_their_own_factors():
     """Every second block of a Swin is shifted; the third stage has one more than pairs."""
     model = tiny("swin", drop_path=0.5, depths=(1, 4, 3, 1), window=2, width=8)
     images = jax.random.normal(jax.random.key(0), (4, 32, 64, 3))
-    variables = jax.jit(model.init)(jax.random.key(1), images)
+    variables = initial.variables(model, jax.random.key(1), images)
 
     @jax.jit
     def outcomes(variables, key):
@@ -215,7 +215,7 @@ def test_a_sample_dropped_in_every_block_is_left_as_it_is_and_teaches_nothing():
     rates, key = (0.6, 0.7), jax.random.key(3)
     x = jax.random.normal(jax.random.key(0), (32, 5, 8))
     stack = Stack(TransformerBlock, 2, dict(heads=2), drop_path=rates)
-    variables = stack.init(jax.random.key(1), x)
+    variables = initial.variables(stack, jax.random.key(1), x)
     dropped = (factors(rates, 32, key) == 0).all((0, 2))
     assert 0 < dropped.sum() < 32
 

@@ -9,7 +9,7 @@ from fastmim_jax.models.layers import PatchEmbed
 from fastmim_jax.models.positions import make_positions, sincos_positions
 from fastmim_jax.models.resample import resample
 from fastmim_jax.models.stack import Stack
-from helpers import published
+from helpers import initial, published
 from helpers.sweeps import sweep
 
 TABLES = published.load("positions")[1]
@@ -33,7 +33,7 @@ def test_positions_of_a_wide_grid_tell_row_and_column():
 def test_patch_embedding_is_the_convolution_of_its_kernel():
     images = jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
     module = PatchEmbed(8, 10)
-    variables = module.init(jax.random.key(1), images)
+    variables = initial.variables(module, jax.random.key(1), images)
     kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
     dimensions = ("NHWC", "HWIO", "NHWC")
     expected = jax.lax.conv_general_dilated(images, kernel, (8, 8), "VALID", dimension_numbers=dimensions)
@@ -55,7 +55,7 @@ def stack(**options):
 def test_scan_and_remat_change_neither_parameters_nor_results():
     x = jax.random.normal(jax.random.key(0), (2, 5, 8))
     plain = stack()
-    variables = plain.init(jax.random.key(1), x)
+    variables = initial.variables(plain, jax.random.key(1), x)
 
     def outcome(module):
         loss = lambda v: jnp.square(module.apply(v, x)).sum()  # noqa: E731
@@ -68,7 +68,7 @@ def test_scan_and_remat_change_neither_parameters_nor_results():
         dict(remat="dots", layers="scanned"),
     ):
         module = stack(**options)
-        other = module.init(jax.random.key(1), x)
+        other = initial.variables(module, jax.random.key(1), x)
         jax.tree.map(np.testing.assert_array_equal, other, variables)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), outcome(module), expected
@@ -79,7 +79,7 @@ def test_scan_and_remat_change_neither_parameters_nor_results():
 def test_outputs_are_those_of_each_block(layers):
     x = jax.random.normal(jax.random.key(0), (2, 5, 8))
     module = stack(layers=layers)
-    variables = stack().init(jax.random.key(1), x)
+    variables = initial.variables(stack(), jax.random.key(1), x)
     outputs = module.apply(variables, x, method="outputs")
     assert len(outputs) == 3
     block = TransformerBlock(heads=2)
@@ -105,7 +105,7 @@ def test_scanned_layers_compile_to_one_block():
 @pytest.mark.parametrize("name", ["fixed", "learned"])
 def test_a_table_of_another_grid_is_resampled(name):
     module, x = make_positions(name, (4, 6)), jnp.zeros((1, 7, 9, 16))
-    ours = jax.jit(lambda x: module.init_with_output(jax.random.key(0), x)[0])(x)[0]
+    ours = jax.jit(module.apply)(initial.variables(module, jax.random.key(0), x), x)[0]
     expected = resample("pos_embed", sincos_positions(4, 6, 16), (7, 9, 16))
     np.testing.assert_allclose(ours, expected, atol=1e-6)
     assert np.abs(ours - sincos_positions(7, 9, 16)).max() > 0.1

@@ -15,7 +15,7 @@ from fastmim_jax.models.swin import (
     window_reverse,
 )
 from fastmim_jax.models.window_attention import WindowAttention, group_attention, masked_attention
-from helpers import published, small
+from helpers import initial, published, small
 
 TINY = dict(width=8, depths=(2, 2, 2, 1), heads=(1, 1, 2, 2))
 
@@ -84,7 +84,7 @@ def test_attention_is_its_definition():
     mask = np.random.default_rng(0).random((3, 6, 6)) < 0.7
     mask |= np.eye(6, dtype=bool)
     module = WindowAttention(heads=2, window=(2, 3))
-    params = module.init(jax.random.key(1), x)["params"]
+    params = initial.variables(module, jax.random.key(1), x)["params"]
     table = np.random.default_rng(1).normal(size=(3, 5, 2))
     params = {**params, "relative_position_bias_table": table.astype(np.float32)}
     found = jax.jit(module.apply)({"params": params}, x, mask)
@@ -107,7 +107,7 @@ def test_attention_is_its_definition():
 def test_a_change_reaches_its_window_and_no_further():
     x = jax.random.normal(jax.random.key(0), (1, 8, 8, 4))
     block = SwinBlock(heads=1, window=(4, 4), shift=(2, 2))
-    variables = block.init(jax.random.key(1), x)
+    variables = initial.variables(block, jax.random.key(1), x)
     apply = jax.jit(block.apply)
     before, after = apply(variables, x), apply(variables, x.at[0, 3, 3, 0].add(1.0))
     changed = np.abs(after - before)[0].max(-1) > 0
@@ -120,7 +120,7 @@ def test_a_change_reaches_its_window_and_no_further():
 def test_wide_images_scanned_and_unrolled():
     images = np.random.default_rng(0).normal(size=(2, 96, 160, 5)).astype(np.float32)
     model = create_model("swin_t", **TINY)
-    variables = jax.jit(model.init)(jax.random.key(0), images)
+    variables = initial.variables(model, jax.random.key(0), images)
     tables = variables["params"]["stages_0"]["blocks"]["1"]["attn"]["relative_position_bias_table"]
     assert tables.shape == (5, 9, 1)  # windows of 3 x 5
 
@@ -146,7 +146,7 @@ def test_learned_positions_begin_as_the_fixed_ones():
 
     @jax.jit
     def outcomes(images):
-        params = model.init(jax.random.key(0), images)["params"]
+        params = initial.variables(model, jax.random.key(0), images)["params"]
         variables = {"params": params}
         kinds = (model.clone(positions=name) for name in ("learned", "fixed", "none"))
         return params["position"], [kind.apply(variables, images).tokens for kind in kinds]
@@ -219,7 +219,7 @@ def test_outputs_are_those_of_every_stage():
 
     @jax.jit
     def outcomes(images):
-        variables = model.init(jax.random.key(1), images)
+        variables = initial.variables(model, jax.random.key(1), images)
         return [model.apply(variables, images, method=name) for name in ("__call__", "outputs", "features")]
 
     called, outputs, features = outcomes(images)
@@ -237,7 +237,7 @@ def test_a_classifier_shows_what_its_head_sees():
 
     @jax.jit
     def outcomes(images):
-        variables = model.init(jax.random.key(1), images)
+        variables = initial.variables(model, jax.random.key(1), images)
         pooled = model.apply(variables, images, method="pooled")
         return variables["params"]["head"], pooled, model.apply(variables, images)
 

@@ -9,7 +9,7 @@ from fastmim_jax.export.formats.names import to_ours
 from fastmim_jax.models.attention import RelativePositionBias
 from fastmim_jax.models.base import EncoderOutput
 from fastmim_jax.models.vit import ViT
-from helpers import published
+from helpers import initial, published
 from helpers.sweeps import sweep
 
 
@@ -40,7 +40,7 @@ def test_every_activation_equals_published():
 def test_encode_of_embed_is_the_call_and_features_end_with_it():
     model = create_model("vit_ti8", width=16, depth=5, heads=2)
     images = jax.random.normal(jax.random.key(0), (2, 16, 40, 2))
-    variables = model.init(jax.random.key(1), images)
+    variables = initial.variables(model, jax.random.key(1), images)
 
     @jax.jit
     def outcomes(variables):
@@ -102,7 +102,7 @@ def test_own_tables_that_are_equal_are_a_shared_one():
     shared = create_model("vit_ti8", **options, relative_positions="shared")
     own = shared.clone(relative_positions="own")
     images = jax.random.normal(jax.random.key(0), (2, 16, 40, 2))
-    params = shared.init(jax.random.key(1), images)["params"]
+    params = initial.variables(shared, jax.random.key(1), images)["params"]
     assert params["position"]["pos_embed_cls"].shape == (1, 16)
     params = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), params)
     blocks = {
@@ -160,7 +160,7 @@ def test_positions_begin_where_the_published_loader_puts_them_at_another_size():
     after = published.load("load")[1]["vit/after/pos_embed"]
     model = create_model("vit_ti16", width=48, depth=1, positions="learned", position_grid=(4, 4))
     images = jnp.zeros((1, 112, 112, 3))
-    position = jax.jit(model.init)(jax.random.key(0), images)["params"]["position"]
+    position = initial.variables(model, jax.random.key(0), images)["params"]["position"]
     # 1e-6: PyTorch computes the weights in float32.
     np.testing.assert_allclose(position["pos_embed"].reshape(49, -1), after[0, 1:], atol=1e-6)
     np.testing.assert_array_equal(position["pos_embed_cls"], after[0, :1])
@@ -174,7 +174,7 @@ def test_outputs_are_those_of_every_block():
 
     @jax.jit
     def outcomes(images):
-        variables = model.init(jax.random.key(1), images)
+        variables = initial.variables(model, jax.random.key(1), images)
         tokens = shallow.apply(variables, images, method="embed")
         second = shallow.apply(variables, tokens, method="transform")
         methods = "__call__", "outputs", "features"

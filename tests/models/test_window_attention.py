@@ -6,12 +6,13 @@ import numpy as np
 
 from fastmim_jax.models import triton_blocks, window_attention
 from fastmim_jax.models.window_attention import WindowAttention, masked_attention
+from helpers import initial
 
 
 def test_each_window_attends_to_itself_alone():
     x = jax.random.normal(jax.random.key(0), (2, 3, 4, 8))
     layer = WindowAttention(2, (2, 2))
-    variables = layer.init(jax.random.key(1), x)
+    variables = initial.variables(layer, jax.random.key(1), x)
     together = layer.apply(variables, x)
     for window in range(3):
         alone = layer.apply(variables, x[:, window : window + 1])
@@ -34,7 +35,7 @@ def test_fused_kernel_takes_shift_mask_and_labels(monkeypatch):
     mask = np.stack([mask | (np.arange(4)[place] > 1) for place in range(4)])
     labels = jax.random.bernoulli(jax.random.key(1), 0.5, (2, 4, 9))
     layer = WindowAttention(2, (3, 3))
-    params = layer.init(jax.random.key(2), x)
+    params = initial.variables(layer, jax.random.key(2), x)
     expected = layer.apply(params, x, mask, labels)
     monkeypatch.setattr(triton_blocks, "interpret", True)
     monkeypatch.setattr(window_attention, "choose_kernel", lambda *_: "pallas")

@@ -1,6 +1,7 @@
 """The number of micro-batches that fits: how it is found, kept and refused."""
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import jax
@@ -61,8 +62,16 @@ def stage_of(devices=1, change=lambda config: None, **schedule):
     return make_pretrain_stage(config, records=256, devices=jax.devices()[:devices])
 
 
+@cache
+def shared_stage(accumulation="auto"):
+    """A stage on one device; those of all numbers share their compiled steps, which do not depend on it."""
+    stage = stage_of(accumulation=accumulation)
+    return stage if accumulation == "auto" else replace(stage, make_step=shared_stage().make_step)
+
+
+@pytest.mark.slow
 def test_micro_batches_fit_devices_pairs_and_norms():
-    assert allowed_accumulations(stage_of()) == [1, 2, 4, 8, 16, 32, 64]
+    assert allowed_accumulations(shared_stage()) == [1, 2, 4, 8, 16, 32, 64]
     assert allowed_accumulations(stage_of(8)) == [1, 2, 4, 8]
     assert allowed_accumulations(stage_of(1, small.mixmim)) == [1, 2, 4, 8, 16, 32]  # pairs stay together
     one_group = stage_of(1, lambda config: small.mixmim(config).method.update(groups=1))
@@ -77,7 +86,7 @@ def test_micro_batches_fit_devices_pairs_and_norms():
 @cache
 def needs():
     """-> {number: bytes of the compiled step}, and the bytes beside it."""
-    programs = accumulation._Programs(stage_of())
+    programs = accumulation._Programs(shared_stage())
     return {number: programs.compile(number) for number in (1, 2, 4, 8)}, programs.beside()
 
 
@@ -105,14 +114,15 @@ def losses(stage, count=3):
 
 @cache
 def whole_losses():
-    return losses(stage_of(accumulation=1))
+    needs()  # compiles the step ahead
+    return losses(shared_stage(1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2, 4, 8])
 def test_auto_takes_the_fewest_that_fit_and_keeps_the_losses(tmp_path, number):
     lines = []
-    stage = fit_stage(stage_of(), lines.append, tmp_path, free_for(number))
+    stage = fit_stage(shared_stage(), lines.append, tmp_path, free_for(number))
     assert stage.plan.accumulation == number and stage.eval_batch_size == 64 // number
     assert "memory" in lines[0] and ("the whole batch needs about" in lines[0]) == (number > 1)
     np.testing.assert_allclose(losses(stage), whole_losses(), rtol=1e-5)
@@ -121,18 +131,18 @@ def test_auto_takes_the_fewest_that_fit_and_keeps_the_losses(tmp_path, number):
 
 @pytest.mark.slow
 def test_a_run_keeps_its_number_while_it_fits(tmp_path):
-    assert fit_stage(stage_of(), print, tmp_path, free_for(4)).plan.accumulation == 4
-    assert saved_stage(stage_of(), tmp_path).plan.accumulation == 4
-    assert fit_stage(stage_of(), print, tmp_path, free_for(1)).plan.accumulation == 4
-    assert fit_stage(stage_of(), print, tmp_path, free_for(8)).plan.accumulation == 8
+    assert fit_stage(shared_stage(), print, tmp_path, free_for(4)).plan.accumulation == 4
+    assert saved_stage(shared_stage(), tmp_path).plan.accumulation == 4
+    assert fit_stage(shared_stage(), print, tmp_path, free_for(1)).plan.accumulation == 4
+    assert fit_stage(shared_stage(), print, tmp_path, free_for(8)).plan.accumulation == 8
     (tmp_path / FILE).write_text((tmp_path / FILE).read_text().replace('"cpu"', '"H100"'))
-    assert fit_stage(stage_of(), print, tmp_path, free_for(1)).plan.accumulation == 1
+    assert fit_stage(shared_stage(), print, tmp_path, free_for(1)).plan.accumulation == 1
 
 
 def test_a_run_that_was_started_with_a_number_keeps_it_on_any_machine(tmp_path):
     keep_accumulation(tmp_path, {0: 2})
-    assert saved_stage(stage_of(), tmp_path).plan.accumulation == 2
-    assert saved_stage(stage_of(accumulation=4), tmp_path).plan.accumulation == 4
+    assert saved_stage(shared_stage(), tmp_path).plan.accumulation == 2
+    assert saved_stage(shared_stage(4), tmp_path).plan.accumulation == 4
 
 
 @pytest.mark.slow
@@ -140,7 +150,7 @@ def test_a_number_that_does_not_fit_is_refused_with_one_that_does():
     free = int(1.2 * (needs()[0][4] + needs()[1]) / memory.USABLE)
     assert free < needs()[0][1]
     with pytest.raises(OutOfMemoryError) as error:
-        fit_stage(stage_of(accumulation=1), print, None, free)
+        fit_stage(shared_stage(1), print, None, free)
     assert " MB of memory, and " in str(error.value) and "64 images at a time" in str(error.value)
     assert "type --config.schedule.accumulation=4 (" in str(error.value)
 
@@ -182,11 +192,11 @@ def test_parameters_that_do_not_fit_need_a_smaller_backbone(monkeypatch):
 
 
 def test_after_an_error_the_flag_halves_the_micro_batch():
-    assert what_to_type(stage_of(accumulation=4)) == "type --config.schedule.accumulation=8"
-    assert "remat=full" in what_to_type(stage_of(accumulation=64))
+    assert what_to_type(shared_stage(4)) == "type --config.schedule.accumulation=8"
+    assert "remat=full" in what_to_type(shared_stage(64))
 
 
 def test_the_description_says_that_the_number_is_open():
-    open_number, number = (describe_plan(stage_of(**x).plan) for x in ({}, {"accumulation": 4}))
+    open_number, number = (describe_plan(shared_stage(x).plan) for x in ("auto", 4))
     assert dict(open_number)["batch"] == "64, in as few parts as fit in memory"
     assert dict(number)["batch"] == "64 in 4 parts, 16 per device at a time"

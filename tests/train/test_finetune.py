@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 
 import jax
@@ -13,12 +14,13 @@ from fastmim_jax.evaluate.predict import evaluate
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.finetune import finetune, make_finetune_stage, resolve_start
 from fastmim_jax.train.inference import open_classifier
-from fastmim_jax.train.pretrain import pretrain
 from fastmim_jax.train.runs import load_run
+from fastmim_jax.train.warm_start import transfer_report
 from fastmim_jax.train.workdir import prepare_workdir
 from helpers import small
 from helpers.commands import refused
 from helpers.processes import finish, kill, losses, starter, write_config
+from helpers.stages import untrained
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
@@ -36,10 +38,8 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pretrained(data, tmp_path_factory):
-    """The work directory of two steps of pre-training."""
-    workdir = tmp_path_factory.mktemp("pretrained")
-    pretrain(small.config(data, steps=2), workdir, log=lambda text: None)
-    return workdir
+    """A work directory of pre-training with a checkpoint of step 2."""
+    return untrained(small.config(data, steps=2), tmp_path_factory.mktemp("pretrained"), step=2)
 
 
 @pytest.fixture(scope="module")
@@ -106,18 +106,18 @@ def test_the_moving_average_of_the_best_step_is_loaded(finetuned):
 
 def test_a_finetuned_checkpoint_can_be_a_start_for_other_classes(finetuned, tmp_path):
     """All parameters are loaded but the head, which has other classes here."""
-    folder = small.write_classes(tmp_path / "data", train=(16, 16), val=(4, 4))
-    workdir, lines = tmp_path / "again", []
-    finetune(small.tuning(folder, finetuned[0], steps=1), workdir, BestCheckpoint, lines.append)
-    report = json.loads((workdir / "transfer.json").read_text())
-    head = ["params/head/bias", "params/head/kernel"]
-    assert sorted(report["fresh"]) == sorted(report["unused"]) == head and not report["resampled"]
-    same = tmp_path / "same"
-    config = small.tuning(folder, f"{finetuned[0]}/checkpoints/6", steps=1)
+
+    def report(config):
+        config, loaded = resolve_start(config, tmp_path)
+        stage = make_finetune_stage(config, 32, ("a", "b"), loaded=loaded)
+        assert int(stage.create().step) == 0
+        return transfer_report(loaded.variables, stage.abstract)
+
+    found, head = report(small.tuning("sample", finetuned[0])), ["params/head/bias", "params/head/kernel"]
+    assert sorted(found.fresh) == sorted(found.unused) == head and not found.resampled
+    config = small.tuning("sample", f"{finetuned[0]}/checkpoints/6")
     config.data.update(image_size=(48, 48), eval_resize=48)
-    finetune(config, same, BestCheckpoint, lines.append)
-    report = json.loads((same / "transfer.json").read_text())
-    assert report["resampled"] == ["params/encoder/position/pos_embed"]
+    assert report(config).resampled == ["params/encoder/position/pos_embed"]
 
 
 def test_the_history_of_best_ignores_later_steps(finetuned, tmp_path, monkeypatch):
@@ -169,12 +169,28 @@ def test_a_run_that_ended_before_its_first_checkpoint_starts_again(data, pretrai
     assert loaded is None and again.to_dict() == complete.to_dict()
 
 
+def test_an_interrupted_run_resumes_to_the_bit(finetuned, data, pretrained, tmp_path):
+    """The newest checkpoint is of step 3, later steps are logged, and best/ may be ahead."""
+    shutil.copytree(finetuned[0], tmp_path, dirs_exist_ok=True)
+    for step in ("6", "8"):
+        shutil.rmtree(tmp_path / "checkpoints" / step)
+    (tmp_path / "evaluation.json").unlink()
+    lines = []
+    assert finetune(small.tuning(data, pretrained), tmp_path, BestCheckpoint, lines.append) == 8
+    assert "resuming at step 3 of 8" in "\n".join(lines)
+    assert losses(tmp_path) == losses(finetuned[0])
+    for name in ("evaluation.json", "confusion.csv"):
+        assert (tmp_path / name).read_text() == (finetuned[0] / name).read_text()
+
+
 CHANGES = """
     config.schedule.update(steps=14, accumulation=2)
     config.run.checkpoint_every = 6
 """
 
 
+@pytest.mark.multiprocess
+@pytest.mark.exhaustive
 def test_killed_runs_resume_to_the_bit(data, pretrained, tmp_path):
     """Losses, evaluations and the best checkpoint of a run that was killed, and of one that was not."""
     command = starter(tmp_path, data, CHANGES, "finetune", init=pretrained)

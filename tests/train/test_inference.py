@@ -7,8 +7,7 @@ import pytest
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.evaluate.classify import classify
 from fastmim_jax.train.inference import open_classifier, open_method
-from fastmim_jax.train.pretrain import pretrain
-from helpers import small
+from helpers import small, stages
 from helpers.labelled_images import COLOURS, tuning_config, untrained, write_images
 
 
@@ -42,10 +41,9 @@ def test_a_classifier_is_evaluated_on_other_devices_than_it_was_trained_on(finet
 
 
 @pytest.mark.slow
-def test_a_mixing_method_takes_any_even_batch(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
+def test_a_mixing_method_takes_any_even_batch(tmp_path, folder):
     config = small.mixmim(small.config(folder, steps=1))
-    pretrain(config, tmp_path, log=lambda line: None)
+    stages.untrained(config, tmp_path, devices=jax.devices()[:1])
     loaded, stage = open_method(tmp_path, batch_size=6, devices=jax.devices()[:1])
     assert config.method.groups == 8 and stage.model.groups == 1 and loaded.stage == 0
     batch = {"image": np.zeros((6, 64, 64, 3), np.uint8), "flip": np.zeros(6, bool)}

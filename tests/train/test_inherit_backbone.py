@@ -16,7 +16,7 @@ from fastmim_jax.models.resample import resample
 from fastmim_jax.saved_config import config_from_dict
 from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.transfer import transfer
-from helpers import small
+from helpers import initial, small
 
 
 def pretraining(size=128, **backbone):
@@ -41,7 +41,7 @@ def backbone_of(*args, **options):
 def variables_of(model, size):
     images = jnp.zeros((1, size, size, 3))
     keys = {"params": jax.random.key(0), "mask": jax.random.key(1)}
-    return jax.jit(model.init)(keys, images)
+    return initial.variables(model, keys, images)
 
 
 def test_sizes_come_from_the_checkpoint_unless_they_are_given():

@@ -39,12 +39,13 @@ def folder_of(path, channels):
 def test_any_channels_and_shape_from_folder_to_picture(tmp_path, channels, target):
     data = folder_of(tmp_path / "images", channels)
     config = small.config(data, steps=6)
-    config.data.update(channels=channels, image_size=(32, 48))
+    config.data.update(channels=channels, image_size=(32, 48), eval_split="test")
     config.method.target = target
     config.run.picture_every = 3
     workdir, messages = tmp_path / "work", []
     assert pretrain(config, workdir, [picture_hook], messages.append) == 6
     assert f"{channels} channels" in "\n".join(messages) and messages[-1] == "every record was decoded"
+    assert any(line.startswith("no held-out loss") for line in messages)  # there is no such split
     pictures = sorted(path.name for path in (workdir / "pictures").glob("*.png"))
     assert pictures == ["curve.png", "step_0000003.png", "step_0000006.png"]
     assert Image.open(draw_loss_curve(workdir)).size[0] > 400
@@ -68,7 +69,7 @@ def test_a_run_of_non_finite_updates_stops(tmp_path, monkeypatch):
 
 def test_only_a_fitting_checkpoint_is_resumed(tmp_path):
     config = small.config(folder_of(tmp_path / "images", 3), steps=3)
-    pretrain(config, tmp_path / "work", log=lambda text: None)
+    stages.untrained(config, tmp_path / "work", 40, step=3)
     config.schedule.batch_size = 8
     with pytest.raises(UserError, match="schedule.batch_size was 16, is 8"):
         pretrain(config, tmp_path / "work", log=lambda text: None)
@@ -94,17 +95,9 @@ def test_a_mixing_run_resumes_to_the_bit(tmp_path):
     assert Image.open(reconstruct(tmp_path / "killed", count=4)).size[0] > 4 * 256
 
 
-def test_a_missing_split_is_logged(tmp_path):
-    config = small.config(folder_of(tmp_path / "images", 3), steps=1)
-    config.data.eval_split = "test"
-    messages = []
-    pretrain(config, tmp_path / "work", log=messages.append)
-    assert any(line.startswith("no held-out loss") for line in messages)
-
-
 def test_one_device_reads_a_checkpoint_of_eight(tmp_path, all_devices):
     config = small.config(folder_of(tmp_path / "images", 3), steps=3)
     config.run.mesh_fsdp = 8
-    pretrain(config, tmp_path / "work", log=lambda text: None)
+    stages.untrained(config, tmp_path / "work", 40)
     assert len(jax.devices()) == 8
     assert reconstruct(tmp_path / "work", count=3).exists()

@@ -22,6 +22,7 @@ from fastmim_jax.train.optimizer import (
 )
 from fastmim_jax.train.state import TrainState
 from helpers import published, small
+from helpers.sweeps import sweep
 
 SCHEDULES = published.load("schedules")[0]
 
@@ -135,7 +136,7 @@ def assert_follows(step, state, batch, numbers, table):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TRAJECTORIES)
+@pytest.mark.parametrize("name", sweep(TRAJECTORIES, ["fastmim_vit"]))
 def test_twenty_steps_follow_the_published_trajectory(name, monkeypatch):
     case, numbers = published.load(f"trajectory_{name}")
     make, count, side = TRAJECTORIES[name]

@@ -54,24 +54,29 @@ main()
 """
 
 
-@pytest.mark.slow
-def test_a_process_with_little_address_space_splits_its_batch_or_says_what_to_type(tmp_path):
-    """As under `ulimit -v`: of the batch of 2,048 images, which needs 0.3 GB."""
+def run_limited(folder, *flags):
+    """Train as under `ulimit -v`: of the batch of 2,048 images, which needs 0.3 GB."""
     changes = "    config.schedule.update(batch_size=2048, steps=1)\n    config.method.backbone.depth = 1"
-    config = write_config(tmp_path, "sample", changes)
+    config = write_config(folder, "sample", changes)
     program = LIMITED.format(left=int(RESERVED_BY_THREADS + 2 * 0.25e9))
+    words = [sys.executable, "-c", program, "pretrain", config, f"--workdir={folder / 'run'}", *flags]
+    environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
+    return subprocess.run(words, capture_output=True, text=True, env=environment)
 
-    def run(workdir, *flags):
-        words = [sys.executable, "-c", program, "pretrain", config, f"--workdir={workdir}", *flags]
-        environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
-        return subprocess.run(words, capture_output=True, text=True, env=environment)
 
-    refused = run(tmp_path / "refused", "--config.schedule.accumulation=1")
+@pytest.mark.slow
+@pytest.mark.exhaustive  # test_accumulation.py refuses in this process
+def test_a_process_with_little_address_space_says_what_to_type(tmp_path):
+    refused = run_limited(tmp_path, "--config.schedule.accumulation=1")
     last = refused.stderr.splitlines()[-1]
     assert refused.returncode == 2 and "Traceback" not in refused.stderr
     assert last.startswith("fastmim: config.schedule.accumulation is 1: a step of 2,048 images at a time")
     assert "GB of memory, and " in last and ": type --config.schedule.accumulation=" in last
-    assert not (tmp_path / "refused").exists()
-    fitted = run(tmp_path / "fitted")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_process_with_little_address_space_splits_its_batch(tmp_path):
+    fitted = run_limited(tmp_path)
     assert fitted.returncode == 0, fitted.stderr
     assert "(auto), as the whole batch needs about" in fitted.stdout

@@ -81,6 +81,7 @@ def test_two_processes_train_as_one(pretrained):
     assert {path.name for path in (two / "checkpoints").iterdir()} >= {"3", "6"}
 
 
+@pytest.mark.exhaustive
 def test_two_processes_fine_tune_and_evaluate_as_one(pretrained, tmp_path):
     one, two = run_both("finetune", tmp_path, f"--config.init={pretrained[1]}")
     for name in ("loss", "eval_loss"):

@@ -13,6 +13,7 @@ from fastmim_jax.train.runs import load_run
 from fastmim_jax.train.state import initial_state
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
 from helpers import small
+from helpers.stages import untrained
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
@@ -26,10 +27,10 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def begun(images, tmp_path_factory):
-    """The work directory of three steps of FastMIM."""
-    workdir = tmp_path_factory.mktemp("runs") / "before"
-    pretrain(small.config(images, steps=3), workdir, log=lambda text: None)
-    return workdir
+    """A work directory of FastMIM from another seed."""
+    config = small.config(images, steps=3)
+    config.seed = 1
+    return untrained(config, tmp_path_factory.mktemp("runs") / "before", step=3)
 
 
 def after(images, workdir, **method):

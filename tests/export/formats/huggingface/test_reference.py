@@ -334,6 +334,7 @@ def test_a_state_dict_of_another_model_is_refused(hf):
         build_reference(case.describe(), {**state, "classifier.bias": np.zeros(3, np.float32)})
 
 
+@pytest.mark.exhaustive
 def test_real_size_of_pvt_v2(hf):
     case = Case(create_model("pvt_v2_b2", layers="scanned"), size=(224, 224))
     model = build_reference(case.describe())
@@ -346,6 +347,7 @@ def test_real_size_of_pvt_v2(hf):
     )
 
 
+@pytest.mark.exhaustive
 def test_real_size_of_mae(hf):
     """ViT-B/16 with the published decoder, at 224 pixels."""
     encoder = create_model("vit_b16", layers="scanned")

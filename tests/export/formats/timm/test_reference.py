@@ -27,6 +27,7 @@ from fastmim_jax.models.pyramid import Pyramid
 from fastmim_jax.models.swin import Swin
 from fastmim_jax.models.vit import ViT
 from fastmim_jax.models.zoo import create_model
+from helpers.sweeps import sweep
 
 pytestmark = [
     pytest.mark.slow,
@@ -98,6 +99,8 @@ CASES = {
         ConvNeXt(epsilon=1e-5, **PYRAMID), (64, 64), "pool", "convnext_tiny", NORM_FIRST
     ),
 }
+# Swin's smallest case has two windows and tables.
+KEPT = [name for name in CASES if name not in ("swin, 224 by 7", "swin, 192 by 6", "swin, 128 by 4")]
 REAL = {
     "vit_b16": ("vit_base_patch16_224", "cls", dict(positions="learned")),
     "swin_b": ("swin_base_patch4_window7_224", "pool", {}),
@@ -219,18 +222,18 @@ def check_to_timm(encoder, size, pooling, classes=CLASSES):
     return model, variables
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sweep(CASES, KEPT))
 def test_timms_arrays_give_equal_outputs_in_ours_and_convert_back_exactly(name):
     check_from_timm(CASES[name])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sweep(CASES, KEPT))
 def test_our_arrays_give_equal_outputs_in_the_described_model(name):
     case = CASES[name]
     check_to_timm(case.encoder, case.size, case.pooling)
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", sweep(REAL, ["convnext_t"]))
 def test_real_sizes_both_ways(name):
     theirs, pooling, options = REAL[name]
     encoder = create_model(name, layers="scanned", **options)
@@ -258,7 +261,7 @@ BARE = {
 }
 
 
-@pytest.mark.parametrize("family", BARE)
+@pytest.mark.parametrize("family", sweep(BARE, ["vit", "swin"]))
 def test_bare_backbones_of_non_square_images(family):
     encoder, size = BARE[family]
     pooling = "cls" if family == "vit" else "pool"  # poolings that leave the norm in the backbone
@@ -294,7 +297,7 @@ FOLDERS = {
 }
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", sweep(FOLDERS, ["vit", "swin"]))
 def test_timm_opens_a_folder_and_a_file(name, tmp_path):
     from safetensors.numpy import save_file
 
