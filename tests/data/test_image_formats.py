@@ -99,6 +99,6 @@ def test_heif(tmp_path, monkeypatch):
         corner = pixels[2, 2] if not options else pixels[2, -3]
         assert np.abs(corner.astype(int) - RED).max() < 12
     assert not is_heif(encode(halves(), "AVIF")) and heif
-    monkeypatch.setattr("fastmim_jax.data.decode.register_heif", lambda: False)
+    monkeypatch.setattr("fastmim_jax.data.pillow_image.register_heif", lambda: False)
     with pytest.raises(DecodeError, match="needs pillow-heif .*extra `heif`"):
         decode(data)
