@@ -59,6 +59,7 @@ def test_a_crop_is_that_of_the_host(photo, monkeypatch, name, channels, size):
         assert psnr(crop, resize_crop(image, tuple(box), size)) > 50, box
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cykooz", "Pillow"])
 def test_planes_are_those_of_the_host(photo, monkeypatch, name):
     library(monkeypatch, name)
@@ -77,6 +78,7 @@ def test_a_canvas_is_zero_around_an_image(photo):
     assert not canvas.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["rgb", "yuv420"])
 def test_the_stream_has_the_boxes_of_the_host(photo, tmp_path, layout):
     """The same records, flips and boxes, for any view, however images are stored."""
@@ -109,6 +111,7 @@ def test_the_stream_has_the_boxes_of_the_host(photo, tmp_path, layout):
         make_loader(source, canvas=canvas, augment=lambda crop, rng: crop, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
 def test_crops_of_more_than_8_bits_are_those_of_the_host(photo, dtype):
     white = {"uint16": 65535, "float32": 1}[dtype]

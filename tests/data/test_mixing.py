@@ -91,6 +91,7 @@ def test_erased_rectangles_are_spread_as_defined():
         assert values.min() < low + 0.03 * (high - low) and values.max() > high - 0.05 * (high - low)
 
 
+@pytest.mark.slow
 def test_erasing_tries_ten_rectangles():
     """Few fit into a strip; the share that is erased, against the definition in NumPy."""
     height, width, count = 6, 128, 40000
@@ -121,6 +122,7 @@ def test_lam_of_mixup():
     assert drawn.lam.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), abs=0.003)
 
 
+@pytest.mark.slow
 def test_boxes_of_cutmix():
     """Against timm's box, simulated in NumPy, edge by edge."""
     size = 33, 17
@@ -142,6 +144,7 @@ def test_boxes_of_cutmix():
     assert drawn.lam.std() == pytest.approx(lam.std(), abs=0.01)
 
 
+@pytest.mark.slow
 def test_kinds_and_probability():
     drawn = draws(mixup=0.8, cutmix=1.0, probability=0.7, switch=0.4)
     assert drawn.cut.mean() == pytest.approx(0.4, abs=0.015)
@@ -183,6 +186,7 @@ def test_mixing_equals_the_definition():
     np.testing.assert_array_equal(mixed[5:], expected[5:])  # CutMix moves pixels and nothing else
 
 
+@pytest.mark.slow
 def test_lam_is_the_share_that_remains():
     count, size = 64, (32, 48)
     images = np.broadcast_to(np.arange(count, dtype=np.float32)[:, None, None, None], (count, *size, 1))
@@ -196,6 +200,7 @@ def test_lam_is_the_share_that_remains():
     np.testing.assert_allclose(np.diagonal(soft), share.ravel(), rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alphas", [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
 def test_targets_sum_to_one_and_the_key_decides(alphas):
     images, targets = batch()
@@ -213,6 +218,7 @@ def test_mixing_keeps_bfloat16():
     assert apply_mix(drawn, images.astype(jnp.bfloat16), targets)[0].dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_groups_are_independent():
     images, targets = batch(count=16)
     options = dict(mixup=0.8, cutmix=0.0, groups=4)

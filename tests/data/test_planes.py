@@ -68,6 +68,7 @@ def test_luma_outside_the_box_has_no_influence(photos):
     np.testing.assert_array_equal(crop, resize_crop_planes(other, box, np.empty((48, 32), np.uint8)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(2, 2), (6, 10), (8, 4)])  # 3 H / 2 rows, where H / 2 is odd too
 def test_the_device_converts_as_the_host(size):
     planes = np.random.default_rng(0).integers(0, 256, (5, *crop_shape("yuv420", size, 3)), np.uint8)

@@ -8,6 +8,7 @@ import pytest
 from fastmim_jax import hog
 from fastmim_jax.mim.hog import histograms, histograms_by_row, sobel, sobel_by_shifts
 from helpers import published
+from helpers.sweeps import sweep
 
 CASES, NUMBERS = published.load("hog")
 # Relative; observed at most 3e-7 (both sides are float32).
@@ -30,7 +31,10 @@ def unit(histograms):
     return histograms / np.maximum(np.linalg.norm(histograms, axis=-1, keepdims=True), 1e-12)
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = ["hog_32_norm0", "hog_48x80_norm1", "hog_64_gauss16", "hog_64_pool4_bins12", "hog_64_u8"]
+
+
+@pytest.mark.parametrize("name", sweep(CASES, QUICK, pytest.mark.slow))
 def test_equals_published_except_at_ties_of_rounding(name):
     case, images = CASES[name], case_images(name)
     options = {key: case[key] for key in ("bins", "cell", "normalize", "gaussian_window")}

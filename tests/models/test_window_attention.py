@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from fastmim_jax.models import triton_blocks, window_attention
 from fastmim_jax.models.window_attention import WindowAttention, masked_attention
@@ -29,6 +30,7 @@ def test_a_bias_of_each_part_of_the_batch_acts_on_that_part():
         np.testing.assert_allclose(both[rows], alone, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_fused_kernel_takes_shift_mask_and_labels(monkeypatch):
     x = jax.random.normal(jax.random.key(0), (2, 4, 9, 32))
     mask = np.arange(9) % 2 == np.arange(9)[:, None] % 2

@@ -1,10 +1,13 @@
 import json
 import time
 
+import pytest
+
 from fastmim_jax.io import read_json_lines
 from fastmim_jax.train.metrics import Metrics
 
 
+@pytest.mark.slow
 def test_what_lies_beyond_the_checkpoint_is_taken_back(tmp_path):
     path = tmp_path / "metrics.jsonl"
     whole = "".join(json.dumps({"step": step, "loss": 1 / step}) + "\n" for step in (1, 2, 3, 4))
