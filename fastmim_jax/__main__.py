@@ -162,6 +162,7 @@ def prepare(values, paths):
         quality=values.quality,
         channels=values.channels,
         value_range=values.value_range,
+        nodata=values.nodata,
         splits=values.splits,
         workers=values.workers,
         check=values.check,
@@ -234,7 +235,7 @@ COMMANDS = {
     "prepare": Command(
         prepare,
         optional=(
-            *("records_format", "short_side", "quality", "channels", "value_range"),
+            *("records_format", "short_side", "quality", "channels", "value_range", "nodata"),
             *("splits", "workers", "check"),
         ),
         paths=("SRC", "[DST]"),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from fastmim_jax.data.limits import DecodeRules
 from fastmim_jax.data.records.raw import NATURAL_RANGES
 from fastmim_jax.data.sources import Source
-from fastmim_jax.data.value_scan import DEEP_PNG, PERCENTILES, ValueScan, scan_values
+from fastmim_jax.data.value_scan import DEEP_PNG, GRAY_PNG, PERCENTILES, ValueScan, scan_values
 from fastmim_jax.errors import UserError
 
 LOOKED_AT = 64  # records, for the number of bits
@@ -55,10 +55,13 @@ def decide_values(
     scan = scan_values(source, channels, rules, most=LOOKED_AT, threads=threads)
     if not scan.kinds:  # nothing can be read, which training says by name
         return DecidedValues(rules, [])
-    wide = [kind for kind in scan.kinds if kind not in ("uint8", DEEP_PNG)]
-    _check_kinds(scan, wide, rules)
-    if not wide:
+    _check_kinds(scan, rules)
+    wide = [kind for kind in scan.kinds if not _has_8_bits(kind)]
+    eight = sum(scan.kinds.values()) - sum(map(scan.kinds.__getitem__, wide))
+    mean_the_same = bool(wide) and rules.value_range == NATURAL_RANGES["uint16"]
+    if eight > sum(scan.kinds.values()) / 2 and not mean_the_same:
         return DecidedValues(*_eight_bits(scan, rules), scan)
+    rare = [] if mean_the_same else _rare_kinds(scan)
     declared = rules.value_range
     if not declared:
         log(f"measuring the range of values, as images are {' and '.join(wide)}")
@@ -66,7 +69,8 @@ def decide_values(
     value_range = declared or scan.value_range
     dtype = rules.dtype or smallest_dtype(scan.has_fractions, value_range)
     decided = dataclasses.replace(rules, value_range=value_range, dtype=dtype)
-    return DecidedValues(decided, list(_describe(scan, value_range, dtype, bool(declared), wide)), scan)
+    sentences = [*_describe(scan, value_range, dtype, bool(declared), wide), *_refused(scan, rare)]
+    return DecidedValues(decided, sentences, scan)
 
 
 def smallest_dtype(has_fractions: bool, value_range: tuple[float, float]) -> str:
@@ -108,29 +112,53 @@ def _eight_bits(scan: ValueScan, rules: DecodeRules) -> tuple[DecodeRules, list[
     decided = dataclasses.replace(rules, value_range=(), dtype=rules.dtype or "uint8")
     looked_at = f"{scan.scanned - scan.unreadable:,} of {scan.records:,} records that were looked at"
     sentences = [f"8 bits, as of {looked_at}; the network gets {decided.dtype}"]
+    sentences += _refused(scan, _rare_kinds(scan))
     if rules.value_range:
         sentences.append("config.data.value_range is for images of more than 8 bits and is not used")
     return decided, sentences
 
 
-def _check_kinds(scan: ValueScan, wide: list[str], rules: DecodeRules) -> None:
-    """Raise UserError for depths that do not mean the same."""
-    deep = scan.kinds.get(DEEP_PNG, 0)
-    if deep > sum(scan.kinds.values()) / 2 and rules.dtype != "uint8":
+def _check_kinds(scan: ValueScan, rules: DecodeRules) -> None:
+    """Raise UserError for a data set of files that cannot be read in full, or of mixed depths."""
+    deep, total = scan.kinds.get(DEEP_PNG, 0), sum(scan.kinds.values())
+    if deep > total / 2 and rules.dtype != "uint8":
         raise UserError(
             f"{deep:,} of {scan.scanned:,} records that were looked at are {DEEP_PNG} files, such as "
             f"{scan.examples[DEEP_PNG]}, of which only the high bytes can be read: write them as TIFF or "
             ".npy, or type --config.data.pixel_dtype=uint8 for 8 bits"
         )
-    eight = next((kind for kind in scan.kinds if kind not in wide), None)
-    if not wide or eight is None or rules.value_range == NATURAL_RANGES["uint16"]:
+    rare = _rare_kinds(scan)
+    if rules.value_range == NATURAL_RANGES["uint16"] or sum(map(scan.kinds.__getitem__, rare)) < total / 4:
         return
-    others = ", ".join(f"{scan.kinds[kind]:,} {kind} such as {scan.examples[kind]}" for kind in wide)
+    usual = next(kind for kind in scan.kinds if kind not in rare)
     raise UserError(
-        f"8-bit images ({scan.kinds[eight]:,} of {scan.scanned:,} records that were looked at, such as "
-        f"{scan.examples[eight]}) beside others ({others}), whose values do not mean the same: convert "
-        "them to one depth, or, if 65535 is as white as 255, type --config.data.value_range='(0, 65535)'"
+        f"images of other depths ({_named(scan, rare)}) beside {usual} ({scan.kinds[usual]:,} of "
+        f"{scan.scanned:,} records that were looked at, such as {scan.examples[usual]}), whose values do "
+        "not mean the same: convert them to one depth, or, if 65535 is as white as 255, type "
+        "--config.data.value_range='(0, 65535)'"
     )
+
+
+def _refused(scan: ValueScan, rare: list[str]) -> list[str]:
+    if not rare:
+        return []
+    return [f"images of another depth are replaced and listed as undecodable: {_named(scan, rare)}"]
+
+
+def _has_8_bits(kind: str) -> bool:
+    return kind in ("uint8", DEEP_PNG)
+
+
+def _rare_kinds(scan: ValueScan) -> list[str]:
+    """Return the kinds whose depth is not that of most records, and does not mean the same."""
+    eight = sum(number for kind, number in scan.kinds.items() if _has_8_bits(kind))
+    most_have_8 = eight > sum(scan.kinds.values()) / 2
+    rare = [kind for kind in scan.kinds if _has_8_bits(kind) != most_have_8]
+    return [kind for kind in rare if not (most_have_8 and kind.endswith(GRAY_PNG))]
+
+
+def _named(scan: ValueScan, kinds: list[str]) -> str:
+    return ", ".join(f"{scan.kinds[kind]:,} {kind} such as {scan.examples[kind]}" for kind in kinds)
 
 
 def _describe(

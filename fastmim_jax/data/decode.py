@@ -246,6 +246,8 @@ def _pillow(
             raise DecodeError(f"has {len(image.getbands())} channels, expected {channels}")
         width, height = image.size
         if image.mode[0] in "IF":
+            if rules.has_8_bits and image.format == "PNG":  # white is 65535 by the standard: it means 255
+                rules = dataclasses.replace(rules, dtype="")
             gray = to_pixels(gray_values(image), rules, counts, bits if bits > 8 else 16)
             return upright(_to_bands(gray, channels), orientation)
         rows = max(_STRIP // max(width, 1), 1)

@@ -28,14 +28,14 @@ def is_upright_jpeg(data: bytes) -> bool:
         return image.format == "JPEG" and image.mode in ("L", "RGB") and orientation_of(image) == 1
 
 
+def is_png(data: object) -> bool:
+    """Return whether a file is a PNG."""
+    return isinstance(data, bytes) and data[:4] == b"\x89PNG"
+
+
 def is_deep_png(data: object) -> bool:
     """Return whether a file is a PNG of 16 bits that is not gray, of which Pillow reads the high bytes."""
-    return (
-        isinstance(data, bytes)
-        and data[:4] == b"\x89PNG"
-        and data[24:25] == b"\x10"
-        and data[25:26] != b"\0"
-    )
+    return isinstance(data, bytes) and is_png(data) and data[24:25] == b"\x10" and data[25:26] != b"\0"
 
 
 def to_channels(image: Image.Image, channels: int) -> np.ndarray:

@@ -11,12 +11,13 @@ import numpy as np
 
 from fastmim_jax.data.decode import read_record, read_values
 from fastmim_jax.data.limits import DecodeError, DecodeRules
-from fastmim_jax.data.pillow_image import is_deep_png
+from fastmim_jax.data.pillow_image import is_deep_png, is_png
 from fastmim_jax.data.sources import Source
 from fastmim_jax.data.values import find_missing
 
 SCANNED = 1000  # records at most
 DEEP_PNG = "16-bit colour PNG"  # a kind of its own: Pillow reads its high bytes
+GRAY_PNG = " PNG"  # end of the kinds of gray PNG files, whose white is 65535 by their standard
 PERCENTILES = (0.1, 99.9)
 _SAMPLED = 4_000_000  # values of all records and channels that the percentiles are of
 _SECONDS_BETWEEN_REPORTS = 5.0
@@ -28,7 +29,8 @@ class ValueScan:
 
     Attributes:
       records: of the data set. scanned: of them. unreadable: of the scanned ones.
-      kinds: {dtype as stored, or DEEP_PNG: records}. examples: {the same: name of a record}.
+      kinds: {dtype as stored, with GRAY_PNG of such files, or DEEP_PNG: records}.
+      examples: {the same: name of a record}.
       lowest, highest: per channel, of images of more than 8 bits; () without any.
       low_percentile, high_percentile: PERCENTILES per channel, of evenly spaced pixels.
       values: number of values. nodata, not_finite: numbers of missing ones among them.
@@ -153,7 +155,7 @@ def _measure(source, index, channels, rules, rows):
         )
         sample = valid[np.linspace(0, len(flat) - 1, min(rows, len(flat))).astype(int)]
         total = int(missing.sum())
-    kind = values.dtype.newbyteorder("=").name
+    kind = values.dtype.newbyteorder("=").name + (GRAY_PNG if is_png(data) else "")
     return _Values(kind, sample, lowest, highest, flat.size, total - not_finite, not_finite)
 
 

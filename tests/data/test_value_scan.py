@@ -8,6 +8,7 @@ import tifffile
 from PIL import Image
 
 from fastmim_jax.data.decide_values import compare_ranges, decide_values
+from fastmim_jax.data.decode import decode
 from fastmim_jax.data.limits import DecodeRules
 from fastmim_jax.data.value_scan import scan_values
 from fastmim_jax.errors import UserError
@@ -95,11 +96,26 @@ def test_8_bits_need_no_range():
 def test_depths_that_do_not_mean_the_same_are_refused():
     source = Records([jpeg(), tiff(np.zeros((4, 4), np.uint16))])
     with pytest.raises(
-        UserError, match=r"8-bit images \(1 of 2 records.*0.tif\) beside others \(1 uint16 such"
+        UserError, match=r"other depths \(1 uint8 such as 0.tif\) beside uint16 \(1 of 2 records"
     ):
         decide_values(source, 3, DecodeRules())
     full = DecodeRules(value_range=(0, 65535))
     assert decide_values(source, 3, full).rules.dtype == "uint16"
+
+
+def test_rare_images_of_another_depth_are_refused_by_name():
+    few, png = Records([jpeg()] * 9 + [tiff(np.zeros((4, 4), np.uint16))]), io.BytesIO()
+    decided = decide_values(few, 3, DecodeRules())
+    assert decided.rules == DecodeRules(dtype="uint8")
+    assert decided.sentences[1].endswith("listed as undecodable: 1 uint16 such as 9.tif")
+    Image.fromarray(np.full((4, 4), 0x4000, np.uint16)).save(png, "PNG")  # white is 65535 by the standard
+    decided = decide_values(Records([jpeg(), jpeg(), png.getvalue()]), 3, DecodeRules())
+    assert len(decided.sentences) == 1 and (decode(png.getvalue(), 3, decided.rules) == 0x40).all()
+    many = Records(
+        [*[np.full((4, 4, 1), level, np.int16) for level in range(9)], np.zeros((4, 4, 1), np.uint8)]
+    )
+    decided = decide_values(many, 1, DecodeRules())
+    assert decided.rules.value_range == (0, 8) and decided.sentences[-1].endswith("1 uint8 such as 9.tif")
 
 
 def test_nothing_is_decided_where_nothing_can_be_read():

@@ -39,6 +39,7 @@ def prepare(
     quality: int | None = None,
     channels: int = 3,
     value_range: Sequence[str] = (),
+    nodata: float | None = None,
     splits: Sequence[str] = (),
     workers: int | None = None,
     check: bool = False,
@@ -51,7 +52,8 @@ def prepare(
       source: any data set that `open_source` opens.
       destination: a new folder; None with `check`.
       layout, short_side, quality, channels: see `Settings`; quality None is the default.
-      value_range: words of the flag, () for the natural range of the images' dtype.
+      value_range: words of the flag, () for a measured one.
+      nodata: value of no measurement, which becomes the low end of the range, or None.
       splits: their names; () for all.
       workers: processes; None for one per core.
       check: only scan.
@@ -75,6 +77,7 @@ def prepare(
         quality=quality,
         channels=channels,
         value_range=value_range,
+        nodata=nodata,
     )
     workers = workers or host_cpus()
     try:

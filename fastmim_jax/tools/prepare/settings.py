@@ -2,14 +2,16 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastmim_jax.data.decode import DecodeError, decode_values
+from fastmim_jax.data.limits import DecodeRules
 from fastmim_jax.data.records.raw import NATURAL_RANGES
 from fastmim_jax.data.records.record import LAYOUTS
 from fastmim_jax.data.sources import Source, open_source, split_names
 from fastmim_jax.data.sources.joined import SEPARATOR, split_path
+from fastmim_jax.data.value_scan import DEEP_PNG, scan_values
 from fastmim_jax.errors import UserError
 
 QUALITY = 90  # of JPEG
@@ -26,8 +28,9 @@ class Settings:
       short_side: largest short side, pixels; 0 for no limit.
       quality: of JPEG, 1 to 100; None for other layouts.
       channels: C. dtype: "uint8", "uint16" or "float32".
-      value_range: (lowest, highest) declared value.
+      value_range: (lowest, highest) value, declared or measured.
       records: {split: records of the original data set}.
+      nodata: value of no measurement, or None.
     """
 
     source: str
@@ -38,6 +41,15 @@ class Settings:
     dtype: str
     value_range: tuple[float, float]
     records: dict[str, int]
+    nodata: float | None = None
+
+    @property
+    def rules(self) -> DecodeRules:
+        """Rules of decoding: 8-bit layouts take 8-bit images only."""
+        nodata = () if self.nodata is None else (self.nodata,)
+        if self.layout != "raw":
+            return DecodeRules(nodata=nodata, dtype="uint8")
+        return DecodeRules(value_range=() if self.dtype == "uint8" else self.value_range, nodata=nodata)
 
 
 def open_splits(path: str, splits: Sequence[str]) -> dict[str, Source]:
@@ -65,13 +77,17 @@ def make_settings(
     quality: int | None,
     channels: int,
     value_range: Sequence[str],
+    nodata: float | None = None,
+    log: Callable[[str], None] = print,
 ) -> Settings:
     """Check the flags of the command and complete them from the data.
 
     Args:
       path: of the original data set.
       sources: its splits.
-      value_range: the words of --value_range, () for none.
+      value_range: the words of --value_range, () for none: then it is measured on the first split.
+      nodata: see `Settings`.
+      log: prints a line.
 
     Raises:
       UserError: a value that the layout or the data does not allow.
@@ -89,7 +105,15 @@ def make_settings(
         raise UserError(
             f"--channels={channels}, but {layout} stores {possible}: type --format=raw for other numbers"
         )
-    dtype = _find_dtype(sources, channels) if layout == "raw" else "uint8"
+    rules = DecodeRules(nodata=() if nodata is None else (nodata,))
+    if layout == "raw":
+        dtype = _find_dtype(sources, channels, rules)
+    else:
+        dtype = "uint8"
+        _check_8_bits(next(iter(sources.values())), channels, layout)
+    ends = _declared_range(value_range) if value_range else NATURAL_RANGES["uint8"]
+    if dtype != "uint8" and not value_range:
+        ends = _measured_range(next(iter(sources.values())), channels, rules, log)
     return Settings(
         source=SEPARATOR.join(map(_absolute, split_path(path))),
         layout=layout,
@@ -97,8 +121,9 @@ def make_settings(
         quality=(QUALITY if quality is None else quality) if layout == "jpeg" else None,
         channels=channels,
         dtype=dtype,
-        value_range=_range(value_range, dtype),
+        value_range=ends,
         records={split: len(source) for split, source in sources.items()},
+        nodata=nodata,
     )
 
 
@@ -107,13 +132,14 @@ def _absolute(path: str) -> str:
     return os.path.abspath(path) if os.path.exists(path) else path
 
 
-def _find_dtype(sources: Mapping[str, Source], channels: int) -> str:
+def _find_dtype(sources: Mapping[str, Source], channels: int, rules: DecodeRules) -> str:
     """Return the dtype of the first image that can be read."""
+    rules = dataclasses.replace(rules, value_range=(0.0, 1.0))  # any: only the dtype is read
     reason = "no records"
     for source in sources.values():
         for index in range(min(len(source), _PROBED)):
             try:
-                return decode_values(source[index], channels).dtype.name
+                return decode_values(source[index], channels, rules).dtype.name
             except (DecodeError, OSError) as error:
                 reason = getattr(error, "reason", str(error))
     raise UserError(
@@ -122,15 +148,34 @@ def _find_dtype(sources: Mapping[str, Source], channels: int) -> str:
     )
 
 
-def _range(words: Sequence[str], dtype: str) -> tuple[float, float]:
-    if not words and dtype == "float32":
+def _check_8_bits(source: Source, channels: int, layout: str) -> None:
+    """Raise UserError if most images have more bits than a layout stores; others are refused by name."""
+    scan = scan_values(source, channels, DecodeRules(), most=_PROBED)
+    wide = {kind: number for kind, number in scan.kinds.items() if kind not in ("uint8", DEEP_PNG)}
+    if sum(wide.values()) > sum(scan.kinds.values()) / 2:
+        kind = max(wide, key=wide.__getitem__)
         raise UserError(
-            "The images are floating-point arrays, whose range has to be declared: type "
-            "--value_range=LOWEST,HIGHEST with the values that stand for black and white, such as "
-            "--value_range=0,1 (`--check --value_range=0,1` prints the values that occur)."
+            f"The images have {kind} values, such as {scan.examples[kind]}, but {layout} stores 8 bits: "
+            "type --format=raw, which keeps them (--value_range=LOWEST,HIGHEST declares black and white)."
         )
-    if not words:
-        return NATURAL_RANGES[dtype]
+
+
+def _measured_range(
+    source: Source, channels: int, rules: DecodeRules, log: Callable[[str], None]
+) -> tuple[float, float]:
+    scan = scan_values(source, channels, rules, report=log)
+    if not scan.lowest:
+        return NATURAL_RANGES["uint16"]  # none of the scanned ones can be read, which is printed by name
+    low, high = scan.value_range
+    log(
+        f"range of values {low:.9g} to {high:.9g}, measured on {scan.scanned:,} of {scan.records:,} "
+        f"records in {scan.seconds:.1f} s; {scan.nodata:,} nodata and {scan.not_finite:,} values that are "
+        f"not finite are left out (--value_range={low:.9g},{high:.9g} declares it)"
+    )
+    return low, high
+
+
+def _declared_range(words: Sequence[str]) -> tuple[float, float]:
     try:
         low, high = map(float, words)
         if not -float("inf") < low < high < float("inf"):
@@ -173,6 +218,7 @@ _FLAGS = {
     "dtype": "dtype ",
     "value_range": "--value_range=",
     "records": "--splits=",
+    "nodata": "--nodata=",
 }
 
 

@@ -171,8 +171,8 @@ def load_facts(path: Path) -> ShardFacts | None:
 def _read_pixels(data: Original, settings: Settings) -> np.ndarray:
     """Return (H, W, C) in the dtype of the data set."""
     if settings.dtype == "uint8":
-        return decode(data, settings.channels)
-    values = decode_values(data, settings.channels)
+        return decode(data, settings.channels, settings.rules)
+    values = decode_values(data, settings.channels, settings.rules)
     if values.dtype != settings.dtype:
         raise DecodeError(f"has values of {values.dtype}, expected {settings.dtype} as in the first image")
     return values

@@ -142,7 +142,7 @@ def test_arrays_of_any_kind_keep_their_bits(tmp_path):
         run(folder, tmp_path / f"{dtype}_out", layout="raw", channels=channels, **options)
         source = open_source(tmp_path / f"{dtype}_out")
         for i, array in enumerate(arrays):
-            stored = source[i] if dtype != "float32" else source[i].values
+            stored = getattr(source[i], "values", source[i])
             assert stored.dtype == dtype and np.array_equal(stored, array.astype(dtype))
         assert read_image(source, 0, channels).dtype == np.uint8
 
@@ -260,11 +260,18 @@ def test_settings_that_make_no_sense(images, tmp_path, options, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_floating_point_arrays_need_a_range(tmp_path):
+def test_a_range_that_is_not_declared_is_measured(tmp_path, capsys):
     (tmp_path / "images").mkdir()
-    np.save(tmp_path / "images" / "a.npy", np.ones((4, 4, 3), np.float32))
-    with pytest.raises(UserError, match="type --value_range=LOWEST,HIGHEST"):
-        run(tmp_path / "images", tmp_path / "out", layout="raw")
+    ramp = np.linspace(-20, 5, 48, dtype=np.float32).reshape(4, 4, 3)
+    ramp[0, 0], ramp[0, 1, 0] = -9999, np.nan
+    np.save(tmp_path / "images" / "a.npy", ramp)
+    run(tmp_path / "images", tmp_path / "out", layout="raw", nodata=-9999)
+    source = open_source(tmp_path / "out")
+    low, high = source.manifest.value_range
+    assert (low, high) == (ramp[0, 1, 1], 5) and source[0].values.min() == low
+    assert "measured on 1 of 1 records" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"have float32 values, such as .*a.npy, but jpeg stores 8 bits"):
+        run(tmp_path / "images", tmp_path / "other")
 
 
 def test_sources_and_destinations_that_cannot_be_used(images, tmp_path, monkeypatch):
