@@ -10,7 +10,7 @@ BIN = $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/fastmim pretrain --config=configs/quickstart.py --workdir=runs/quickstart
 
-# Units and one case of every family and method: 2 to 3 minutes on two cores.
+# Units and one case of every family and method: about 2 minutes on two cores.
 quick: $(VENV)/installed
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not torch and not multiprocess and not exhaustive"
 

@@ -136,6 +136,7 @@ def test_cudnn_is_traced_in_a_vit(gpu, layers, remat):
     assert "dot_product_attention_bwd" in program
 
 
+@pytest.mark.slow
 def test_one_token_of_padding_changes_nothing(monkeypatch):
     """Padded as for cuDNN's kernel, with a plain kernel that reads the lengths in its place."""
 

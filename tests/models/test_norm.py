@@ -46,7 +46,9 @@ def test_equals_flax():
     np.testing.assert_array_equal(LayerNorm(1e-6).apply(params, x), expected)
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 192), (3, 32), (1, 2, 7, 64)])
+@pytest.mark.parametrize(
+    "shape", [(3, 32), *(pytest.param(x, marks=pytest.mark.slow) for x in ((2, 5, 192), (1, 2, 7, 64)))]
+)
 @pytest.mark.parametrize("has_branch", [True, False])
 def test_kernels_equal_plain_jax(shape, has_branch, request):
     params, x, branch, *weights = arrays(shape)
