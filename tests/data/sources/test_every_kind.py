@@ -10,6 +10,7 @@ import pytest
 from fastmim_jax.data.loader import make_loader
 from fastmim_jax.data.sources import Source, labelled, open_source, split_names
 from helpers.source_files import CLASSES, WRITERS, make_items
+from helpers.sweeps import sweep
 
 ITEMS = make_items()
 BATCH = 4
@@ -76,12 +77,23 @@ def test_batches_are_those_of_the_folder_and_of_a_resumed_run(kind, opened):
         np.testing.assert_array_equal(resumed[key], rows[key][start : start + BATCH])
 
 
+WORKERS = [(kind, workers) for kind in WRITERS for workers in (1, 2, 4)]
+
+
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_worker_processes_read_the_same(opened):
-    rows, expected = read(opened("zip"), 6, workers=2), read(opened("folder"), 6)
-    for key in rows:
+@pytest.mark.parametrize(("kind", "workers"), sweep(WORKERS, [("zip", 2)]))
+def test_worker_processes_read_the_same(kind, workers, opened):
+    """Two epochs are those without processes, and so a run resumes with any number of them."""
+    batches = 2 * len(ITEMS) // BATCH
+    rows, expected = read(opened(kind), batches, workers=workers), read(opened("folder"), batches)
+    for key in ("image", "flip", "index", "num_undecodable"):
         np.testing.assert_array_equal(rows[key], expected[key])
+    labels = [opened(kind).label(index) for index in rows["index"]]
+    np.testing.assert_array_equal(rows["label"], labels)
+    resumed = read(opened(kind), 2, 3 * BATCH)
+    for key in rows:
+        np.testing.assert_array_equal(resumed[key], rows[key][3 * BATCH : 5 * BATCH])
 
 
 @pytest.mark.slow
