@@ -119,4 +119,5 @@ def _write_parquet(
     for name, x in features.items():
         values = pa.array(np.ascontiguousarray(x).ravel())
         columns[name.replace(" ", "_")] = pa.FixedSizeListArray.from_arrays(values, x.shape[1])
-    parquet.write_table(pa.table(columns), path)
+    with path.open("wb") as file:  # pyarrow opens no path that is not UTF-8
+        parquet.write_table(pa.table(columns), file)
