@@ -79,6 +79,8 @@ class _Cykooz:
     def resize(self, image, box, size):
         """-> (height, width, C) of the same dtype, read-only."""
         height, width, channels = image.shape
+        if channels == 1 and image.dtype == np.uint8 and box == (0, 0, width, height):
+            return self._columns(self._columns(image[..., 0], size[0]).T, size[1]).T[..., None]
         kind = self._pixel_types[image.dtype.name][channels - 1]
         source = cykooz.ImageData(width, height, kind, image.tobytes())
         target = self._target(size, kind)
@@ -88,6 +90,18 @@ class _Cykooz:
             options.crop_box = cykooz.CropBox(*box)
         self.resizer.resize(source, target, options)
         return np.frombuffer(target.get_buffer(), image.dtype).reshape(*size, channels)
+
+    def _columns(self, plane, height):
+        """Resize the columns of (H, W) uint8 -> (height, W), read-only.
+
+        Rows then are the columns of the transposed plane: the library resizes those of one channel at a
+        fifth of the speed of columns. The result is the same, as it resizes columns first, too.
+        """
+        rows, width = plane.shape
+        kind = self._pixel_types["uint8"][0]
+        target = cykooz.ImageData(width, height, kind)
+        self.resizer.resize(cykooz.ImageData(width, rows, kind, plane.tobytes()), target, self._options)
+        return np.frombuffer(target.get_buffer(), np.uint8).reshape(height, width)
 
     def _target(self, size, kind):
         key = (*size, kind)

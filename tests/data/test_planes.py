@@ -96,5 +96,17 @@ def test_the_stream_of_planes_is_that_of_rgb(photos):
         assert psnr(crop_to_rgb(packed), image) > 32
 
 
+@pytest.mark.skipif(resize.cykooz is None, reason="cykooz-resizer is not installed")
+def test_a_plane_is_resized_as_the_library_does_in_one_call():
+    rng, library = np.random.default_rng(0), resize._Cykooz.of_thread()
+    for height, width, rows, columns in rng.integers(1, 90, (60, 4)).tolist():
+        plane, kind = rng.integers(0, 256, (height, width, 1), np.uint8), resize.cykooz.PixelType.U8
+        target = resize.cykooz.ImageData(columns, rows, kind)
+        source = resize.cykooz.ImageData(width, height, kind, plane.tobytes())
+        library.resizer.resize(source, target, library._options)
+        found = resize.resample(plane, (0, 0, width, height), np.empty((rows, columns, 1), np.uint8))
+        assert found.tobytes() == target.get_buffer()
+
+
 def test_only_even_sizes_fit():
     assert fits_planes((6, 10)) and not fits_planes((6, 9)) and not fits_planes((7, 10))
