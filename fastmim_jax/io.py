@@ -1,4 +1,4 @@
-"""Write files and folders atomically; append and read JSON lines."""
+"""Write files atomically; read JSON files, which may be damaged; append and read JSON lines."""
 
 import json
 import os
@@ -7,22 +7,24 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.paths import local_path
 
+JsonType = TypeVar("JsonType", dict, list)
+
 
 @contextmanager
 def atomic_write(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Path]:
-    """Yield a path to write a file or a folder at; it replaces `path` when the block ends without error.
+    """Yield a path to write a file at; it replaces the file `path` when the block ends without error.
 
     A reader sees the old content or the new one, never a part. After an error nothing has changed, also
     not in the folders above. Missing parent folders are created.
 
     Args:
       path: the destination.
-      overwrite: False refuses a destination that exists.
+      overwrite: False refuses a destination that exists. A folder is never replaced.
 
     Raises:
       UserError: the destination exists and must not be replaced, or its folder cannot be written to.
@@ -30,6 +32,8 @@ def atomic_write(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Pa
     path = Path(local_path(path))
     if os.path.lexists(path) and not overwrite:
         raise UserError(f"{path} exists already: give another destination, or overwrite=True to replace it")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, expected the name of a file: type another name")
     created = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +47,7 @@ def atomic_write(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Pa
         ) from error
     try:
         yield temporary / path.name
-        _replace(temporary / path.name, path, backup=temporary / ("old" if path.name != "old" else "older"))
+        os.replace(temporary / path.name, path)
         created = []
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -61,6 +65,43 @@ def write_json(path: str | os.PathLike, value: Any, indent: int | None = 1) -> N
     write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
+def read_json(path: str | os.PathLike, kind: type[JsonType], expected: str) -> JsonType:
+    """Return the content of a JSON file that another process, a crash or a user may have damaged.
+
+    Args:
+      kind: dict or list, of the content.
+      expected: what the file should be and what to type, for the message: "the config of a run: ...".
+
+    Raises:
+      UserError: there is no such file, or it cannot be read, or it holds something else.
+    """
+    try:
+        data = Path(path).read_bytes()
+        value = json.loads(data.decode())
+        seen = f"it holds {_describe_json(value)}"
+    except OSError as error:
+        value, seen = None, error.strerror or str(error)
+    except UnicodeDecodeError:
+        value, seen = None, "it is not UTF-8 text"
+    except (ValueError, RecursionError) as error:
+        problem = "it is not JSON" if isinstance(error, RecursionError) else f"it is not JSON: {error}"
+        value, seen = None, problem if data.strip() else "it is empty"
+    if not isinstance(value, kind):
+        raise UserError(f"{path} cannot be read ({seen}), expected {expected}")
+    return value
+
+
+def _describe_json(value: Any) -> str:
+    names = {
+        dict: "a JSON object",
+        list: "a JSON list",
+        str: "a text",
+        type(None): "null",
+        bool: "a boolean",
+    }
+    return names.get(type(value), "a number")
+
+
 class JsonLines(NamedTuple):
     """Records of a file with one JSON object per line.
 
@@ -72,14 +113,27 @@ class JsonLines(NamedTuple):
 
 
 def read_json_lines(path: str | os.PathLike) -> JsonLines:
-    """Read the complete lines of a JSON-lines file; a missing file has none."""
+    """Read the complete lines of a JSON-lines file; a missing file has none.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
     path, records, dropped = Path(path), [], 0
-    if path.exists():
-        for line in path.read_bytes().splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                dropped += 1
+    try:
+        lines = path.read_bytes().split(b"\n") if os.path.lexists(path) else []
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}), expected a file: move it out of the way"
+        ) from error
+    for line in filter(None, lines):
+        try:
+            record = json.loads(line.decode())
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict):
+            records.append(record)
+        else:
+            dropped += 1
     return JsonLines(records, dropped)
 
 
@@ -108,25 +162,10 @@ def _finish_last_line(file: BinaryIO) -> None:
     start = content.rfind(b"\n") + 1
     try:
         json.loads(content[start:])
-    except ValueError:
+    except (ValueError, RecursionError):
         file.truncate(start)
     else:
         file.write(b"\n")
-
-
-def _replace(new: Path, path: Path, backup: Path) -> None:
-    """Move `new` to `path`; whatever `os.replace` cannot overwrite is moved to `backup` first."""
-    if not path.is_dir() and not new.is_dir():
-        os.replace(new, path)
-        return
-    if os.path.lexists(path):
-        os.rename(path, backup)
-    try:
-        os.rename(new, path)
-    except BaseException:
-        if os.path.lexists(backup):
-            os.rename(backup, path)
-        raise
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -9,6 +9,7 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.io import (
     append_json_line,
     atomic_write,
+    read_json,
     read_json_lines,
     write_json,
     write_json_lines,
@@ -25,26 +26,16 @@ def tree(path):
     return {str(file.relative_to(path)): file.read_text() for file in path.rglob("*") if file.is_file()}
 
 
-@pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
-@pytest.mark.parametrize("old", ["nothing", "a file", "a folder"])
-def test_a_path_is_replaced_at_the_end_or_not_at_all(tmp_path, folder, old):
+@pytest.mark.parametrize("old", ["nothing", "a file"])
+def test_a_path_is_replaced_at_the_end_or_not_at_all(tmp_path, old):
     path = tmp_path / "made" / "here" / "new" if old == "nothing" else tmp_path / "new"
     if old == "a file":
         path.write_text("old")
-    elif old == "a folder":
-        path.mkdir()
-        (path / "x").write_text("old")
     before = tree(tmp_path)
-
-    def write(temporary):
-        assert temporary.name == "new" and temporary.parent.parent == path.parent
-        if folder:
-            temporary.mkdir()
-        (temporary / "y" if folder else temporary).write_text("new")
-
     for error in (ValueError, Interrupted):
         with pytest.raises(error), atomic_write(path) as temporary:
-            write(temporary)
+            assert temporary.name == "new" and temporary.parent.parent == path.parent
+            temporary.write_text("new")
             raise error
         assert tree(tmp_path) == before
         assert [entry.name for entry in tmp_path.iterdir()] == ([] if old == "nothing" else ["new"])
@@ -53,11 +44,10 @@ def test_a_path_is_replaced_at_the_end_or_not_at_all(tmp_path, folder, old):
             raise AssertionError
         assert tree(tmp_path) == before
     with atomic_write(path) as temporary:
-        write(temporary)
-    name = str(path.relative_to(tmp_path))
-    assert tree(tmp_path) == {f"{name}/y" if folder else name: "new"}
+        temporary.write_text("new")
+    assert tree(tmp_path) == {str(path.relative_to(tmp_path)): "new"}
     assert [entry.name for entry in path.parent.iterdir()] == ["new"]
-    assert os.stat(path / "y" if folder else path).st_mode & 0o077 == 0o066 & ~_umask()
+    assert os.stat(path).st_mode & 0o077 == 0o066 & ~_umask()
 
 
 def _umask():
@@ -66,11 +56,14 @@ def _umask():
     return mask
 
 
-def test_a_move_that_fails_brings_the_old_folder_back(tmp_path):
+def test_a_folder_is_never_replaced(tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "y").write_text("old")
-    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "x"):
-        pass  # nothing is written
+    with (
+        pytest.raises(UserError, match="x is a folder, expected the name of a file"),
+        atomic_write(tmp_path / "x"),
+    ):
+        raise AssertionError
     assert tree(tmp_path) == {"x/y": "old"}
 
 
@@ -124,3 +117,44 @@ def test_a_last_line_that_only_lacks_its_end_is_kept(tmp_path):
     path.write_text(json.dumps({"step": 1}))
     append_json_line(path, {"step": 2})
     assert read_json_lines(path) == ([{"step": 1}, {"step": 2}], 0)
+
+
+DAMAGED = {
+    b"": "it is empty",
+    b" \n": "it is empty",
+    b"[1": "it is not JSON: ",
+    b"[" * 100_000: "it is not JSON",
+    b"\xff\xfe\x00": "it is not UTF-8 text",
+    b"[1]": "it holds a JSON list",
+    b"null": "it holds null",
+    b"true": "it holds a boolean",
+    b"1e3": "it holds a number",
+    b'"a"': "it holds a text",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=lambda content: repr(content[:4]))
+def test_a_damaged_file_is_named_with_its_problem(content, tmp_path):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_json(tmp_path / "a.json", dict, "a list of cats: delete it")
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'a.json'} cannot be read ({DAMAGED[content]}")
+    assert message.endswith("), expected a list of cats: delete it") and "\n" not in message
+
+
+def test_a_file_that_is_missing_or_a_folder(tmp_path):
+    for name, problem in (("missing", "No such file or directory"), ("", "Is a directory")):
+        with pytest.raises(UserError, match=problem):
+            read_json(tmp_path / name, list, "a list")
+    write_json(tmp_path / "a.json", [1, {"a": 2}])
+    assert read_json(tmp_path / "a.json", list, "a list") == [1, {"a": 2}]
+
+
+def test_lines_that_are_no_objects_are_dropped(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(
+        b'{"step": 1}\n[2]\n3\nnull\n\xff\x00\n' + b"[" * 100_000 + b'\n{"step": 2}\n'
+    )
+    assert read_json_lines(tmp_path / "a.jsonl") == ([{"step": 1}, {"step": 2}], 5)
+    with pytest.raises(UserError, match="cannot be read .Is a directory.*move it out of the way"):
+        read_json_lines(tmp_path)

@@ -10,8 +10,8 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.export.bundle import ModelBundle
 from fastmim_jax.export.formats.pixel_values import describe_values
 from fastmim_jax.export.private_paths import without_paths
-from fastmim_jax.io import read_json_lines
 from fastmim_jax.saved_config import config_from_dict, flatten
+from fastmim_jax.train.metrics import read_metrics
 from fastmim_jax.validate.names import count
 
 # Licences of the weights published in these formats, as the repositories state them. The first key in the
@@ -181,7 +181,7 @@ def _facts(bundle, with_paths):
 
 def _results(bundle):
     """The last logged value of every metric of SHOWN."""
-    lines = read_json_lines(Path(bundle.workdir) / "metrics.jsonl").records if bundle.workdir else []
+    lines = read_metrics(bundle.workdir).records if bundle.workdir else []
     last = {}
     for line in lines:
         last |= {key: (line[key], line["step"]) for key in SHOWN if key in line}

@@ -1,9 +1,10 @@
 """`fastmim convert`: a checkpoint from one format to another, with a report of every array."""
 
-import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,15 @@ from fastmim_jax.export.bundle import (
     resize,
     write_workdir,
 )
+from fastmim_jax.export.destination.check import (
+    ARRAY_FILES,
+    FOLDERS,
+    check_apart,
+    check_name,
+    check_replaceable,
+    is_folder,
+)
+from fastmim_jax.export.destination.staging import clean_leftovers, staged
 from fastmim_jax.export.files.array_files import Tensors, read_tensors, write_pth, write_safetensors
 from fastmim_jax.export.formats import LIBRARIES
 from fastmim_jax.export.formats.detect import find_format
@@ -26,18 +36,15 @@ from fastmim_jax.export.from_torch import LoadReport, check_finite, from_torch
 from fastmim_jax.export.infer_config import override
 from fastmim_jax.export.private_paths import shown_source, without_paths
 from fastmim_jax.export.programs.onnx import write_onnx
-from fastmim_jax.export.programs.stablehlo import write_function
+from fastmim_jax.export.programs.stablehlo import describes, write_function
 from fastmim_jax.export.to_torch import TorchArrays, dump_settings, parse_settings, to_torch
-from fastmim_jax.io import atomic_write
-from fastmim_jax.paths import check_output, describe_kind, local_path, utf8_path
+from fastmim_jax.io import read_json
+from fastmim_jax.paths import check_output, local_path, utf8_path
 from fastmim_jax.train.transfer import TransferReport, modules
 from fastmim_jax.validate.names import count
 
-FOLDERS = tuple(name for name, library in LIBRARIES.items() if library.folder)
-FILES: dict[str, Callable[..., None]] = {".pth": write_pth, ".safetensors": write_safetensors}
-OTHER_FILES = (".pt", ".bin", ".ckpt", ".tar", ".npz", ".h5", ".onnx", ".msgpack")
+FILES: dict[str, Callable[..., None]] = dict(zip(ARRAY_FILES, (write_pth, write_safetensors), strict=True))
 PROGRAMS: dict[str, Callable[..., str]] = {"stablehlo": write_function, "onnx": write_onnx}
-WRITTEN = ("conversion.json", model_folder.WEIGHTS)  # in a folder that convert wrote
 SHOWN_NAMES = 8  # in a line
 
 Log = Callable[[str], None]
@@ -56,7 +63,7 @@ class Options(NamedTuple):
     partial: leave out unknown arrays and give missing ones initial values, instead of an error.
     image_size: (height, width) to resample positions to.
     settings: "key=value" of the config.
-    overwrite: replace the destination.
+    overwrite: replace an export at the destination.
     with_paths: whether local paths may be in the files that are written.
     """
 
@@ -127,14 +134,16 @@ class WriteReport:
     """Report on what was written, for a library or as a work directory.
 
     Attributes:
-      arrays: the arrays of a library's file or folder; None for a work directory.
+      arrays: the arrays of a library's file or folder; None for a work directory or a program.
       opens_with: lines that open it in the library.
       next: a command that continues from a work directory.
+      facts: on a program.
     """
 
     arrays: TorchArrays | None = None
     opens_with: tuple[str, ...] = ()
     next: str = ""
+    facts: str = ""
 
     def lines(self) -> Iterator[Line]:
         """Yield the lines of the report."""
@@ -157,13 +166,21 @@ def convert(
     Args:
       source: a work directory or one of its checkpoints; or another library's file or folder.
       destination: a file that ends in .pth or .safetensors, or a folder; it appears when it is complete.
+        Only what an earlier conversion wrote, and nobody has changed since, is replaced.
       log: prints a line.
 
     Raises:
       UserError: the source is not a complete checkpoint, or the destination cannot hold it.
+      Stopped, KeyboardInterrupt: a signal came; nothing was changed.
     """
     destination = Path(utf8_path(destination))
-    _check_destination(destination, options)
+    check_name(destination, options.to)
+    check_apart(source, destination)
+    clean_leftovers(destination, describes)
+    check = partial(_check_place, destination, options)
+    check(destination)
+    if not destination.is_dir():
+        check_output(destination)
     bundle, report = open_source(source, options)
     bundle = backbone_only(bundle) if options.encoder_only else bundle
     lines = [Line("model", bundle.description)]
@@ -173,13 +190,10 @@ def convert(
         bundle, resampled = resize(bundle, options.image_size)
         lines.append(_resample_line(options.image_size, resampled))
     _log_lines([*report.lines(), *lines], log)
-    if options.to in PROGRAMS:
-        text = PROGRAMS[options.to](bundle, destination, overwrite=options.overwrite)
-        _log_lines([Line("written", text)], log)
-        return
-    with atomic_write(destination, overwrite=options.overwrite) as path:
+    with staged(destination, check, describes) as path:
         written = _write(bundle, path, destination, options, report, lines)
-    _log_lines([*written.lines(), Line("written", str(destination))], log)
+    facts = f": {written.facts}" if written.facts else ""
+    _log_lines([*written.lines(), Line("written", f"{destination}{facts}")], log)
 
 
 def open_source(source: str | Path, options: Options = DEFAULT_OPTIONS) -> tuple[ModelBundle, SourceReport]:
@@ -219,10 +233,10 @@ def is_ours(path: str | Path) -> bool:
     if not config.exists():
         return False
     try:
-        keys = json.loads(config.read_text())
-    except ValueError:
-        return False
-    return isinstance(keys, dict) and ("method" in keys or "model" in keys) and "data" in keys
+        keys = read_json(config, dict, "a config")
+    except UserError:
+        return (config.parent / "checkpoints").exists()
+    return ("method" in keys or "model" in keys) and "data" in keys
 
 
 def _choice_lines(choice: Choice) -> Iterator[Line]:
@@ -287,30 +301,11 @@ def _log_lines(lines: Iterable[Line], log: Log) -> None:
         previous = label
 
 
-def _check_destination(destination: Path, options: Options) -> None:
-    choices = (*LIBRARIES, *PROGRAMS)
-    if options.to and options.to not in choices:
-        raise UserError(f"unknown --to={options.to}; choose from: {', '.join(choices)}")
-    if destination.suffix in OTHER_FILES and options.to not in PROGRAMS:
-        raise UserError(
-            f"{destination} has a suffix that is not written here: type a name that ends in "
-            f"{' or '.join(FILES)}, such as {destination.with_suffix('.pth')}, or the name of a folder"
-        )
-    if options.to and options.to not in (*FOLDERS, *PROGRAMS) and destination.suffix not in FILES:
-        raise UserError(
-            f"--to={options.to} writes a file, and {destination} ends in neither {' nor '.join(FILES)}: "
-            f"type {destination}.safetensors"
-        )
-    if destination.exists() and not options.overwrite:
-        raise UserError(f"{destination} exists already: type --overwrite, or another destination")
-    if not destination.exists():
-        check_output(destination)
-        return
-    as_file = destination.suffix in FILES or options.to in PROGRAMS
-    if destination.is_dir() and (as_file or not any((destination / name).exists() for name in WRITTEN)):
-        raise UserError(f"{destination} is a folder that convert has not written: type another destination")
-    if not destination.is_dir() and not (as_file and destination.is_file()):
-        raise UserError(f"{destination} is {describe_kind(destination)}: type another destination")
+def _check_place(destination: Path, options: Options, path: Path) -> None:
+    """Check that a path, the destination or what was there, may be replaced."""
+    if path == destination and os.path.lexists(path) and not options.overwrite:
+        raise UserError(f"{path} exists already: type --overwrite, or another destination")
+    check_replaceable(path, is_folder(destination, options.to), described=options.to == "stablehlo")
 
 
 def _write(
@@ -322,6 +317,8 @@ def _write(
     lines: list[Line],
 ) -> WriteReport:
     """Write a bundle to a path that will be moved to the destination -> WriteReport."""
+    if options.to in PROGRAMS:
+        return WriteReport(facts=PROGRAMS[options.to](bundle, path))
     if not options.to and destination.suffix not in FILES:
         report = [list(line) for line in (*source.lines(options.with_paths), *lines)]
         origin = {"source": source.source(options.with_paths), "format": bundle.format}

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from fastmim_jax.data.sources import open_source
-from fastmim_jax.io import read_json_lines
 from fastmim_jax.mim.method import Method
 from fastmim_jax.mim.mixmim import MixMIM, partner
 from fastmim_jax.mim.output import Output
@@ -34,6 +33,7 @@ from fastmim_jax.tools.draw.pages import (
 from fastmim_jax.train.held_out import fixed_batches
 from fastmim_jax.train.inference import MethodStage, open_method
 from fastmim_jax.train.loop import Hook
+from fastmim_jax.train.metrics import read_metrics
 from fastmim_jax.train.pretrain import PretrainStage
 from fastmim_jax.train.report import summarize
 from fastmim_jax.train.stage import open_held_out_data, open_training_data
@@ -71,7 +71,7 @@ def picture_hook(stage: PretrainStage, workdir: str | Path) -> Hook:
 
 def draw_loss_curve(workdir: str | Path) -> Path | None:
     """Write pictures/curve.png from metrics.jsonl and return its path, or None without a logged loss."""
-    lines = read_json_lines(Path(workdir) / "metrics.jsonl").records
+    lines = read_metrics(workdir).records
     trained = [line for line in lines if "loss" in line]
     held_out = [line for line in lines if "eval_loss" in line]
     if not trained:

@@ -9,13 +9,28 @@ import jax
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from fastmim_jax.io import append_json_line, read_json_lines, write_json_lines
+from fastmim_jax.io import JsonLines, append_json_line, read_json_lines, write_json_lines
 from fastmim_jax.train.progress import Clock, ProgressLine
 from fastmim_jax.train.sink import Sink
 from fastmim_jax.train.tensorboard import EventWriter
 
 SECONDS_TO_FLUSH = 5.0
 SECONDS_OF_TROUBLE = 30.0  # without a line in metrics.jsonl, after which a run stops
+
+
+def read_metrics(workdir: str | Path) -> JsonLines:
+    """Read the lines {"step": int, name: number, ...} of metrics.jsonl; all others are dropped and counted.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    lines = read_json_lines(Path(workdir) / "metrics.jsonl")
+    records = [record for record in lines.records if _is_of_a_step(record)]
+    return JsonLines(records, lines.dropped + len(lines.records) - len(records))
+
+
+def _is_of_a_step(record: Mapping) -> bool:
+    return isinstance(record.get("step"), int) and all(isinstance(x, (int, float)) for x in record.values())
 
 
 class Metrics:
@@ -30,7 +45,7 @@ class Metrics:
 
     def __init__(self, workdir: str | Path, start: int, total: int, clock: Clock = time.monotonic):
         self.path = Path(workdir) / "metrics.jsonl"
-        lines = read_json_lines(self.path)
+        lines = read_metrics(workdir)
         write_json_lines(self.path, [line for line in lines.records if line["step"] <= start])
         self._clock = clock
         self._lines = Sink(partial(append_json_line, self.path), clock=clock)
@@ -40,7 +55,7 @@ class Metrics:
         self._told: set[str] = set()  # files whose trouble was printed
         self._progress = ProgressLine(start, total, clock)
         if lines.dropped:
-            self.log(f"{self.path}: incomplete lines removed: {lines.dropped}")
+            self.log(f"{self.path}: incomplete or damaged lines removed: {lines.dropped:,}")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line {"step": step, "time": Unix seconds, **values}; floats keep every bit."""

@@ -10,9 +10,9 @@ import jax
 from fastmim_jax.data.cpus import cpu_share
 from fastmim_jax.data.decode import decoder_name
 from fastmim_jax.data.resize import resizer_name
-from fastmim_jax.io import read_json_lines
 from fastmim_jax.models.decoder import Decoder
 from fastmim_jax.plan import PretrainPlan, StagePlan
+from fastmim_jax.train.metrics import read_metrics
 from fastmim_jax.train.runs import LoadedRun
 from fastmim_jax.train.stage import TrainStage
 from fastmim_jax.train.state import count_parameters
@@ -230,7 +230,7 @@ class Summary(NamedTuple):
 
 def summarize(workdir: str | Path, last: int = 20) -> Summary:
     """Return the Summary of a work directory; last: number of logged steps to average the loss over."""
-    lines = read_json_lines(Path(workdir) / "metrics.jsonl").records
+    lines = read_metrics(workdir).records
     losses = [line["loss"] for line in lines if "loss" in line]
     eval_losses = [line["eval_loss"] for line in lines if "eval_loss" in line]
     tail = losses[-last:]

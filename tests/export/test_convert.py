@@ -432,7 +432,8 @@ def run(capsys, *words):
             ["convert", "{mae}", "{new}.pt"],
             "suffix that is not written here: .* such as .*new.pth",
         ),
-        (["convert", "{mae}", "{mae}"], "exists already: type --overwrite"),
+        (["convert", "{mae}", "{mae}"], "published.safetensors is the source: type another"),
+        (["convert", "{mae}", "{swin}"], "exists already: type --overwrite"),
         (
             ["convert", "{mae}", "{new}", "--format=resnet"],
             "unknown format 'resnet'; choose from: fastmim",

@@ -14,6 +14,7 @@ import safetensors.numpy
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.extras import import_torch
 from fastmim_jax.export.files.file_kinds import check_kind
+from fastmim_jax.export.files.signature import SIGNATURE, sign
 from fastmim_jax.export.torch_file.arrays import Budget, StoredArray
 from fastmim_jax.export.torch_file.modules import attributes_of
 from fastmim_jax.export.torch_file.reader import Checkpoint, errors_of, read_pth
@@ -95,7 +96,7 @@ def read_tensors(path: str | Path, key: str | None = None) -> Tensors:
     prefix = _shared_prefix(arrays)
     arrays = {_without_infixes(name.removeprefix(prefix)): x for name, x in arrays.items()}
     metadata = tree[METADATA] if isinstance(tree.get(METADATA), str) else ""
-    ignored = [entry for entry in ignored if not metadata or entry != METADATA]
+    ignored = [entry for entry in ignored if not metadata or entry not in (METADATA, SIGNATURE)]
     return Tensors(arrays, wrapper, prefix, ignored, metadata, _describe_unread(read.unread))
 
 
@@ -122,7 +123,8 @@ def write_safetensors(
       UserError: the file exists and must not be replaced, or safetensors has no such dtype.
     """
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    header = {"format": "pt", **({METADATA: metadata} if metadata else {})}
+    beside = {METADATA: metadata, SIGNATURE: sign(arrays)} if metadata else {}
+    header = {"format": "pt", **beside}
     with atomic_write(path, overwrite) as temporary:
         try:
             safetensors.numpy.save_file(arrays, temporary, header)
@@ -150,8 +152,8 @@ def write_pth(
     """
     torch = import_torch()
     tensors = {name: _tensor(torch, array) for name, array in arrays.items()}
+    beside = {METADATA: metadata, SIGNATURE: sign(arrays)} if metadata else {}
     with atomic_write(path, overwrite) as temporary:
-        beside = {METADATA: metadata} if metadata else {}
         torch.save({wrapper: tensors, **beside} if wrapper else tensors, temporary)
 
 

@@ -1,5 +1,6 @@
 """An inference function as an ONNX file, written by jax2onnx and checked against the model."""
 
+import hashlib
 import logging
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from fastmim_jax.export.programs.stablehlo import check_size, image_function, ou
 from fastmim_jax.io import atomic_write
 from fastmim_jax.paths import local_path
 
+SIGNATURE = "fastmim_jax_sha256"  # of the graph, in the metadata
 TOLERANCE = 1e-4  # of the largest value of an output
 CHECKED_BATCHES = (1, 3)  # batch sizes of the check
 PACKAGES = ("jax2onnx", "onnx", "onnxruntime")
@@ -34,7 +36,7 @@ def write_onnx(bundle: ModelBundle, path: str | Path, overwrite: bool = False) -
       overwrite: replace a file at `path`.
 
     Returns:
-      A sentence on the file, with the difference between onnxruntime and JAX.
+      Facts on the file in words, without its path, and the difference between onnxruntime and JAX.
 
     Raises:
       UserError: jax2onnx cannot write this model, the file computes other values than the model, more
@@ -45,16 +47,30 @@ def write_onnx(bundle: ModelBundle, path: str | Path, overwrite: bool = False) -
     path = Path(local_path(path))
     with atomic_write(path, overwrite) as file:
         proto = _to_proto(jax2onnx, bundle)
-        onnx.helper.set_model_props(proto, {"classes": "\n".join(bundle.classes)})
+        onnx.helper.set_model_props(proto, {"classes": "\n".join(bundle.classes), SIGNATURE: _sign(proto)})
         onnx.save(proto, file)
         difference = _check(runtime, bundle, file)
         size = file.stat().st_size
     (height, width, channels), dtype = bundle.image_shape, pixel_dtype(bundle)
     return (
-        f"{path} ({size / 2**20:.1f} MiB): {dtype} images (B, {height}, {width}, {channels}) to "
+        f"{size / 2**20:.1f} MiB, {dtype} images (B, {height}, {width}, {channels}) to "
         f"{', '.join(output_names(bundle))} in float32; within {difference:.1e} of the model, by "
         f"onnxruntime {runtime.__version__} on the CPU"
     )
+
+
+def is_unchanged(path: Path) -> bool:
+    """Return whether `write_onnx` wrote a file, and nobody has changed its graph."""
+    try:
+        proto = require("onnx", "onnx").load(path)
+    except Exception:  # of protobuf, which onnx does not name; or onnx is not installed
+        return False
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    return metadata.get(SIGNATURE) == _sign(proto)
+
+
+def _sign(proto) -> str:
+    return hashlib.sha256(proto.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
 def batch_function(bundle: ModelBundle) -> Callable[[jax.Array], tuple[jax.Array, ...]]:

@@ -8,6 +8,7 @@ The file is opened by
 Images are uint8, or uint16 or float32 where the model was trained on more bits (`pixel_dtype`).
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,13 +23,15 @@ from fastmim_jax.build import create_backbone, create_reader
 from fastmim_jax.data.values import WHITE
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.bundle import ModelBundle
+from fastmim_jax.export.destination.contents import file_sha256
 from fastmim_jax.export.formats.pixel_values import describe_values
-from fastmim_jax.io import atomic_write
+from fastmim_jax.io import atomic_write, read_json
 from fastmim_jax.paths import local_path
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 ALL_PLATFORMS = (*PLATFORMS, "rocm")
 SOURCE_FILES = "jax_hlo_source_file_canonicalization_regex"  # what is removed from names of source files
+SIGNATURE = "description_sha256"  # of the other entries of the description
 MAX_GIB = 1.9  # of parameters; FlatBuffers and ONNX files end at 2
 # Replaces the run's own settings, whose kernels not every platform has.
 PORTABLE = dict(dtype="float32", kernel="xla", remat="none", layers="unrolled")
@@ -59,7 +62,7 @@ def write_function(
       overwrite: replace a file at `path`.
 
     Returns:
-      A sentence on the file.
+      Facts on the file in words, without its path.
 
     Raises:
       UserError: an unknown platform, more parameters than MAX_GIB, a backbone without a final norm, or a
@@ -71,20 +74,34 @@ def write_function(
     function = lower(bundle, platforms)
     names = dict(function=path.name, platforms=list(platforms), jax=jax.__version__)
     names |= dict(opens_with=f"jax.export.deserialize(open({path.name!r}, 'rb').read()).call(images)")
-    description = json.dumps({**names, **describe(bundle)}, indent=1) + "\n"
     with (
         atomic_write(path, overwrite) as file,
         atomic_write(path.with_name(f"{path.name}.json"), overwrite) as beside,
     ):
         file.write_bytes(function.serialize())
-        beside.write_text(description)
+        content = {**names, "sha256": file_sha256(file), **describe(bundle)}
+        beside.write_text(json.dumps({**content, SIGNATURE: _sign(content)}, indent=1) + "\n")
         size = file.stat().st_size
     (height, width, channels), dtype = bundle.image_shape, pixel_dtype(bundle)
     return (
-        f"{path} ({size / 2**20:.1f} MiB): {dtype} images (B, {height}, {width}, {channels}) to "
+        f"{size / 2**20:.1f} MiB, {dtype} images (B, {height}, {width}, {channels}) to "
         f"{', '.join(output_names(bundle))} in float32, on {', '.join(platforms)}; described "
         f"in {path.name}.json"
     )
+
+
+def describes(program: Path, description: Path) -> bool:
+    """Return whether `write_function` wrote two files together, and nobody has changed them."""
+    try:
+        content = read_json(description, dict, "the description of a program")
+        signature = content.pop(SIGNATURE, "")
+        return signature == _sign(content) and content["sha256"] == file_sha256(program)
+    except (UserError, OSError, KeyError):
+        return False
+
+
+def _sign(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def lower(bundle: ModelBundle, platforms: Sequence[str]) -> jax.export.Exported:

@@ -10,6 +10,7 @@ import pytest
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.files.array_files import read_tensors, write_pth, write_safetensors
+from fastmim_jax.export.files.signature import sign
 from fastmim_jax.export.torch_file.arrays import COPIES, SPARE
 from helpers.torch_files import entries, program, tensor, write_zip
 
@@ -130,7 +131,11 @@ def test_safetensors_round_trip(tmp_path):
     assert found.arrays.keys() == ARRAYS.keys() and found[1:] == ("", "", [], "vit_b16", "")
     size = int.from_bytes(path.read_bytes()[:8], "little")
     header = json.loads(path.read_bytes()[8 : 8 + size])
-    assert header["__metadata__"] == {"format": "pt", "fastmim_jax": "vit_b16"}
+    assert header["__metadata__"] == {
+        "format": "pt",
+        "fastmim_jax": "vit_b16",
+        "fastmim_jax_sha256": sign(ARRAYS),
+    }
 
 
 def test_safetensors_as_torch_reads_them(torch, tmp_path):
