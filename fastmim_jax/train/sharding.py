@@ -4,24 +4,74 @@ The batch is split over all devices, parameters over the "fsdp" axis alone, and 
 that axis or over all devices.
 """
 
+import collections
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from fastmim_jax.errors import UserError
 from fastmim_jax.models.device import BATCH_AXES
 
 SMALLEST_SHARDED = 1024  # elements; smaller arrays are replicated
+SPLIT_AXES = ("TPU v5 lite", "TPU v5e")  # kinds of devices
 
 
 def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Return a (devices/fsdp, fsdp) mesh named ("data", "fsdp"), over all devices of all processes."""
-    count = len(devices or jax.devices())
+    """Return a (devices/fsdp, fsdp) mesh named ("data", "fsdp"), over all devices of all processes.
+
+    Raises:
+      UserError: see `device_grid`.
+    """
     kinds = (AxisType.Auto,) * len(BATCH_AXES)
-    return jax.make_mesh((count // fsdp, fsdp), BATCH_AXES, axis_types=kinds, devices=devices)
+    return Mesh(device_grid(fsdp, devices or jax.devices()), BATCH_AXES, axis_types=kinds)
+
+
+def device_grid(fsdp: int, devices: Sequence[Any]) -> np.ndarray:
+    """Return the devices as (devices/fsdp, fsdp), laid out along their links.
+
+    Devices of a slice (a TPU slice, the GPUs of one NVLink domain) have fast links. Parameters are split
+    inside a slice and slices share the batch, unless `fsdp` is a multiple of a slice.
+
+    Args:
+      fsdp: devices that share one copy of the parameters; it divides their number.
+
+    Raises:
+      UserError: slices of different sizes, or `fsdp` splits a slice unevenly.
+    """
+    sizes = collections.Counter(getattr(device, "slice_index", 0) for device in devices)
+    if len(sizes) == 1:
+        return _with_splits(mesh_utils.create_device_mesh, (len(devices) // fsdp, fsdp), devices=devices)
+    slices, size = len(sizes), min(sizes.values())
+    if size != max(sizes.values()):
+        numbers = ", ".join(f"{sizes[index]}" for index in sorted(sizes))
+        raise UserError(f"the {slices} slices have {numbers} devices: use slices of one size")
+    inside, across = math.gcd(fsdp, size), fsdp // math.gcd(fsdp, size)
+    if inside not in (fsdp, size):
+        raise UserError(
+            f"config.run.mesh_fsdp is {fsdp}, which neither divides the {size} devices of a slice nor is a "
+            f"multiple of them: type --config.run.mesh_fsdp={inside}"
+        )
+    return _with_splits(
+        mesh_utils.create_hybrid_device_mesh,
+        (size // inside, inside),
+        (slices // across, across),
+        devices=devices,
+    )
+
+
+def _with_splits(create: Callable[..., np.ndarray], *shapes: tuple[int, ...], devices: Sequence) -> Any:
+    """Create a grid of devices whose axes are axes of the torus, or split some if there is no other way."""
+    # Always split in v5e, as jax.make_mesh does: its slices are small, and a ring needs no whole axis.
+    split = devices[0].device_kind in SPLIT_AXES
+    try:
+        return create(*shapes, devices=devices, allow_split_physical_axes=split)
+    except NotImplementedError:
+        return create(*shapes, devices=devices, allow_split_physical_axes=True)
 
 
 def state_shardings(tree: Any, mesh: Mesh, axes: tuple[str, ...] = ("fsdp",)) -> Any:
