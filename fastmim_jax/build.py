@@ -136,6 +136,7 @@ def create_reader(config: ConfigDict, stored: StoredImages = NOT_PREPARED) -> Im
         layout="yuv420" if stored.layout == "yuv420" and _takes_planes(config) else "rgb",
         canvas=stored.largest if data.crop_on == "device" else None,
         rules=decode_rules(data),
+        max_worker_restarts=run.max_worker_restarts,
     )
 
 

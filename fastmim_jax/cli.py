@@ -297,7 +297,7 @@ def _unknown_key(error):
 
 
 class _PrintOnce(logging.Handler):
-    """Print each message once, on the first process."""
+    """Print each message once, on the first process; those with `every_process` on the one they are of."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -305,13 +305,13 @@ class _PrintOnce(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text, jax = record.getMessage(), sys.modules.get("jax")
-        first = jax is None or jax.process_index() == 0
-        if first and text not in self._printed:
+        shown = jax is None or jax.process_index() == 0 or getattr(record, "every_process", False)
+        if shown and text not in self._printed:
             print(text, file=sys.stderr, flush=True)
         self._printed.add(text)
 
 
 def print_warnings() -> None:
-    """Print the package's warnings, each once, on the first process."""
+    """Print the package's warnings, each once."""
     package_log = logging.getLogger("fastmim_jax")
     package_log.handlers, package_log.propagate = [_PrintOnce()], False

@@ -58,6 +58,7 @@ ZERO = {
     **{f"run.{key}": "never" for key in ("log_every", "checkpoint_every", "keep_every")},
     **{f"run.{key}": "never" for key in ("eval_every", "picture_every", "eval_epochs")},
     "run.workers": "none: read in this process",
+    "run.max_worker_restarts": "none: the first death ends the run",
     **{f"{section}.backbone.{key}": "none" for section in MODES for key in ("layer_scale", "drop_path")},
     **{f"augment.{key}": "none" for key in ("magnitude", "magnitude_std", "mixup", "cutmix")},
     **{f"augment.{key}": "none" for key in ("random_erasing", "mix_probability", "mix_switch")},

@@ -27,6 +27,7 @@ def make_eval_batches(
     rows: np.ndarray | Sequence[int] | None = None,
     workers: int = 0,
     threads: int = 4,
+    max_worker_restarts: int = 3,
     records: np.ndarray | Sequence[int] | None = None,
     count: int | None = None,
     rules: DecodeRules = DEFAULT_RULES,
@@ -40,7 +41,7 @@ def make_eval_batches(
       batch_size: size of the global batch, over all processes.
       resize: short side before the crop in pixels, see `center_crop`.
       rows: ascending positions inside the global batch that this process feeds; None for all.
-      workers, threads: see `make_loader`.
+      workers, threads, max_worker_restarts: see `make_loader`.
       records: (n,) indices of the records to read, in this order; None for all.
       count: read only the first `count` of them; None for all.
       rules: see `decode`.
@@ -68,7 +69,15 @@ def make_eval_batches(
         raise ValueError(f"resize={resize} is smaller than the crop, expected at least {min(image_size)}")
     batches = -(-len(records) // batch_size)
     crop = _CenterCrops(source, records, tuple(image_size), channels, resize, rules)
-    chunks = read_in_chunks(crop, batch_size, rows, workers=workers, threads=threads, batches=batches)
+    chunks = read_in_chunks(
+        crop,
+        batch_size,
+        rows,
+        workers=workers,
+        threads=threads,
+        max_worker_restarts=max_worker_restarts,
+        batches=batches,
+    )
     return EvalBatches(chunks, batches)
 
 

@@ -33,6 +33,7 @@ class ImageReader:
         crops are RGB.
       canvas: (H, W) that holds every training image: the devices crop; None: the host crops.
       rules: of decoding.
+      max_worker_restarts: see `make_loader`.
     """
 
     image_size: tuple[int, int]
@@ -47,6 +48,7 @@ class ImageReader:
     layout: str = "rgb"
     canvas: tuple[int, int] | None = None
     rules: DecodeRules = DEFAULT_RULES
+    max_worker_restarts: int = 3
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -99,6 +101,7 @@ class ImageReader:
             batch_size=batch_size,
             seed=seed,
             threads=self.threads,
+            max_worker_restarts=self.max_worker_restarts,
             scale=self.crop_scale,
             ratio=self.crop_ratio,
             rules=self.rules,
@@ -118,6 +121,7 @@ class ImageReader:
             rows=rows,
             workers=self.workers,
             threads=self.threads,
+            max_worker_restarts=self.max_worker_restarts,
             records=records,
             rules=self.rules,
         )

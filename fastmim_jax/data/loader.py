@@ -1,32 +1,27 @@
-"""The Grain pipeline of training: shuffle, repeat, select rows, then read them chunk by chunk.
+"""The stream of training: shuffle, repeat, select rows, then read them chunk by chunk.
 
 The stream is one endless sequence of records that the seed determines: position p is always the same
 record with the same crop, in any process or worker. So the number of records consumed is the only
 state to save, and a run can resume with other numbers of processes and workers.
 """
 
-import contextlib
-import functools
 import sys
 import weakref
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-import grain
 import numpy as np
-from absl import flags
 
 from fastmim_jax.data.batch_memory import Arrays, Fields, LocalBatches, SharedBatches
+from fastmim_jax.data.chunk_readers import SENT_AHEAD, ChunkReader, ThreadReader, WorkerReader
 from fastmim_jax.data.crops import Order, RandomCrops
 from fastmim_jax.data.decode import DEFAULT_RULES
 from fastmim_jax.data.limits import DecodeRules
 from fastmim_jax.data.sources import Source
-from fastmim_jax.data.workers import init_worker, start_shielded
 from fastmim_jax.errors import UserError
 
 _MAX_CHUNK = 64  # rows per chunk: few for a quick start, many for cheap transfer between processes
 _MIN_CHUNK = 8
-_WORKER_BUFFER = 2  # chunks that a worker has ready
 
 
 def make_loader(
@@ -40,6 +35,7 @@ def make_loader(
     rows: np.ndarray | Sequence[int] | None = None,
     workers: int = 0,
     threads: int = 4,
+    max_worker_restarts: int = 3,
     scale: tuple[float, float] = (0.2, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     shuffle: bool = True,
@@ -62,6 +58,7 @@ def make_loader(
       rows: ascending positions inside the global batch that this process feeds; None for all.
       workers: number of processes that decode; 0 decodes in this process.
       threads: number of threads that decode, per worker.
+      max_worker_restarts: worker processes that are replaced when they die; the stream stays the same.
       scale, ratio: see `random_crop_box`.
       shuffle: True draws a new permutation each epoch; False reads in the order of the source.
       augment: (crop (H, W, C) uint8, rng: numpy Generator) -> the same shape, uint8; picklable. It
@@ -115,7 +112,16 @@ def make_loader(
         canvas=canvas,
         rules=rules,
     )
-    return Loader(read_in_chunks(crops, batch_size, rows, start=start, workers=workers, threads=threads))
+    chunks = read_in_chunks(
+        crops,
+        batch_size,
+        rows,
+        start=start,
+        workers=workers,
+        threads=threads,
+        max_worker_restarts=max_worker_restarts,
+    )
+    return Loader(chunks)
 
 
 def read_in_chunks(
@@ -126,13 +132,14 @@ def read_in_chunks(
     start: int = 0,
     workers: int = 0,
     threads: int = 4,
+    max_worker_restarts: int = 3,
     batches: int | None = None,
 ) -> "Chunks":
     """Read this process's share of a global stream of records in parallel.
 
     Args:
       read: fills the rows of a chunk; picklable.
-      batch_size, rows, start, workers, threads: see `make_loader`.
+      batch_size, rows, start, workers, threads, max_worker_restarts: see `make_loader`.
       batches: length of the stream; None for an endless one.
     """
     size = _chunk_size(len(rows))
@@ -142,19 +149,17 @@ def read_in_chunks(
     workers = min(workers, batches * chunks)
     memory: LocalBatches | SharedBatches
     if workers:
-        memory = SharedBatches(read.fields, chunks, size, slots=workers * (threads + _WORKER_BUFFER + 1))
+        memory = SharedBatches(read.fields, chunks, size, slots=workers * (threads + SENT_AHEAD + 1))
     else:
         memory = LocalBatches(read.fields, chunks, size)
     read_chunk = _ReadChunk(read, memory, start, batch_size, rows.reshape(chunks, size))
-    stream = grain.MapDataset.range(batches * chunks).map(read_chunk)
-    ahead = max(threads, 2 * chunks)  # chunks of the next 2 batches
-    stream = stream.to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads if workers else ahead)
-    )
+    reader: ChunkReader
     if workers:
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_WORKER_BUFFER)
-        stream = stream.mp_prefetch(options, worker_init_fn=init_worker)
-    return Chunks(stream, memory, chunks)
+        reader = WorkerReader(read_chunk, batches * chunks, workers, threads, max_worker_restarts)
+    else:
+        ahead = max(threads, 2 * chunks)  # chunks of the next 2 batches
+        reader = ThreadReader(read_chunk, batches * chunks, threads, ahead)
+    return Chunks(reader, memory, chunks)
 
 
 class RowReader(Protocol):
@@ -175,11 +180,11 @@ class Chunks(NamedTuple):
     """A stream of batches in chunks.
 
     Attributes:
-      numbers: Grain IterDataset of the numbers of the chunks, 0, 1, ..., as each is written to `memory`.
+      reader: of the chunks 0, 1, ..., each of which it writes to `memory`.
       per_batch: number of chunks of a batch.
     """
 
-    numbers: grain.IterDataset
+    reader: ChunkReader
     memory: LocalBatches | SharedBatches
     per_batch: int
 
@@ -202,18 +207,15 @@ class _ReadChunk:
 class Loader:
     """Iterator over batches; close it, or use it in a `with`, to end its threads and workers.
 
-    next() raises RuntimeError if a worker process died, or after close().
+    next() raises UserError if more worker processes died than are replaced, RuntimeError after close().
     """
 
     def __init__(self, chunks: Chunks):
         """Args:
         chunks: see `read_in_chunks`.
         """
-        if not flags.FLAGS.is_parsed():  # Grain reads absl flags, which raises before they are parsed
-            flags.FLAGS.mark_as_parsed()
         self._chunks, self._step = chunks, 0
-        self._reader = _ChunkReader(iter(chunks.numbers))
-        self._close = weakref.finalize(self, _close, self._reader, chunks.memory)
+        self._close = weakref.finalize(self, _close, chunks)
         self._failure = None
 
     def __iter__(self):
@@ -222,20 +224,16 @@ class Loader:
     def __next__(self):
         if not self._close.alive:
             raise RuntimeError("this data loader is closed") from self._failure
-        memory, batch = self._chunks.memory, None
+        reader, memory, _ = self._chunks
+        batch = None
         try:
             for _ in range(self._chunks.per_batch):
-                number = int(self._reader.next())
+                number = int(reader.next())
                 batch = memory.batch(self._step)
                 memory.receive(number)
         except BaseException as error:  # no retry: chunks that were read already would be lost
             self._failure = error
             self.close()
-            if "terminated unexpectedly" in str(error):
-                raise RuntimeError(
-                    f"A data worker process died ({error}); most often the machine ran out of "
-                    "memory: type --config.run.workers=N with fewer workers."
-                ) from error
             raise
         self._step += 1
         return batch
@@ -251,31 +249,9 @@ class Loader:
         self.close()
 
 
-def _close(reader, memory):
-    memory.close()  # first: workers that wait for space in it do not end
-    reader.close()
-
-
-class _ChunkReader:
-    """A Grain iterator that starts with signals blocked (see workers.py) and closes without orphans."""
-
-    def __init__(self, iterator):
-        self._iterator = iterator
-        self._first = start_shielded(functools.partial(next, iterator))
-
-    def next(self):
-        if self._first is None:
-            return next(self._iterator)
-        chunk = self._first.result()  # after an interrupt here, the next call waits again
-        self._first = None
-        return chunk
-
-    def close(self):
-        iterator, first, self._iterator, self._first = self._iterator, self._first, None, None
-        if first is not None:
-            with contextlib.suppress(TimeoutError):
-                first.exception(timeout=60)  # closing before the workers have started would orphan them
-        iterator.close()
+def _close(chunks):
+    chunks.memory.close()  # first: threads that wait for space in it do not end
+    chunks.reader.close()
 
 
 def _chunk_size(rows):

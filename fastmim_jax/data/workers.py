@@ -50,9 +50,8 @@ def start_resource_tracker() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def init_worker(index: int, count: int) -> None:
-    """Initialise a worker process; Grain passes its index and the number of workers."""
-    del index, count
+def init_worker() -> None:
+    """Initialise a worker process: it ends with its parent, and no other signal ends it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
     parent = multiprocessing.parent_process()  # getppid() is wrong once the parent has died
     if parent is not None:

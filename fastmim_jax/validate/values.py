@@ -216,6 +216,7 @@ RUN = {
     "max_skipped": integer(1),
     "workers": integer(-1, most=4096),
     "threads": integer(1, most=1024),
+    "max_worker_restarts": integer(0, most=10**6),
     "mesh_fsdp": integer(1),
     "shard_optimizer_state": boolean(),
 }

@@ -1,5 +1,7 @@
-"""A loader ends when closed and with its parent; next() raises when a worker has died."""
+"""A loader ends when closed and with its parent; workers that die are replaced."""
 
+import itertools
+import logging
 import multiprocessing
 import os
 import pathlib
@@ -9,12 +11,14 @@ import sys
 import textwrap
 import time
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import fastmim_jax
 from fastmim_jax.data.loader import make_loader
 from fastmim_jax.data.sources import FolderSource
+from fastmim_jax.errors import UserError
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
@@ -36,14 +40,36 @@ def test_a_closed_loader_raises(photos):
         next(loader)
 
 
-def test_a_killed_worker_raises(photos):
-    options = {"image_size": (8, 8), "channels": 3, "batch_size": 4, "seed": 0}
-    with make_loader(photos, workers=2, **options) as loader:
+OPTIONS = {"image_size": (8, 8), "channels": 3, "batch_size": 16, "seed": 0, "threads": 2}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_worker_is_replaced(photos, workers, caplog, monkeypatch):
+    """One is killed in the middle of the stream: every batch equals that of no worker."""
+    monkeypatch.setattr(logging.getLogger("fastmim_jax"), "propagate", True)
+    with make_loader(photos, **OPTIONS) as loader:
+        expected = list(itertools.islice(loader, 20))
+    with make_loader(photos, workers=workers, **OPTIONS) as loader:
+        for step, batch in enumerate(expected):
+            if step == 2:
+                killed = multiprocessing.active_children()[0].pid
+                os.kill(killed, signal.SIGKILL)
+            found = next(loader)
+            assert batch.keys() == found.keys()
+            assert all(np.array_equal(found[name], batch[name]) for name in batch)
+    assert not multiprocessing.active_children()
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"data worker {killed} on ")
+    assert "with exit code -9 (SIGKILL); another one reads its rows again (2 of 3 restarts left)" in line
+    assert "--config.run.workers=N" in line
+
+
+def test_too_many_killed_workers_end_the_loader_in_a_sentence(photos):
+    with make_loader(photos, workers=1, max_worker_restarts=0, **OPTIONS) as loader:
         next(loader)
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-        with pytest.raises(RuntimeError, match="worker process died"):
-            for _ in range(1000):
-                next(loader)
+        with pytest.raises(UserError, match="-9 .SIGKILL., after 0 that were replaced.*fewer workers"):
+            list(itertools.islice(loader, 1000))
         with pytest.raises(RuntimeError, match="closed"):  # and not StopIteration
             next(loader)
     assert not multiprocessing.active_children()
@@ -86,6 +112,8 @@ def test_workers_end_quietly_with_their_parent(photos, tmp_path, event, status):
     )
     workers = [int(pid) for pid in process.stdout.readline().split()]
     assert len(workers) == 2
+    for pid in (process.pid, *workers):  # neither semaphores nor segments, which would outlive a kill
+        assert "/dev/shm/" not in maps(pid)
     if event == signal.SIGKILL:
         process.kill()
     elif event != "end":
@@ -101,6 +129,11 @@ def test_workers_end_quietly_with_their_parent(photos, tmp_path, event, status):
     while any(map(alive, workers)) and time.time() < deadline:
         time.sleep(0.1)
     assert not any(map(alive, workers))
+
+
+def maps(pid):
+    path = pathlib.Path(f"/proc/{pid}/maps")  # Linux alone
+    return path.read_text() if path.exists() else ""
 
 
 def alive(pid):

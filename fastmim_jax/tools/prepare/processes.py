@@ -91,18 +91,18 @@ def _start(work: Work, count: int) -> list[_Worker]:
     """Start processes; they import nothing of JAX, which would take seconds and memory in each."""
     context = get_context("spawn")
     team = []
-    for index in range(count):
+    for _ in range(count):
         mine, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(work, theirs, index, count), daemon=True)
+        process = context.Process(target=_serve, args=(work, theirs), daemon=True)
         process.start()
         theirs.close()  # so that the death of the process ends the pipe
         team.append(_Worker(process, mine))
     return team
 
 
-def _serve(work: Work, pipe: connection.Connection, index: int, count: int) -> None:
+def _serve(work: Work, pipe: connection.Connection) -> None:
     """Do the tasks that arrive, until the parent closes the pipe or dies; runs in a worker process."""
-    init_worker(index, count)
+    init_worker()
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             _do(work, pipe.recv(), pipe)
