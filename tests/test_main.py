@@ -226,7 +226,7 @@ def test_too_many_bad_images_stop_the_run(tmp_path, capsys, monkeypatch):
     for index in range(20):
         (folder / f"more{index}.jpg").write_text("not an image")
     words = [f"--config.data.path={folder}", "--config.data.eval_split=", "--config.schedule.steps=8"]
-    words += ["--config.method.backbone.depth=1", "--config.data.value_range=(0, 65535)"]
+    words += ["--config.method.backbone.depth=1"]
     with pytest.raises(SystemExit, match="2"):
         main(["pretrain", QUICKSTART, f"--workdir={tmp_path / 'w'}", *words])
     *warnings, message = capsys.readouterr().err.splitlines()

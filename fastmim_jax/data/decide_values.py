@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from fastmim_jax.data.limits import DecodeRules
 from fastmim_jax.data.records.raw import NATURAL_RANGES
 from fastmim_jax.data.sources import Source
-from fastmim_jax.data.value_scan import DEEP_PNG, GRAY_PNG, PERCENTILES, ValueScan, scan_values
+from fastmim_jax.data.value_scan import DEEP_COLORS, GRAY_PNG, PERCENTILES, ValueScan, scan_values
 from fastmim_jax.errors import UserError
 
 LOOKED_AT = 64  # records, for the number of bits
@@ -47,7 +47,7 @@ def decide_values(
       log: prints a line.
 
     Raises:
-      UserError: 8-bit images beside others, or 16-bit colour PNG files, of which only 8 bits can be read.
+      UserError: 8-bit images beside others, or 16-bit colour PNG or PPM files (read as 8 bits).
     """
     manifest = getattr(source, "manifest", None)
     if manifest is not None:
@@ -120,11 +120,11 @@ def _eight_bits(scan: ValueScan, rules: DecodeRules) -> tuple[DecodeRules, list[
 
 def _check_kinds(scan: ValueScan, rules: DecodeRules) -> None:
     """Raise UserError for a data set of files that cannot be read in full, or of mixed depths."""
-    deep, total = scan.kinds.get(DEEP_PNG, 0), sum(scan.kinds.values())
+    deep, total = scan.kinds.get(DEEP_COLORS, 0), sum(scan.kinds.values())
     if deep > total / 2 and rules.dtype != "uint8":
         raise UserError(
-            f"{deep:,} of {scan.scanned:,} records that were looked at are {DEEP_PNG} files, such as "
-            f"{scan.examples[DEEP_PNG]}, of which only the high bytes can be read: write them as TIFF or "
+            f"{deep:,} of {scan.scanned:,} records that were looked at are {DEEP_COLORS} files, such as "
+            f"{scan.examples[DEEP_COLORS]}, of which only 8 bits can be read: write them as TIFF or "
             ".npy, or type --config.data.pixel_dtype=uint8 for 8 bits"
         )
     rare = _rare_kinds(scan)
@@ -146,7 +146,7 @@ def _refused(scan: ValueScan, rare: list[str]) -> list[str]:
 
 
 def _has_8_bits(kind: str) -> bool:
-    return kind in ("uint8", DEEP_PNG)
+    return kind in ("uint8", DEEP_COLORS)
 
 
 def _rare_kinds(scan: ValueScan) -> list[str]:

@@ -11,7 +11,7 @@ from fastmim_jax.data.limits import DecodeError, DecodeRules, check_image, check
 from fastmim_jax.data.pillow_image import (
     candidate_formats,
     gray_values,
-    is_deep_png,
+    has_deep_colors,
     orientation_of,
     to_channels,
     upright,
@@ -166,7 +166,7 @@ def _decode(data: Record, channels: int, rules: DecodeRules, counts: ValueCounts
     if header is not None and not keeps_values(header, channels, exact):
         bands = _from_array(read_bands(data, header, rules), channels, rules, counts)
         return upright(bands, header.orientation)
-    _check_png(data, rules)
+    _check_colors(data, rules)
     return _pillow(data, channels, rules, counts, header.bits if header else 16)
 
 
@@ -201,11 +201,11 @@ def _wide_values(
         return upright(gray_values(image), orientation_of(image)), nodata
 
 
-def _check_png(data: bytes, rules: DecodeRules) -> None:
-    """Raise DecodeError for 16-bit colour PNG with a range: Pillow reads its high bytes only."""
-    if rules.value_range and is_deep_png(data):
+def _check_colors(data: bytes, rules: DecodeRules) -> None:
+    """Raise DecodeError for 16-bit colour PNG or PPM with a range: Pillow keeps only 8 bits."""
+    if rules.value_range and has_deep_colors(data):
         raise DecodeError(
-            "16-bit colour PNG, which is read as 8 bits: write .npy or TIFF for a value_range"
+            "16-bit colour PNG or PPM, which is read as 8 bits: write .npy or TIFF for a value_range"
         )
 
 

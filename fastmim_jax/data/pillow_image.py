@@ -1,6 +1,7 @@
 """Image files opened with Pillow: their formats, orientation, and modes."""
 
 import io
+import re
 
 import numpy as np
 from PIL import Image
@@ -9,6 +10,8 @@ from fastmim_jax.data.image_formats import formats, is_heif, plausible_tga, regi
 from fastmim_jax.data.limits import DecodeError
 
 ORIENTATION = 0x0112
+# Width, height and highest value of a PPM, between spaces and comments.
+_PPM = re.compile(rb"P[36](?:(?:\s|#[^\n]*\n){1,99}(\d{1,9})){3}\s")
 
 
 def candidate_formats(data: bytes) -> tuple[str, ...]:
@@ -33,9 +36,14 @@ def is_png(data: object) -> bool:
     return isinstance(data, bytes) and data[:4] == b"\x89PNG"
 
 
-def is_deep_png(data: object) -> bool:
-    """Return whether a file is a PNG of 16 bits that is not gray, of which Pillow reads the high bytes."""
-    return isinstance(data, bytes) and is_png(data) and data[24:25] == b"\x10" and data[25:26] != b"\0"
+def has_deep_colors(data: object) -> bool:
+    """Return whether a file is a PNG or PPM with colours of 16 bits, of which Pillow keeps 8."""
+    if not isinstance(data, bytes):
+        return False
+    if is_png(data):
+        return data[24:25] == b"\x10" and data[25:26] != b"\0"
+    header = _PPM.match(data)
+    return header is not None and int(header[1]) > 255
 
 
 def to_channels(image: Image.Image, channels: int) -> np.ndarray:

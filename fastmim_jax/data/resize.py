@@ -12,6 +12,8 @@ except ImportError:  # optional: faster than Pillow, equal to within 2 of 255 wh
 
 Box = tuple[float, float, float, float]  # (left, top, width, height) in pixels
 
+_CENTER = 1e-6  # pixels
+
 _thread = threading.local()
 
 
@@ -87,7 +89,8 @@ class _Cykooz:
         options = self._options
         if box != (0, 0, width, height):
             options = options.copy()
-            options.crop_box = cykooz.CropBox(*box)
+            left, top = _off_centers(box[0], box[2], size[1]), _off_centers(box[1], box[3], size[0])
+            options.crop_box = cykooz.CropBox(left, top, *box[2:])
         self.resizer.resize(source, target, options)
         return np.frombuffer(target.get_buffer(), image.dtype).reshape(*size, channels)
 
@@ -109,6 +112,20 @@ class _Cykooz:
             height, width = size
             self._targets[key] = cykooz.ImageData(width, height, kind)
         return self._targets[key]
+
+
+def _off_centers(start, extent, count):
+    """Return the start of an interval, moved so that no pixel at its ends is the center of a source pixel.
+
+    Where one is, all other weights of its filter are 0 and the library (4.0.1) drops them. It takes the
+    source rows that the output needs from the filters at both ends, reads others outside of its memory, and
+    crashes or returns noise.
+    """
+    scale = extent / count
+    ends = start + scale / 2, start + extent - scale / 2
+    if scale >= 1 or all(abs(end % 1 - 0.5) > _CENTER for end in ends):
+        return start
+    return start - 2 * _CENTER if start >= 2 * _CENTER else start + 2 * _CENTER
 
 
 def _pillow(image, box, size):

@@ -27,7 +27,7 @@ class TiffHeader(NamedTuple):
 
     bits: per sample. kind: "u", "i" or "f" as in NumPy, "" for others. samples: bands.
     alpha: whether one of 4 bands is alpha or black, as Pillow knows them. orientation: as in EXIF.
-    nodata: of GDAL, or None.
+    nodata: of GDAL, or None. pillow: whether Pillow opens the file: no big-endian BigTIFF.
     """
 
     width: int
@@ -38,6 +38,7 @@ class TiffHeader(NamedTuple):
     alpha: bool
     orientation: int
     nodata: float | None = None
+    pillow: bool = True
 
 
 def read_header(data: bytes) -> TiffHeader | None:
@@ -60,6 +61,7 @@ def read_header(data: bytes) -> TiffHeader | None:
             photometric == _CMYK or (photometric == _RGB and extra > 0),
             tags.get(_ORIENTATION, (1,))[0],
             tags.get(_NODATA, (None,))[0],
+            data[:4] != b"MM\0+",
         )
     except (struct.error, KeyError, IndexError):
         return None
@@ -71,6 +73,8 @@ def keeps_values(header: TiffHeader, channels: int, exact: bool) -> bool:
     exact: whether more than the high byte of 16-bit colour counts.
     """
     bits, kind, samples = header.bits, header.kind, header.samples
+    if not header.pillow:
+        return False
     if samples == 1:
         return (kind == "u" and bits <= 16) or (kind, bits) in {("i", 16), ("i", 32), ("f", 32)}
     if kind != "u" or samples > 4 or (samples == 4 and channels == 4 and not header.alpha):

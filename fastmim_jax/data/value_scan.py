@@ -11,12 +11,12 @@ import numpy as np
 
 from fastmim_jax.data.decode import read_record, read_values
 from fastmim_jax.data.limits import DecodeError, DecodeRules
-from fastmim_jax.data.pillow_image import is_deep_png, is_png
+from fastmim_jax.data.pillow_image import has_deep_colors, is_png
 from fastmim_jax.data.sources import Source
 from fastmim_jax.data.values import find_missing
 
 SCANNED = 1000  # records at most
-DEEP_PNG = "16-bit colour PNG"  # a kind of its own: Pillow reads its high bytes
+DEEP_COLORS = "16-bit colour PNG or PPM"  # a kind of its own: Pillow keeps 8 bits
 GRAY_PNG = " PNG"  # end of the kinds of gray PNG files, whose white is 65535 by their standard
 PERCENTILES = (0.1, 99.9)
 _SAMPLED = 4_000_000  # values of all records and channels that the percentiles are of
@@ -29,7 +29,7 @@ class ValueScan:
 
     Attributes:
       records: of the data set. scanned: of them. unreadable: of the scanned ones.
-      kinds: {dtype as stored, with GRAY_PNG of such files, or DEEP_PNG: records}.
+      kinds: {dtype as stored, with GRAY_PNG of such files, or DEEP_COLORS: records}.
       examples: {the same: name of a record}.
       lowest, highest: per channel, of images of more than 8 bits; () without any.
       low_percentile, high_percentile: PERCENTILES per channel, of evenly spaced pixels.
@@ -135,7 +135,7 @@ def _measure(source, index, channels, rules, rows):
         data = read_record(source, index)
         found = read_values(data, channels, rules)
         if found is None or found[0].dtype == np.uint8:
-            return _Values(DEEP_PNG if is_deep_png(data) else "uint8")
+            return _Values(DEEP_COLORS if has_deep_colors(data) else "uint8")
         values, nodata = found
         flat = _flatten(values, channels)
     except DecodeError:

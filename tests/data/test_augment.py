@@ -147,3 +147,23 @@ def test_center_crop_takes_any_shape(shape, size):
 def test_center_crop_refuses_a_small_resize():
     with pytest.raises(ValueError, match="smaller"):
         center_crop(picture(50, 50), (32, 32), resize=31)
+
+
+@pytest.mark.parametrize("end", ["first", "last"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_boxes_that_end_at_the_center_of_a_pixel(end, axis):
+    """cykooz-resizer 4.0.1 drops the weights of 0 there, and read rows outside of its memory."""
+    y, x = np.mgrid[:14, :7].astype(np.float32)
+    image = (0.3 + 0.01 * y + 0.02 * x)[..., None]
+    scale = 7 / 11
+    start = 4.5 - scale / 2 if end == "first" else 10.5 - 7 + scale / 2
+    box, centers = (0, start, 7, 7), start + (np.arange(11) + 0.5) * scale
+    expected = 0.3 + 0.01 * (centers - 0.5)[:, None] + 0.02 * ((np.arange(11) + 0.5) * scale - 0.5)
+    found = np.empty((11, 11, 1), np.float32)
+    if axis:
+        resize.resample(image.swapaxes(0, 1), (start, 0, 7, 7), found)
+        found = found.swapaxes(0, 1)
+    else:
+        resize.resample(image, box, found)
+    np.testing.assert_allclose(found[3:-3, 3:-3, 0], expected[3:-3, 3:-3], atol=2e-4)
+    np.testing.assert_allclose(found[:, 3:-3, 0], expected[:, 3:-3], atol=2e-4)

@@ -11,7 +11,7 @@ from fastmim_jax.data import resize
 from fastmim_jax.data.augment import resize_crop
 from fastmim_jax.data.decode import decode, decode_values
 from fastmim_jax.data.limits import DecodeError, DecodeRules
-from fastmim_jax.data.pillow_image import is_deep_png
+from fastmim_jax.data.pillow_image import has_deep_colors
 from fastmim_jax.data.records.raw import RawImage
 from fastmim_jax.data.tiff import read_header
 from fastmim_jax.data.values import ValueCounts, to_pixels
@@ -79,6 +79,7 @@ def test_declared_range(dtype, channels):
         "deflated": as_tiff(values, **options, compression="zlib"),
         "big endian": as_tiff(values, **options, byteorder=">"),
         "BigTIFF": as_tiff(values, **options, bigtiff=True),
+        "big-endian BigTIFF": as_tiff(values, **options, bigtiff=True, byteorder=">"),
     }
     if channels > 1:
         files["planes"] = as_tiff(planes, photometric="minisblack", planarconfig="separate")
@@ -185,9 +186,19 @@ def test_16_bit_colour_png_has_no_other_range():
     png = (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", compress(rows)) + chunk(b"IEND", b"")
     )
-    assert is_deep_png(png) and (decode(png) == 0x40).all()
+    assert has_deep_colors(png) and (decode(png) == 0x40).all()
     with pytest.raises(DecodeError, match="16-bit colour PNG"):
         decode(png, 3, rules(0, 4095))
+
+
+@pytest.mark.parametrize("header", [b"P6 2 2 65535 ", b"P6\n# 1 1 255\n2 2\n#\n4095\n"])
+def test_16_bit_colour_ppm_is_one_too(header):
+    deep = header + b"\x08\x00" * 12
+    assert has_deep_colors(deep) and decode(deep).shape == (2, 2, 3)
+    with pytest.raises(DecodeError, match="16-bit colour PNG or PPM"):
+        decode(deep, 3, rules(0, 65535))
+    assert not has_deep_colors(b"P6 2 2 255 " + b"\x08" * 12)
+    assert not has_deep_colors(b"P5 2 2 65535 " + b"\x08" * 8) and not has_deep_colors(b"P6" + b" " * 500)
 
 
 def test_prepared_images_keep_their_range_unless_one_is_declared():

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fastmim_jax.data.sources.base import refuse_split
 from fastmim_jax.data.sources.listing import extension, top_level
 from fastmim_jax.data.sources.skipped import describe_skipped
-from fastmim_jax.data.sources.splits import SPLITS, only_splits, split_of
+from fastmim_jax.data.sources.splits import SPLITS, Division, only_splits, split_of
 from fastmim_jax.errors import UserError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -37,7 +37,7 @@ def split_names(path: str, kind: str) -> tuple[str, ...]:
 
 
 def choose_shards(path: str, kind: str, split: str) -> tuple[str, ...]:
-    """Return the sorted files of a split.
+    """Return the sorted files of a split, by its name or another usual one.
 
     Raises:
       UserError: see `find_shards`; or no such split.
@@ -45,9 +45,10 @@ def choose_shards(path: str, kind: str, split: str) -> tuple[str, ...]:
     found, offered = find_shards(path, kind), split_names(path, kind)
     if not offered and split == "train":
         return found[""]
-    if split not in offered:
+    name = Division({name: name for name in offered}, ()).find(split)
+    if name is None:
         refuse_split(split, path, offered, f"files such as {split}-00000.{kind}")
-    return found[split]
+    return found[name]
 
 
 def find_shards(path: str, kind: str) -> dict[str, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from fastmim_jax.data.records.raw import NATURAL_RANGES
 from fastmim_jax.data.records.record import LAYOUTS
 from fastmim_jax.data.sources import Source, open_source, split_names
 from fastmim_jax.data.sources.joined import SEPARATOR, split_path
-from fastmim_jax.data.value_scan import DEEP_PNG, scan_values
+from fastmim_jax.data.value_scan import DEEP_COLORS, scan_values
 from fastmim_jax.errors import UserError
 
 QUALITY = 90  # of JPEG
@@ -151,7 +151,7 @@ def _find_dtype(sources: Mapping[str, Source], channels: int, rules: DecodeRules
 def _check_8_bits(source: Source, channels: int, layout: str) -> None:
     """Raise UserError if most images have more bits than a layout stores; others are refused by name."""
     scan = scan_values(source, channels, DecodeRules(), most=_PROBED)
-    wide = {kind: number for kind, number in scan.kinds.items() if kind not in ("uint8", DEEP_PNG)}
+    wide = {kind: number for kind, number in scan.kinds.items() if kind not in ("uint8", DEEP_COLORS)}
     if sum(wide.values()) > sum(scan.kinds.values()) / 2:
         kind = max(wide, key=wide.__getitem__)
         raise UserError(

@@ -66,6 +66,14 @@ def test_folders(tmp_path, names, found):
         assert len(shards.choose_shards(str(tmp_path), "parquet", "train")) == found["train"]
 
 
+def test_a_split_has_other_usual_names(tmp_path):
+    put(tmp_path, "train-0.tar", "validation-0.tar")
+    for name in ("val", "valid", "validation", "dev"):
+        assert shards.choose_shards(str(tmp_path), "tar", name) == (f"{tmp_path}/validation-0.tar",)
+    with pytest.raises(UserError, match="'test' was asked for"):
+        shards.choose_shards(str(tmp_path), "tar", "test")
+
+
 def test_files_that_tell_no_split_beside_others(tmp_path):
     put(tmp_path, "train-0.tar", "more.tar")
     with pytest.raises(
