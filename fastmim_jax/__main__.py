@@ -316,11 +316,13 @@ def _start_jax(distributed=False):
     import jax
     from absl import logging as absl_logging
 
+    from fastmim_jax.data.decoder_messages import name_messages
     from fastmim_jax.train.compilation import enable_cache
     from fastmim_jax.train.orbax_noise import mute_failed_saves
 
     absl_logging.set_verbosity(absl_logging.ERROR)
     mute_failed_saves()
+    name_messages()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if distributed:
         jax.distributed.initialize()

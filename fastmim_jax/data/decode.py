@@ -7,6 +7,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from fastmim_jax.data.decoder_messages import begin_decoding, begin_record, report
 from fastmim_jax.data.limits import DecodeError, DecodeRules, check_image, check_jpeg, check_size
 from fastmim_jax.data.pillow_image import (
     candidate_formats,
@@ -64,6 +65,7 @@ def decode(
     >>> decode(np.full((4, 6), 0.5, np.float32)).shape
     (4, 6, 3)
     """
+    begin_decoding()
     try:
         image = _decode(data, channels, rules, counts)
     except DecodeError:
@@ -72,6 +74,7 @@ def decode(
         raise DecodeError(_reason(error, data)) from error
     if 0 in image.shape:
         raise DecodeError(f"has size {image.shape[1]}x{image.shape[0]}")
+    report()
     return np.ascontiguousarray(image)
 
 
@@ -137,6 +140,7 @@ def read_image(
 
 def read_record(source: Source, index: int) -> Record:
     """Read record `index` of a source; raises DecodeError if it cannot be read."""
+    begin_record(source, index)
     try:
         return source[index]
     except Exception as error:  # OSError, or an error of the storage behind the source

@@ -11,6 +11,8 @@ from concurrent.futures import Future
 from multiprocessing import resource_tracker
 from typing import Any
 
+from fastmim_jax.data.decoder_messages import name_messages
+
 # Terminals and batch schedulers send these to the process group; only the main process acts on them.
 _GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
@@ -51,7 +53,8 @@ def start_resource_tracker() -> None:
 
 
 def init_worker() -> None:
-    """Initialise a worker process: it ends with its parent, and no other signal ends it."""
+    """Initialise a worker process: it ends with its parent alone, and names files with messages."""
+    name_messages()
     signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
     parent = multiprocessing.parent_process()  # getppid() is wrong once the parent has died
     if parent is not None:

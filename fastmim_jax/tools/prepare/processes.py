@@ -7,6 +7,7 @@ from multiprocessing import connection, get_context
 from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple
 
+from fastmim_jax.data.decoder_messages import name_messages
 from fastmim_jax.data.workers import init_worker, start_shielded
 from fastmim_jax.errors import UserError
 
@@ -37,6 +38,7 @@ def run_tasks(
       RuntimeError: `work` raised another exception; the message is its traceback.
     """
     if min(workers, len(tasks)) <= 1:
+        name_messages()
         for task in tasks:
             yield task, work(task, progress)
         return
