@@ -151,6 +151,15 @@ def bench(values, paths):
         bench(config, values.workdir, synthetic=values.synthetic, profile=values.profile)
 
 
+def plan(values, paths):
+    """Plan a run on TPUs or GPUs that are not here: memory, work, a bound on its hours, and what fits."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported: plug-ins must not look for a device
+    config = _check_config(values.config)
+    from fastmim_jax.tools.plan.command import plan
+
+    return plan(config, values.topology, values.batch, values.records, values.out)
+
+
 def prepare(values, paths):
     """Write a data set once as shards of small images, which training reads many times faster."""
     from fastmim_jax.tools.prepare.command import prepare
@@ -241,6 +250,7 @@ COMMANDS = {
         paths=("SRC", "[DST]"),
         less_memory="type a smaller --workers",
     ),
+    "plan": Command(plan, ("config", "topology"), ("batch", "records", "out")),
     "bench": Command(
         bench, ("config",), ("workdir", "synthetic", "profile", "show_batch"), less_memory=SMALLER_BATCH
     ),

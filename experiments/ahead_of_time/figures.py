@@ -1,7 +1,6 @@
 """Figures of the package's own training step, compiled for devices that this machine does not have."""
 
 import ast
-import collections
 import resource
 import runpy
 import subprocess
@@ -14,9 +13,10 @@ import jax
 import numpy as np
 
 import fastmim_jax
-from ahead_of_time import hlo
 from fastmim_jax.stages import micro_batches
 from fastmim_jax.tools.flops import matrix_flops
+from fastmim_jax.tools.plan.figures import cost_analysis
+from fastmim_jax.tools.plan.hlo_statistics import statistics
 from fastmim_jax.train import sharding
 from fastmim_jax.train.pretrain import PretrainStage, make_pretrain_stage
 
@@ -117,25 +117,9 @@ def compile_figures(lowered: Any, options: dict, hlo_file: Path | None = None) -
         "argument_bytes": memory.argument_size_in_bytes,
         "peak_bytes": memory.peak_memory_in_bytes,
     }
-    costs = _cost_analysis(compiled)
+    costs = cost_analysis(compiled)
     figures |= {key.replace(" ", "_"): costs[key] for key in ("flops", "bytes accessed", "transcendentals")}
-    return figures | hlo.statistics(text)
-
-
-def _cost_analysis(compiled: Any) -> dict[str, float]:
-    """Return XLA's costs; a loop's body counts once, custom calls (cuBLAS, cuDNN) have no FLOPs."""
-    costs = compiled.cost_analysis()
-    if costs:
-        return costs
-    # The GPU plug-in has none: the generic analysis of XLA, which JAX keeps private.
-    from jax._src.lib import xla_client
-
-    total = collections.Counter()
-    client = jax.devices("cpu")[0].client
-    for module in compiled.runtime_executable().hlo_modules():
-        costs = xla_client._xla.hlo_module_cost_analysis(client, module)
-        total.update({key: value for key, value in costs.items() if isinstance(value, (int, float))})
-    return total
+    return figures | statistics(text)
 
 
 def _cpu_seconds() -> float:

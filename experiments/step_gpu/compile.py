@@ -1,7 +1,7 @@
 """The training step compiled for an NVIDIA GPU that is not there.
 
     python experiments/step_gpu/compile.py fastmim:vit_b16 --depth=4
-    python experiments/step_gpu/compile.py mae:vit_b16 --target=a100 method.remat=full
+    python experiments/step_gpu/compile.py mae:vit_b16 --topology=a100:1 method.remat=full
     python experiments/step_gpu/compile.py --all; python experiments/step_gpu/compile.py --table
 
 Needs jax-cuda13-pjrt of jax's version, ptxas and libdevice, but no GPU and no driver; see README.md.
@@ -15,7 +15,8 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1]))
 
 from ahead_of_time import EXPERIMENTS, command
-from jax.experimental import topologies
+
+from fastmim_jax.tools.plan.topology import open_devices, parse_topology
 
 HERE = EXPERIMENTS / "step_gpu"
 IMAGES = {  # a GPU, of every published base config
@@ -35,19 +36,14 @@ IMAGES = {  # a GPU, of every published base config
 
 def main() -> None:
     parser = command.make_parser(__doc__.splitlines()[0], HERE / "results.jsonl")
-    parser.add_argument("--target", default="h100", help="a file of targets/: h100 or a100")
-    parser.add_argument("--topology", default="1x1x1", help="partitions x hosts x GPUs a host")
+    parser.add_argument("--topology", default="h100:1", help="h100 or a100, nodes and GPUs a node")
     parser.add_argument("--triton", action="store_true", help="matrix products by Triton, not by cuBLAS")
     args = parser.parse_intermixed_args()
 
     def devices() -> list:
-        target = (HERE / f"targets/target_{args.target}.txtpb").read_text()
-        described = topologies.get_topology_desc(
-            platform="cuda", topology_name="", target_config=target, topology=args.topology
-        )
-        return list(described.devices)
+        return open_devices(parse_topology(args.topology))
 
-    name = args.target if args.topology == "1x1x1" else f"{args.target} {args.topology}"
+    name = args.topology.removesuffix(":1")
     command.run(args, name, devices, IMAGES, {"xla_gpu_enable_triton_gemm": args.triton})
 
 

@@ -7,7 +7,6 @@
 Needs libtpu (`pip install "fastmim_jax[tpu]"`) but no TPU; see README.md.
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -15,7 +14,8 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 import jax
 from ahead_of_time import EXPERIMENTS, command
-from jax.experimental import topologies
+
+from fastmim_jax.tools.plan.topology import open_devices, parse_topology
 
 HERE = EXPERIMENTS / "step_tpu"
 IMAGES = {  # a chip, of every published base config
@@ -42,13 +42,8 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     jax.config.update("jax_optimization_level", args.effort)
 
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # else a second process fails
-    os.environ.setdefault("TPU_LOG_DIR", "disabled")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")  # this and the next only silence warnings
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-
     def devices() -> list:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=args.topology).devices)
+        return open_devices(parse_topology(args.topology))
 
     command.run(args, f"{args.topology} {args.effort}", devices, IMAGES, {})
 

@@ -55,7 +55,7 @@ def bench(
     if workdir:
         check_output(Path(workdir) / "bench.json", "--workdir=")
     with _folder(workdir) as folder:
-        for stage in _make_stages(config, source):
+        for stage in make_stages(config, source):
             stage = fit_stage(stage, lambda line: None)  # the figures say it
             trace_dir = folder / f"profile_stage_{stage.plan.stage + 1}" if profile else None
             figures.append(_bench_stage(stage, source, trace_dir))
@@ -74,22 +74,36 @@ def _folder(workdir: str | Path | None) -> Iterator[Path]:
             yield Path(folder)
 
 
-def _make_stages(config: ConfigDict, source: Source | None) -> Sequence[TrainStage]:
-    """Return the stages of a config, with as many images and classes as the data, or as ImageNet-1k.
+def make_stages(
+    config: ConfigDict,
+    source: Source | None,
+    devices: list | None = None,
+    records: int = IMAGENET_IMAGES,
+) -> Sequence[TrainStage]:
+    """Return the stages of a config, with as many images and classes as the data.
 
     Only the config of `config.init` is loaded: the values of the parameters do not change the cost.
+
+    Args:
+      config: of pre-training or of fine-tuning.
+      source: the training data, or None.
+      devices: None for all.
+      records: images, where there is no data.
+
+    Raises:
+      UserError: the config cannot work.
     """
-    records = IMAGENET_IMAGES if source is None else len(source)
+    records = records if source is None else len(source)
     config = config if source is None else settle_values(config, source, log=print).config
     stored = stored_images(source)
     if "method" in config:
-        return make_pretrain_stages(config, records, stored=stored)
+        return make_pretrain_stages(config, records, devices, stored=stored)
     if source is None:
         classes: Sequence[str] = [str(index) for index in range(config.model.classes or IMAGENET_CLASSES)]
     else:
         classes = labelled(source).classes
     config = inherit_backbone(config, load_run(config.init).config if config.init else None)
-    return [make_finetune_stage(config, records, classes, stored=stored)]
+    return [make_finetune_stage(config, records, classes, devices, stored=stored)]
 
 
 def _bench_stage(stage: TrainStage, source: Source | None, trace_dir: Path | None) -> Figures:

@@ -54,7 +54,7 @@ _SCOPES = {
 # Linear layers inside an attention module: their biases and casts are no attention.
 _LINEAR_LAYERS = re.compile(r"(qkv|proj|q|k|v|kv|query|key|value)$")
 
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = .*? ([a-z][\w\-]*)\((.*)$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 _CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
@@ -63,20 +63,26 @@ _BATCHED = re.compile(r'lhs_batch_dim(?:s=\{\d|ensions":\["\d)')
 
 
 class Instruction(NamedTuple):
-    """One instruction; details: its text from the operands on."""
+    """One instruction.
+
+    details: its text from the operands on. shape: of its result, as text.
+    """
 
     opcode: str
     details: str
+    shape: str
 
 
 class Module(NamedTuple):
     """A compiled program.
 
     instructions: {name: Instruction} of all computations. computations: {name: names of instructions}.
+    entry: name of the computation that runs first; "" without one.
     """
 
     instructions: Mapping[str, Instruction]
     computations: Mapping[str, list[str]]
+    entry: str
 
 
 def parse(text: str) -> Module:
@@ -84,16 +90,18 @@ def parse(text: str) -> Module:
     instructions: dict[str, Instruction] = {}
     computations: dict[str, list[str]] = {}
     names: list[str] = []
+    entry = ""
     for line in text.splitlines():
         header = _COMPUTATION.match(line)
         if header:
             names = computations.setdefault(header[1], [])
+            entry = header[1] if line.startswith("ENTRY") else entry
             continue
         found = _INSTRUCTION.match(line)
         if found:
-            instructions[found[1]] = Instruction(found[2], found[3])
+            instructions[found[1]] = Instruction(found[3], found[4], found[2])
             names.append(found[1])
-    return Module(instructions, computations)
+    return Module(instructions, computations, entry)
 
 
 def classify(name: str, module: Module) -> str | None:

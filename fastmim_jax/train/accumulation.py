@@ -62,7 +62,7 @@ def fit_stage(
       OutOfMemoryError: the number in the config does not fit, or none does; with the numbers.
     """
     found = free_bytes(stage.mesh) if free is None else free
-    programs = _Programs(stage)
+    programs = Programs(stage)
     if found is None:
         programs.compile(stage.plan.accumulation)
         return programs.stages[stage.plan.accumulation]
@@ -162,7 +162,7 @@ def keep_accumulation(workdir: Path, numbers: dict[int, int]) -> None:
         write_json(workdir / FILE, entries)
 
 
-class _Programs(Generic[AnyStage]):
+class Programs(Generic[AnyStage]):
     """The steps of a stage by number of micro-batches, compiled once, and their bytes on one device."""
 
     def __init__(self, stage: AnyStage):
@@ -209,7 +209,7 @@ class _Programs(Generic[AnyStage]):
         return argument_bytes(self.stage.abstract) + reading_bytes(self.batch, self.stage.mesh)
 
 
-def _choose(programs: _Programs, free: int, workdir: Path | None) -> int:
+def _choose(programs: Programs, free: int, workdir: Path | None) -> int:
     """Return the smallest number that fits, or the one that the run has chosen before, if that fits."""
     stage, limit = programs.stage, USABLE * free - programs.beside()
     numbers = allowed_accumulations(stage)
@@ -224,7 +224,7 @@ def _choose(programs: _Programs, free: int, workdir: Path | None) -> int:
     return choice.accumulation
 
 
-def _check(programs: _Programs, number: int, free: int) -> None:
+def _check(programs: Programs, number: int, free: int) -> None:
     """Raise UserError if the number of the config needs more than the free memory."""
     need = programs.compile(number)
     if need <= free:
@@ -243,7 +243,7 @@ def _check(programs: _Programs, number: int, free: int) -> None:
     )
 
 
-def _nothing_fits(programs: _Programs, number: int, free: int) -> str:
+def _nothing_fits(programs: Programs, number: int, free: int) -> str:
     """Return the sentence for a step that fits in no number of micro-batches; remat is compiled for it."""
     state, limit = argument_bytes(programs.stage.abstract), USABLE * free - programs.beside()
     seen = (
@@ -255,7 +255,7 @@ def _nothing_fits(programs: _Programs, number: int, free: int) -> str:
     smaller, key = _smaller(programs.stage, number), _remat_key(programs.stage)
     if not key:
         return f"{seen}: use {smaller} (not checked)"
-    remat = _Programs(programs.stage.rebuild({key: "full"}))
+    remat = Programs(programs.stage.rebuild({key: "full"}))
     for candidate in dict.fromkeys((number, allowed_accumulations(programs.stage)[-1])):
         need = remat.compile(candidate)
         if need <= limit:
@@ -281,18 +281,18 @@ def _smaller(stage: TrainStage, number: int) -> str:
     return f"{', '.join(choices[:-1])} or {choices[-1]}"
 
 
-def _a_step_needs(programs: _Programs, number: int) -> str:
+def _a_step_needs(programs: Programs, number: int) -> str:
     need = programs.needs[number]
     if math.isinf(need):
         return f"{_a_step(programs, number)} needs more memory than the compiler accepts"
     return f"{_a_step(programs, number)} needs {describe_bytes(need)} of memory"
 
 
-def _a_step(programs: _Programs, number: int) -> str:
+def _a_step(programs: Programs, number: int) -> str:
     return f"a step of {count(programs.stage.plan.batch_size // number, 'image')} at a time"
 
 
-def _note(programs: _Programs, number: int, free: int) -> Note:
+def _note(programs: Programs, number: int, free: int) -> Note:
     """Return both numbers, and what accumulation changes beside memory."""
     plan, need = programs.stage.plan, programs.needs[number]
     text = f"{_a_step(programs, number)} needs {describe_bytes(need)} of {describe_bytes(free)} free"

@@ -86,7 +86,7 @@ def test_micro_batches_fit_devices_pairs_and_norms():
 @cache
 def needs():
     """-> {number: bytes of the compiled step}, and the bytes beside it."""
-    programs = accumulation._Programs(shared_stage())
+    programs = accumulation.Programs(shared_stage())
     return {number: programs.compile(number) for number in (1, 2, 4, 8)}, programs.beside()
 
 
@@ -126,7 +126,7 @@ def test_auto_takes_the_fewest_that_fit_and_keeps_the_losses(tmp_path, number):
     assert stage.plan.accumulation == number and stage.eval_batch_size == 64 // number
     assert "memory" in lines[0] and ("the whole batch needs about" in lines[0]) == (number > 1)
     np.testing.assert_allclose(losses(stage), whole_losses(), rtol=1e-5)
-    assert accumulation._Programs(stage).at(number).step.jitted._cache_size() == 0  # compiled once, ahead
+    assert accumulation.Programs(stage).at(number).step.jitted._cache_size() == 0  # compiled once, ahead
 
 
 @pytest.mark.slow
@@ -173,15 +173,15 @@ def test_remat_is_advised_where_it_fits(monkeypatch, number, with_remat, advice)
         programs.needs[number] = 1e6 * (with_remat.get(number, 100) if remat else 100)
         return programs.needs[number]
 
-    monkeypatch.setattr(accumulation._Programs, "compile", compile)
-    monkeypatch.setattr(accumulation._Programs, "estimate", lambda programs, number: 1e8)
+    monkeypatch.setattr(accumulation.Programs, "compile", compile)
+    monkeypatch.setattr(accumulation.Programs, "estimate", lambda programs, number: 1e8)
     with pytest.raises(OutOfMemoryError) as error:
         fit_stage(stage_of(accumulation=number), print, None, 60 * 10**6)
     assert advice in str(error.value)
 
 
 def test_parameters_that_do_not_fit_need_a_smaller_backbone(monkeypatch):
-    monkeypatch.setattr(accumulation._Programs, "compile", lambda self, n: self.needs.setdefault(n, 1e8))
+    monkeypatch.setattr(accumulation.Programs, "compile", lambda self, n: self.needs.setdefault(n, 1e8))
     stage = stage_of(accumulation=64)
     with pytest.raises(OutOfMemoryError, match="are free: use a smaller backbone$"):
         fit_stage(stage, print, None, 100_000)
