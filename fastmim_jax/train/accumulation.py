@@ -111,6 +111,7 @@ def search(
     estimate: Callable[[int], float],
     measure: Callable[[int], float],
     limit: float,
+    per_estimate: float = PER_ESTIMATE,
 ) -> Choice:
     """Return the smallest number of micro-batches whose program fits, from few programs.
 
@@ -119,8 +120,9 @@ def search(
       estimate: number -> bytes, roughly; falling.
       measure: number -> bytes of the compiled program; infinite if it could not be compiled for its size.
       limit: bytes.
+      per_estimate: bytes of a program per estimated byte, before the first is compiled.
     """
-    scale, tolerance, needs = PER_ESTIMATE, 1.0, dict[int, float]()
+    scale, tolerance, needs = per_estimate, 1.0, dict[int, float]()
 
     def hopeful(candidates: Sequence[int]) -> int | None:
         return next((n for n in candidates if scale * estimate(n) <= limit * tolerance), None)

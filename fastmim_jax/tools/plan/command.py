@@ -63,7 +63,8 @@ def plan(
         config.schedule.batch_size = batch
     _prepare_jax(hardware)
     devices = open_devices(hardware)
-    for line in _heading(hardware):
+    heading = _heading(hardware)
+    for line in heading:
         log(line)
 
     opened: list[StageCandidates] = []  # of the newest setting
@@ -77,9 +78,12 @@ def plan(
     try:
         answer = find_fitting(settings(config, hardware), open_candidates, usable, log)
     except jax.errors.JaxRuntimeError as error:
-        if "libdevice" in str(error) or "ptxas" in str(error):
-            raise UserError(NO_GPU_COMPILER) from error
-        raise
+        if hardware.chip.platform != "gpu":
+            raise
+        seen = str(error).partition("\n")[0][:200]
+        raise UserError(
+            f"XLA's GPU compiler of jax {jax.__version__} failed ({seen}): {NO_GPU_COMPILER}"
+        ) from error
     if answer.changes is None:
         log(_nothing_fits(answer, usable))
         return 1
@@ -97,7 +101,7 @@ def plan(
     log(f"to train so, type: {' '.join(typed)}")
     if out:
         cells = [table_cells(report, hardware) for report in reports]
-        write_json(Path(out), {"flags": typed, "stages": cells}, indent=2)
+        write_json(Path(out), {"planned": heading, "flags": typed, "stages": cells}, indent=2)
     return 0
 
 

@@ -14,7 +14,7 @@ ZERO, FSDP, REMAT = "run.shard_optimizer_state", "run.mesh_fsdp", "method.remat"
 class Candidates:
     """Programs that need state / sharding + activations / micro-batches."""
 
-    numbers, share = (1, 2, 4, 8), 0.9
+    numbers, share, per_estimate = (1, 2, 4, 8), 0.9, 1.0
 
     def __init__(self, changes, state=10.0, activations=16.0, refuses=math.inf, compiled=None):
         self.state = state / changes.get(FSDP, 3 if ZERO in changes else 1)
