@@ -1,6 +1,5 @@
 """`fastmim COMMAND`: dispatch to the commands, and exit codes."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from fastmim_jax import __version__
 from fastmim_jax.cli import Command, command_help, escape_unprintable, parse, print_warnings, usage
 from fastmim_jax.errors import UserError
+from fastmim_jax.start_jax import start_jax
 
 
 def pretrain(values, paths):
@@ -23,7 +23,7 @@ def pretrain(values, paths):
     from fastmim_jax.train.pretrain import pretrain
     from fastmim_jax.train.report import summarize, summary_lines
 
-    _start_jax(values.distributed)
+    start_jax(values, config.run.peer_timeout_seconds)
     hooks = [picture_hook] if config.run.picture_every else []
     hooks += [open_monitor(config)] if config.monitor.path else []
     pretrain(config, values.workdir, hooks, accept_changed_data=values.accept_changed_data)
@@ -38,7 +38,7 @@ def reconstruct(values, paths):
     """Draw the reconstructions of a checkpoint."""
     from fastmim_jax.tools.reconstruct import reconstruct
 
-    _start_jax()
+    start_jax()
     print(reconstruct(Path(values.workdir), values.images, values.count or 6, values.step))
 
 
@@ -51,7 +51,7 @@ def finetune(values, paths):
     from fastmim_jax.evaluate.best_checkpoint import BestCheckpoint
     from fastmim_jax.train.finetune import finetune
 
-    _start_jax(values.distributed)
+    start_jax(values, config.run.peer_timeout_seconds)
     finetune(config, values.workdir, BestCheckpoint, accept_changed_data=values.accept_changed_data)
 
 
@@ -59,7 +59,7 @@ def probe(values, paths):
     """Probe the frozen features of a checkpoint for classes, layer by layer."""
     from fastmim_jax.evaluate.probe import probe
 
-    _start_jax()
+    start_jax()
     with _progress() as progress:
         probe(
             values.workdir,
@@ -80,7 +80,7 @@ def features(values, paths):
     from fastmim_jax.data.sources import evaluation_split, open_source
     from fastmim_jax.evaluate.features import write_features
 
-    _start_jax()
+    start_jax()
     source = open_source(values.images, values.split or evaluation_split(values.images) or "train")
     with _progress() as progress:
         write_features(
@@ -98,7 +98,7 @@ def evaluate(values, paths):
     """Measure the accuracy of a fine-tuned checkpoint on labelled images."""
     from fastmim_jax.evaluate.predict import evaluate
 
-    _start_jax()
+    start_jax()
     with _progress() as progress:
         options = dict(step=values.step, out=values.out, log=progress.log, progress=progress.show)
         evaluate(values.workdir, values.images, **options)
@@ -108,7 +108,7 @@ def predict(values, paths):
     """Predict the classes of an image, or of all images in a folder."""
     from fastmim_jax.evaluate.predict import predict
 
-    _start_jax()
+    start_jax()
     with _progress() as progress:
         options = dict(step=values.step, out=values.out, log=progress.log, progress=progress.show)
         predict(values.workdir, values.images, **options)
@@ -118,7 +118,7 @@ def convert(values, paths):
     """Convert a checkpoint from published files, or to timm, Hugging Face, ONNX and other formats."""
     from fastmim_jax.export.convert import convert
 
-    _start_jax()
+    start_jax()
     options = _conversion(
         values,
         to=values.to or "",
@@ -134,7 +134,7 @@ def verify(values, paths):
     """Compare two checkpoints layer by layer on the same images; exit with 1 if they differ."""
     from fastmim_jax.export.verify import verify
 
-    _start_jax()
+    start_jax()
     return 0 if verify(*paths, _conversion(values)) else 1
 
 
@@ -144,7 +144,7 @@ def bench(values, paths):
     from fastmim_jax.tools.bench import bench
     from fastmim_jax.tools.draw.contact_sheet import show_batch
 
-    _start_jax()
+    start_jax()
     if values.show_batch:
         print(show_batch(config, values.show_batch))
     else:
@@ -212,7 +212,8 @@ def _progress():
 
 
 SMALLER_COUNT = "type a smaller --count"
-TRAINING = ("distributed", "accept_changed_data")
+DISTRIBUTED = ("distributed", "coordinator", "processes", "process")
+TRAINING = (*DISTRIBUTED, "accept_changed_data")
 SMALLER_BATCH = "type a smaller --config.schedule.batch_size"
 CONVERSION = ("format", "key", "prefix", "step", "partial", "set")
 COMMANDS = {
@@ -264,21 +265,42 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _run(words)
-    except UserError as error:
-        print(f"fastmim: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Exception as error:
-        from fastmim_jax.train.out_of_memory import is_out_of_memory, sentence
+    except BaseException as error:
+        peers = _peers()
+        if peers is None:
+            _refuse(error, words)
+        else:
+            from fastmim_jax.train.ending import end_together
 
-        if not is_out_of_memory(error):
-            raise
-        print(f"fastmim: {sentence(error, COMMANDS[words[0]].less_memory)}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("fastmim: interrupted", file=sys.stderr)
-        sys.exit(130)
+            end_together(peers, error)
+        raise
+    peers = _peers()
+    if peers is not None:
+        peers.close()
     if code:
         sys.exit(code)
+
+
+def _refuse(error, words):
+    """Exit with a sentence, if an error has one."""
+    if isinstance(error, UserError):
+        print(f"fastmim: {error}", file=sys.stderr)
+        sys.exit(2)
+    if isinstance(error, KeyboardInterrupt):
+        print("fastmim: interrupted", file=sys.stderr)
+        sys.exit(130)
+    if isinstance(error, Exception):
+        from fastmim_jax.train.out_of_memory import is_out_of_memory, sentence
+
+        if is_out_of_memory(error):
+            print(f"fastmim: {sentence(error, COMMANDS[words[0]].less_memory)}", file=sys.stderr)
+            sys.exit(2)
+
+
+def _peers():
+    """Return the other processes of a run, without importing anything for a command that has none."""
+    module = sys.modules.get("fastmim_jax.train.peers")
+    return module.current_peers() if module else None
 
 
 def _run(argv):
@@ -319,24 +341,6 @@ def _check_config(config, section=""):
 
     check_values(config)
     return config
-
-
-def _start_jax(distributed=False):
-    """Silence the libraries' information lines, join the other processes, open the compilation cache."""
-    import jax
-    from absl import logging as absl_logging
-
-    from fastmim_jax.data.decoder_messages import name_messages
-    from fastmim_jax.train.compilation import enable_cache
-    from fastmim_jax.train.orbax_noise import mute_failed_saves
-
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    mute_failed_saves()
-    name_messages()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if distributed:
-        jax.distributed.initialize()
-    enable_cache()
 
 
 if __name__ == "__main__":

@@ -72,7 +72,12 @@ FLAGS = {
     ),
     "workdir": _path("DIR", "folder of the run; created if missing"),
     "accept_changed_data": _boolean("resume although the training data changed; recorded in data.json"),
-    "distributed": _boolean("several processes: JAX finds the others"),
+    "distributed": _boolean(
+        "several processes: JAX finds the others (Slurm, Open MPI, TPU pods, Kubernetes)"
+    ),
+    "coordinator": Flag("HOST:PORT", "of process 0, where nothing finds the others: any free port"),
+    "processes": _integer("N", "number of all processes, with --coordinator", 1),
+    "process": _integer("I", "number of this process, with --coordinator", 0),
     "images": _data("FILE_OR_DIR", "folder, data set or image to read instead of the run's data"),
     "test": _data("DIR", "labelled data to test on; default: the val or test split of --images"),
     "split": Flag("NAME", "split of --images; default: val, test or train, the first that exists"),

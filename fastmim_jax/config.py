@@ -258,6 +258,9 @@ def _run() -> ConfigDict:
     # Seconds between a stop signal and the end that the scheduler leaves: an evaluation or a picture that
     # lasts longer than half of it is given up for the checkpoint, and made when the run resumes.
     run.grace_seconds = 25.0
+    run.peer_timeout_seconds = (
+        60.0  # of silence after which another process counts as dead and the run ends
+    )
     run.max_skipped = 20  # non-finite steps in a row that stop the run, at least 1
     run.workers = -1  # worker processes that read images; -1: chosen from the number of cores
     run.threads = 4  # per worker process

@@ -28,6 +28,7 @@ REST = ("step", "opt_state", "skipped", "skipped_in_row")
 SAVE_ERRORS = (OSError, ValueError, RuntimeError)
 
 
+ITEMS = ("params", "rest", "position")
 SUCCESS, SUCCESS_TEXT = "commit_success.txt", "Checkpoint commit was successful\n"  # Orbax adds local paths
 TEMPORARY = ".orbax-checkpoint-tmp"  # in the name of a checkpoint that is being written
 
@@ -100,7 +101,8 @@ class Checkpoints:
             multiprocessing_options=processes,
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        # With names, Orbax does not guess the items from whatever lies in the newest folder.
+        self._manager = ocp.CheckpointManager(self.directory, item_names=ITEMS, options=options)
         self._verify = verify
         self._seen = self.directory.exists()
         self._saving: int | None = None  # the step being written
@@ -294,10 +296,6 @@ class Checkpoints:
                 f"checkpoint {self.directory / str(step)} does not fit the model of this config "
                 f"({str(error).splitlines()[0]}): use the config that wrote it, or delete the checkpoint"
             ) from error
-
-    def reached_preemption(self, step: int) -> bool:
-        """Return whether the cluster asks the processes of this run to stop after this step."""
-        return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
     def close(self) -> None:
         """Wait until everything is on disk, or has failed to be."""

@@ -19,6 +19,7 @@ from fastmim_jax.plan import make_stage_plan
 from fastmim_jax.train import sharding, state, steps
 from fastmim_jax.train.augmentation import device_augmentation, host_augmentation
 from fastmim_jax.train.data_values import settle_values
+from fastmim_jax.train.handshake import shake_hands
 from fastmim_jax.train.inference import ClassifierStage, classify_program
 from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.loop import Hook, train
@@ -163,6 +164,7 @@ def finetune(
     log = log if jax.process_index() == 0 else lambda text: None
     source, held_out = open_labelled(config)
     data = describe_data(source, held_out)
+    shake_hands(workdir, config, data)
     data = check_training_data(workdir, data, accept=accept_changed_data, log=log, classes_fixed=True)
     check_classes(config, len(source.classes), source)
     config, loaded = resolve_start(config, workdir)

@@ -17,13 +17,16 @@ from fastmim_jax.data.undecodable import UndecodableRecords
 from fastmim_jax.errors import UserError
 from fastmim_jax.saved_config import flatten
 from fastmim_jax.train.accumulation import fit_stage, saved_stage, what_to_type
+from fastmim_jax.train.agreement import StopAgreement
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.compilation import compilation_seconds, log_compilation
 from fastmim_jax.train.disk_watch import DiskWatch
+from fastmim_jax.train.ending import ends_together
 from fastmim_jax.train.eta import RemainingTime, StageWork
 from fastmim_jax.train.memory import free_bytes
 from fastmim_jax.train.metrics import Metrics, NullMetrics
 from fastmim_jax.train.out_of_memory import refuse_out_of_memory
+from fastmim_jax.train.peers import current_peers
 from fastmim_jax.train.progress import Clock
 from fastmim_jax.train.reading_advice import how_to_read_faster
 from fastmim_jax.train.restore import find_start, next_stage, restore_or_create
@@ -72,8 +75,11 @@ def train(
         keep=config.run.keep, keep_every=config.run.keep_every, verify=config.run.verify_checkpoints
     )
     stages, free = list(stages), free_bytes(stages[0].mesh)
-    stopping = StopSignal(config.run.grace_seconds)
-    with Checkpoints(workdir / "checkpoints", **options) as checkpoints, stopping as stop:
+    peers = current_peers()
+    stopping = StopSignal(config.run.grace_seconds, tell=peers.tell_stop if peers else _tell_nobody)
+    with Checkpoints(workdir / "checkpoints", **options) as checkpoints, stopping as stop, ends_together():
+        if peers:
+            peers.on_stop = stop.receive
         with stop.nothing_to_save(), log_compilation(log):
             start = find_start(stages, checkpoints, log)
             step, first = start.step, start.stage
@@ -99,7 +105,7 @@ def train(
                             hooks = make_hooks(stages[index], state, metrics.log)
                         first_hook = start.first_hook if index == first else None
                         state, step = loop.run_stage(stages[index], state, step, source, hooks, first_hook)
-                    if step < stages[index].plan.last_step or stop.name:
+                    if loop.agreement.stopped:
                         break
         finally:
             loop.timer.close()
@@ -114,8 +120,12 @@ def train(
             f"stopped by {stop.name} after step {step:,}: the current step is saved; rerun the same "
             "command to resume"
         )
-        raise Stopped(stop.name)
+        raise Stopped(stop.name, agreed=True)
     return step
+
+
+def _tell_nobody(name):
+    """Stand in for the other processes of a run that has none."""
 
 
 def _fit(stage, step, workdir, free, log):
@@ -155,6 +165,7 @@ class Loop:
         self.clipped = clipped or ClippedValues(DecodeRules())
         self.config, self.checkpoints, self.metrics = config, checkpoints, metrics
         self.undecodable, self.stop = undecodable, stop
+        self.agreement = StopAgreement(stop, current_peers())
         self.disk = DiskWatch(checkpoints, metrics, stages[0].config.run.max_failed_saves)
         self.timer, self.clock = timer or StepTimer(clock), clock
         self.remaining = RemainingTime([_work(stage.plan) for stage in stages])
@@ -194,7 +205,7 @@ class Loop:
             batches = iter(loader)
             if first_hook is not None:
                 self._call_hooks(step, state, first_hook)
-            while step < plan.last_step and not self._stopping(step):
+            while step < plan.last_step and not self.agreement.stopping(step):
                 self._check_disk(step, state)
                 with self.stop.rescued_by(partial(self._rescue, step, state)):
                     batch, arrays = self._next_batch(batches)
@@ -209,6 +220,7 @@ class Loop:
                 self._call_hooks(step, state)
                 if self._due(step, settings.checkpoint_every):
                     self._save(step, state)
+            self.agreement.end_stage(step)
             self._save(step, state)
             self.disk.check_last_save()
         return state, step
@@ -220,9 +232,6 @@ class Loop:
         arrays = self.stage.to_devices(batch, self.stage.plan.batch_size)
         self.timer.have()
         return batch, arrays
-
-    def _stopping(self, step):
-        return self.stop.name or self.checkpoints.reached_preemption(step)
 
     def _due(self, step, every):
         return bool(every) and (step % every == 0 or step == self.stage.plan.total_steps)

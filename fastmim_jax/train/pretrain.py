@@ -14,6 +14,7 @@ from fastmim_jax.plan import PretrainPlan, make_pretrain_plan
 from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.train import sharding, state, steps
 from fastmim_jax.train.data_values import settle_values
+from fastmim_jax.train.handshake import shake_hands
 from fastmim_jax.train.held_out import HeldOutLoss, fixed_batches, trivial_losses
 from fastmim_jax.train.inference import MethodStage, method_programs, run_key
 from fastmim_jax.train.loop import Hook, train
@@ -173,6 +174,7 @@ def pretrain(
     source = open_training_data(config)
     held_out = open_held_out_data(config, log)
     data = describe_data(source, held_out)
+    shake_hands(workdir, config, data)
     data = check_training_data(workdir, data, accept=accept_changed_data, log=log)
     loaded = None if not config.init or has_checkpoint(workdir) else load_run(config.init)
     data |= check_start(workdir, config.init, loaded)

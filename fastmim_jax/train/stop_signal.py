@@ -20,9 +20,12 @@ _END = b"\0"  # ends the listening thread; no signal has this number
 class Stopped(SystemExit):
     """A run was stopped by a signal; its exit code is 128 plus the signal's number."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, agreed: bool = False):
+        """Args:
+        agreed: all processes of the run stopped after the same step.
+        """
         super().__init__(exit_code(name))
-        self.name = name
+        self.name, self.agreed = name, agreed
 
 
 def exit_code(name: str) -> int:
@@ -47,6 +50,7 @@ class StopSignal:
       grace: seconds between the signal and the end of the process that a scheduler leaves.
       say: prints a line at once.
       leave: ends the process with an exit code; other functions are for tests.
+      tell: called with the name of a signal that this process received.
     """
 
     def __init__(
@@ -54,7 +58,9 @@ class StopSignal:
         grace: float = 25.0,
         say: Callable[[str], None] | None = None,
         leave: Callable[[int], Any] = os._exit,
+        tell: Callable[[str], None] = lambda name: None,
     ):
+        self._tell = tell
         self.name: str | None = None  # of the first signal
         self._grace, self._say, self._leave = grace, say or _print_error, leave
         self._safe = False  # in a `nothing_to_save` block
@@ -112,10 +118,16 @@ class StopSignal:
             with self._lock:  # waits for a rescue, which ends the process
                 self._rescue = None
 
+    def receive(self, name: str) -> None:
+        """Act on a signal that another process of the run has received."""
+        if self.name is None and self._before:
+            self.name = name
+            os.kill(os.getpid(), signal.SIGTERM)
+
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self._safe:
             self._safe = False
-            raise Stopped(signal.Signals(number).name)
+            raise Stopped(self.name or signal.Signals(number).name)
 
     def _listen(self) -> None:
         """Hear signals until the end of the block, and end the process where the loop does not."""
@@ -137,8 +149,10 @@ class StopSignal:
                 self._enforce(time.monotonic() - began)
 
     def _announce(self, name: str) -> None:
-        self.name = name
-        self._say(f"{name}: the run stops as soon as its last step is saved; Ctrl-C ends it at once")
+        if self.name is None:
+            self.name = name
+            self._tell(name)
+        self._say(f"{self.name}: the run stops as soon as its last step is saved; Ctrl-C ends it at once")
 
     def _enforce(self, seconds: float) -> None:
         """End the process if the main thread does not, `seconds` after the signal."""

@@ -213,6 +213,7 @@ RUN = {
     "verify_checkpoints": boolean(),
     "max_failed_saves": integer(1),
     "grace_seconds": POSITIVE,
+    "peer_timeout_seconds": POSITIVE,
     "max_skipped": integer(1),
     "workers": integer(-1, most=4096),
     "threads": integer(1, most=1024),

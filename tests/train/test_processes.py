@@ -1,14 +1,16 @@
 """Two real processes over the network, found as a Slurm job would be, against one."""
 
 import json
+import signal
 import socket
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fastmim_jax.__main__ import main
-from helpers.processes import Run, finish
+from helpers.processes import Run, finish, lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess, pytest.mark.usefixtures("one_device")]
 
@@ -90,3 +92,65 @@ def test_two_processes_fine_tune_and_evaluate_as_one(pretrained, tmp_path):
     assert found[0]["images"] == found[1]["images"] == 512
     assert found[0]["top1"] == found[1]["top1"] and found[0]["per_class"] == found[1]["per_class"]
     assert (two / "best").exists() and (two / "pictures" / "confusion.png").exists()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """-> start(*own flags of each process): two processes of an endless run that meet at a free port."""
+    config = tmp_path / "processes.py"
+    config.write_text(CONFIG.format(tests=str(ROOT / "tests")))
+
+    def start(*own):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        flags = [
+            f"--config={config}:pretrain",
+            f"--workdir={tmp_path / 'run'}",
+            "--config.schedule.steps=100000",
+        ]
+        flags += [
+            "--config.run.eval_every=0",
+            "--config.run.picture_every=0",
+            "--config.run.checkpoint_every=0",
+        ]
+        flags += [f"--coordinator=127.0.0.1:{port}", "--processes=2", "--config.run.log_every=1"]
+        runs = [Run(["pretrain", *flags, f"--process={i}", *more]) for i, more in enumerate(own)]
+        return runs, tmp_path / "run"
+
+    return start
+
+
+def wait_for_step(runs, workdir, step):
+    while not any(line["step"] >= step for line in lines(workdir)):
+        assert all(run.running for run in runs), [run.output for run in runs]
+        time.sleep(0.02)
+
+
+def test_a_signal_to_one_process_stops_both_after_one_step(start):
+    runs, workdir = start([], [])
+    wait_for_step(runs, workdir, 5)
+    runs[1].send(signal.SIGTERM)
+    outputs = [finish(run, code=143) for run in runs]
+    (saved,) = [path.name for path in (workdir / "checkpoints").iterdir()]
+    assert f"stopped by SIGTERM after step {saved}: the current step is saved" in outputs[0]
+    assert lines(workdir)[-1]["step"] == int(saved) and "Traceback" not in "".join(outputs)
+
+
+@pytest.mark.exhaustive
+def test_a_killed_process_ends_the_other_with_a_sentence(start):
+    for killed in (0, 1):
+        runs, workdir = start([], [])
+        wait_for_step(runs, workdir, 1)
+        runs[killed].send(signal.SIGKILL)
+        output = finish(runs[1 - killed], code=1)
+        assert f"fastmim: process {killed} on " in output and "ended without a word" in output
+        assert "Traceback" not in output
+
+
+@pytest.mark.exhaustive
+def test_hosts_with_other_configs_do_not_start(start):
+    runs, workdir = start([], ["--config.optimizer.base_lr=0.5"])
+    for run in runs:
+        assert "has config.optimizer.base_lr=0.5, process 0 on" in finish(run, code=2)
+    assert not (workdir / "metrics.jsonl").exists()

@@ -126,7 +126,6 @@ def train_slowly(workdir, steps):
     checkpoints = SimpleNamespace(
         save=lambda *_: None,
         wait=lambda: None,
-        reached_preemption=lambda step: False,
         take_failures=list,
         failed_in_a_row=0,
     )

@@ -1,0 +1,78 @@
+"""Processes that keep in touch: shared values, signals, and ends with or without a word."""
+
+import socket
+
+import pytest
+
+from helpers.connected import connect, together
+
+
+@pytest.fixture
+def closing():
+    """A list of peers to close at the end."""
+    peers = []
+    yield peers
+    for peer in peers:
+        peer.close()
+
+
+def test_every_process_gets_the_values_of_all_in_order(closing):
+    peers, _ = connect(3)
+    closing += peers
+    for name in ("first", "second"):
+        found = together(lambda peer, name=name: peer.share(name, {"n": peer.process, "of": name}), peers)
+        assert found == [[{"n": number, "of": name} for number in range(3)]] * 3
+
+
+@pytest.mark.parametrize("sender", [0, 2])
+def test_a_signal_reaches_all_others_once(closing, sender):
+    peers, _ = connect(3)
+    closing += peers
+    heard = {peer.process: [] for peer in peers}
+    for peer in peers:
+        peer.on_stop = heard[peer.process].append
+    peers[sender].tell_stop("SIGTERM")
+    for name in ("after", "wards"):  # messages keep their order
+        together(lambda peer, name=name: peer.share(name, 0), peers)
+    expected = {number: ["SIGTERM"] * (number != sender) for number in range(3)}
+    assert heard == expected
+    assert [peer.stop_name for peer in peers] == ["" if n == sender else "SIGTERM" for n in range(3)]
+
+
+@pytest.mark.parametrize("sender", [0, 1])
+def test_an_error_ends_all_with_its_sentence_and_code(capsys, sender):
+    peers, left = connect(3)
+    peers[sender].fail("no image can be read", 2)
+    others = [end.wait() for number, end in enumerate(left) if number != sender]
+    assert others == [2, 2] and left[sender].code is None
+    sentence = f"fastmim: process {sender} on {socket.gethostname()} ended: no image can be read\n"
+    assert capsys.readouterr().err == 2 * sentence
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_all(capsys, killed):
+    """Its connections end without a word, as the system ends those of a killed process."""
+    peers, left = connect(3)
+    peers[killed]._closing = True
+    for link in peers[killed]._links.values():
+        link._connection.shutdown(socket.SHUT_RDWR)
+    assert [end.wait() for number, end in enumerate(left) if number != killed] == [1, 1]
+    assert f"process {killed} on {socket.gethostname()} ended without a word" in capsys.readouterr().err
+
+
+def test_a_host_that_falls_silent_counts_as_dead(capsys):
+    peers, left = connect(2, timeout=0.2)
+    peers[1]._send = lambda *_: None  # its heartbeats are lost
+    assert left[0].wait() == 1
+
+
+def test_a_process_that_is_done_ends_nobody(closing):
+    peers, left = connect(3)
+    closing += peers[:2]
+    peers[2].close()
+    for link in peers[2]._links.values():
+        link._connection.shutdown(socket.SHUT_RDWR)
+    while peers[0]._links[2].open:
+        pass
+    assert [end.code for end in left] == [None] * 3
+    peers[0].wait(0.01)  # process 1 is still there
