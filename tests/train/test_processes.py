@@ -104,9 +104,10 @@ def start(tmp_path):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
+        workdir = tmp_path / f"run{port}"
         flags = [
             f"--config={config}:pretrain",
-            f"--workdir={tmp_path / 'run'}",
+            f"--workdir={workdir}",
             "--config.schedule.steps=100000",
         ]
         flags += [
@@ -116,7 +117,7 @@ def start(tmp_path):
         ]
         flags += [f"--coordinator=127.0.0.1:{port}", "--processes=2", "--config.run.log_every=1"]
         runs = [Run(["pretrain", *flags, f"--process={i}", *more]) for i, more in enumerate(own)]
-        return runs, tmp_path / "run"
+        return runs, workdir
 
     return start
 
