@@ -23,7 +23,7 @@ FLOORS = [
     ("train",),
     ("evaluate", "export"),
     ("tools",),
-    ("cli",),
+    ("cli", "start_jax"),
     ("__main__",),
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
