@@ -1,5 +1,6 @@
 """`fastmim COMMAND`: dispatch to the commands, and exit codes."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
