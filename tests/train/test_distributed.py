@@ -1,9 +1,12 @@
 """How several processes are started, and what is said where they are not."""
 
+from types import SimpleNamespace
+
 import jax
 import pytest
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.start_jax import start_jax
 from fastmim_jax.train.distributed import start_processes, undeclared_cluster
 
 
@@ -60,3 +63,11 @@ def test_a_launcher_without_the_flag_is_noticed():
     assert (
         sentence.startswith("Slurm started 8 processes, this is number 3") and "--distributed" in sentence
     )
+
+
+def test_commands_print_that_a_launcher_was_noticed(monkeypatch, capsys):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    start_jax(SimpleNamespace(distributed=False, coordinator=None))
+    assert capsys.readouterr().err.startswith("Open MPI started 4 processes")
+    start_jax()  # a command that runs alone
+    assert capsys.readouterr().err == ""
