@@ -77,7 +77,7 @@ def _check_numbers(coordinator: str, processes: int | None, process: int | None)
 
 
 def undeclared_cluster(environment: Mapping[str, str] = os.environ) -> str:
-    """Return a sentence if a launcher started several processes that were not told to work together."""
+    """Return a sentence if a launcher started several processes without --distributed."""
     for launcher, (count, number) in LAUNCHERS.items():
         if environment.get(count, "1") not in ("", "1"):
             return (
