@@ -7,12 +7,12 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar, overload
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.paths import local_path
 
-JsonType = TypeVar("JsonType", dict, list)
+JsonType = TypeVar("JsonType")
 
 
 @contextmanager
@@ -65,11 +65,19 @@ def write_json(path: str | os.PathLike, value: Any, indent: int | None = 1) -> N
     write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
-def read_json(path: str | os.PathLike, kind: type[JsonType], expected: str) -> JsonType:
+@overload
+def read_json(path: str | os.PathLike, kind: type[JsonType], expected: str) -> JsonType: ...
+
+
+@overload
+def read_json(path: str | os.PathLike, kind: tuple[type, ...], expected: str) -> Any: ...
+
+
+def read_json(path: str | os.PathLike, kind: Any, expected: str) -> Any:
     """Return the content of a JSON file that another process, a crash or a user may have damaged.
 
     Args:
-      kind: dict or list, of the content.
+      kind: dict, list or both, of the content.
       expected: what the file should be and what to type, for the message: "the config of a run: ...".
 
     Raises:

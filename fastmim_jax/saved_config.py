@@ -70,6 +70,54 @@ def flatten(config: Mapping | ConfigDict) -> dict[str, Any]:
     return flat
 
 
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Invert `flatten`: return the nested dict of {"section.key": value}."""
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *sections, key = name.split(".")
+        inner = nested
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[key] = value
+    return nested
+
+
+def find_mismatch(saved: Mapping) -> str:
+    """Return which key of a saved config (nested dict) has another type than the defaults; "" if none."""
+    if not isinstance(saved.get("method", saved.get("model")), Mapping):
+        return "it has no section method or model"
+    renamed = rename_keys(saved)
+    return _mismatch(renamed, default_config(renamed).to_dict(), "")
+
+
+def _mismatch(values: Mapping, defaults: Mapping, prefix: str) -> str:
+    for key in defaults.keys() & values.keys():
+        value, default = values[key], defaults[key]
+        if not _fits(value, default):
+            return f"{prefix}{key} is {str(value)[:40]!r}, expected {_kind(default)}"
+        if isinstance(value, Mapping) and isinstance(default, Mapping):
+            if inner := _mismatch(value, default, f"{prefix}{key}."):
+                return inner
+    return ""
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Return whether a value may stand for a default: also None, and a number for a word such as "auto"."""
+    if value is None or default is None or (_kind(value), _kind(default)) == ("a number", "a text"):
+        return True
+    if isinstance(default, (list, tuple)) and default and isinstance(value, (list, tuple)):
+        return all(_fits(item, default[0]) for item in value)
+    return _kind(value) == _kind(default)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "a section"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    return "a text" if isinstance(value, str) else "a number"
+
+
 def _to_json(value: Any) -> Any:
     return [_to_json(item) for item in value] if isinstance(value, (tuple, list)) else value
 

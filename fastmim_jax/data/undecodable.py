@@ -1,8 +1,10 @@
 """Records that could not be decoded: counted, listed in a file, and limited."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,7 +13,11 @@ from fastmim_jax.data.limits import MAX_TRIES, DecodeError, DecodeRules
 from fastmim_jax.data.replacements import candidates, describe_classes, label_of
 from fastmim_jax.data.sources import Source
 from fastmim_jax.errors import UserError
+from fastmim_jax.io import write_text
 from fastmim_jax.paths import to_text
+
+DECODES_NOW = "failed in a worker, but decodes now"
+MANY = 1000  # records whose second try is announced
 
 
 class UndecodableRecords:
@@ -28,21 +34,26 @@ class UndecodableRecords:
         path: str | os.PathLike | None = None,
         channels: int = 3,
         rules: DecodeRules = DEFAULT_RULES,
+        log: Callable[[str], None] = lambda text: None,
+        threads: int = 1,
     ):
-        """Read the records of earlier runs back from `path`, so that the count survives a restart.
+        """Try the records of earlier runs in `path` again, and keep those that still cannot be decoded.
 
         Args:
           source: the source of the batches.
           max_share: allowed share of undecodable records, in [0, 1].
-          path: a text file with one line 'name<TAB>reason' per record, or None; one file per process.
+          path: a text file with one line 'name<TAB>reason<TAB>index' per record, or None; one file per
+            process.
           channels, rules: see `make_loader`; the reason is found by decoding the record again.
+          log: prints a line. threads: that try the records of earlier runs.
         """
         self._source, self._max_share = source, max_share
         self._channels, self._rules = channels, rules
         self._path = None if path is None else os.fspath(path)
-        self._reasons = _read_reasons(self._path)  # name -> reason, in order of discovery
+        self._reasons: dict[str, str] = {}  # name -> reason, in order of discovery
         self._checked: set[int] = set()  # indices that this process has looked up
         self._broken: dict[str, int] = {}  # classes without a good image -> number of images tried
+        self._take_over(threads, log)
 
     @property
     def count(self) -> int:
@@ -63,6 +74,7 @@ class UndecodableRecords:
             because none of MAX_TRIES records could be decoded.
         """
         found: dict[str, str] = {}
+        indices: dict[str, int] = {}
         broken: dict[str, int] = {}
         for row in np.flatnonzero(batch["num_undecodable"]):
             first, number = int(batch["index"][row]), int(batch["num_undecodable"][row])
@@ -75,11 +87,12 @@ class UndecodableRecords:
                 self._checked.add(index)
                 name = _one_line_name(self._source, index)
                 if name not in self._reasons:
-                    found[name] = self._reasons[name] = self._reason(index)
+                    found[name] = self._reasons[name] = self._reason(index) or DECODES_NOW
+                    indices[name] = index
             broken |= self._broken_class(first, bad, int(batch["label"][row]))
         if found and self._path is not None:
             with open(self._path, "a", encoding="utf-8") as file:
-                file.writelines(f"{name}\t{reason}\n" for name, reason in found.items())
+                file.writelines(_line(name, reason, indices[name]) for name, reason in found.items())
         if self.count > self._max_share * len(self._source):
             raise UserError(self._too_many())
         tries = min(MAX_TRIES, len(self._source))
@@ -107,12 +120,37 @@ class UndecodableRecords:
         self._broken[self._source.classes[label]] = count
         return {self._source.classes[label]: count}
 
+    def _take_over(self, threads, log):
+        """Read the list of earlier runs and rewrite it with the records that still cannot be decoded."""
+        listed, damaged = _read_list(self._path)
+        if not listed and not damaged:
+            return
+        present = [line for line in listed if line.record < len(self._source)]
+        present = [line for line in present if _one_line_name(self._source, line.record) == line.name]
+        if len(present) > MANY:
+            log(f"trying the {len(present):,} records in {self._path} again")
+        with ThreadPoolExecutor(max(threads, 1)) as pool:
+            reasons = list(pool.map(self._reason, [line.record for line in present]))
+        still = [
+            line._replace(reason=reason) for line, reason in zip(present, reasons, strict=True) if reason
+        ]
+        self._reasons = {line.name: line.reason for line in still}
+        write_text(self._path, "".join(_line(*line) for line in still))
+        if damaged:
+            log(f"{self._path}: damaged lines removed: {damaged:,}")
+        if len(still) < len(listed):
+            fine, all_of_them = len(listed) - len(still), f"{len(listed):,} records in {self._path}"
+            log(
+                f"{fine:,} of the {all_of_them} can be decoded now, or are no longer there: removed from it"
+            )
+
     def _reason(self, index):
+        """Return why a record cannot be decoded, or "" if it can."""
         try:
             read_image(self._source, index, self._channels, self._rules)
         except DecodeError as error:
             return " ".join(error.reason.split())
-        return "failed in a worker, but decodes now"
+        return ""
 
     def _counts(self):
         return f"{self.count:,} of {len(self._source):,} records"
@@ -123,11 +161,12 @@ class UndecodableRecords:
 
     def _too_many(self):
         share = self.count / len(self._source)
-        listed = f"All are listed in {self._path}; delete it" if self._path else "Start again"
+        listed = f"All are listed in {self._path}. " if self._path else ""
         return (
             f"{self._counts()} ({share:.2%}) could not be decoded, expected at most "
-            f"{self._max_share:.2%} (config.data.max_bad_share): {self._examples()}. {listed} after "
-            "repairing or removing them, or raise the limit with `--config.data.max_bad_share=...`."
+            f"{self._max_share:.2%} (config.data.max_bad_share): {self._examples()}. {listed}Start "
+            "again after repairing or removing them, or raise the limit with "
+            "`--config.data.max_bad_share=...`."
         )
 
 
@@ -142,9 +181,33 @@ def _one_line_name(source, index):
     return to_text(name)
 
 
-def _read_reasons(path):
-    if path is None or not os.path.exists(path):
-        return {}
-    with open(path, encoding="utf-8") as file:
-        lines = [line.rstrip("\n") for line in file]
-    return {line.partition("\t")[0]: line.partition("\t")[2] for line in lines if line}
+class _Listed(NamedTuple):
+    """A line of the list: name, why it cannot be decoded, and index of a record in the source."""
+
+    name: str
+    reason: str
+    record: int
+
+
+def _line(name: str, reason: str, index: int) -> str:
+    return f"{name}\t{reason}\t{index}\n"
+
+
+def _read_list(path: str | None) -> tuple[list[_Listed], int]:
+    """-> (lines of a list, number of lines that are none)."""
+    if path is None or not os.path.lexists(path):
+        return [], 0
+    try:
+        with open(path, "rb") as file:
+            lines = list(filter(None, file.read().split(b"\n")))
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}), expected a file: move it out of the way"
+        ) from error
+    listed = {}
+    for line in lines:
+        parts = line.decode("utf-8", "replace").split("\t")
+        # Earlier versions wrote no index: the record is found again when it is met.
+        if len(parts) == 3 and parts[2].isascii() and parts[2].isdigit() and len(parts[2]) < 19:
+            listed[parts[0]] = _Listed(parts[0], parts[1], int(parts[2]))
+    return list(listed.values()), len(lines) - len(listed)

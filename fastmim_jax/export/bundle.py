@@ -1,6 +1,5 @@
 """A model between two formats: its variables and the config that builds it."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from fastmim_jax.models.positions import resampled_positions
 from fastmim_jax.models.zoo import create_model
 from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.train.checkpoint import Checkpoints
-from fastmim_jax.train.runs import load_run
+from fastmim_jax.train.runs import count_outputs, load_run, read_classes
 from fastmim_jax.train.state import TrainState
 from fastmim_jax.train.transfer import TransferReport, modules, transfer
 from fastmim_jax.validate.names import count
@@ -161,8 +160,8 @@ def open_bundle(path: str | Path, step: int | None = None) -> ModelBundle:
     """
     run = load_run(path, step)
     config = at_stage(run.config, stage_count(run.config) - 1)
-    names = run.workdir / "classes.json"
-    classes = tuple(json.loads(names.read_text())) if names.exists() else ()
+    outputs = count_outputs(run.variables)
+    classes = read_classes(run.workdir, outputs) if (run.workdir / "classes.json").exists() else ()
     origin = f"{run.path}, step {run.step:,}"
     return ModelBundle(config, jax.device_get(run.variables), classes, origin, run.workdir)
 

@@ -1,6 +1,7 @@
 """The model card of an exported model: README.md with its usage, facts, results and starting weights."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.export.bundle import ModelBundle
 from fastmim_jax.export.formats.pixel_values import describe_values
 from fastmim_jax.export.private_paths import without_paths
-from fastmim_jax.saved_config import config_from_dict, flatten
+from fastmim_jax.io import read_json
+from fastmim_jax.saved_config import config_from_dict, find_mismatch, flatten
 from fastmim_jax.train.metrics import read_metrics
 from fastmim_jax.validate.names import count
 
@@ -28,6 +30,7 @@ PAPERS = {
     "mixmim": "MixMIM / MixMAE (arXiv 2205.13137)",
     "simmim": "SimMIM (arXiv 2111.09886)",
 }
+LOOP = "config.init leads back to a run that began from this one"
 SHOWN = {
     "loss": "training loss",
     "eval_loss": "held-out loss",
@@ -78,7 +81,9 @@ def starting_weights(bundle: ModelBundle, with_paths: bool = False) -> str:
     shown = f"`{source}`" if with_paths else f"`{Path(source).name}`" if origin.get("format") else "weights"
     if not origin.get("format"):
         began = f"{'There, training' if runs else 'Training'} began from {shown}"
-        return " ".join([*sentences, f"{began}, whose origin is not recorded: ask there for its licence."])
+        problem = f" ({origin['problem']})" if "problem" in origin else ""
+        began += f", whose origin is not recorded{problem}: ask there for its licence."
+        return " ".join([*sentences, began])
     fmt = origin["format"]
     licence = next((text for key, text in LICENCES.items() if key in fmt), None)
     terms = f"weights published in it are under {licence}" if licence else "ask there for its licence"
@@ -88,7 +93,7 @@ def starting_weights(bundle: ModelBundle, with_paths: bool = False) -> str:
 def lineage(bundle: ModelBundle) -> dict[str, Any]:
     """Return the conversion.json of the weights that training began from, if they were converted.
 
-    Returns {"source"} if the file is lost, {} for weights initialised at random.
+    Returns {"source", maybe "problem"} if their origin is lost, {} for weights initialised at random.
     """
     return _ancestors(bundle)[1]
 
@@ -97,33 +102,37 @@ def _ancestors(bundle: ModelBundle) -> tuple[list[dict], dict[str, Any]]:
     """-> (configs of the runs before this one, the newest first; what they began from, see `lineage`)."""
     workdir, config = bundle.workdir, bundle.config
     runs: list[dict] = []
-    seen: set[Path] = set()
-    while workdir is not None:
-        conversion = Path(workdir) / "conversion.json"
-        if conversion.exists():
-            return runs, _read(conversion)
+    if workdir is None:
+        return runs, {"source": bundle.origin, "format": bundle.format} if bundle.format else {}
+    seen: set[str] = set()
+    while not (Path(workdir) / "conversion.json").exists():
+        seen.add(os.path.realpath(workdir))
         source = config.get("init", "") if config is not None else ""
-        if not source:
+        if not source or not isinstance(source, str):
             return runs, {}
         path = Path(source).expanduser()
         workdir = path.parent.parent if path.name.isdigit() else path
-        config_file = workdir / "config.json"
-        if not config_file.exists() or workdir in seen:
+        if not (workdir / "config.json").exists():
             return runs, {"source": source}
-        seen.add(workdir)
-        config = _read(config_file)
+        if os.path.realpath(workdir) in seen:
+            return runs, {"source": source, "problem": LOOP}
+        config = _read_object(workdir / "config.json")
+        if not config:
+            return runs, {"source": source, "problem": "config.json cannot be read"}
         if not (workdir / "conversion.json").exists():
-            runs.append(config)
-    return runs, {"source": bundle.origin, "format": bundle.format} if bundle.format else {}
+            runs.append({} if find_mismatch(config) else config)
+    conversion = _read_object(Path(workdir) / "conversion.json")
+    known = all(isinstance(conversion.get(key), str) for key in ("source", "format"))
+    problem = {"source": str(workdir), "problem": "conversion.json cannot be read"}
+    return runs, conversion if known else problem
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_object(path: Path) -> dict[str, Any]:
     """Return the object of a JSON file; {} for one that cannot be read."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return read_json(path, dict, "a config or a conversion")
+    except UserError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _run(config: Mapping[str, Any]) -> str:

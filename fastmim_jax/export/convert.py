@@ -40,7 +40,9 @@ from fastmim_jax.export.programs.stablehlo import describes, write_function
 from fastmim_jax.export.to_torch import TorchArrays, dump_settings, parse_settings, to_torch
 from fastmim_jax.io import read_json
 from fastmim_jax.paths import check_output, local_path, utf8_path
+from fastmim_jax.train.stop_signal import Stopped
 from fastmim_jax.train.transfer import TransferReport, modules
+from fastmim_jax.train.warm_start import has_checkpoint
 from fastmim_jax.validate.names import count
 
 FILES: dict[str, Callable[..., None]] = dict(zip(ARRAY_FILES, (write_pth, write_safetensors), strict=True))
@@ -190,8 +192,12 @@ def convert(
         bundle, resampled = resize(bundle, options.image_size)
         lines.append(_resample_line(options.image_size, resampled))
     _log_lines([*report.lines(), *lines], log)
-    with staged(destination, check, describes) as path:
-        written = _write(bundle, path, destination, options, report, lines)
+    try:
+        with staged(destination, check, describes) as path:
+            written = _write(bundle, path, destination, options, report, lines)
+    except Stopped as stopped:
+        log(f"stopped by {stopped.name}")
+        raise
     facts = f": {written.facts}" if written.facts else ""
     _log_lines([*written.lines(), Line("written", f"{destination}{facts}")], log)
 
@@ -235,8 +241,8 @@ def is_ours(path: str | Path) -> bool:
     try:
         keys = read_json(config, dict, "a config")
     except UserError:
-        return (config.parent / "checkpoints").exists()
-    return ("method" in keys or "model" in keys) and "data" in keys
+        keys = {}
+    return (("method" in keys or "model" in keys) and "data" in keys) or has_checkpoint(config.parent)
 
 
 def _choice_lines(choice: Choice) -> Iterator[Line]:

@@ -14,6 +14,7 @@ from fastmim_jax.export.formats.library import MAESpec, ModelSpec
 from fastmim_jax.export.formats.pixel_values import rescaling
 from fastmim_jax.export.formats.rules import Format
 from fastmim_jax.export.to_torch import TorchArrays, dump_settings
+from fastmim_jax.io import read_json
 
 WEIGHTS = "model.safetensors"
 
@@ -98,12 +99,7 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     if not path.exists():
         return {}
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read ({error}): expected the config.json of a model") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path} holds a JSON {type(config).__name__}: expected the config.json of a model")
+    config = read_json(path, dict, "the config.json of a model: fetch it again")
     folders = [library.folder for library in LIBRARIES.values() if library.folder]
     readers = (x.read_settings for x in folders if any(key in config for key in x.keys))
     read = next(readers, None)

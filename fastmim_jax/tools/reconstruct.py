@@ -85,7 +85,7 @@ def draw_loss_curve(workdir: str | Path) -> Path | None:
         Path(workdir) / "pictures" / "curve.png",
         [line["step"] for line in trained],
         [line["loss"] for line in trained],
-        baselines={f"always {name}": loss for name, loss in baselines["training"].items()},
+        baselines={f"always {name}": loss for name, loss in baselines.get("training", {}).items()},
         evals=([line["step"] for line in held_out], [line["eval_loss"] for line in held_out]),
         stages=stages,
         title="Pre-training loss",

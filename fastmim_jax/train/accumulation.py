@@ -1,6 +1,5 @@
 """Gradient accumulation that fits: the number of micro-batches whose compiled step fits in memory."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,8 +7,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 
-from fastmim_jax.errors import OutOfMemoryError
-from fastmim_jax.io import write_json
+from fastmim_jax.errors import OutOfMemoryError, UserError
+from fastmim_jax.io import read_json, write_json
 from fastmim_jax.mim.mixmim import micro_batch_split
 from fastmim_jax.train.liveness import peak_bytes
 from fastmim_jax.train.memory import (
@@ -316,17 +315,30 @@ def _machine(stage: TrainStage) -> list[Any]:
     return [device.device_kind, stage.plan.devices, (stats or {}).get("bytes_limit", 0)]
 
 
+def read_accumulation(workdir: Path) -> dict[str, dict[str, Any]]:
+    """Return {stage: {"accumulation": number, "machine": list or None}} that a run has chosen.
+
+    Raises:
+      UserError: the file cannot be read, or holds something else.
+    """
+    path, expected = workdir / FILE, "the numbers of micro-batches of a run: delete it"
+    if not path.exists():
+        return {}
+    saved = read_json(path, dict, expected)
+    for entry in saved.values():
+        if not isinstance(entry, dict) or not isinstance(entry.get("accumulation"), int):
+            raise UserError(f"{path} cannot be read (it holds other values), expected {expected}")
+    return saved
+
+
 def _read(workdir: Path, stage: TrainStage) -> int | None:
     """Return the number that the run has chosen for a stage on such a machine, or None."""
-    path = workdir / FILE
-    saved = json.loads(path.read_text()) if path.exists() else {}
-    entry = saved.get(str(stage.plan.stage))
-    return entry["accumulation"] if entry and entry["machine"] in (None, _machine(stage)) else None
+    entry = read_accumulation(workdir).get(str(stage.plan.stage))
+    return entry["accumulation"] if entry and entry.get("machine") in (None, _machine(stage)) else None
 
 
 def _write(workdir: Path, stage: TrainStage, number: int) -> None:
     if jax.process_index() == 0:
-        path = workdir / FILE
-        saved = json.loads(path.read_text()) if path.exists() else {}
+        saved = read_accumulation(workdir)
         saved[str(stage.plan.stage)] = {"accumulation": number, "machine": _machine(stage)}
-        write_json(path, saved)
+        write_json(workdir / FILE, saved)

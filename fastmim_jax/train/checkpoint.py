@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 
 from fastmim_jax.errors import UserError, describe_failure
 from fastmim_jax.train import checksums
+from fastmim_jax.train.position import check_position
 from fastmim_jax.train.state import TrainState
 
 # The evaluated trees are an item of their own: readers need not know the optimizer.
@@ -253,8 +254,12 @@ class Checkpoints:
         return dataclasses.replace(abstract, **_fields(found.params), **found.rest)
 
     def position(self, step: int) -> dict:
-        """Return the JSON dict saved with a step."""
-        return self._restore(step, {}).position
+        """Return the JSON dict saved with a step.
+
+        Raises:
+          UserError: it cannot be read, or a value has another type than it was written with.
+        """
+        return check_position(self._restore(step, {}).position, self.directory / str(step))
 
     def restore_params(self, step: int, abstract: TrainState) -> TrainState:
         """Return the abstract state with parameters and collections restored, but no optimizer state."""

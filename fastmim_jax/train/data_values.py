@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from fastmim_jax.build import decode_rules
 from fastmim_jax.data.decide_values import compare_ranges, decide_values
 from fastmim_jax.errors import UserError
-from fastmim_jax.io import write_json
+from fastmim_jax.io import read_json, write_json
 from fastmim_jax.train.runs import read_config
 from fastmim_jax.train.workdir import in_use
 
@@ -86,7 +86,7 @@ def _find(config, source, workdir, log, start):
         saved = read_config(workdir).data
         unset = {"value_range": (), "nodata": None, "pixel_dtype": ""}
         kept = {key: _plain(saved[key] if data[key] == unset[key] else data[key]) for key in _KEYS}
-        content = _read(Path(workdir))
+        content = read_values(Path(workdir))
         sentences = content.get("sentences", [])
         return {**kept, "sentences": sentences, "scan": None, "kept": content}
     inherited = () if start is None or data.value_range else tuple(start.data.value_range)
@@ -151,13 +151,20 @@ def _of_first_process(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _read(workdir: Path) -> dict[str, Any]:
-    """Return the content of values.json; {} of a run from before there was one."""
-    try:
-        content = json.loads((workdir / FILE).read_text())
-        return content if isinstance(content, dict) else {}
-    except (OSError, ValueError):
+def read_values(workdir: Path) -> dict[str, Any]:
+    """Return the content of values.json; {} of a run from before there was one.
+
+    Raises:
+      UserError: the file cannot be read, or holds something else.
+    """
+    path, expected = workdir / FILE, "the values of the data of a run: delete it"
+    if not path.exists():
         return {}
+    content = read_json(path, dict, expected)
+    sentences = content.get("sentences", [])
+    if not isinstance(sentences, list) or not all(isinstance(x, str) for x in sentences):
+        raise UserError(f"{path} cannot be read (it holds other values), expected {expected}")
+    return content
 
 
 def _plain(value: Any) -> Any:

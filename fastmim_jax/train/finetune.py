@@ -2,8 +2,7 @@
 
 import contextlib
 import dataclasses
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -26,7 +25,7 @@ from fastmim_jax.train.loop import Hook, train
 from fastmim_jax.train.optimizer import layer_lr_scales, make_optimizer, no_decay_names
 from fastmim_jax.train.report import describe_finetuning, describe_start, log_notes
 from fastmim_jax.train.run_lock import run_lock
-from fastmim_jax.train.runs import LoadedRun, load_run
+from fastmim_jax.train.runs import LoadedRun, load_run, read_config
 from fastmim_jax.train.stage import (
     TrainStage,
     abstract_state,
@@ -37,6 +36,7 @@ from fastmim_jax.train.stage import (
     with_values,
 )
 from fastmim_jax.train.state import TrainState
+from fastmim_jax.train.state_files import repair_state_files
 from fastmim_jax.train.training_data import FILE as DATA_FILE
 from fastmim_jax.train.training_data import check_start, check_training_data, describe_data
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
@@ -162,6 +162,7 @@ def finetune(
       UserError: bad config, data, checkpoint or work directory.
     """
     log = log if jax.process_index() == 0 else lambda text: None
+    repair_state_files(workdir, log)
     source, held_out = open_labelled(config)
     data = describe_data(source, held_out)
     shake_hands(workdir, config, data)
@@ -210,14 +211,16 @@ def resolve_start(config: Any, workdir: str | Path) -> tuple[Any, LoadedRun | No
     """
     config_file = Path(workdir) / "config.json"
     if config_file.exists() and has_checkpoint(workdir):
-        return _complete(config, json.loads(config_file.read_text())), None
+        return _complete(config, read_config(workdir)), None
     loaded = load_run(config.init) if config.init else None
     return inherit_backbone(config, loaded.config if loaded else None), loaded
 
 
-def _complete(config: Any, saved: Mapping[str, Any]) -> Any:
+def _complete(config: Any, saved: Any) -> Any:
     """Return the config with the unset keys of its backbone from a saved one."""
-    for key, value in saved["model"]["backbone"].items():
+    if "model" not in saved:
+        return config  # of pre-training: refused with the other keys that differ
+    for key, value in saved.model.backbone.items():
         if config.model.backbone[key] in (None, ""):
             config.model.backbone[key] = tuple(value) if isinstance(value, list) else value
     return config

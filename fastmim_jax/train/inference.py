@@ -1,7 +1,6 @@
 """Models on devices, without training: the part that every evaluation and every training stage shares."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -23,7 +22,7 @@ from fastmim_jax.models.heads import Classifier
 from fastmim_jax.stages import at_stage
 from fastmim_jax.train import sharding, steps
 from fastmim_jax.train.compilation import OnMesh
-from fastmim_jax.train.runs import LoadedRun, load_run
+from fastmim_jax.train.runs import LoadedRun, count_outputs, load_run, read_classes
 from fastmim_jax.validate import channels_fit, check_kernel
 from fastmim_jax.validate.names import count
 
@@ -245,7 +244,7 @@ def open_classifier(
             "(`fastmim probe` and `fastmim features` take pre-trained ones)"
         )
     check_kernel("model", config.model, devices[0].platform, loaded.workdir)
-    classes = tuple(json.loads(class_file.read_text()))
+    classes = read_classes(loaded.workdir, count_outputs(loaded.variables))
     model, reader = create_classifier(config.model, len(classes)), create_reader(config)
     mesh = sharding.make_mesh(devices=devices)
     stage = ClassifierStage(

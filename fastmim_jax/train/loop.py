@@ -89,7 +89,10 @@ def train(
         metrics = Metrics(workdir, step, total) if is_first else NullMetrics()
         bad_files = workdir / ("bad_files.txt" if is_first else f"bad_files-{jax.process_index()}.txt")
         rules = stages[0].reader.rules
-        undecodable = UndecodableRecords(source, data.max_bad_share, bad_files, data.channels, rules)
+        options = dict(log=metrics.log, threads=config.run.threads or cpu_share().cpus)
+        undecodable = UndecodableRecords(
+            source, data.max_bad_share, bad_files, data.channels, rules, **options
+        )
         clipped = ClippedValues(rules)
         loop = Loop(stages, flatten(config), checkpoints, metrics, undecodable, stop, clipped=clipped)
         try:

@@ -19,7 +19,14 @@ from fastmim_jax.train.held_out import HeldOutLoss, fixed_batches, trivial_losse
 from fastmim_jax.train.inference import MethodStage, method_programs, run_key
 from fastmim_jax.train.loop import Hook, train
 from fastmim_jax.train.optimizer import make_optimizer
-from fastmim_jax.train.report import Note, describe_pretraining, describe_start, log_notes, read_baselines
+from fastmim_jax.train.report import (
+    BASELINES_FILE,
+    Note,
+    describe_pretraining,
+    describe_start,
+    log_notes,
+    read_baselines,
+)
 from fastmim_jax.train.run_lock import run_lock
 from fastmim_jax.train.runs import LoadedRun, load_run
 from fastmim_jax.train.stage import (
@@ -34,6 +41,7 @@ from fastmim_jax.train.stage import (
     with_values,
 )
 from fastmim_jax.train.state import TrainState
+from fastmim_jax.train.state_files import repair_state_files
 from fastmim_jax.train.training_data import FILE as DATA_FILE
 from fastmim_jax.train.training_data import check_start, check_training_data, describe_data
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
@@ -171,6 +179,7 @@ def pretrain(
       UserError: bad config, data or work directory; too many undecodable records or non-finite updates.
     """
     log = log if jax.process_index() == 0 else lambda text: None
+    repair_state_files(workdir, log)
     source = open_training_data(config)
     held_out = open_held_out_data(config, log)
     data = describe_data(source, held_out)
@@ -221,7 +230,7 @@ def _held_out_hooks(
             baselines[name] = trivial_losses(stage, state.eval_variables(), size, batches)
     baselines_of_stages[stage.plan.stage :] = [baselines]
     if jax.process_index() == 0:
-        write_json(workdir / "baselines.json", baselines_of_stages, indent=2)
+        write_json(workdir / BASELINES_FILE, baselines_of_stages, indent=2)
     notes = []
     for name, losses in baselines.items():
         text = ", ".join(f"always {guess} {loss:.4f}" for guess, loss in losses.items())

@@ -1,6 +1,5 @@
 """Describe a run before its first step, and summarize it after its last."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +9,8 @@ import jax
 from fastmim_jax.data.cpus import cpu_share
 from fastmim_jax.data.decode import decoder_name
 from fastmim_jax.data.resize import resizer_name
+from fastmim_jax.errors import UserError
+from fastmim_jax.io import read_json
 from fastmim_jax.models.decoder import Decoder
 from fastmim_jax.plan import PretrainPlan, StagePlan
 from fastmim_jax.train.metrics import read_metrics
@@ -22,6 +23,8 @@ from fastmim_jax.train.xla_options import compiler_options, describe_options
 if TYPE_CHECKING:
     from fastmim_jax.train.finetune import FinetuneStage
     from fastmim_jax.train.pretrain import PretrainStage
+
+BASELINES_FILE = "baselines.json"
 
 
 class Note(NamedTuple):
@@ -238,7 +241,7 @@ def summarize(workdir: str | Path, last: int = 20) -> Summary:
         steps=max((line["step"] for line in lines), default=0),
         train_loss=sum(tail) / len(tail) if tail else None,
         eval_loss=eval_losses[-1] if eval_losses else None,
-        baselines=read_baselines(workdir)[-1],
+        baselines=next(reversed(read_baselines(workdir)), {}),
     )
 
 
@@ -261,7 +264,20 @@ def summary_lines(summary: Summary, workdir: Path) -> Iterator[str]:
 
 
 def read_baselines(workdir: str | Path) -> list[dict[str, dict[str, float]]]:
-    """Return {"training": {guess: loss}, "held-out": ...} of each stage that has started."""
-    path = Path(workdir) / "baselines.json"
-    content = json.loads(path.read_text()) if path.exists() else []
-    return [content] if isinstance(content, dict) else content  # a dict: written before there were stages
+    """Return {"training": {guess: loss}, "held-out": ...} of each stage that has started.
+
+    Raises:
+      UserError: baselines.json cannot be read, or holds something else.
+    """
+    path = Path(workdir) / BASELINES_FILE
+    if not path.exists():
+        return []
+    expected = "the losses of trivial predictors: delete it"
+    content = read_json(path, (dict, list), expected)
+    stages = [content] if isinstance(content, dict) else content  # a dict: written before there were stages
+    losses = [losses for stage in stages if isinstance(stage, dict) for losses in stage.values()]
+    numbers = [loss for guesses in losses if isinstance(guesses, dict) for loss in guesses.values()]
+    whole = all(isinstance(x, dict) for x in (*stages, *losses))
+    if not whole or not all(isinstance(loss, (int, float)) for loss in numbers):
+        raise UserError(f"{path} cannot be read (it holds other values), expected {expected}")
+    return stages

@@ -43,6 +43,11 @@ def find_start(stages: Sequence[TrainStage], checkpoints: Checkpoints, log: Call
     position = checkpoints.position(latest)
     index = min(position.get("stage", 0), len(stages) - 1)
     plan = stages[index].plan
+    if "records" not in position:
+        raise UserError(
+            f"checkpoint {checkpoints.directory / str(latest)} has no position in the data: delete it, or "
+            "type another --workdir"
+        )
     if position["records"] != plan.record(latest):
         raise UserError(
             f"checkpoint {latest} was saved at record {position['records']:,}, not at "

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.io import read_json
 
 FILE = "lock"
 
@@ -62,7 +63,7 @@ def _write_holder(file) -> None:
 
 def _holder(workdir: Path) -> str:
     try:
-        holder = json.loads((workdir / FILE).read_text())
+        holder = read_json(workdir / FILE, dict, "the holder of a lock")
         return f"process {holder['process']} on {holder['host']}, since {holder['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, KeyError):
         return "another run"

@@ -1,15 +1,16 @@
 """Load the config and the parameters of a run."""
 
-import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.io import read_json
 from fastmim_jax.paths import local_path
-from fastmim_jax.saved_config import config_from_dict
+from fastmim_jax.saved_config import config_from_dict, find_mismatch
 from fastmim_jax.train.checkpoint import Checkpoints, describe_damage
 from fastmim_jax.train.sharding import make_mesh, replicated
 
@@ -46,10 +47,46 @@ def read_config(workdir: str | Path) -> Any:
     path = Path(workdir) / "config.json"
     if not path.exists():
         raise UserError(f"{workdir} has no config.json: expected the --workdir of a run of fastmim")
-    try:
-        return config_from_dict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): expected the config of a run") from error
+    return config_from_dict(read_saved_config(workdir))
+
+
+def read_saved_config(workdir: str | Path) -> dict[str, Any]:
+    """Return config.json of a work directory as it was saved, a nested dict.
+
+    Raises:
+      UserError: it cannot be read, or its keys have other types than a config's.
+    """
+    expected = "the config of a run: restore it from a copy, or resume the run, which rewrites it"
+    path = Path(workdir) / "config.json"
+    saved = read_json(path, dict, expected)
+    mismatch = find_mismatch(saved)
+    if mismatch:
+        raise UserError(f"{path} cannot be read ({mismatch}), expected {expected}")
+    return saved
+
+
+def read_classes(workdir: str | Path, outputs: int | None = None) -> tuple[str, ...]:
+    """Return the names of the classes of a fine-tuned run; outputs: of its head, one a class.
+
+    Raises:
+      UserError: classes.json cannot be read, or holds something else.
+    """
+    path = Path(workdir) / "classes.json"
+    expected = (
+        "the names of the classes of a run: restore it from a copy, or resume the run, which rewrites it"
+    )
+    names = read_json(path, list, expected)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path} cannot be read (it holds no names), expected {expected}")
+    if outputs is not None and outputs != len(names):
+        raise UserError(f"{path} holds {len(names):,} names for {outputs:,} outputs, expected {expected}")
+    return tuple(names)
+
+
+def count_outputs(variables: Mapping) -> int | None:
+    """Return the number of outputs of the head of a classifier, or None without one."""
+    kernel = variables["params"].get("head", {}).get("kernel")
+    return None if kernel is None else kernel.shape[-1]
 
 
 def load_run(path: str | Path, step: int | None = None, devices: list | None = None) -> LoadedRun:

@@ -1,7 +1,6 @@
 """The data and parameters that a run was begun with, in data.json of its work directory."""
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.io import read_json
 from fastmim_jax.paths import local_path
 from fastmim_jax.train.runs import LoadedRun, load_run, read_config
 from fastmim_jax.train.warm_start import has_checkpoint
@@ -20,6 +20,7 @@ _HASHED = 200_000  # names at most, evenly spaced, so that a start takes less th
 _HASHED_READS = 1000  # the same, of a source whose names stand in its records
 _HASHED_VALUES = 4096  # of an array
 _KEPT = ("changes", "init")  # of data.json, in which a change of the data is recorded
+_TYPES = {"records": int, "classes": list, "names": str, "content": str, "changes": list, "init": str}
 _SHOWN = 8  # classes in a message
 
 
@@ -65,7 +66,13 @@ def check_training_data(
     Raises:
       UserError: the data changed.
     """
-    before = _read(Path(workdir)) if has_checkpoint(workdir) else {}
+    try:
+        before = _read(Path(workdir)) if has_checkpoint(workdir) else {}
+    except UserError as error:
+        if not accept:
+            raise
+        log(f"{error}; accepted")
+        before = {}
     changes = before.get("changes", [])
     sentence = _differences(before, now)
     if sentence is None:
@@ -101,7 +108,7 @@ def check_start(workdir: str | Path, init: str, loaded: LoadedRun | None) -> dic
         return {"init": fingerprint(loaded.variables)}
     if not has_checkpoint(workdir) or not (Path(workdir) / "config.json").exists():
         return {}
-    was, hash_was = read_config(workdir).init, _read(Path(workdir)).get("init", "")
+    was, hash_was = read_config(workdir).init, _init_hash(Path(workdir))
     same = init == was or (init and was and os.path.abspath(local_path(was)) == os.path.abspath(init))
     if not same and not (init and hash_was and fingerprint(load_run(init).variables) == hash_was):
         raise UserError(
@@ -179,14 +186,39 @@ def _relative(name: str, root: str) -> str:
     return "/".join(name.split("/")[-2:]) if name.startswith("/") else name
 
 
+def _init_hash(workdir: Path) -> str:
+    """-> the hash of the parameters that a run was begun with, or "" where data.json has none."""
+    try:
+        return _read(workdir).get("init", "")
+    except UserError:
+        return ""  # `check_training_data` has accepted that
+
+
 def _read(workdir: Path) -> dict[str, Any]:
     """-> the content of data.json; of a run from before there was one, its classes."""
-    try:
-        if (workdir / FILE).exists():
-            content = json.loads((workdir / FILE).read_text())
-            return content if isinstance(content, dict) else {}
-        if (workdir / "classes.json").exists():
-            return {"classes": list(json.loads((workdir / "classes.json").read_text()))}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{workdir / FILE} cannot be read ({error}): expected the data of a run") from error
+    expected = (
+        "the data of a run: restore it from a copy, or type --accept_changed_data to resume unchecked"
+    )
+    if (workdir / FILE).exists():
+        content = read_json(workdir / FILE, dict, expected)
+        wrong = _wrong_type(content)
+        if wrong:
+            raise UserError(f"{workdir / FILE} cannot be read ({wrong}), expected {expected}")
+        return content
+    if (workdir / "classes.json").exists():
+        names = read_json(workdir / "classes.json", list, expected)
+        return {"classes": [str(name) for name in names]}
     return {}
+
+
+def _wrong_type(content: dict[str, Any]) -> str:
+    """-> which key of data.json has another type than `describe_data` returns, or ""."""
+    for key, kind in _TYPES.items():
+        if not isinstance(content.get(key, kind()), kind):
+            return f"{key} is {str(content[key])[:40]!r}"
+    if not all(isinstance(name, str) for name in content.get("classes", [])):
+        return "classes are no names"
+    evaluation = content.get("evaluation")
+    if evaluation is None:
+        return ""
+    return _wrong_type(evaluation) if isinstance(evaluation, dict) else "evaluation is no data"

@@ -1,7 +1,6 @@
 """The work directory of a run: its config, and whether another start may use it."""
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from fastmim_jax.saved_config import config_from_dict, differences
 from fastmim_jax.stages import AUTO, at_stage, stage_count
 from fastmim_jax.train.accumulation import FILE as ACCUMULATION_FILE
 from fastmim_jax.train.accumulation import keep_accumulation
+from fastmim_jax.train.runs import read_saved_config
 from fastmim_jax.train.warm_start import has_checkpoint
 
 
@@ -36,14 +36,14 @@ def prepare_workdir(workdir: str | Path, config: Any) -> Path:
         )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        before = json.loads(config_file.read_text()) if config_file.exists() else None
+        before = read_saved_config(workdir) if config_file.exists() else None
         if before is not None and in_use(workdir):
             _check_same(workdir, before, config)
             _keep_accumulation(workdir, before, config)
         if jax.process_index() == 0:
             _remove_leftovers(workdir, before, config)
             write_text(config_file, config.to_json(indent=2) + "\n")
-    except (OSError, json.JSONDecodeError) as error:
+    except OSError as error:
         raise UserError(
             f"cannot use the work directory {workdir} ({error}): type --workdir=DIR with a folder that "
             "can be written to"

@@ -59,7 +59,7 @@ def test_the_file_survives_a_restart(source, tmp_path):
     records = UndecodableRecords(source, 0.5, path)
     assert not path.exists()  # no record, no file
     records.update(batch((2, 2)))
-    assert path.read_text().splitlines()[0] == f"{source.name(2)}\tempty file"
+    assert path.read_text().splitlines()[0] == f"{source.name(2)}\tempty file\t2"
     again = UndecodableRecords(source, 0.5, path)
     assert again.count == 2 and again.summary() == records.summary()
     assert again.update(batch((2, 2))) == []  # reported in the first run
@@ -99,7 +99,7 @@ def test_names_with_line_breaks_stay_on_one_line(tmp_path):
     records = UndecodableRecords(FolderSource(folder), 1, path)
     lines = records.update(batch((0, 1), (1, 1)))
     assert len(lines) == 2 and all(line.encode() and "\n" not in line for line in lines)
-    assert [line.count("\t") for line in path.read_text().splitlines()] == [1, 1]
+    assert [line.count("\t") for line in path.read_text().splitlines()] == [2, 2]
     assert UndecodableRecords(FolderSource(folder), 1, path).update(batch((0, 1), (1, 1))) == []
 
 
@@ -116,3 +116,36 @@ def test_no_empty_image_is_trained_on(source, monkeypatch):
     monkeypatch.setattr("fastmim_jax.data.undecodable.MAX_TRIES", 2)
     with pytest.raises(UserError, match="2 records in a row could not be decoded: .*2.png .empty file"):
         UndecodableRecords(source, max_share=1).update(batch((2, 2)))
+
+
+def test_an_outage_that_is_over_does_not_stop_the_next_start(source, tmp_path):
+    path, lines = tmp_path / "bad_files.txt", []
+    away = [tmp_path / "images" / f"{i}.png" for i in range(4, 9)]
+    for file in away:
+        file.rename(tmp_path / file.name)
+    records = UndecodableRecords(source, 0.5, path)
+    with pytest.raises(UserError, match="6 of 10 records .* Start again after repairing or removing them"):
+        records.update(batch((2, 1), *((i, 1) for i in range(4, 9))))
+    for file in away:
+        (tmp_path / file.name).rename(file)
+    again = UndecodableRecords(source, 0.5, path, log=lines.append, threads=3)
+    assert again.count == 1 and again.update(batch((2, 1))) == []
+    assert path.read_text() == f"{source.name(2)}\tempty file\t2\n"
+    assert lines == [
+        f"5 of the 6 records in {path} can be decoded now, or are no longer there: removed from it"
+    ]
+
+
+def test_a_damaged_list_is_cleaned(source, tmp_path):
+    path, lines = tmp_path / "bad_files.txt", []
+    good = f"{source.name(2)}\tempty file\t2\n".encode()
+    gone = b"/gone.png\tempty file\t3\n/far.png\tempty file\t99\n"
+    path.write_bytes(b"\xff\x00\n" + good + good + b"older.png\tempty file\n" + gone + b"cut.png\tem")
+    records = UndecodableRecords(source, 0.5, path, log=lines.append)
+    assert records.count == 1 and path.read_bytes() == good
+    assert lines[0] == f"{path}: damaged lines removed: 4"
+    assert lines[1].startswith("2 of the 3 records in ")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match="bad_files.txt cannot be read .Is a directory"):
+        UndecodableRecords(source, 0.5, path)

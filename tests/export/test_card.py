@@ -79,10 +79,34 @@ def test_a_run_of_no_zoo_entry_is_described_by_its_sizes(tmp_path):
     assert "of vit with " in text and "width 192, depth 3" in text and "of vit_b16" not in text
 
 
-def test_runs_that_began_from_one_another_end(tmp_path):
-    write_run(tmp_path / "a", tmp_path / "b")
-    write_run(tmp_path / "b", tmp_path / "a")
-    assert lineage(bundle(tmp_path / "a", tmp_path / "b")) == {"source": str(tmp_path / "b")}
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_runs_that_began_from_one_another_end(length, tmp_path, monkeypatch):
+    names = [f"run{number}" for number in range(length)]
+    for name, init in zip(names, [*names[1:], names[0]], strict=True):
+        # One run, named in different ways.
+        write_run(tmp_path / name, tmp_path / init if name == "run1" else f"{tmp_path}/./{init}/../{init}")
+    found = bundle(tmp_path / "run0", tmp_path / names[1 % length])
+    assert "leads back" in lineage(found)["problem"]
+    text = starting_weights(found)
+    assert text.count("a run of fastmim_jax") == length - 1
+    assert text.endswith(
+        "whose origin is not recorded (config.init leads back to a run that began from this one): ask "
+        "there for its licence."
+    )
+
+
+def test_a_link_to_the_run_itself_ends(tmp_path):
+    write_run(tmp_path / "a", tmp_path / "link")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert "leads back" in starting_weights(bundle(tmp_path / "a", tmp_path / "link"))
+
+
+@pytest.mark.parametrize("config", ["", "[]", "{", '{"init": 3}', '{"method": 1, "init": "/no"}', "\x00"])
+def test_a_damaged_ancestor_ends_the_lineage(config, tmp_path):
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before" / "config.json").write_text(config)
+    text = starting_weights(bundle(write_run(tmp_path / "run"), tmp_path / "before"))
+    assert text.startswith("Training began from ") and ("random" in text) == (config == '{"init": 3}')
 
 
 def test_a_card_without_paths(tmp_path):

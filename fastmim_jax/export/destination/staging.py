@@ -6,10 +6,11 @@ import hashlib
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.destination.contents import has_contents, remove_listed, write_contents
@@ -27,18 +28,20 @@ class Signals:
     """SIGTERM, SIGHUP and Ctrl-C in a `with` block raise an exception once, but not while they are held."""
 
     def __init__(self) -> None:
-        self._held, self._pending = True, 0
+        self._held, self._pending, self._raised = True, 0, 0
 
     def __enter__(self) -> "Signals":
         try:
             self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         except ValueError:  # only the main thread hears signals
             self._before = {}
+        self._unraisable, sys.unraisablehook = sys.unraisablehook, self._swallowed
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        sys.unraisablehook = self._unraisable
         if self._pending:
             _raise(self._pending)
 
@@ -46,17 +49,27 @@ class Signals:
         """Let signals wait."""
         self._held = True
 
+    def check(self) -> None:
+        """Raise again for a signal whose exception a library has swallowed."""
+        if self._raised:
+            _raise(self._raised)
+
     def release(self) -> None:
         """Let signals raise from here on, and one that has waited."""
         self._held = False
         if self._pending:
             self._handle(self._pending, None)
 
+    def _swallowed(self, found: Any) -> None:
+        """Print no traceback of a signal that came in a callback, which cannot raise; see `check`."""
+        if not issubclass(found.exc_type, (Stopped, KeyboardInterrupt)):
+            self._unraisable(found)
+
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self._held:
             self._pending = number
             return
-        self._held, self._pending = True, 0
+        self._held, self._pending, self._raised = True, 0, number
         _raise(number)
 
 
@@ -91,6 +104,7 @@ def staged(destination: Path, check: Check, fits: Fits) -> Iterator[Path]:
                     yield staging / "new" / destination.name
                     _finish(staging / "new")
                     signals.hold()
+                    signals.check()
                     _swap(staging, destination, check, fits)
                     made = []
                 finally:

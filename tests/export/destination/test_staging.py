@@ -93,6 +93,16 @@ def test_a_signal_ends_it_and_changes_nothing(number, tmp_path):
     assert signal.getsignal(number) == before
 
 
+def test_a_signal_whose_exception_is_swallowed_counts(tmp_path):
+    write_folder(tmp_path / "x", "old")
+    with pytest.raises(Stopped), staged(tmp_path / "x", lambda place: None, describes) as place:
+        place.mkdir()
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+    assert state(tmp_path / "x") == "old" and os.listdir(tmp_path) == ["x"]
+
+
 def test_a_signal_in_the_swap_waits_for_its_end(tmp_path, monkeypatch):
     write_folder(tmp_path / "x", "old")
     rename = os.rename
