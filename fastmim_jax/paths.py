@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from fastmim_jax.errors import UserError
@@ -87,7 +88,12 @@ def describe_kind(path: str | os.PathLike) -> str:
     return next((kind for is_kind, kind in kinds.items() if is_kind(mode)), "a device")
 
 
-def check_output(path: str | os.PathLike, typed: str = "", folder: bool = False) -> None:
+def check_output(
+    path: str | os.PathLike,
+    typed: str = "",
+    folder: bool = False,
+    is_result: Callable[[Path], bool] = lambda path: True,
+) -> None:
     """Check that a file, or a folder, can be written; nothing is left behind.
 
     Long commands call it before they begin, so that no result is lost at their end.
@@ -95,6 +101,7 @@ def check_output(path: str | os.PathLike, typed: str = "", folder: bool = False)
     Args:
       typed: what stands before the path in a message, such as "--out=".
       folder: the path is a folder to make or fill.
+      is_result: whether a file that is there, and not empty, is an older result, which may be replaced.
 
     Raises:
       UserError: something else is there, or its folder cannot be made or written to.
@@ -106,6 +113,11 @@ def check_output(path: str | os.PathLike, typed: str = "", folder: bool = False)
         raise UserError(f"{typed}{text} is {found}, expected the name of {wanted}: type another name")
     if not folder and text.endswith("/"):
         raise UserError(f"{typed}{text} ends with a slash, expected the name of a file: type another name")
+    if found == "a file" and target.stat().st_size and not is_result(target):
+        raise UserError(
+            f"{typed}{text} is a file that this command has not written: type another name, or delete it "
+            "yourself; nothing was changed"
+        )
     made: list[Path] = []
     try:
         for parent in [x for x in reversed(target.parents) if not x.exists()]:

@@ -125,6 +125,17 @@ def test_outputs_are_checked_without_a_trace(tmp_path):
         check_output(tmp_path / "file", folder=True)
 
 
+def test_only_an_older_result_may_be_replaced(tmp_path):
+    file = tmp_path / "x.csv"
+    file.touch()
+    check_output(file, is_result=lambda path: False)
+    file.write_text("mine")
+    check_output(file, is_result=lambda path: path.read_text() == "mine")
+    with pytest.raises(UserError, match="--out=.*x.csv is a file that this command has not written: type"):
+        check_output(file, "--out=", is_result=lambda path: False)
+    assert file.read_text() == "mine" and os.listdir(tmp_path) == ["x.csv"]
+
+
 def test_kinds(tmp_path, monkeypatch):
     (tmp_path / "loop").symlink_to("loop")
     server = socket.socket(socket.AF_UNIX)

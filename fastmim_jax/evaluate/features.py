@@ -1,5 +1,6 @@
 """`fastmim features`: write the features of a backbone for any folder to a file."""
 
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def write_features(
     """
     out = Path(out)
     writer = _writer(out)
-    check_output(out, "--out=")
+    check_output(out, "--out=", is_result=_is_features)
     loaded, stage = open_backbone(path, step, batch_size)
     names = _select(stage, layers)
     for line in (f"features of {len(source):,} images: {', '.join(names)} of {loaded.path}", *stage.notes):
@@ -62,6 +63,19 @@ def write_features(
     shapes = ", ".join(f"{name} {x.shape[1]} wide" for name, x in features.of.items())
     bad = f"; {features.bad:,} could not be decoded: left out" if features.bad else ""
     log(f"{out}: {len(features.index):,} images, {shapes}{bad}")
+
+
+def _is_features(path: Path) -> bool:
+    """Return whether `write_features` wrote a file, going by its columns."""
+    try:
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as file:
+                return {"name.npy", "label.npy", "classes.npy"} <= {*file.namelist()}
+        from pyarrow import parquet
+
+        return {"name", "label", "class"} <= {*parquet.read_schema(path).names}
+    except (ValueError, OSError, zipfile.BadZipFile):  # pyarrow's errors are ValueError
+        return False
 
 
 def _select(stage: BackboneStage, layers: Sequence[str]) -> list[str]:

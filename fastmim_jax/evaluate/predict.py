@@ -98,7 +98,12 @@ def predict(
 
 def _check(out: str | Path | None) -> None:
     if out:
-        check_output(out, "--out=")
+        check_output(out, "--out=", is_result=_is_predictions)
+
+
+def _is_predictions(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.readline(100).startswith(b"name,true_class,class_1,probability_1")
 
 
 def predictions_csv(predictions: Predictions, source: Any, classes: Sequence[str]) -> str:

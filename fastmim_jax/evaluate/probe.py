@@ -18,7 +18,7 @@ from fastmim_jax.evaluate.backbone import BackboneStage, Features, open_backbone
 from fastmim_jax.evaluate.probes import attentive, knn, linear, ridge
 from fastmim_jax.evaluate.probes.folds import split_folds
 from fastmim_jax.evaluate.probes.result import Labelled, ProbeResult
-from fastmim_jax.io import write_json
+from fastmim_jax.io import read_json, write_json
 from fastmim_jax.paths import check_output
 from fastmim_jax.train.eval_memory import fit_eval_batch
 
@@ -119,7 +119,7 @@ def probe(
     _check_kinds(kinds)
     loaded, backbone = open_backbone(path, step)
     if out:
-        check_output(out, "--out=")
+        check_output(out, "--out=", is_result=_is_table)
     parts, description = open_parts(loaded.config.data, images, test, folds, count)
     log(f"{loaded.path}: {len(backbone.layers)} layers, {' and '.join(backbone.poolings)} of their tokens")
     for line in (description, *backbone.notes):
@@ -140,6 +140,14 @@ def probe(
         rows = [line.to_json() for line in lines]
         write_json(out, {"checkpoint": str(loaded.path), "best_layer": best, "lines": rows})
     return lines
+
+
+def _is_table(path: Path) -> bool:
+    """Return whether `probe` wrote a file."""
+    try:
+        return {"checkpoint", "best_layer", "lines"} <= read_json(path, dict, "a table of probes").keys()
+    except UserError:
+        return False
 
 
 def open_parts(

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from fastmim_jax.build import stored_images
 from fastmim_jax.data.sources import Source, labelled
-from fastmim_jax.io import write_json
+from fastmim_jax.errors import UserError
+from fastmim_jax.io import read_json, write_json
 from fastmim_jax.paths import check_output
 from fastmim_jax.tools.read_cost import read_costs
 from fastmim_jax.tools.step_cost import CompiledStep, Figures, median_seconds
@@ -53,7 +54,7 @@ def bench(
     source = None if synthetic else cached(open_training_data(config), config, print)
     figures = []
     if workdir:
-        check_output(Path(workdir) / "bench.json", "--workdir=")
+        check_output(Path(workdir) / "bench.json", "--workdir=", is_result=_is_bench)
     with _folder(workdir) as folder:
         for stage in make_stages(config, source):
             stage = fit_stage(stage, lambda line: None)  # the figures say it
@@ -62,6 +63,14 @@ def bench(
     if workdir:
         write_json(Path(workdir) / "bench.json", figures, indent=2)
     return figures
+
+
+def _is_bench(path: Path) -> bool:
+    """Return whether `bench` wrote a file."""
+    try:
+        return all(isinstance(stage, dict) for stage in read_json(path, list, "figures of `fastmim bench`"))
+    except UserError:
+        return False
 
 
 @contextmanager

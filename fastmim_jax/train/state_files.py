@@ -1,5 +1,6 @@
 """The small files of a run that is resumed: damaged ones are named and rebuilt, or the run is refused."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,8 @@ import jax
 from jax.experimental import multihost_utils
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.io import write_json
-from fastmim_jax.saved_config import unflatten
+from fastmim_jax.io import read_json, write_json
+from fastmim_jax.saved_config import find_mismatch, unflatten
 from fastmim_jax.train.accumulation import FILE as ACCUMULATION_FILE
 from fastmim_jax.train.accumulation import read_accumulation
 from fastmim_jax.train.checkpoint import Checkpoints
@@ -26,6 +27,12 @@ _REBUILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     VALUES_FILE: (read_values, "the range of the values is that of config.json"),
 }
 
+# Names at the top of a work directory that a run without config.json cannot have written.
+_WRITTEN = (
+    *(VALUES_FILE, BASELINES_FILE, ACCUMULATION_FILE, "data.json", "classes.json", "transfer.json"),
+    *("metrics.jsonl", "evaluation.json", "confusion.csv"),
+)
+
 
 def repair_state_files(workdir: str | Path, log: Callable[[str], None]) -> None:
     """Rebuild damaged state files of a work directory, on the first process; the others wait.
@@ -34,12 +41,32 @@ def repair_state_files(workdir: str | Path, log: Callable[[str], None]) -> None:
     newest whole checkpoint.
 
     Raises:
-      UserError: a run has checkpoints and its config cannot be restored.
+      UserError: a run has checkpoints and its config cannot be restored; or the folder is no run, and has
+        files in it that a run would overwrite.
     """
     if jax.process_index() == 0 and Path(workdir).is_dir():
+        _check_foreign(Path(workdir))
         _repair(Path(workdir), log)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("fastmim repair_state_files")
+
+
+def _check_foreign(workdir: Path) -> None:
+    """Refuse a folder of the user's with files of the names that a run writes."""
+    if has_checkpoint(workdir) or (workdir / "conversion.json").exists():
+        return
+    found = [name for name in _WRITTEN if os.path.lexists(workdir / name)]
+    config = workdir / "config.json"
+    if config.is_file():
+        try:
+            found = ["config.json"] if find_mismatch(read_json(config, dict, "a config")) else []
+        except UserError:
+            found = []  # damaged: renamed, not overwritten
+    if found:
+        raise UserError(
+            f"{workdir} has {', '.join(found[:3])}, but not as a run of fastmim writes it: type another "
+            "--workdir; nothing was changed"
+        )
 
 
 def _repair(workdir: Path, log: Callable[[str], None]) -> None:

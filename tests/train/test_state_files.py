@@ -205,6 +205,20 @@ def test_positions_of_other_types(position, run, tmp_path):
         check_position(position, workdir)
 
 
+def test_files_of_the_users_are_no_run(tmp_path):
+    theirs = {"data.json": "[1]", "config.json": '{"compilerOptions": {}}', "metrics.jsonl": "x"}
+    for name, content in theirs.items():
+        workdir = tmp_path / name
+        workdir.mkdir()
+        (workdir / name).write_text(content)
+        with pytest.raises(UserError, match=f"has {name}, but not as a run of fastmim writes it: type"):
+            repair_state_files(workdir, print)
+        assert (workdir / name).read_text() == content
+    (tmp_path / "config.json" / "config.json").write_text("")
+    repair_state_files(tmp_path / "config.json", print)
+    assert [path.name for path in (tmp_path / "config.json").iterdir()] == ["damaged-config.json"]
+
+
 def test_configs_are_flattened_and_back():
     config = small.config().to_dict()
     assert flatten(unflatten(flatten(config))) == flatten(config)

@@ -1,16 +1,18 @@
 """manifest.json of a prepared data set: its settings and the facts of its splits."""
 
 import dataclasses
-import json
+import glob
 import os
 from typing import Any
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.io import read_json
 
 FILE = "manifest.json"
 UNFINISHED = ".unfinished"  # folder inside a data set whose preparation has not ended
 SETTINGS = "settings.json"  # file in it
 KIND, VERSION = "fastmim_jax records", 1
+_EXPECTED = "the manifest of prepared images: restore it from a copy, or prepare them again elsewhere"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,38 +117,53 @@ def is_prepared(path: str) -> bool:
     """Return whether a directory was written by `fastmim prepare`, finished or not."""
     if os.path.isfile(os.path.join(path, UNFINISHED, SETTINGS)):
         return True
-    return isinstance(content := _read(path), dict) and content.get("kind") == KIND
+    file = os.path.join(path, FILE)
+    if not os.path.isfile(file):
+        return False
+    try:
+        return read_json(file, dict, _EXPECTED).get("kind") == KIND
+    except UserError:  # damaged, or not ours
+        return bool(glob.glob(os.path.join(glob.escape(path), "*", "*.array_record")))
 
 
 def load_manifest(path: str) -> Manifest:
     """Read the manifest of a prepared data set.
 
     Raises:
-      UserError: the preparation has not ended, or another version of this package wrote the manifest.
+      UserError: the preparation has not ended, another version of this package wrote the manifest, or it is
+        damaged.
     """
-    content = _read(path)
-    if content is None:
+    file = os.path.join(path, FILE)
+    if not os.path.lexists(file):
         raise UserError(
             f"The preparation of {path} has not ended: rerun the same `fastmim prepare` command to resume."
         )
-    if content.get("version") != VERSION:
+    content = read_json(file, dict, _EXPECTED)
+    if content.get("version", VERSION) != VERSION:
         raise UserError(
             f"{path} has records of version {content.get('version')}, expected {VERSION}: prepare them "
             "again with this version of fastmim_jax, or read them with the one that wrote them."
         )
+    try:
+        manifest = _manifest(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{file} cannot be read (it holds other values), expected {_EXPECTED}") from error
+    return manifest
+
+
+def _manifest(content: dict[str, Any]) -> Manifest:
     splits = {name: _facts(facts) for name, facts in content["splits"].items()}
     fields = {field.name: content[field.name] for field in dataclasses.fields(Manifest)}
-    low, high = content["value_range"]
-    return Manifest(**fields | {"splits": splits, "value_range": (low, high)})
-
-
-def _read(path: str) -> Any:
-    """-> the content of manifest.json, or None where there is no readable one."""
-    try:
-        with open(os.path.join(path, FILE), encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError):
-        return None
+    low, high = map(float, content["value_range"])
+    settings = dict(content["settings"])
+    manifest = Manifest(**fields | {"splits": splits, "value_range": (low, high), "settings": settings})
+    numbers = [n for x in splits.values() for n in (x.records, x.height.max, x.width.max, *x.mean, *x.std)]
+    texts = [manifest.layout, manifest.dtype, *(s.file for x in splits.values() for s in x.shards)]
+    if not splits or not all(isinstance(x, (int, float)) for x in (*numbers, manifest.channels)):
+        raise ValueError("numbers are missing")
+    if not all(isinstance(x, str) for x in texts):
+        raise ValueError("names are missing")
+    return manifest
 
 
 def _facts(content: dict[str, Any]) -> SplitFacts:

@@ -23,6 +23,7 @@ from fastmim_jax.tools.draw.pages import (
     channels_note,
     compose,
     enlarge,
+    is_own_png,
     line_height,
     panel_scale,
     save_png,
@@ -57,7 +58,7 @@ def show_batch(config: ConfigDict, path: str | Path) -> Path:
     Raises:
       UserError: the config or its data cannot be used.
     """
-    check_output(path, "--show_batch=")
+    check_output(path, "--show_batch=", is_result=is_own_png)
     check_values(config)
     check_data(config.data)
     source = open_training_data(config)

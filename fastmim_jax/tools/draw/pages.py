@@ -9,12 +9,14 @@ from typing import NamedTuple, cast
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from fastmim_jax.io import atomic_write
 from fastmim_jax.models.typing import Array
 from fastmim_jax.tools.draw import glyphs
 from fastmim_jax.tools.draw.glyphs import ABSENT, VISIBLE, thrown_legend
 
+SOFTWARE = "fastmim_jax"  # in the metadata of pictures
 PAGE, TITLE, NOTE, LINE = (24, 26, 31), (236, 238, 242), (158, 164, 175), (62, 66, 75)
 PANEL, WIDEST, NARROWEST, GAP, MARGIN = 256, 448, 200, 14, 24  # pixels
 TITLE_FONT, NOTE_FONT = 17, 13  # pixels
@@ -161,11 +163,21 @@ def compose(
 
 
 def save_png(image: Image.Image, path: str | Path) -> Path:
-    """Write a PIL image atomically as a PNG file and return its path."""
-    path = Path(path)
+    """Write a PIL image atomically as a PNG file, which names this program, and return its path."""
+    path, texts = Path(path), PngInfo()
+    texts.add_text("Software", SOFTWARE)
     with atomic_write(path) as temporary:
-        image.save(temporary, format="PNG")
+        image.save(temporary, format="PNG", pnginfo=texts)
     return path
+
+
+def is_own_png(path: str | Path) -> bool:
+    """Return whether `save_png` wrote a file."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return image.info.get("Software") == SOFTWARE
+    except (OSError, SyntaxError, ValueError):  # as Pillow reports damaged files
+        return False
 
 
 def draw_hog_reconstruction(

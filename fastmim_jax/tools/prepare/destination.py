@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from fastmim_jax.data.sources.joined import split_path
 from fastmim_jax.data.sources.pread import stamp
 from fastmim_jax.data.sources.riegeli import find_chunks
 from fastmim_jax.errors import UserError
-from fastmim_jax.io import write_json
+from fastmim_jax.io import read_json, write_json
 from fastmim_jax.paths import local_path, utf8_path
 from fastmim_jax.tools.prepare.facts import ShardFacts
 from fastmim_jax.tools.prepare.settings import Settings, describe_differences
@@ -116,7 +115,8 @@ def open_destination(path: str, settings: Settings) -> Iterator[Destination]:
         content = {"settings": dataclasses.asdict(settings), "libraries": library_versions()}
         file = destination.unfinished / SETTINGS
         if file.exists():
-            _compare(folder, settings, json.loads(file.read_text(encoding="utf-8")))
+            expected = f"the settings of a preparation: type rm -r {folder} to prepare it anew"
+            _compare(folder, settings, read_json(file, dict, expected))
         else:
             write_json(file, content)
         yield destination
@@ -168,8 +168,9 @@ def _check_foreign(folder: Path) -> None:
 
 def _compare(folder: Path, settings: Settings, earlier: dict[str, Any]) -> None:
     """Raise UserError if an earlier preparation differs in its settings or libraries."""
-    differences = describe_differences(settings, earlier["settings"])
-    if not differences and "libraries" in earlier:
+    before = earlier.get("settings")
+    differences = describe_differences(settings, before if isinstance(before, dict) else {})
+    if not differences and isinstance(earlier.get("libraries"), dict):
         now = library_versions()
         differences = ", ".join(
             f"{name} {earlier['libraries'].get(name, 'missing')} (now {now.get(name, 'missing')})"

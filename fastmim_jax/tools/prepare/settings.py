@@ -197,7 +197,7 @@ def describe_differences(settings: Settings, earlier: Mapping[str, Any]) -> str:
         before = earlier.get(key)
         if before == value or (key == "quality" and None in (before, value)):  # then the layouts differ
             continue
-        if key == "records" and before is not None and list(before) == list(value):
+        if key == "records" and isinstance(before, dict) and list(before) == list(value):
             counts = [
                 f"{before[split]:,} records in {split} (now {count:,})"
                 for split, count in value.items()

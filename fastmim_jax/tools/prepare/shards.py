@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +18,8 @@ from fastmim_jax.data.records.record import StoredImage, pack
 from fastmim_jax.data.sources import Source
 from fastmim_jax.data.sources.pread import stamp
 from fastmim_jax.data.sources.riegeli import find_chunks
-from fastmim_jax.io import write_json
+from fastmim_jax.errors import UserError
+from fastmim_jax.io import read_json, write_json
 from fastmim_jax.tools.prepare.facts import ShardFacts
 from fastmim_jax.tools.prepare.settings import Settings
 
@@ -161,11 +161,15 @@ class ShardWriter:
 
 
 def load_facts(path: Path) -> ShardFacts | None:
-    """Return the facts of a shard, or None if it is not finished."""
+    """Return the facts of a shard, or None if it is not finished, or they are damaged."""
     try:
-        return ShardFacts(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+        facts = ShardFacts(**read_json(path, dict, "the facts of a shard"))
+    except (UserError, TypeError):
         return None
+    kinds = {
+        field.name: type(getattr(ShardFacts(), field.name)) for field in dataclasses.fields(ShardFacts)
+    }
+    return facts if all(isinstance(getattr(facts, name), kind) for name, kind in kinds.items()) else None
 
 
 def _read_pixels(data: Original, settings: Settings) -> np.ndarray:

@@ -3,11 +3,13 @@
 import json
 
 import numpy as np
+import pytest
 
 from fastmim_jax.data.decode import decode
 from fastmim_jax.data.records.index import RecordIndex, write_index
-from fastmim_jax.data.records.manifest import load_manifest
+from fastmim_jax.data.records.manifest import is_prepared, load_manifest
 from fastmim_jax.data.records.raw import RawImage
+from fastmim_jax.errors import UserError
 from helpers.prepared import write_records
 
 
@@ -27,3 +29,35 @@ def test_an_index_keeps_labels_and_names(tmp_path):
 def test_values_outside_the_range_are_clipped():
     image = RawImage(np.array([[[-5.0], [10.0], [15.0], [99.0]]], np.float32), (10.0, 20.0))
     assert decode(image, 1).ravel().tolist() == [0, 0, 128, 255] and image.shape == (1, 4, 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"3", b"\xff\x00", b"[" * 100_000])
+def test_a_damaged_manifest_is_named(content, tmp_path):
+    path = write_records(tmp_path / "x", [b"a"], [(2, 2, 3)], "jpeg", shards=1)
+    (path / "manifest.json").write_bytes(content)
+    assert is_prepared(str(path))
+    with pytest.raises(
+        UserError, match="manifest.json cannot be read .*prepare them again elsewhere"
+    ) as caught:
+        load_manifest(str(path))
+    assert "\n" not in str(caught.value)
+    (tmp_path / "manifest.json").write_bytes(content)
+    assert not is_prepared(str(tmp_path))  # the user's: no records there
+
+
+@pytest.mark.parametrize(
+    "key", ["splits", "value_range", "layout", "dtype", "channels", "settings", "version"]
+)
+def test_a_manifest_of_other_values_is_named(key, tmp_path):
+    path = write_records(tmp_path / "x", [b"a"], [(2, 2, 3)], "jpeg", shards=1)
+    whole = json.loads((path / "manifest.json").read_text())
+    facts = whole["splits"]["train"]
+    for value in (None, "x", [1], {}, {"train": 1}, {"train": {}}, {"train": facts | {"records": "x"}}):
+        if isinstance(value, str) and key in ("layout", "dtype") or (key == "settings" and value == {}):
+            continue
+        (path / "manifest.json").write_text(json.dumps(whole | {key: value}))
+        if key == "settings" and isinstance(value, dict):
+            continue
+        with pytest.raises(UserError) as caught:
+            load_manifest(str(path))
+        assert "\n" not in str(caught.value) and ("manifest.json" in str(caught.value) or key == "version")

@@ -15,6 +15,7 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.probe import probe
 from fastmim_jax.tools.prepare import shards
 from fastmim_jax.tools.prepare.command import prepare
+from fastmim_jax.tools.prepare.shards import load_facts
 from helpers.labelled_images import pretrained, write_images, write_splits
 
 EACH = 7
@@ -355,3 +356,21 @@ def test_pretraining_and_probing_on_prepared_images(images, tmp_path):
     workdir = pretrained(tmp_path / "out", tmp_path / "run", steps=1)
     found = probe(workdir, str(tmp_path / "out"), kinds=("knn",), log=lambda line: None)
     assert found
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[1]", b"\xff", b"{}", b'{"settings": 3}', b'{"settings": {"records": 3}}']
+)
+def test_damaged_settings_of_an_interrupted_preparation(content, images, tmp_path):
+    unfinished = tmp_path / "out" / ".unfinished"
+    unfinished.mkdir(parents=True)
+    (unfinished / "settings.json").write_bytes(content)
+    with pytest.raises(UserError, match="rm -r") as caught:
+        run(images, tmp_path / "out")
+    assert "\n" not in str(caught.value) and (unfinished / "settings.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"\xff", b'{"x": 1}', b'{"labels": 3}', b"[" * 100_000])
+def test_damaged_facts_of_a_shard_are_gathered_again(content, tmp_path):
+    (tmp_path / "facts").write_bytes(content)
+    assert load_facts(tmp_path / "facts") is None
