@@ -1,6 +1,7 @@
 """The small files of a run that is resumed: damaged ones are named and rebuilt, or the run is refused."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def _repair(workdir: Path, log: Callable[[str], None]) -> None:
             try:
                 read(workdir)
             except UserError as error:
-                log(f"{error}; {consequence}, the file is now {_set_aside(workdir / name)}")
+                log(f"{_problem(error)}: {consequence}, the file is now {_set_aside(workdir / name)}")
     if (workdir / "conversion.json").exists():
         return  # refused elsewhere
     try:
@@ -87,9 +88,9 @@ def _repair(workdir: Path, log: Callable[[str], None]) -> None:
             if (workdir / "config.json").exists():
                 _set_aside(workdir / "config.json")
             write_json(workdir / "config.json", config, indent=2)
-            log(f"{error}; it is restored from {source}")
+            log(f"{_problem(error)}: it is restored from {source}")
         else:
-            log(f"{error}; there is no checkpoint, the file is now {_set_aside(workdir / 'config.json')}")
+            log(f"{_problem(error)}: the file is now {_set_aside(workdir / 'config.json')}")
 
 
 def _config_of_checkpoint(workdir: Path, problem: UserError) -> tuple[dict[str, Any], Path]:
@@ -99,8 +100,15 @@ def _config_of_checkpoint(workdir: Path, problem: UserError) -> tuple[dict[str, 
         flat = {} if step is None else checkpoints.position(step).get("config") or {}
     config = unflatten(flat)
     if not isinstance(config.get("method") or config.get("model"), Mapping):
-        raise UserError(f"{problem}; no checkpoint holds a config either: type another --workdir")
+        raise UserError(
+            f"{_problem(problem)}, and no checkpoint holds a config: type another --workdir"
+        ) from problem
     return config, workdir / "checkpoints" / str(step)
+
+
+def _problem(error: UserError) -> str:
+    """Return what was seen, without what was expected."""
+    return re.split(r", expected |: expected ", str(error))[0]
 
 
 def _set_aside(path: Path) -> str:

@@ -73,7 +73,7 @@ def test_only_a_fitting_checkpoint_is_resumed(tmp_path):
     config.schedule.batch_size = 8
     with pytest.raises(UserError, match="schedule.batch_size was 16, is 8"):
         pretrain(config, tmp_path / "work", log=lambda text: None)
-    (tmp_path / "work" / "config.json").unlink()
+    (tmp_path / "work" / "config.json").write_text(config.to_json())
     with pytest.raises(UserError, match="was saved at record 48, not at 24 as with batches of 8"):
         pretrain(config, tmp_path / "work", log=lambda text: None)
 

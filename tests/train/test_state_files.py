@@ -156,7 +156,7 @@ def test_a_config_is_restored_from_the_newest_checkpoint_and_compared(run, sourc
     assert line.endswith(f"it is restored from {workdir / 'checkpoints' / '0'}")
     (workdir / "checkpoints" / "0" / "position" / "metadata").write_text('{"records": 0}')
     (workdir / "config.json").write_text("")
-    with pytest.raises(UserError, match="it is empty.*no checkpoint holds a config either: type another"):
+    with pytest.raises(UserError, match="it is empty.*no checkpoint holds a config: type another"):
         resume(workdir, run[1], source)
     assert (workdir / "config.json").exists()
 
