@@ -11,6 +11,7 @@ from pyarrow import parquet
 from fastmim_jax.data.augment import center_crop
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.errors import UserError
+from fastmim_jax.evaluate import features
 from fastmim_jax.evaluate.backbone import open_backbone
 from fastmim_jax.evaluate.features import write_features
 from helpers import small
@@ -110,6 +111,7 @@ def test_an_interruption_leaves_the_old_file(monkeypatch, workdir, source, tmp_p
         file.write(b"half") if hasattr(file, "write") else file.write_bytes(b"half")
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(features, "_is_features", lambda path: True)
     monkeypatch.setattr(np, "savez", interrupted)
     monkeypatch.setattr(parquet, "write_table", interrupted)
     with pytest.raises(KeyboardInterrupt):
