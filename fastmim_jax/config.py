@@ -265,7 +265,7 @@ def _run() -> ConfigDict:
     run.workers = -1  # worker processes that read images; -1: chosen from the number of cores
     run.threads = 4  # per worker process
     run.max_worker_restarts = 3  # dead workers that are replaced, in training and in each evaluation
-    run.mesh_fsdp = 1  # devices that share one copy of the parameters (FSDP)
+    run.mesh_fsdp = 1  # devices, of one slice or node, that share one copy of the parameters (FSDP)
     run.shard_optimizer_state = False  # split AdamW's moments over all devices (ZeRO-1), not only FSDP's
     return run
 

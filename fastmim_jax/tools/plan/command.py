@@ -71,7 +71,7 @@ def plan(
 
     def open_candidates(changes: Changes) -> Sequence[StageCandidates]:
         stages = make_stages(with_values(config, changes), None, devices, records)
-        opened[:] = [StageCandidates(stage) for stage in stages]
+        opened[:] = [StageCandidates(stage, log) for stage in stages]
         return opened
 
     usable = hardware.chip.usable_bytes()

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from fastmim_jax.errors import UserError
 from fastmim_jax.tools.plan.topology import Topology
 from fastmim_jax.train.accumulation import Choice, Programs, allowed_accumulations, search
 from fastmim_jax.train.memory import USABLE, program_bytes
@@ -64,8 +65,9 @@ class Answer(NamedTuple):
 class StageCandidates:
     """The real programs of a stage."""
 
-    def __init__(self, stage: TrainStage):
-        self.programs, allowed = Programs(stage), allowed_accumulations(stage)
+    def __init__(self, stage: TrainStage, log: Callable[[str], None]):
+        self.programs, self._log = Programs(stage), log
+        allowed = allowed_accumulations(stage)
         auto, chosen = stage.plan.auto_accumulation, stage.plan.accumulation
         self.numbers: Sequence[int] = allowed if auto else [n for n in allowed if n >= chosen] or [chosen]
         self.per_estimate = PER_ESTIMATE.get(stage.mesh.devices.flat[0].platform, 1.0)
@@ -76,15 +78,17 @@ class StageCandidates:
         return self.programs.estimate(number)
 
     def compile(self, number: int) -> float:
-        """See `Candidates`."""
-        stage = self.stage(number)
+        """See `Candidates`; log the bytes."""
+        stage, verb = self.stage(number), "compiled"
         try:
-            program = stage.step.compile(stage.abstract, self.programs.batch)
+            need = float(program_bytes(stage.step.compile(stage.abstract, self.programs.batch)) or 0)
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            return refused_bytes(str(error))
-        return program_bytes(program) or 0
+            need, verb = refused_bytes(str(error)), "refused by the compiler"
+        size = f"{need / 2**30:.2f} GiB" if math.isfinite(need) else "too much memory"
+        self._log(f"{verb} with accumulation {number}: a step needs {size} of a chip")
+        return need
 
     def stage(self, number: int) -> TrainStage:
         """Return the stage with so many micro-batches; its step is compiled if it was measured."""
@@ -119,11 +123,21 @@ def find_fitting(
       open_candidates: changes -> the candidates of every stage.
       usable: bytes of one device.
       log: takes a line for every setting that does not fit.
+
+    Raises:
+      UserError: the config without changes cannot be used.
     """
     least, scale = math.inf, None
     for changes in settings:
         choices = []
-        for candidates in open_candidates(changes):
+        try:
+            stages = open_candidates(changes)
+        except UserError as error:
+            if not changes:  # the user's own config
+                raise
+            log(f"{describe(changes)}: {error}")
+            continue
+        for candidates in stages:
             predicted = candidates.estimate(candidates.numbers[-1])
             if scale is not None and scale * predicted > MISJUDGED * usable:
                 least = min(least, scale * predicted)

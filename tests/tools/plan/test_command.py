@@ -33,6 +33,7 @@ def test_a_plan(on_cpus, tmp_path):
     assert lines[-1] == f"to train so, type: {' '.join(typed)}"
     written = json.loads(out.read_text())
     (stage,) = written["stages"]
+    assert f"compiled with accumulation 1: a step needs {stage['total_bytes'] / 2**30:.2f} GiB" in lines[2]
     assert written["flags"] == typed and stage["total_bytes"] == sum(stage["memory"].values())
     assert stage["memory"]["optimizer"] > 1.9 * stage["memory"]["parameters"] > 0
     assert stage["collectives"]["all-reduce"][1] >= stage["memory"]["parameters"]

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from fastmim_jax.config import pretrain_config
+from fastmim_jax.errors import UserError
 from fastmim_jax.tools.plan.search import find_fitting, refused_bytes, settings
 from fastmim_jax.tools.plan.topology import parse_topology
 
@@ -64,6 +65,19 @@ def test_nothing_fits():
 
 def test_refused_programs_are_no_end():
     assert found(12.0, refuses=11.0).changes == {ZERO: True}
+
+
+def test_settings_that_the_config_forbids_are_passed_over():
+    def open_candidates(changes):
+        if ZERO in changes:
+            raise UserError("no ZeRO")
+        return [Candidates(changes)]
+
+    every, lines = settings(pretrain_config(), parse_topology("v5e:4x4")), []
+    assert find_fitting(every, open_candidates, 12.0, lines.append).changes == {FSDP: 4}
+    assert lines[-1] == "run.shard_optimizer_state=True: no ZeRO"
+    with pytest.raises(UserError, match="no ZeRO"):
+        find_fitting(iter([{}]), lambda changes: open_candidates({ZERO: True}), 12.0)
 
 
 def test_every_stage_has_to_fit():
