@@ -24,7 +24,7 @@ def channel_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, .
 @jax.jit
 def normalize(
     images: AnyArray,
-    flip: AnyArray,
+    flip: AnyArray | None,
     mean: Sequence[float | jax.Array],
     std: Sequence[float | jax.Array],
 ) -> jax.Array:
@@ -32,7 +32,7 @@ def normalize(
 
     Args:
       images: (B, H, W, C) uint8 in [0, 255], uint16 in [0, 65535] or float32 in [0, 1].
-      flip: (B,) bool, True mirrors an image left to right.
+      flip: (B,) bool, True mirrors an image left to right; None mirrors none.
       mean, std: (C,) for pixels in [0, 1].
 
     Returns:
@@ -88,6 +88,7 @@ def _part(x, axis, start, stop):
 
 
 def _normalize(images, flip, mean, std, white):
-    images = jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
+    if flip is not None:
+        images = jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
     pixels = images.astype(jnp.float32) / white
     return (pixels - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

@@ -84,7 +84,7 @@ class ImageReader:
             return device.normalize_planes(images, flip, mean=self.mean, std=self.std)
         return self.normalize(images, flip)
 
-    def normalize(self, images: device.AnyArray, flip: device.AnyArray) -> jax.Array:
+    def normalize(self, images: device.AnyArray, flip: device.AnyArray | None) -> jax.Array:
         """Return (B, H, W, C) float32 of crops, mirrored where `flip` (B,) is True, see `device`."""
         return device.normalize(images, flip, mean=self.mean, std=self.std)
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fastmim_jax.data.sampled_content import count_changes, hash_records
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import read_json
 from fastmim_jax.paths import local_path
@@ -28,9 +29,10 @@ def describe_data(source: Any, evaluation: Any = None) -> dict[str, Any]:
     """Return what a run is trained and evaluated on, independent of where the data sets are.
 
     Returns:
-      {"records", "classes", "names", "content", "evaluation"}. names: SHA-256 of the names, relative to the
-      data set, and the labels of the records in order. content: SHA-256 of prepared images, or "".
-      evaluation: the first four of the evaluation data; None without any.
+      {"records", "classes", "names", "content", "samples", "evaluation"}. names: SHA-256 of the names,
+      relative to the data set, and the labels of the records in order. content: SHA-256 of prepared images,
+      or "". samples: see `hash_records`. evaluation: the first five of the evaluation data; None without
+      any.
     """
     digest = hashlib.sha256()
     for line in _names(source):
@@ -40,6 +42,7 @@ def describe_data(source: Any, evaluation: Any = None) -> dict[str, Any]:
         "classes": list(source.classes),
         "names": digest.hexdigest(),
         "content": getattr(getattr(source, "manifest", None), "sha256", ""),
+        "samples": hash_records(source),
         "evaluation": None if evaluation is None else describe_data(evaluation),
     }
 
@@ -159,6 +162,9 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
         old, new = before.get(key, now[key]), now[key]
         if not parts and old != new:
             parts.append(f"{sentence} (hash {old[:12] or 'none'}, now {new[:12] or 'none'})")
+    changed, compared = count_changes(before.get("samples", ()), now.get("samples", ()))
+    if not parts and changed:
+        parts.append(f"{changed} of {compared} records that were compared have other content")
     return " and ".join(parts) or None
 
 

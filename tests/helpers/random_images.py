@@ -36,6 +36,79 @@ NODATA = {"float32": -9999.0, "float64": -9999.0, "int16": -32768.0, "uint16": 0
 EIGHT_BITS = ("png", "jpeg", "tiff", "npy", "gif", "bmp", "webp", "ppm")
 BREAKS = ("truncated", "empty", "html", "noise", "header")
 EXTENSIONS = {"jpeg": "jpg", "tiff": "tif"}
+STYLES = ("8 bits",) * 8 + tuple(RANGES)
+
+
+class Style:
+    """What the images of a data set have in common."""
+
+    def __init__(self, rng):
+        self.rng = rng
+        self.name = str(rng.choice(STYLES))
+        self.eight_bits = self.name == "8 bits"
+        self.channels = int(rng.choice([3, 3, 3, 1, 1, 4, 5, 13]))
+        self.size = int(rng.integers(6, 14))
+        self.broken = float(rng.choice([0, 0, 0.15, 0.4]))
+        self.other_sizes = float(rng.choice([0, 0.3]))
+        self.dirty = bool(rng.random() < 0.3)
+        self.odd_depths = float(rng.choice([0, 0, 0, 0.12, 0.4]))
+        self.value_range, self.nodata = (), ()
+        if not self.eight_bits and rng.random() < 0.4:
+            low, high = RANGES[self.name]
+            third = (high - low) / 3
+            ranges = [(low, high), (low + third, high), (low - third, high + third), (0, 65535)]
+            self.value_range = tuple(map(float, ranges[int(rng.integers(4))]))
+        if self.name in NODATA and self.dirty and rng.random() < 0.6:
+            self.nodata = (NODATA[self.name],)
+        self.kinds = [str(x) for x in rng.choice(self._possible_kinds(), 3)]
+
+    def _possible_kinds(self):
+        if self.eight_bits:
+            return (
+                EIGHT_BITS if self.channels in (1, 3) else ("npy", "tiff", *("png",) * (self.channels == 4))
+            )
+        gray = self.channels in (1, 3) and self.name in ("uint16", "uint12")
+        return ("npy", "tiff", "tiff", "png", "pgm") if gray else ("npy", "tiff")
+
+    def image(self):
+        """(bytes of a file, its extension)."""
+        rng, odd = self.rng, self.rng.random() < self.odd_depths
+        height = width = self.size
+        if rng.random() < self.other_sizes:
+            height, width = map(int, rng.integers(5, 20, 2))
+        kind, deep = str(rng.choice(self.kinds)), False
+        if self.eight_bits == odd:  # values of more than 8 bits
+            name = str(rng.choice(tuple(RANGES))) if self.eight_bits else self.name
+            deep = self.channels == 3 and rng.random() < 0.1
+            if self.eight_bits:
+                kind = str(rng.choice(("npy", "tiff", "png") if name == "uint16" else ("npy", "tiff")))
+            one_band = kind in ("png", "pgm") or (self.channels == 3 and rng.random() < 0.2)
+            channels = 1 if one_band else self.channels
+            if self.channels == 1 and kind in ("npy", "tiff") and rng.random() < 0.15:
+                channels = 3
+            if rng.random() < 0.05 and kind in ("npy", "tiff"):
+                channels += 1
+            values = wide_values(rng, name, height, width, channels, self.dirty)
+            nodata = NODATA.get(name) if self.dirty and rng.random() < 0.5 else None
+            data = encode_wide(rng, kind, values, nodata)
+        else:
+            gray = self.channels == 3 and rng.random() < 0.2
+            colour = self.channels == 1 and rng.random() < 0.3
+            channels = 1 if gray else 3 if colour else self.channels
+            if odd:
+                kind = "png" if channels in (1, 3, 4) else "npy"
+            pixels = np.rint(255 * smooth(rng, height, width, channels)).astype(np.uint8)
+            deep = self.channels == 3 and rng.random() < 0.04
+            data = encode_8_bits(rng, kind, pixels)
+        if deep:
+            kind = str(rng.choice(["png", "ppm"]))
+            data = encode_deep_colour(rng, kind, np.rint(65535 * smooth(rng, height, width, 3)))
+        if rng.random() < self.broken:
+            data = break_file(rng, data)
+        extension = EXTENSIONS.get(kind, kind)
+        if rng.random() < 0.08:
+            extension = str(rng.choice(["jpg", "png", "JPEG", "webp", "npy"]))  # the content counts
+        return data, extension.upper() if rng.random() < 0.1 else extension
 
 
 def smooth(rng, height, width, channels):

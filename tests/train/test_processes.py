@@ -33,6 +33,11 @@ def finetune():
     config.run.update(checkpoint_every=2, eval_epochs=2 * 16 / 4096, log_every=1)
     return config
 
+def wide():
+    config = small.config({wide!r}, steps=2)
+    config.method.backbone.depth = 1
+    return config
+
 def get_config(command):
     return globals()[command]()
 """
@@ -52,13 +57,16 @@ def free_job():
     raise AssertionError("no free port")
 
 
-def run_both(command, folder, *more):
-    """Runs a command in two processes, in folder/command_two, and in this one, in folder/command_one."""
+def run_both(command, folder, *more, name=""):
+    """Runs a command in two processes, in folder/command_two, and in this one, in folder/command_one.
+
+    name: of the config in CONFIG, if it is not that of the command.
+    """
     config = folder / "processes.py"
-    config.write_text(CONFIG.format(tests=str(ROOT / "tests")))
+    config.write_text(CONFIG.format(tests=str(ROOT / "tests"), wide=str(folder / "wide")))
     job = dict(SLURM_JOB_ID=str(free_job()), SLURM_STEP_NODELIST="localhost", SLURM_NTASKS="2")
     one, two = folder / f"{command}_one", folder / f"{command}_two"
-    flags = [command, f"--config={config}:{command}", *more]
+    flags = [command, f"--config={config}:{name or command}", *more]
     runs = [
         Run([*flags, f"--workdir={two}", "--distributed"], dict(job, SLURM_PROCID=rank, SLURM_LOCALID=rank))
         for rank in "01"
@@ -98,7 +106,7 @@ def test_two_processes_fine_tune_and_evaluate_as_one(pretrained, tmp_path):
 def start(tmp_path):
     """-> start(*own flags of each process): two processes of an endless run that meet at a free port."""
     config = tmp_path / "processes.py"
-    config.write_text(CONFIG.format(tests=str(ROOT / "tests")))
+    config.write_text(CONFIG.format(tests=str(ROOT / "tests"), wide=""))
 
     def start(*own):
         with socket.socket() as probe:
@@ -155,3 +163,21 @@ def test_hosts_with_other_configs_do_not_start(start):
     for run in runs:
         assert "has config.optimizer.base_lr=0.5, process 0 on" in finish(run, code=2)
     assert not (workdir / "metrics.jsonl").exists()
+
+
+@pytest.mark.exhaustive
+def test_two_processes_measure_one_range_of_values(tmp_path):
+    """The first one measures it, and the other takes it."""
+    (tmp_path / "wide").mkdir()
+    for number in range(16):
+        values = np.random.default_rng(number).integers(100 * number, 200 * number + 500, (36, 40, 3))
+        np.save(tmp_path / "wide" / f"{number:02}.npy", values.astype(np.uint16))
+    one, two = run_both("pretrain", tmp_path, name="wide")
+    for workdir in (one, two):
+        data = json.loads((workdir / "config.json").read_text())["data"]
+        assert (
+            data["pixel_dtype"] == "uint16" and data["value_range"][0] < 100 < 3000 < data["value_range"][1]
+        )
+    assert (one / "config.json").read_text() == (two / "config.json").read_text()
+    for name in ("loss", "clipped_share"):
+        np.testing.assert_allclose(metrics(two, name), metrics(one, name), rtol=1e-5)

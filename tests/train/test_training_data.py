@@ -59,6 +59,17 @@ def test_other_data_are_refused_or_accepted_and_recorded(run, tmp_path):
         run()
 
 
+def test_other_content_under_the_same_names_is_refused(run, tmp_path):
+    (tmp_path / "data/cat/0.png").write_bytes(b"other")
+    with pytest.raises(UserError, match="1 of 4 records that were compared have other content.*--accept"):
+        run()
+    assert len(run(accept=True)["samples"]) == 4
+    content = json.loads((tmp_path / "run/data.json").read_text())
+    del content["samples"]  # of a run from before there were any
+    (tmp_path / "run/data.json").write_text(json.dumps(content))
+    assert run()["changes"] == []
+
+
 def test_the_number_of_classes_of_a_head_does_not_change(run, tmp_path):
     (tmp_path / "data/owl").mkdir()
     (tmp_path / "data/owl/0.png").touch()

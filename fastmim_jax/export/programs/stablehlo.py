@@ -135,7 +135,7 @@ def image_function(bundle: ModelBundle) -> Callable[[jax.Array], dict[str, jax.A
     outputs_of = _classifier(bundle) if bundle.classes else _feature_extractor(bundle)
 
     def function(image):
-        values = outputs_of(normalize(image[None], jnp.zeros(1, bool)))
+        values = outputs_of(normalize(image[None], None))
         return {name: x[0].astype(jnp.float32) for name, x in values.items()}
 
     return function

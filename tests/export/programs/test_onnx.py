@@ -57,6 +57,20 @@ def test_bare_backbone_gives_features(vit, tmp_path):
 
 
 @needs_extra
+@pytest.mark.parametrize(("dtype", "white"), [("uint16", 65535), ("float32", 1)])
+def test_images_of_more_than_8_bits(vit, dtype, white, tmp_path):
+    config = vit.config.copy_and_resolve_references()
+    config.data.update(value_range=(0, white), pixel_dtype=dtype)
+    sentence = ours.write_onnx(vit._replace(config=config), tmp_path / "f.onnx")
+    assert f"{dtype} images (B, 64, 64, 3)" in sentence
+    pixels = classifiers.images(3)
+    images = (pixels * (white / 255)).astype(dtype)
+    (found,) = opened(tmp_path / "f.onnx").run(["logits"], {"images": images})
+    wanted = classifiers.logits(vit, pixels)
+    assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
+
+
+@needs_extra
 def test_a_file_with_other_values_is_deleted(vit, tmp_path, monkeypatch):
     monkeypatch.setattr(ours, "TOLERANCE", 1e-12)
     with pytest.raises(UserError, match="differs from the model by .* and was deleted"):
