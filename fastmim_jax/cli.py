@@ -100,7 +100,7 @@ FLAGS = {
     ),
     "encoder_only": _boolean("leave out the decoder or head"),
     "partial": _boolean("convert although arrays are missing (initialised randomly) or unknown (left out)"),
-    "overwrite": _boolean("replace the destination"),
+    "overwrite": _boolean("replace an earlier export at the destination; nothing else"),
     "records_format": Flag(
         "jpeg",
         "jpeg (smallest), yuv420 (fastest photos) or raw (any channels and bits)",
