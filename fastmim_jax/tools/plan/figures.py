@@ -22,6 +22,7 @@ class StepFigures:
       peak_bytes: the most that the compiler's schedule has in use.
       matrix_flops: of the jaxpr, in all micro-batches and with what remat computes again.
       xla_flops, bytes_accessed: as XLA counts them, where the body of a loop counts once.
+      loop_factor: by how much bytes grow with the turns of the loops, see `hlo_statistics.statistics`.
       collectives: {operation: [count, bytes of the whole arrays]}.
     """
 
@@ -30,17 +31,18 @@ class StepFigures:
     matrix_flops: float
     xla_flops: float
     bytes_accessed: float
+    loop_factor: float
     collectives: dict[str, list[int]]
 
     @property
     def step_bytes(self) -> float:
-        """Bytes accessed in a step, with as many turns of its loops as the matrix products need."""
-        return self.bytes_accessed * max(1.0, self.matrix_flops / self.xla_flops if self.xla_flops else 1.0)
+        """Bytes accessed in a step, with all turns of its loops: roughly, as reads grow like writes."""
+        return self.bytes_accessed * self.loop_factor
 
 
 def step_figures(stage: TrainStage, program: jax.stages.Compiled) -> StepFigures:
     """Return the figures of a stage's compiled training step."""
-    costs = cost_analysis(program)
+    costs, counted = cost_analysis(program), statistics(program.as_text() or "")
     plan: Any = program.memory_analysis()
     # Without the mesh: attention by XLA's products, which can be counted, instead of kernels.
     flops = matrix_flops(stage.step.jitted.__wrapped__, stage.abstract, stage.abstract_batch())
@@ -50,7 +52,8 @@ def step_figures(stage: TrainStage, program: jax.stages.Compiled) -> StepFigures
         matrix_flops=flops / stage.mesh.size,
         xla_flops=costs["flops"],
         bytes_accessed=costs["bytes accessed"],
-        collectives=statistics(program.as_text() or "")["collectives"],
+        loop_factor=counted["loop_factor"],
+        collectives=counted["collectives"],
     )
 
 

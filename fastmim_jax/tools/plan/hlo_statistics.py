@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from fastmim_jax.tools.hlo import COLLECTIVES, Instruction, Module, parse
+from fastmim_jax.tools.hlo import COLLECTIVES, FREE, WRAPPERS, Instruction, Module, parse
 
 DTYPE_BYTES = {"pred": 1, "bf16": 2} | {
     f"{kind}{bits}": bits // 8 for kind in "fsu" for bits in (8, 16, 32, 64)
@@ -43,6 +43,7 @@ def statistics(text: str) -> dict:
       moves: {"copy", "transpose", "reshape": [count, bytes of the results]}, fusions named after one
         of them included; what is fused into other operations is not counted.
       custom_calls: {target: count}.
+      loop_factor: bytes that a step writes, over those written if every loop turned once.
     """
     module = parse(text)
     times, fused = _executions(module), _fused(module)
@@ -71,7 +72,45 @@ def statistics(text: str) -> dict:
         "uncombined_all_reduces": dict(uncombined),
         "moves": dict(moves),
         "custom_calls": dict(custom_calls),
+        "loop_factor": _loop_factor(module, times, fused),
     }
+
+
+def _loop_factor(module: Module, times: collections.Counter, fused: set[str]) -> float:
+    """Return the bytes written in a step over those written if every loop turned once."""
+    once = total = 0
+    for computation, names in module.computations.items():
+        if computation in fused or not times[computation]:
+            continue
+        written = sum(_written_bytes(module.instructions[name], module) for name in names)
+        once, total = once + written, total + times[computation] * written
+    return total / once if once else 1.0
+
+
+def _written_bytes(instruction: Instruction, module: Module) -> int:
+    """Return the bytes that an instruction writes: of a dynamic-update-slice, those of the slice."""
+    opcode = instruction.opcode
+    if opcode in FREE or opcode in WRAPPERS or opcode.endswith(("-start", "-update")):
+        return 0
+    last = instruction
+    if opcode == "fusion" and (called := list(_called(instruction))):
+        last = module.instructions[module.computations[called[0]][-1]]
+    written = [module.instructions[name] for name in _operands(last)] if last.opcode == "tuple" else [last]
+    sizes = [_slice_bytes(one, module) for one in written]
+    if not any(size is not None for size in sizes):
+        return shape_bytes(instruction.shape)
+    return sum(
+        shape_bytes(one.shape) if size is None else size for one, size in zip(written, sizes, strict=True)
+    )
+
+
+def _slice_bytes(instruction: Instruction, module: Module) -> int | None:
+    """Return the bytes of the slice that a dynamic-update-slice writes; None for other instructions."""
+    if instruction.opcode == "bitcast" and (operands := _operands(instruction)):
+        instruction = module.instructions.get(operands[0], instruction)
+    if instruction.opcode != "dynamic-update-slice":
+        return None
+    return shape_bytes(module.instructions[_operands(instruction)[1]].shape)
 
 
 def _executions(module: Module) -> collections.Counter:

@@ -63,6 +63,33 @@ def test_statistics_count_the_turns_of_loops():
     assert found["custom_calls"] == {"__cublas$lt$matmul": 1}
 
 
+def test_bytes_of_loops():
+    # The all-reduce in the body and the truth value of the condition; collectives and copies outside; sums.
+    body, outside, add = 4096 + 1, 2048 + 4096 + 2**21 + 1028 + 4096 + 16 + 4096, 4
+    assert statistics(TEXT)["loop_factor"] == (8 * body + outside + 10 * add) / (body + outside + add)
+
+
+def test_a_slice_that_is_updated_counts_and_not_the_whole_array():
+    text = """
+%stack (s: f32[24,100], u: f32[1,100]) -> f32[24,100] {
+  %s = f32[24,100]{1,0} parameter(0)
+  %u = f32[1,100]{1,0} parameter(1)
+  %put.1 = f32[24,100]{1,0} dynamic-update-slice(%s, %u, %i, %z)
+  ROOT %cast.1 = f32[24,100]{1,0} bitcast(%put.1)
+}
+
+%body (e: f32[24,100]) -> f32[24,100] {
+  ROOT %stacked.1 = f32[24,100]{1,0} fusion(%e, %u.1), kind=kLoop, calls=%stack
+}
+
+ENTRY %main (p: f32[24,100]) -> f32[24,100] {
+  %copy.1 = f32[100]{0} copy(%q)
+  ROOT %while.1 = f32[24,100]{1,0} while(%p), condition=%c, body=%body, known_trip_count={"n":"24"}
+}
+"""
+    assert statistics(text.replace("known_trip_count=", "known_trip_count:"))["loop_factor"] == 12.5
+
+
 def test_without_an_entry_everything_counts_once():
     found = statistics(TEXT.replace("ENTRY ", ""))
     assert found["collectives"]["all-reduce"] == [2, 4096 + 2**21]
