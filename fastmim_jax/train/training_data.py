@@ -21,7 +21,11 @@ _HASHED = 200_000  # names at most, evenly spaced, so that a start takes less th
 _HASHED_READS = 1000  # the same, of a source whose names stand in its records
 _HASHED_VALUES = 4096  # of an array
 _KEPT = ("changes", "init")  # of data.json, in which a change of the data is recorded
-_TYPES = {"records": int, "classes": list, "names": str, "content": str, "changes": list, "init": str}
+_TYPES = {
+    **dict.fromkeys(("names", "content", "init"), str),
+    **dict.fromkeys(("classes", "samples", "changes"), list),
+    "records": int,
+}
 _SHOWN = 8  # classes in a message
 
 

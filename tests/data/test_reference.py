@@ -72,7 +72,7 @@ def compare(spec):
 
 def open_and_decide(spec):
     source = open_source(spec.path, spec.split)
-    rules = DecodeRules(value_range=spec.value_range, nodata=spec.nodata)
+    rules = DecodeRules(spec.max_pixels, spec.value_range, spec.nodata)
     return source, decide_values(source, spec.channels, rules).rules
 
 

@@ -35,7 +35,7 @@ RANGES = {
 NODATA = {"float32": -9999.0, "float64": -9999.0, "int16": -32768.0, "uint16": 0.0}
 EIGHT_BITS = ("png", "jpeg", "tiff", "npy", "gif", "bmp", "webp", "ppm")
 BREAKS = ("truncated", "empty", "html", "noise", "header")
-EXTENSIONS = {"jpeg": "jpg", "tiff": "tif"}
+EXTENSIONS = {"jpeg": "jpg", "tiff": "tif", "pillow": "tiff"}
 STYLES = ("8 bits",) * 8 + tuple(RANGES)
 
 
@@ -68,7 +68,8 @@ class Style:
                 EIGHT_BITS if self.channels in (1, 3) else ("npy", "tiff", *("png",) * (self.channels == 4))
             )
         gray = self.channels in (1, 3) and self.name in ("uint16", "uint12")
-        return ("npy", "tiff", "tiff", "png", "pgm") if gray else ("npy", "tiff")
+        one_band = self.channels in (1, 3) and self.name in ("int32", "float32")
+        return ("npy", "tiff", "tiff", "png", "pgm") if gray else ("npy", "tiff", *("pillow",) * one_band)
 
     def image(self):
         """(bytes of a file, its extension)."""
@@ -82,7 +83,7 @@ class Style:
             deep = self.channels == 3 and rng.random() < 0.1
             if self.eight_bits:
                 kind = str(rng.choice(("npy", "tiff", "png") if name == "uint16" else ("npy", "tiff")))
-            one_band = kind in ("png", "pgm") or (self.channels == 3 and rng.random() < 0.2)
+            one_band = kind in ("png", "pgm", "pillow") or (self.channels == 3 and rng.random() < 0.2)
             channels = 1 if one_band else self.channels
             if self.channels == 1 and kind in ("npy", "tiff") and rng.random() < 0.15:
                 channels = 3
@@ -103,8 +104,12 @@ class Style:
         if deep:
             kind = str(rng.choice(["png", "ppm"]))
             data = encode_deep_colour(rng, kind, np.rint(65535 * smooth(rng, height, width, 3)))
+        if rng.random() < 0.02:  # too large
+            data, kind = encode_8_bits(rng, "png", np.zeros((120, 120, 3), np.uint8)), "png"
         if rng.random() < self.broken:
             data = break_file(rng, data)
+            if rng.random() < 0.1:
+                data, kind = odd_array(rng), "npy"
         extension = EXTENSIONS.get(kind, kind)
         if rng.random() < 0.08:
             extension = str(rng.choice(["jpg", "png", "JPEG", "webp", "npy"]))  # the content counts
@@ -138,14 +143,20 @@ def wide_values(rng, style, height, width, channels, dirty):
 
 
 def encode_wide(rng, kind, values, nodata=None):
-    """Bytes of a .npy, TIFF, PNG or PGM file of values (H, W, C); the last two for one band of uint16."""
+    """Bytes of a .npy, TIFF, PNG or PGM file of values (H, W, C); the last two for one band of uint16.
+
+    kind: "pillow" for a TIFF file of one band that Pillow writes.
+    """
     flat = values[..., 0] if values.shape[2] == 1 else values
     if kind == "npy":
         return _npy(np.asfortranarray(flat) if rng.random() < 0.3 else flat)
     if kind == "png":
         return _saved(Image.fromarray(flat.astype(np.uint16)), "PNG")
     if kind == "pgm":
-        return b"P5\n%d %d\n65535\n" % flat.shape[::-1] + flat.astype(">u2").tobytes()
+        white = 4095 if flat.max() < 4096 and rng.random() < 0.5 else 65535
+        return b"P5\n%d %d\n%d\n" % (*flat.shape[::-1], white) + flat.astype(">u2").tobytes()
+    if kind == "pillow":
+        return _saved(Image.fromarray(flat), "TIFF", compression=str(rng.choice(["raw", "tiff_lzw"])))
     return _tiff(rng, values, nodata)
 
 
@@ -183,19 +194,34 @@ def encode_8_bits(rng, kind, pixels):
 
 
 def encode_deep_colour(rng, kind, values):
-    """Bytes of a PNG or PPM file with 16 bits for each of 3 colours; values: (H, W, 3) uint16."""
-    height, width, _ = values.shape
+    """Bytes of a PNG or PPM file with 16 bits for each of 3 colours; values: (H, W, 3) uint16.
+
+    Of some PNG files for gray and alpha.
+    """
+    if kind == "png" and rng.random() < 0.3:
+        values = np.stack([values[..., 0], np.full(values.shape[:2], 65535)], -1)
+    height, width, colours = values.shape
     data = values.astype(">u2").tobytes()
     if kind == "ppm":
         return b"P6\n%d %d\n65535\n" % (width, height) + data
-    rows = b"".join(b"\0" + data[i * width * 6 : (i + 1) * width * 6] for i in range(height))
+    rows = b"".join(
+        b"\0" + data[i * width * colours * 2 : (i + 1) * width * colours * 2] for i in range(height)
+    )
     chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)),
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2 if colours == 3 else 4, 0, 0, 0)),
         (b"IDAT", zlib.compress(rows)),
         (b"IEND", b""),
     ]
     parts = [struct.pack(">I", len(x)) + n + x + struct.pack(">I", zlib.crc32(n + x)) for n, x in chunks]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def odd_array(rng):
+    """Bytes of a .npy file that is no image."""
+    shapes = ((5,), (2, 4, 4, 3), (0, 5), (4, 0, 3), ())
+    if rng.random() < 0.6:
+        return _npy(np.zeros(shapes[int(rng.integers(len(shapes)))], np.float32))
+    return _npy(np.zeros((5, 6), rng.choice(["bool", "complex64", "U3", "datetime64[s]"])))
 
 
 def break_file(rng, data):

@@ -38,7 +38,8 @@ class DataSet(NamedTuple):
     """What a user would type.
 
     path, split: of the data. channels: of the model. value_range, nodata: declared, () where they are not.
-    size: side of most of the images, which is that of the crops. workers: that read it.
+    size: side of most of the images, which is that of the crops. max_pixels: of an image. workers: that
+    read it.
     """
 
     path: str
@@ -47,6 +48,7 @@ class DataSet(NamedTuple):
     value_range: tuple
     nodata: tuple
     size: int
+    max_pixels: int = 10_000
     workers: int = 0
 
 
@@ -154,7 +156,7 @@ def _add_odd_entries(rng, style, root):
     for number in range(int(rng.integers(0, 5)) if rng.random() < 0.6 else 0):
         place = str(rng.choice(folders))
         new = os.path.join(place, f"odd{number}")
-        match rng.integers(0, 11):
+        match rng.integers(0, 12):
             case 0:
                 os.mkfifo(f"{new}.png")
             case 1:
@@ -176,6 +178,8 @@ def _add_odd_entries(rng, style, root):
             case 9:
                 _write(os.path.join(os.fsencode(place), b"\xff\xfe"), "inside.png", style.image()[0])
             case 10:
+                _write(place, f"two\nlines\\x{number}.png", style.image()[0])
+            case 11:
                 _write(f"{new}/pictures", "reconstruction.png", style.image()[0])
                 _write(new, "config.json", b"{}")
                 _write(new, "metrics.jsonl", b"")

@@ -7,6 +7,7 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageOps
 
+MAX_PIXELS = 10_000
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP", "PPM")
 LUMA = np.array([0.299, 0.587, 0.114])
 ORIENTED = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation -> Pillow's transposition
@@ -61,16 +62,23 @@ def stored(data, channels, header_only=False):
         raise Broken("empty")
     try:
         if data[:6] == b"\x93NUMPY":
-            return _npy(data)
+            return _checked(_npy(data))
         if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             found = _tiff(data)
             if found is not None:
-                return found
-        return _pillow(data, channels, header_only)
+                return _checked(found)
+        found = _pillow(data, channels, header_only)
+        return found if header_only and found.depth in ("8", "deep") else _checked(found)
     except Broken:
         raise
     except Exception as error:
         raise Broken(str(error)) from error
+
+
+def _checked(image):
+    if image.values.shape[0] * image.values.shape[1] > MAX_PIXELS:
+        raise Broken("too large")
+    return image
 
 
 def _npy(data):
@@ -82,11 +90,11 @@ def _npy(data):
 
 
 def _tiff(data):
-    """None for compressed ones of 8 bits, which tifffile reads only with imagecodecs."""
+    """None for compressed ones, which tifffile reads only with imagecodecs."""
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             page = file.pages[0]
-            if page.dtype == np.uint8 and page.compression != 1:
+            if page.compression != 1:
                 return None
             if page.dtype is None:
                 raise Broken("no dtype")
@@ -115,9 +123,12 @@ def _pillow(data, channels, header_only):
     if data[:2] == b"P6" and data.split()[3] == b"65535":
         depth = "deep"
     if image.mode[0] in "IF":
+        image.load()
         depth = depth if depth == "gray png" else "wide"
         values = np.asarray(ImageOps.exif_transpose(image))
-        return Stored(values.astype(np.uint16 if image.mode[0] == "I" else np.float32)[..., None], depth)
+        if image.format in ("PNG", "PPM"):  # Pillow scales every PGM of more than 8 bits to 16
+            values = values.astype(np.uint16)
+        return Stored(values.astype(values.dtype.newbyteorder("="))[..., None], depth)
     if header_only:
         return Stored(np.zeros((1, 1, channels), np.uint8), depth)
     if data[:2] == b"\xff\xd8" and channels == 1 and image.mode == "RGB":
