@@ -71,7 +71,7 @@ class Peers:
         if process == 0:
             self._accept(publish)
         else:
-            link = _Link(socket.create_connection(find(), SECONDS_TO_CONNECT), timeout)
+            link = _Link(_reach(find()), timeout)
             link.send({"kind": "hello", "process": process, "host": self.host})
             self._start(0, link, link.receive().get("host", "?"))
         threading.Thread(target=self._beat, daemon=True, name="peers").start()
@@ -217,6 +217,17 @@ class _Link:
         if not line.endswith(b"\n"):
             raise ConnectionError("the connection ended")
         return json.loads(line)
+
+
+def _reach(address: tuple[str, int]) -> socket.socket:
+    try:
+        return socket.create_connection(address, SECONDS_TO_CONNECT)
+    except OSError as error:
+        host, port = address
+        raise UserError(
+            f"process 0 cannot be reached at {host}:{port} ({error}): let every host connect to any port of "
+            "that host"
+        ) from error
 
 
 _CURRENT: Peers | None = None

@@ -118,4 +118,7 @@ def test_a_save_that_fails_is_reported_and_the_next_one_works(tmp_path):
         assert checkpoints.newest_written() == 1
         checkpoints.save(3, state, {"records": 3})
         checkpoints.check_saved()
-        assert checkpoints.failed_in_a_row == 0 and folders(tmp_path) == ["3"]
+        assert checkpoints.failed_in_a_row == 0
+        assert [name for name in folders(tmp_path) if name.isdigit()] == [
+            "3"
+        ]  # Orbax may write on to 2's rest

@@ -4,6 +4,8 @@ import socket
 
 import pytest
 
+from fastmim_jax.errors import UserError
+from fastmim_jax.train.peers import Peers
 from helpers.connected import connect, together
 
 
@@ -76,3 +78,11 @@ def test_a_process_that_is_done_ends_nobody(closing):
         pass
     assert [end.code for end in left] == [None] * 3
     peers[0].wait(0.01)  # process 1 is still there
+
+
+def test_a_process_0_that_cannot_be_reached_is_one_sentence():
+    with socket.socket() as probe:  # a port at which nothing listens
+        probe.bind(("127.0.0.1", 0))
+        address = probe.getsockname()
+        with pytest.raises(UserError, match=f"process 0 cannot be reached at 127.0.0.1:{address[1]} "):
+            Peers(1, 2, 5.0, lambda port: None, lambda: address)
