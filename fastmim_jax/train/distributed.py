@@ -43,6 +43,8 @@ def start_processes(
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     if coordinator:
         _check_numbers(coordinator, processes, process)
+    # JAX's handler would swallow a SIGTERM before the run listens; `StopAgreement` does its work.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             coordinator,

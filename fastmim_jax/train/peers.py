@@ -225,8 +225,8 @@ def _reach(address: tuple[str, int]) -> socket.socket:
     except OSError as error:
         host, port = address
         raise UserError(
-            f"process 0 cannot be reached at {host}:{port} ({error}): let every host connect to any port of "
-            "that host"
+            f"process 0 cannot be reached at {host}:{port} ({error}): let every host connect to any port "
+            "of that host"
         ) from error
 
 
