@@ -1,13 +1,16 @@
 """Start a run on several processes: JAX's service, and the connections between the processes."""
 
 import os
+import signal
 from collections.abc import Mapping
+from types import FrameType
 from typing import Any
 
 import jax
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.train.peers import Peers, connect_peers
+from fastmim_jax.train.stop_signal import SIGNALS, Stopped
 
 SECONDS_TO_START = 300
 # Number of processes of a launcher, and of this process among them.
@@ -67,6 +70,13 @@ def start_processes(
         ) from error
     if jax.process_count() > 1:
         connect_peers(_connect(timeout))
+        for number in SIGNALS:  # until the run listens; see `StopSignal`
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    """End this process where a signal interrupts it; `end_together` tells the others."""
+    raise Stopped(signal.Signals(number).name)
 
 
 def _check_numbers(coordinator: str, processes: int | None, process: int | None) -> None:

@@ -1,5 +1,6 @@
 """How several processes are started, and what is said where they are not."""
 
+import signal
 from types import SimpleNamespace
 
 import jax
@@ -7,7 +8,9 @@ import pytest
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.start_jax import start_jax
+from fastmim_jax.train import distributed
 from fastmim_jax.train.distributed import start_processes, undeclared_cluster
+from fastmim_jax.train.stop_signal import SIGNALS, Stopped
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,21 @@ def test_processes_that_do_not_meet_are_one_sentence(monkeypatch):
         UserError, match=r"did not find each other within 300 s \(DEADLINE_EXCEEDED: barrier\)"
     ):
         start_processes("host:1234", 2, 0)
+
+
+def test_a_signal_before_the_run_listens_ends_all(monkeypatch):
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed, "_connect", lambda timeout: None)
+    try:
+        start_processes("host:1234", 2, 0)
+        with pytest.raises(Stopped) as stopped:
+            signal.raise_signal(signal.SIGTERM)
+        assert stopped.value.code == 143 and not stopped.value.agreed
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_numbers_come_from_the_environment(monkeypatch):
