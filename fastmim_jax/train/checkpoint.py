@@ -144,8 +144,8 @@ class Checkpoints:
             return checksums.find_damage(folder) if self._verify else ""
         try:
             self.position(step)
-        except UserError as error:
-            return str(error)
+        except UserError:
+            return "its position cannot be read"
         return ""
 
     def set_aside(self, damaged: Sequence[Damage]) -> None:
