@@ -1,6 +1,7 @@
 """One compilation cache for all tests and for the processes that they start."""
 
 import gc
+import logging
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -48,6 +49,15 @@ def programs_own_creation():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state, "create_state", initial.create_state)
         yield own
+
+
+@pytest.fixture(autouse=True)
+def package_log():
+    """The package's logger as a library has it; a command sets it up for the whole process."""
+    log = logging.getLogger("fastmim_jax")
+    log.handlers, log.propagate = [], True
+    yield
+    log.handlers, log.propagate = [], True
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ FREE_TEXT = {"init", "data.path", "data.split", "data.eval_path", "data.eval_spl
 FREE_TEXT |= {f"{section}.backbone.name" for section in MODES}
 WORDS = ("nonsense", "-7", "nan", "(1, 'a')", "(-1, -1)")
 # Numbers, which only do not fit three channels, and a name.
-ACCEPTED = {("data.mean", "(-1, -1)"), ("data.mean", "-7")}
+ACCEPTED = {("data.mean", "(-1, -1)"), ("data.mean", "-7"), ("data.nodata", "-7")}
 ACCEPTED |= {("optimizer.no_decay", word) for word in ("nonsense", "nan")}
 OBJECTS = (
     object(),

@@ -70,7 +70,10 @@ def test_folders_of_no_library_have_no_settings(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", r"config.json cannot be read \("), ("[1]", "config.json holds a JSON list:")],
+    [
+        ("{", r"config.json cannot be read \("),
+        ("[1]", r"config.json cannot be read \(it holds a JSON list\)"),
+    ],
 )
 def test_broken_descriptions_are_refused(tmp_path, text, message):
     (tmp_path / "config.json").write_text(text)
