@@ -115,6 +115,10 @@ def docstrings(tree):
             yield text
 
 
+def riddles_of(tree, starts):
+    return [doc for doc in docstrings(tree) if re.match(starts, doc)]
+
+
 def test_words_are_the_fields():
     private, riddles = {}, {}
     for path, tree in TREES.items():
@@ -122,9 +126,9 @@ def test_words_are_the_fields():
         for key in ON_DISK:
             code = code.replace(key, "")
         private[name_of(path)] = re.findall(PRIVATE_WORDS, code)
-        riddles[name_of(path)] = [
-            doc for doc in docstrings(tree) if re.match(r"(What|Those|As of|Such|How)\b", doc)
-        ]
+        riddles[name_of(path)] = riddles_of(tree, r"(What|Those|As of|Such|How)\b")
+    for path in [*(ROOT / "tests").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]:
+        riddles[str(path)] = riddles_of(ast.parse(path.read_text()), r"(What|Those|As of)\b")
     assert not {name: found for name, found in private.items() if found}
     assert not {name: found for name, found in riddles.items() if found}
 

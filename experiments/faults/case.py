@@ -31,7 +31,7 @@ CHANGES = f"""
 
 @dataclass
 class Outcome:
-    """What a fault did.
+    """The result of a fault.
 
     lost: steps that were logged and are computed again. codes: exit codes of the starts. said: the sentence
     that the user saw. problems: what should not have happened; empty if the fault was held.

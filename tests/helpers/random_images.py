@@ -40,7 +40,7 @@ STYLES = ("8 bits",) * 8 + tuple(RANGES)
 
 
 class Style:
-    """What the images of a data set have in common."""
+    """The properties that all images of a data set share."""
 
     def __init__(self, rng):
         self.rng = rng

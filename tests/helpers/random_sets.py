@@ -35,7 +35,7 @@ BESIDE = ("__MACOSX", "annotations", ".cache", "docs")
 
 
 class DataSet(NamedTuple):
-    """What a user would type.
+    """A data set, as a user would type it.
 
     path, split: of the data. channels: of the model. value_range, nodata: declared, () where they are not.
     size: side of most of the images, which is that of the crops. max_pixels: of an image. workers: that

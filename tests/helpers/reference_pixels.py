@@ -34,7 +34,7 @@ class Stored(NamedTuple):
 
 
 class Values(NamedTuple):
-    """What the values of a data set mean. low, high: None for 8 bits."""
+    """The meaning of the values of a data set. low, high: None for 8 bits."""
 
     dtype: str
     low: float | None = None

@@ -1,4 +1,4 @@
-"""What the processes of a run compare before the first step."""
+"""Processes of a run compare their start before the first step."""
 
 import copy
 

@@ -23,7 +23,7 @@ ENVIRONMENT = {  # for libtpu where there is no TPU
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """What a layout asks of a device."""
+    """The attributes of a device that a layout reads."""
 
     id: int
     process_index: int

@@ -1,4 +1,4 @@
-"""What a signal does, wherever the main thread is."""
+"""A signal ends a run, wherever the main thread is."""
 
 import os
 import signal
