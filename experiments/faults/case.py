@@ -96,11 +96,7 @@ class Case:
 
     def saved(self) -> int:
         """Return the newest complete checkpoint."""
-        names = [
-            path.name
-            for path in (self.workdir / "checkpoints").glob("*")
-            if path.name.isascii() and path.name.isdigit()
-        ]
+        names = [path.name for path in (self.workdir / "checkpoints").glob("*") if path.name.isdecimal()]
         return max(map(int, names), default=0)
 
     def end(self, run: Run, codes: tuple[int, ...], seconds: float = 120, said: str = "") -> str:

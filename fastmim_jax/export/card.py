@@ -111,7 +111,7 @@ def _ancestors(bundle: ModelBundle) -> tuple[list[dict], dict[str, Any]]:
         if not source or not isinstance(source, str):
             return runs, {}
         path = Path(source).expanduser()
-        workdir = path.parent.parent if path.name.isdigit() else path
+        workdir = path.parent.parent if path.name.isdecimal() else path
         if not (workdir / "config.json").exists():
             return runs, {"source": source}
         if os.path.realpath(workdir) in seen:

@@ -235,7 +235,7 @@ def open_source(source: str | Path, options: Options = DEFAULT_OPTIONS) -> tuple
 def is_ours(path: str | Path) -> bool:
     """Return whether a path is a work directory or one of its checkpoints."""
     path = Path(local_path(path))
-    config = (path.parent.parent if path.name.isdigit() else path) / "config.json"
+    config = (path.parent.parent if path.name.isdecimal() else path) / "config.json"
     if not config.exists():
         return False
     try:

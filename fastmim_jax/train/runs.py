@@ -103,7 +103,7 @@ def load_run(path: str | Path, step: int | None = None, devices: list | None = N
       UserError: there is no such checkpoint, or none that is whole.
     """
     path = Path(local_path(path))
-    if path.name.isdigit() and (path.parent.parent / "config.json").exists():
+    if path.name.isdecimal() and (path.parent.parent / "config.json").exists():
         workdir, folder, step = path.parent.parent, path.parent, int(path.name)
     elif (path / "config.json").exists():
         workdir, best = path, path / BEST

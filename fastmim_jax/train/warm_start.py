@@ -15,7 +15,7 @@ def has_checkpoint(workdir: str | Path) -> bool:
     """Return whether a work directory has a checkpoint to resume from; it then needs no `config.init`."""
     checkpoints = Path(workdir) / "checkpoints"
     # An incomplete checkpoint is a folder with another name.
-    return checkpoints.exists() and any(path.name.isdigit() for path in checkpoints.iterdir())
+    return checkpoints.exists() and any(path.name.isdecimal() for path in checkpoints.iterdir())
 
 
 def warm_start(

@@ -125,3 +125,11 @@ def test_a_report_refuses_what_a_start_would_refuse():
         UserError, match="'params/encoder/kernel' is .2, 4. in the source and .2, 3. in the"
     ):
         transfer_report(other, abstract)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("800", True), ("²", False), ("-5", False), ("8.orbax-tmp", False)]
+)
+def test_a_checkpoint_is_a_folder_named_by_its_step(tmp_path, name, found):
+    (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert has_checkpoint(tmp_path) is found

@@ -66,7 +66,7 @@ def check_apart(source: str | Path, destination: Path) -> None:
                 f"{destination} is the {name} folder or holds it: type the name of a new file or folder"
             )
     source = Path(local_path(source))
-    is_checkpoint = source.name.isdigit() and (source.parent.parent / "config.json").exists()
+    is_checkpoint = source.name.isdecimal() and (source.parent.parent / "config.json").exists()
     theirs = os.path.realpath(source.parent.parent if is_checkpoint else source)
     if ours == theirs:
         raise UserError(f"{destination} is the source: type another destination")
