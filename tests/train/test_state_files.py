@@ -200,7 +200,7 @@ def test_positions_of_other_types(position, run, tmp_path):
     workdir = shutil.copytree(run[0], tmp_path / "run")
     (workdir / "checkpoints" / "0" / "position" / "metadata").write_text(json.dumps(position))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        assert "the position in checkpoint" in checkpoints.find_whole().damaged[0].problem
+        assert checkpoints.find_whole().damaged[0].problem == "its position cannot be read"
     with pytest.raises(UserError, match="is damaged"):
         check_position(position, workdir)
 
