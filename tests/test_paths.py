@@ -170,8 +170,10 @@ def test_surrogates_that_stand_for_no_byte():
     assert to_text("\ud800x").encode() == rb"\ud800x"
 
 
-def test_folders_that_libraries_write_have_names_in_utf8(tmp_path, capsys):
+def test_folders_that_libraries_write_have_names_in_utf8(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert utf8_path("caf\u00e9") == "caf\u00e9"
     for words in (["pretrain", QUICKSTART, "--workdir=caf\udce9"], ["prepare", "sample", "caf\udce9"]):
         message = refused(capsys, *words)
         assert r"caf\xe9 is not UTF-8" in message and "type another path" in message
+    assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ import jax
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import read_json
+from fastmim_jax.paths import utf8_path
 
 FILE = "lock"
 
@@ -25,12 +26,13 @@ def run_lock(workdir: str | Path) -> Iterator[None]:
     several processes of a run, the first holds the lock.
 
     Raises:
-      UserError: another process holds it, or the work directory cannot be written to.
+      UserError: another process holds it, the work directory cannot be written to, or its name is not
+        UTF-8.
     """
     if jax.process_index():
         yield
         return
-    workdir = Path(workdir)
+    workdir = Path(utf8_path(workdir, "--workdir="))
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / FILE).open("a+")
