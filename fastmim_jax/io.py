@@ -41,7 +41,7 @@ def atomic_write(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Pa
         # short, as names end at 255 bytes.
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:20]}.", dir=path.parent))
     except OSError as error:
-        _remove_empty(created)
+        remove_empty(created)
         raise UserError(
             f"{path} cannot be written ({error.strerror}): expected a folder that can be written to"
         ) from error
@@ -51,7 +51,7 @@ def atomic_write(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Pa
         created = []
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        _remove_empty(created)
+        remove_empty(created)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -176,7 +176,7 @@ def _finish_last_line(file: BinaryIO) -> None:
         file.write(b"\n")
 
 
-def _remove_empty(folders: list[Path]) -> None:
+def remove_empty(folders: Iterable[Path]) -> None:
     """Remove folders, innermost first, until one is not empty or does not exist."""
     for folder in folders:
         try:

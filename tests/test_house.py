@@ -12,7 +12,7 @@ PACKAGE = ROOT / "fastmim_jax"
 FLOORS = [
     ("errors",),
     ("paths",),
-    ("io",),
+    ("io", "file_lock"),
     ("data", "models"),
     ("mim",),
     ("config",),

@@ -17,14 +17,12 @@ from fastmim_jax.models.base import Backbone
 from fastmim_jax.plan import make_stage_plan
 from fastmim_jax.train import sharding, state, steps
 from fastmim_jax.train.augmentation import device_augmentation, host_augmentation
-from fastmim_jax.train.data_values import settle_values
-from fastmim_jax.train.handshake import shake_hands
 from fastmim_jax.train.inference import ClassifierStage, classify_program
 from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.loop import Hook, train
 from fastmim_jax.train.optimizer import layer_lr_scales, make_optimizer, no_decay_names
 from fastmim_jax.train.report import describe_finetuning, describe_start, log_notes
-from fastmim_jax.train.run_lock import run_lock
+from fastmim_jax.train.run_start import make_run_start
 from fastmim_jax.train.runs import LoadedRun, load_run, read_config
 from fastmim_jax.train.stage import (
     TrainStage,
@@ -36,11 +34,8 @@ from fastmim_jax.train.stage import (
     with_values,
 )
 from fastmim_jax.train.state import TrainState
-from fastmim_jax.train.state_files import repair_state_files
-from fastmim_jax.train.training_data import FILE as DATA_FILE
-from fastmim_jax.train.training_data import check_start, check_training_data, describe_data
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
-from fastmim_jax.train.workdir import prepare_workdir, removed_if_unused
+from fastmim_jax.train.workdir import removed_if_refused
 from fastmim_jax.validate import check_classes, check_finetuning, check_stored_images
 
 
@@ -162,43 +157,45 @@ def finetune(
       UserError: bad config, data, checkpoint or work directory.
     """
     log = log if jax.process_index() == 0 else lambda text: None
-    repair_state_files(workdir, log)
-    source, held_out = open_labelled(config)
-    data = describe_data(source, held_out)
-    shake_hands(workdir, config, data)
-    data = check_training_data(workdir, data, accept=accept_changed_data, log=log, classes_fixed=True)
-    check_classes(config, len(source.classes), source)
-    config, loaded = resolve_start(config, workdir)
-    data |= check_start(workdir, config.init, loaded)
-    origin = loaded.config if loaded else None
-    values = settle_values(config, source, workdir, log=log, start=origin, names=data["names"])
-    config, stored = values.config, stored_images(source)
-    stage = make_finetune_stage(config, len(source), source.classes, loaded=loaded, stored=stored)
-    start, report = [], None
-    if loaded:
-        report = transfer_report(loaded.variables, stage.abstract, stage.model.encoder.resampling)
-        start = describe_start(loaded, report)
-    source = cached(source, config, log)
-    with removed_if_unused(workdir), run_lock(workdir), contextlib.ExitStack() as stack:
-        workdir = prepare_workdir(workdir, config)
+    with removed_if_refused(workdir), contextlib.ExitStack() as stack:
+        source, held_out = open_labelled(config)
+        resolve = partial(_resolve_start, source)
+        start = make_run_start(
+            *(config, workdir, source, held_out, resolve),
+            log=log,
+            accept_changed_data=accept_changed_data,
+            classes_fixed=True,
+        )
+        config, loaded, stored = start.config, start.loaded, stored_images(source)
+        stage = make_finetune_stage(config, len(source), source.classes, loaded=loaded, stored=stored)
+        origin, report = [], None
+        if loaded:
+            report = transfer_report(loaded.variables, stage.abstract, stage.model.encoder.resampling)
+            origin = describe_start(loaded, report)
+        source = cached(source, config, log)
+        path = stack.enter_context(start.written(workdir))
         if jax.process_index() == 0:
-            write_json(workdir / DATA_FILE, data)
-            write_json(workdir / "classes.json", stage.classes, indent=0)
+            write_json(path / "classes.json", stage.classes, indent=0)
             if report:
-                write_json(workdir / "transfer.json", report._asdict())
-        values.write(workdir)
-        log_notes([*describe_finetuning(stage, source, held_out, start), *values.notes], log)
+                write_json(path / "transfer.json", report._asdict())
+        log_notes([*describe_finetuning(stage, source, held_out, origin), *start.values.notes], log)
         evaluations: list[Evaluation] = []
 
         def make_hooks(stage: FinetuneStage, _: Any, log: Callable[[str], None]) -> list[Hook]:
-            evaluations.append(stack.enter_context(open_evaluation(stage, held_out, workdir, log)))
+            evaluations.append(stack.enter_context(open_evaluation(stage, held_out, path, log)))
             return [evaluations[-1].hook()]
 
-        step = train([stage], config, source, workdir, make_hooks, log)
+        step = train([stage], config, source, path, make_hooks, log)
         if step == stage.plan.total_steps:
             for line in evaluations[-1].report():
                 log(line)
     return step
+
+
+def _resolve_start(source: Any, config: Any, workdir: str | Path) -> tuple[Any, LoadedRun | None]:
+    """See `resolve_start`; raises UserError too if the config does not fit the classes of the data."""
+    check_classes(config, len(source.classes), source)
+    return resolve_start(config, workdir)
 
 
 def resolve_start(config: Any, workdir: str | Path) -> tuple[Any, LoadedRun | None]:

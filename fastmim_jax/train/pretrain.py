@@ -13,8 +13,6 @@ from fastmim_jax.io import write_json
 from fastmim_jax.plan import PretrainPlan, make_pretrain_plan
 from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.train import sharding, state, steps
-from fastmim_jax.train.data_values import settle_values
-from fastmim_jax.train.handshake import shake_hands
 from fastmim_jax.train.held_out import HeldOutLoss, fixed_batches, trivial_losses
 from fastmim_jax.train.inference import MethodStage, method_programs, run_key
 from fastmim_jax.train.loop import Hook, train
@@ -27,7 +25,7 @@ from fastmim_jax.train.report import (
     log_notes,
     read_baselines,
 )
-from fastmim_jax.train.run_lock import run_lock
+from fastmim_jax.train.run_start import make_run_start
 from fastmim_jax.train.runs import LoadedRun, load_run
 from fastmim_jax.train.stage import (
     TrainStage,
@@ -41,11 +39,8 @@ from fastmim_jax.train.stage import (
     with_values,
 )
 from fastmim_jax.train.state import TrainState
-from fastmim_jax.train.state_files import repair_state_files
-from fastmim_jax.train.training_data import FILE as DATA_FILE
-from fastmim_jax.train.training_data import check_start, check_training_data, describe_data
 from fastmim_jax.train.warm_start import has_checkpoint, transfer_report, warm_start
-from fastmim_jax.train.workdir import prepare_workdir, removed_if_unused
+from fastmim_jax.train.workdir import removed_if_refused
 from fastmim_jax.validate import check_pretraining, check_stored_images
 
 
@@ -179,35 +174,34 @@ def pretrain(
       UserError: bad config, data or work directory; too many undecodable records or non-finite updates.
     """
     log = log if jax.process_index() == 0 else lambda text: None
-    repair_state_files(workdir, log)
-    source = open_training_data(config)
-    held_out = open_held_out_data(config, log)
-    data = describe_data(source, held_out)
-    shake_hands(workdir, config, data)
-    data = check_training_data(workdir, data, accept=accept_changed_data, log=log)
-    loaded = None if not config.init or has_checkpoint(workdir) else load_run(config.init)
-    data |= check_start(workdir, config.init, loaded)
-    origin = loaded.config if loaded else None
-    values = settle_values(config, source, workdir, log=log, start=origin, names=data["names"])
-    config = values.config
-    stages = make_pretrain_stages(config, len(source), loaded=loaded, stored=stored_images(source))
-    start = []
-    if loaded:
-        start = describe_start(loaded, transfer_report(loaded.variables, stages[0].abstract))
-    source = cached(source, config, log)
-    workdir = Path(workdir)
+    with removed_if_refused(workdir):
+        source = open_training_data(config)
+        held_out = open_held_out_data(config, log)
+        start = make_run_start(
+            *(config, workdir, source, held_out, _resolve_start),
+            log=log,
+            accept_changed_data=accept_changed_data,
+        )
+        config, loaded = start.config, start.loaded
+        stages = make_pretrain_stages(config, len(source), loaded=loaded, stored=stored_images(source))
+        notes = describe_pretraining(stages, source, held_out)
+        if loaded:
+            report = transfer_report(loaded.variables, stages[0].abstract)
+            notes = [*describe_start(loaded, report), *notes]
+        source = cached(source, config, log)
+        with start.written(workdir) as path:
 
-    def make_hooks(stage: PretrainStage, state: TrainState, log: Callable[[str], None]) -> list[Hook]:
-        own = _held_out_hooks(stage, state, source, held_out, workdir, log)
-        return own + [make_hook(stage, workdir) for make_hook in hooks]
+            def make_hooks(stage: PretrainStage, state: TrainState, log: Callable) -> list[Hook]:
+                own = _held_out_hooks(stage, state, source, held_out, path, log)
+                return own + [make_hook(stage, path) for make_hook in hooks]
 
-    with removed_if_unused(workdir), run_lock(workdir):
-        prepare_workdir(workdir, config)
-        if jax.process_index() == 0:
-            write_json(workdir / DATA_FILE, data)
-        values.write(workdir)
-        log_notes([*start, *describe_pretraining(stages, source, held_out), *values.notes], log)
-        return train(stages, config, source, workdir, make_hooks, log)
+            log_notes([*notes, *start.values.notes], log)
+            return train(stages, config, source, path, make_hooks, log)
+
+
+def _resolve_start(config: Any, workdir: str | Path) -> tuple[Any, LoadedRun | None]:
+    """Return the config, and the run to start from unless the run is resumed."""
+    return config, None if not config.init or has_checkpoint(workdir) else load_run(config.init)
 
 
 def _held_out_hooks(

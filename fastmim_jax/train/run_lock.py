@@ -1,7 +1,6 @@
 """One run per work directory."""
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -12,6 +11,7 @@ from pathlib import Path
 import jax
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.file_lock import try_lock
 from fastmim_jax.io import read_json
 from fastmim_jax.paths import utf8_path
 
@@ -42,15 +42,11 @@ def run_lock(workdir: str | Path) -> Iterator[None]:
             "that can be written to"
         ) from error
     with file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # POSIX allows either
+        if not try_lock(file):
             raise UserError(
                 f"{workdir} is in use by {_holder(workdir)}: wait until it ends, stop it, or type another "
                 "--workdir"
-            ) from None
-        except OSError:
-            pass  # such as ENOLCK
+            )
         _write_holder(file)
         yield
 

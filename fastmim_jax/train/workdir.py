@@ -8,15 +8,23 @@ from typing import Any
 
 import jax
 
-from fastmim_jax.errors import OutOfMemoryError, UserError
-from fastmim_jax.io import write_text
+from fastmim_jax.errors import UserError
+from fastmim_jax.file_lock import try_lock
+from fastmim_jax.io import remove_empty, write_text
 from fastmim_jax.paths import utf8_path
 from fastmim_jax.saved_config import config_from_dict, differences
 from fastmim_jax.stages import AUTO, at_stage, stage_count
 from fastmim_jax.train.accumulation import FILE as ACCUMULATION_FILE
 from fastmim_jax.train.accumulation import keep_accumulation
+from fastmim_jax.train.run_lock import FILE as LOCK_FILE
 from fastmim_jax.train.runs import read_saved_config
 from fastmim_jax.train.warm_start import has_checkpoint
+
+# Files and folders that a start writes before its first metrics; none is of use without a run.
+_OF_A_START = {
+    *(LOCK_FILE, "config.json", "data.json", "values.json", "classes.json", "transfer.json"),
+    *("baselines.json", ACCUMULATION_FILE, "metrics.jsonl", "tensorboard", "checkpoints"),
+}
 
 
 def prepare_workdir(workdir: str | Path, config: Any) -> Path:
@@ -58,16 +66,30 @@ def in_use(workdir: Path) -> bool:
 
 
 @contextlib.contextmanager
-def removed_if_unused(workdir: str | Path) -> Iterator[None]:
-    """Remove a work directory that a start has made and could not use for lack of memory."""
+def removed_if_refused(workdir: str | Path) -> Iterator[None]:
+    """Remove a work directory that a start has made, if the start is refused before its first metrics.
+
+    A folder that was there before, that another process uses, or with a file that users may need, such as
+    the list of undecodable images, stays.
+    """
     workdir = Path(workdir)
-    existed = workdir.exists()
+    made = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
     try:
         yield
-    except OutOfMemoryError:
-        if not existed and not in_use(workdir) and jax.process_index() == 0:
-            shutil.rmtree(workdir, ignore_errors=True)
+    except UserError:
+        if made and workdir.is_dir() and jax.process_index() == 0:
+            _remove_unused(workdir)
+            remove_empty(made[1:])
         raise
+
+
+def _remove_unused(workdir: Path) -> None:
+    """Remove the files of a start, and the folder, if it holds nothing else and no process its lock."""
+    if in_use(workdir) or not {path.name for path in workdir.iterdir()} <= _OF_A_START:
+        return
+    with contextlib.suppress(OSError), (workdir / LOCK_FILE).open("a") as file:
+        if try_lock(file):
+            shutil.rmtree(workdir)
 
 
 def _remove_leftovers(workdir: Path, before: Mapping | None, config: Any) -> None:

@@ -1,35 +1,22 @@
-"""One run per work directory, also after a run that was killed."""
+"""One run per work directory; the end of a process that is killed is tested in test_resume.py."""
 
 import json
 import os
-import signal
-import subprocess
-import sys
 
 import pytest
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.train.run_lock import FILE, run_lock
 
-HOLD = "from fastmim_jax.train.run_lock import run_lock; import time\n"
-HOLD += "with run_lock({!r}): print('held', flush=True); time.sleep(600)"
 
-
-@pytest.mark.multiprocess
 def test_the_second_run_says_who_holds_the_work_directory(tmp_path):
-    first = subprocess.Popen(
-        [sys.executable, "-c", HOLD.format(str(tmp_path))], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert first.stdout.readline() == "held\n"
-        with (
-            pytest.raises(UserError, match=f"is in use by process {first.pid} on .*, since 2"),
-            run_lock(tmp_path),
-        ):
-            pass
-    finally:
-        first.send_signal(signal.SIGKILL)
-        first.wait()
+    with (
+        run_lock(tmp_path),
+        pytest.raises(UserError, match=f"is in use by process {os.getpid()} on .*, since 2"),
+        run_lock(tmp_path),
+    ):
+        pass
+    (tmp_path / FILE).write_text("damaged, and of a process that was killed")
     with run_lock(tmp_path):
         assert json.loads((tmp_path / FILE).read_text())["process"] == os.getpid()
 

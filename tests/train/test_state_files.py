@@ -15,14 +15,13 @@ from fastmim_jax.export.card import starting_weights
 from fastmim_jax.export.convert import Options, convert
 from fastmim_jax.saved_config import find_mismatch, flatten, unflatten
 from fastmim_jax.train.checkpoint import Checkpoints
-from fastmim_jax.train.data_values import settle_values
 from fastmim_jax.train.metrics import Metrics, read_metrics
 from fastmim_jax.train.position import check_position
 from fastmim_jax.train.report import summarize
-from fastmim_jax.train.run_lock import run_lock
+from fastmim_jax.train.run_start import make_run_start
 from fastmim_jax.train.runs import load_run, read_classes
 from fastmim_jax.train.state_files import repair_state_files
-from fastmim_jax.train.training_data import check_start, check_training_data, describe_data
+from fastmim_jax.train.training_data import describe_data
 from fastmim_jax.train.workdir import prepare_workdir
 from helpers import small
 
@@ -96,12 +95,12 @@ def run(tmp_path_factory, source):
 def resume(workdir, config, source, accept=False):
     """Call in order what a start reads; return the lines that it prints."""
     lines = []
-    repair_state_files(workdir, lines.append)
-    data = check_training_data(workdir, describe_data(source), accept=accept, log=lines.append)
-    check_start(workdir, "", None)
-    values = settle_values(config, source, workdir, log=lines.append, names=data["names"])
-    with run_lock(workdir):
-        prepare_workdir(workdir, values.config)
+    start = make_run_start(
+        *(config, workdir, source, None, lambda config, workdir: (config, None)),
+        log=lines.append,
+        accept_changed_data=accept,
+    )
+    with start.written(workdir):
         metrics = Metrics(workdir, 0, 10)
         lines += [f"{workdir / 'metrics.jsonl'}: damaged lines removed"] * bool(
             read_metrics(workdir).dropped

@@ -1,13 +1,15 @@
 """The work directory: when it is removed, taken over or refused."""
 
 import json
+from contextlib import ExitStack
 
 import pytest
 
-from fastmim_jax.errors import OutOfMemoryError, UserError
+from fastmim_jax.errors import UserError
 from fastmim_jax.io import append_json_line
 from fastmim_jax.train.accumulation import FILE
-from fastmim_jax.train.workdir import in_use, prepare_workdir, removed_if_unused
+from fastmim_jax.train.run_lock import run_lock
+from fastmim_jax.train.workdir import in_use, prepare_workdir, removed_if_refused
 from helpers import small
 
 
@@ -15,29 +17,35 @@ def start(workdir, **schedule):
     return prepare_workdir(workdir, small.config(**schedule))
 
 
-def test_a_start_that_ran_out_of_memory_leaves_nothing(tmp_path):
-    workdir = tmp_path / "new"
-    with pytest.raises(OutOfMemoryError), removed_if_unused(workdir):
+def refuse(workdir, write=lambda workdir: None):
+    """Begin a start, write a file and refuse the start."""
+    with pytest.raises(UserError, match="^refused$"), removed_if_refused(workdir), run_lock(workdir):
         start(workdir)
-        raise OutOfMemoryError
-    assert not workdir.exists()
+        write(workdir)
+        raise UserError("refused")
 
 
-def test_what_holds_metrics_or_was_there_before_stays(tmp_path):
-    for name, before in (("metrics", False), ("older", True)):
-        workdir = tmp_path / name
-        if before:
-            workdir.mkdir()
-        with pytest.raises(OutOfMemoryError), removed_if_unused(workdir):
-            start(workdir)
-            if not before:
-                append_json_line(workdir / "metrics.jsonl", {"step": 1})
-            raise OutOfMemoryError
+def test_a_refused_start_leaves_nothing(tmp_path):
+    refuse(tmp_path / "new" / "run", lambda workdir: (workdir / "checkpoints").mkdir())
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_was_there_or_is_of_use_stays(tmp_path):
+    (tmp_path / "older").mkdir()
+    refuse(tmp_path / "older")
+    refuse(tmp_path / "metrics", lambda workdir: append_json_line(workdir / "metrics.jsonl", {"step": 1}))
+    refuse(tmp_path / "list", lambda workdir: (workdir / "bad_files.txt").write_text("a.png"))
+    assert {path.name for path in tmp_path.iterdir()} == {"older", "metrics", "list"}
+
+
+def test_the_folder_of_another_process_stays(tmp_path):
+    workdir = tmp_path / "run"
+    with ExitStack() as other:
+        with pytest.raises(UserError, match="in use"), removed_if_refused(workdir):
+            other.enter_context(run_lock(workdir))  # was faster
+            with run_lock(workdir):
+                pass
         assert workdir.exists()
-    with pytest.raises(UserError), removed_if_unused(tmp_path / "refused"):
-        start(tmp_path / "refused")
-        raise UserError
-    assert (tmp_path / "refused").exists()
 
 
 def test_an_unused_work_directory_takes_another_config(tmp_path):

@@ -1,7 +1,6 @@
 """Exports appear complete: written beside their destination, and swapped with it in one step."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -10,11 +9,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.destination.contents import has_contents, remove_listed, write_contents
 from fastmim_jax.export.destination.renames import exchange, rename_new
+from fastmim_jax.file_lock import try_lock
+from fastmim_jax.io import remove_empty
 from fastmim_jax.train.stop_signal import SIGNALS, Stopped
 
 BESIDE = ".json"  # ends the name of the file that describes a program; they are swapped together
@@ -115,9 +116,7 @@ def staged(destination: Path, check: Check, fits: Fits) -> Iterator[Path]:
                 f"{destination} cannot be written ({error.strerror or error}): nothing was changed"
             ) from error
         finally:
-            for folder in made:
-                with contextlib.suppress(OSError):  # another process has filled it
-                    folder.rmdir()
+            remove_empty(made)
 
 
 def clean_leftovers(destination: Path, fits: Fits) -> None:
@@ -155,7 +154,11 @@ def _open(destination: Path) -> Iterator[Path]:
                 "destination"
             ) from None
     with (folder / LOCK).open("a") as file:
-        _lock(file, destination)
+        if not try_lock(file):
+            raise UserError(
+                f"another fastmim convert writes {destination}: wait until it ends, or type another "
+                "destination"
+            )
         for name in ("new", "old"):
             (folder / name).mkdir(exist_ok=True)
         try:
@@ -167,17 +170,6 @@ def _open(destination: Path) -> Iterator[Path]:
             (folder / LOCK).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 folder.rmdir()
-
-
-def _lock(file: IO, destination: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(
-            f"another fastmim convert writes {destination}: wait until it ends, or type another destination"
-        ) from None
-    except OSError:
-        pass  # a file system without locks
 
 
 def _finish(new: Path) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from fastmim_jax.data.sources.joined import split_path
 from fastmim_jax.data.sources.pread import stamp
 from fastmim_jax.data.sources.riegeli import find_chunks
 from fastmim_jax.errors import UserError
+from fastmim_jax.file_lock import try_lock
 from fastmim_jax.io import read_json, write_json
 from fastmim_jax.paths import local_path, utf8_path
 from fastmim_jax.tools.prepare.facts import ShardFacts
@@ -188,12 +188,8 @@ def _compare(folder: Path, settings: Settings, earlier: dict[str, Any]) -> None:
 def _lock(destination: Destination) -> Iterator[None]:
     """Keep other processes from writing to the same folder."""
     with open(destination.unfinished / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file):
             raise UserError(
                 f"Another `fastmim prepare` is writing to {destination.path}: wait for it or stop it first."
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+            )
         yield
