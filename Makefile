@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo quick test test-all torch lint format clean
+.PHONY: demo quick test test-all torch docs lint format clean
 
 demo: $(VENV)/installed
 	$(BIN)/fastmim pretrain --config=configs/quickstart.py --workdir=runs/quickstart
@@ -28,6 +28,11 @@ torch: $(VENV)/installed
 	$(BIN)/pip install --quiet --no-deps torchvision==0.28.0
 	$(BIN)/pip install --quiet --editable ".[dev,torch,onnx]"
 
+# The documentation in site/, whose index.html opens from the disk; a warning, such as a broken link, is an error.
+docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable ".[dev,docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,4 +49,4 @@ $(VENV)/installed: requirements.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .cache runs
+	rm -rf $(VENV) .cache runs site
