@@ -60,7 +60,7 @@ def probe(values, paths):
     """Probe the frozen features of a checkpoint for classes, layer by layer."""
     from fastmim_jax.evaluate.probe import probe
 
-    start_jax()
+    start_jax(values)
     with _progress() as progress:
         probe(
             values.workdir,
@@ -81,7 +81,7 @@ def features(values, paths):
     from fastmim_jax.data.sources import evaluation_split, open_source
     from fastmim_jax.evaluate.features import write_features
 
-    start_jax()
+    start_jax(values)
     source = open_source(values.images, values.split or evaluation_split(values.images) or "train")
     with _progress() as progress:
         write_features(
@@ -99,7 +99,7 @@ def evaluate(values, paths):
     """Measure the accuracy of a fine-tuned checkpoint on labelled images."""
     from fastmim_jax.evaluate.predict import evaluate
 
-    start_jax()
+    start_jax(values)
     with _progress() as progress:
         options = dict(step=values.step, out=values.out, log=progress.log, progress=progress.show)
         evaluate(values.workdir, values.images, **options)
@@ -109,7 +109,7 @@ def predict(values, paths):
     """Predict the classes of an image, or of all images in a folder."""
     from fastmim_jax.evaluate.predict import predict
 
-    start_jax()
+    start_jax(values)
     with _progress() as progress:
         options = dict(step=values.step, out=values.out, log=progress.log, progress=progress.show)
         predict(values.workdir, values.images, **options)
@@ -145,7 +145,9 @@ def bench(values, paths):
     from fastmim_jax.tools.bench import bench
     from fastmim_jax.tools.draw.contact_sheet import show_batch
 
-    start_jax()
+    if values.show_batch and (values.distributed or values.coordinator):
+        raise UserError("--show_batch draws in one process: leave out --distributed and --coordinator")
+    start_jax(values, config.run.peer_timeout_seconds)
     if values.show_batch:
         print(show_batch(config, values.show_batch))
     else:
@@ -216,6 +218,7 @@ SMALLER_COUNT = "type a smaller --count"
 DISTRIBUTED = ("distributed", "coordinator", "processes", "process")
 TRAINING = (*DISTRIBUTED, "accept_changed_data")
 SMALLER_BATCH = "type a smaller --config.schedule.batch_size"
+BENCH = ("workdir", "synthetic", "profile", "show_batch")
 CONVERSION = ("format", "key", "prefix", "step", "partial", "set")
 COMMANDS = {
     "pretrain": Command(pretrain, ("config", "workdir"), TRAINING, less_memory=SMALLER_BATCH),
@@ -225,18 +228,18 @@ COMMANDS = {
     "probe": Command(
         probe,
         ("workdir",),
-        ("images", "test", "kinds", "folds", "count", "step", "out"),
+        ("images", "test", "kinds", "folds", "count", "step", "out", *DISTRIBUTED),
         less_memory=SMALLER_COUNT,
     ),
     "features": Command(
         features,
         ("workdir", "images", "out"),
-        ("split", "layers", "step"),
+        ("split", "layers", "step", *DISTRIBUTED),
         less_memory="choose fewer --layers or fewer --images",
     ),
     "finetune": Command(finetune, ("config", "workdir"), TRAINING, less_memory=SMALLER_BATCH),
-    "evaluate": Command(evaluate, ("workdir",), ("images", "step", "out")),
-    "predict": Command(predict, ("workdir", "images"), ("step", "out")),
+    "evaluate": Command(evaluate, ("workdir",), ("images", "step", "out", *DISTRIBUTED)),
+    "predict": Command(predict, ("workdir", "images"), ("step", "out", *DISTRIBUTED)),
     "convert": Command(
         convert,
         optional=("to", "encoder_only", "image_size", "overwrite", "with_paths", *CONVERSION),
@@ -253,9 +256,7 @@ COMMANDS = {
         less_memory="type a smaller --workers",
     ),
     "plan": Command(plan, ("config", "topology"), ("batch", "records", "out")),
-    "bench": Command(
-        bench, ("config",), ("workdir", "synthetic", "profile", "show_batch"), less_memory=SMALLER_BATCH
-    ),
+    "bench": Command(bench, ("config",), (*BENCH, *DISTRIBUTED), less_memory=SMALLER_BATCH),
 }
 HELP = ("-h", "-help", "--help", "help")
 

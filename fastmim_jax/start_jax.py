@@ -4,13 +4,18 @@ import os
 import sys
 from typing import Any
 
+PEER_TIMEOUT = 60.0  # seconds, of commands whose config does not say
 
-def start_jax(values: Any = None, peer_timeout: float = 0.0) -> None:
+
+def start_jax(values: Any = None, peer_timeout: float = PEER_TIMEOUT) -> None:
     """Silence the libraries' information lines, join the other processes, open the compilation cache.
 
     Args:
       values: flag values of a command that several processes can run together.
       peer_timeout: seconds of silence after which another process counts as dead.
+
+    Raises:
+      UserError: the others do not come, or were started otherwise; see `handshake.describe_start`.
     """
     from absl import logging as absl_logging
 
@@ -22,15 +27,21 @@ def start_jax(values: Any = None, peer_timeout: float = 0.0) -> None:
     mute_failed_saves()
     name_messages()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if values is not None:
-        _join_processes(values, peer_timeout)
+    several = values is not None and _join_processes(values, peer_timeout)
     enable_cache()
+    if several:
+        from fastmim_jax.train.handshake import compare_processes, describe_start
+
+        compare_processes("start", describe_start({name: values[name].value for name in values}))
 
 
-def _join_processes(values: Any, peer_timeout: float) -> None:
+def _join_processes(values: Any, peer_timeout: float) -> bool:
+    """Join the other processes; return whether the flags name any."""
     from fastmim_jax.train.distributed import start_processes, undeclared_cluster
 
     if values.distributed or values.coordinator:
         start_processes(values.coordinator, values.processes, values.process, peer_timeout)
-    elif sentence := undeclared_cluster():
+        return True
+    if sentence := undeclared_cluster():
         print(sentence, file=sys.stderr)
+    return False

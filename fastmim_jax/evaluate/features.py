@@ -10,6 +10,7 @@ import numpy as np
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.backbone import BackboneStage, open_backbone
+from fastmim_jax.evaluate.inputs import compare_inputs
 from fastmim_jax.io import atomic_write
 from fastmim_jax.paths import check_output, to_text
 from fastmim_jax.train.eval_memory import fit_eval_batch
@@ -49,8 +50,10 @@ def write_features(
     """
     out = Path(out)
     writer = _writer(out)
-    check_output(out, "--out=", is_result=_is_features)
+    if jax.process_index() == 0:
+        check_output(out, "--out=", is_result=_is_features)
     loaded, stage = open_backbone(path, step, batch_size)
+    compare_inputs(loaded, source)
     names = _select(stage, layers)
     for line in (f"features of {len(source):,} images: {', '.join(names)} of {loaded.path}", *stage.notes):
         log(line)

@@ -11,6 +11,7 @@ import jax
 from fastmim_jax.data.labels import open_evaluation, with_classes
 from fastmim_jax.data.sources import evaluation_split, open_source
 from fastmim_jax.evaluate.classify import Predictions, classify
+from fastmim_jax.evaluate.inputs import compare_inputs
 from fastmim_jax.evaluate.report import describe, summarize
 from fastmim_jax.io import write_text
 from fastmim_jax.paths import check_output, to_text
@@ -49,6 +50,7 @@ def evaluate(
         source = open_evaluation(loaded.config.data, stage.classes)
     else:
         source = with_classes(open_source(images, evaluation_split(images) or "train"), stage.classes)
+    compare_inputs(loaded, source)
     log(f"{loaded.path} on {source!r}")
     stage = fit_eval_batch(stage, stage.classify, len(source), log)
     predictions = classify(stage, stage.variables, source, progress=progress)
@@ -80,6 +82,7 @@ def predict(
     _check(out)
     loaded, stage = open_classifier(path, step)
     source = open_source(images, evaluation_split(images) or "train")
+    compare_inputs(loaded, source)
     stage = fit_eval_batch(stage, stage.classify, len(source), log)
     predictions = classify(stage, stage.variables, source, progress=progress)
     if out:
@@ -97,7 +100,7 @@ def predict(
 
 
 def _check(out: str | Path | None) -> None:
-    if out:
+    if out and jax.process_index() == 0:
         check_output(out, "--out=", is_result=_is_predictions)
 
 

@@ -5,6 +5,7 @@ Masked-image-modeling features score low for nearest neighbours, and mostly best
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +16,15 @@ from fastmim_jax.data.labels import with_classes
 from fastmim_jax.data.sources import evaluation_split, labelled, open_source
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.backbone import BackboneStage, Features, open_backbone
+from fastmim_jax.evaluate.inputs import compare_inputs
 from fastmim_jax.evaluate.probes import attentive, knn, linear, ridge
 from fastmim_jax.evaluate.probes.folds import split_folds
 from fastmim_jax.evaluate.probes.result import Labelled, ProbeResult
 from fastmim_jax.io import read_json, write_json
 from fastmim_jax.paths import check_output
+from fastmim_jax.train.agreement import begin_unit
 from fastmim_jax.train.eval_memory import fit_eval_batch
+from fastmim_jax.train.first_process import of_first_process
 
 ON_FEATURES: dict[str, Callable[[Labelled, Labelled, int], ProbeResult]] = {
     "ridge": ridge.probe,
@@ -118,9 +122,10 @@ def probe(
     """
     _check_kinds(kinds)
     loaded, backbone = open_backbone(path, step)
-    if out:
+    if out and jax.process_index() == 0:
         check_output(out, "--out=", is_result=_is_table)
     parts, description = open_parts(loaded.config.data, images, test, folds, count)
+    compare_inputs(loaded, *(source for source, _ in _records_of(parts).values()))
     log(f"{loaded.path}: {len(backbone.layers)} layers, {' and '.join(backbone.poolings)} of their tokens")
     for line in (description, *backbone.notes):
         log(line)
@@ -129,17 +134,27 @@ def probe(
     material = extract(backbone, parts, progress)
     if material.bad:
         log(f"{material.bad:,} image{'s' * (material.bad != 1)} could not be decoded: left out")
-    lines = ridge_lines(material)
+    lines = _of_first(lambda: ridge_lines(material))
     best, last = max(lines, key=lambda line: line.held_out).layer, lines[-len(backbone.poolings)].layer
     for kind in kinds:
-        if kind != "ridge":
-            lines += [probe_layer(kind, layer, material) for layer in dict.fromkeys((best, last))]
+        if kind == "ridge":
+            continue
+        for layer in dict.fromkeys((best, last)):
+            if kind == "attentive":  # its tokens are computed on the devices of all processes
+                lines.append(probe_layer(kind, layer, material))
+            else:
+                lines += _of_first(partial(lambda *args: [probe_layer(*args)], kind, layer, material))
     for line in _table(lines, best):
         log(line)
     if out and jax.process_index() == 0:
         rows = [line.to_json() for line in lines]
         write_json(out, {"checkpoint": str(loaded.path), "best_layer": best, "lines": rows})
     return lines
+
+
+def _of_first(function: Callable[[], list[Line]]) -> list[Line]:
+    """Return the lines that the first process computes of the features, which all processes have."""
+    return [Line(*line) for line in of_first_process(function)]
 
 
 def _is_table(path: Path) -> bool:
@@ -206,8 +221,12 @@ def _records_of(parts: list[tuple[Images, Images]]) -> dict[int, tuple[Any, np.n
 
 def ridge_lines(material: Material) -> list[Line]:
     """Return the ridge probe of every layer and pooling."""
-    names = material.features(material.parts[0][0].source).of
-    return [probe_layer("ridge", name, material) for name in material.backbone.layer_of if name in names]
+    names, lines = material.features(material.parts[0][0].source).of, []
+    for name in material.backbone.layer_of:
+        if name in names:
+            begin_unit()  # of an evaluation during training
+            lines.append(probe_layer("ridge", name, material))
+    return lines
 
 
 def probe_layer(kind: str, layer: str, material: Material) -> Line:

@@ -21,10 +21,12 @@ from fastmim_jax.train import sharding
 from fastmim_jax.train.accumulation import fit_stage
 from fastmim_jax.train.data_values import settle_values
 from fastmim_jax.train.finetune import FinetuneStage, make_finetune_stage
+from fastmim_jax.train.handshake import compare_processes, describe_run
 from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.pretrain import PretrainStage, make_pretrain_stages
 from fastmim_jax.train.runs import load_run
 from fastmim_jax.train.stage import TrainStage, cached, open_training_data
+from fastmim_jax.train.training_data import describe_data
 
 READ_AHEAD = 8  # largest number of batches read in advance
 IMAGENET_IMAGES, IMAGENET_CLASSES = 1_281_167, 1000  # of synthetic data
@@ -51,16 +53,18 @@ def bench(
     Raises:
       UserError: the config or its data cannot be used.
     """
-    source = None if synthetic else cached(open_training_data(config), config, print)
-    figures = []
-    if workdir:
+    source = None if synthetic else cached(open_training_data(config), config, _log)
+    figures, first = [], jax.process_index() == 0
+    if jax.process_count() > 1:
+        compare_processes("run", describe_run(config, {} if source is None else describe_data(source)))
+    if workdir and first:
         check_output(Path(workdir) / "bench.json", "--workdir=", is_result=_is_bench)
-    with _folder(workdir) as folder:
+    with _folder(workdir if first else None) as folder:
         for stage in make_stages(config, source):
             stage = fit_stage(stage, lambda line: None)  # the figures say it
             trace_dir = folder / f"profile_stage_{stage.plan.stage + 1}" if profile else None
             figures.append(_bench_stage(stage, source, trace_dir))
-    if workdir:
+    if workdir and first:
         write_json(Path(workdir) / "bench.json", figures, indent=2)
     return figures
 
@@ -103,7 +107,7 @@ def make_stages(
       UserError: the config cannot work.
     """
     records = records if source is None else len(source)
-    config = config if source is None else settle_values(config, source, log=print).config
+    config = config if source is None else settle_values(config, source, log=_log).config
     stored = stored_images(source)
     if "method" in config:
         return make_pretrain_stages(config, records, devices, stored=stored)
@@ -139,18 +143,23 @@ def _bench_stage(stage: TrainStage, source: Source | None, trace_dir: Path | Non
     return figures
 
 
+def _log(text: str) -> None:
+    if jax.process_index() == 0:
+        print(text)
+
+
 def _print(figures: Figures) -> None:
     for name, value in figures.items():
-        print(f"{name:>34}  {value:,.4g}" if isinstance(value, float) else f"{name:>34}  {value}")
+        _log(f"{name:>34}  {value:,.4g}" if isinstance(value, float) else f"{name:>34}  {value}")
 
 
 def _profile(step: CompiledStep, trace_dir: Path) -> Figures:
     """Print and return the time of each class of kernels, and the kernels that take longest."""
     classes, kernels = step.profile(trace_dir)
     total = sum(classes.values())
-    print("kernels of one step, per device (on CPU devices: CPU time of all threads)")
+    _log("kernels of one step, per device (on CPU devices: CPU time of all threads)")
     for kind, seconds in classes.items():
-        print(f"{kind:>34}  {seconds * 1e3:,.2f} ms  {seconds / total:.1%}")
+        _log(f"{kind:>34}  {seconds * 1e3:,.2f} ms  {seconds / total:.1%}")
     listed = [
         {"kernel": kernel.name, "class": kernel.kind, "calls": kernel.calls, "seconds": kernel.seconds}
         for kernel in kernels

@@ -1,19 +1,17 @@
 """The values of the training data of a run: decided at its start, kept in values.json and in its config."""
 
 import copy
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from fastmim_jax.build import decode_rules
 from fastmim_jax.data.decide_values import compare_ranges, decide_values
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import read_json, write_json
+from fastmim_jax.train.first_process import of_first_process
 from fastmim_jax.train.runs import read_config
 from fastmim_jax.train.workdir import in_use
 
@@ -69,7 +67,7 @@ def settle_values(
       UserError: see `decide_values`.
     """
     config = copy.deepcopy(config)
-    found = _of_first_process(lambda: _find(config, source, workdir, log, start))
+    found = of_first_process(lambda: _find(config, source, workdir, log, start))
     for key in _KEYS:
         value = found[key]
         config.data[key] = tuple(value) if isinstance(value, list) else value
@@ -131,24 +129,6 @@ def _compare(decided, start, inherited):
     elif theirs != mine:
         before = f"values from {theirs[0]:g} to {theirs[1]:g}" if theirs else "8-bit images"
         yield f"the run of config.init had {before}"
-
-
-def _of_first_process(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the result of the first process on all of them; its UserError is raised on all."""
-    if jax.process_count() == 1:
-        return function()
-    try:
-        result = function() if jax.process_index() == 0 else {}
-    except UserError as error:
-        result = {"error": str(error)}
-    text = np.frombuffer(json.dumps(result).encode(), np.uint8)
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    padded = np.zeros(length, np.uint8)
-    padded[: len(text)] = text[:length]
-    result = json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
-    if "error" in result:
-        raise UserError(result["error"])
-    return result
 
 
 def read_values(workdir: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import time
 import traceback
@@ -51,4 +52,17 @@ def end_together(peers: Peers, error: BaseException, leave: Callable[[int], Any]
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     peers.wait(SECONDS_FOR_OTHERS)
+    leave(code)
+
+
+def leave_at_signal(code: int, leave: Callable[[int], Any] = os._exit) -> None:
+    """End this process at once, at a signal, and tell the other processes of its run.
+
+    Args:
+      code: 128 plus the number of the signal.
+    """
+    peers = current_peers()
+    if peers is not None:
+        peers.fail(f"it was stopped by {signal.Signals(code - 128).name}", code)
+        peers.wait(SECONDS_FOR_OTHERS)
     leave(code)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fastmim_jax.train.agreement import begin_unit
 from fastmim_jax.train.inference import MethodStage
 from fastmim_jax.train.state import TrainState
 
@@ -40,11 +41,11 @@ class HeldOutLoss:
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         """Return {name: loss}."""
-        variables = state.eval_variables()
-        losses = [
-            self._stage.loss(variables, self._stage.to_devices(batch, self._size), np.int32(index))
-            for index, batch in enumerate(self._batches)
-        ]
+        variables, losses = state.eval_variables(), []
+        for index, batch in enumerate(self._batches):
+            begin_unit()
+            arrays = self._stage.to_devices(batch, self._size)
+            losses.append(self._stage.loss(variables, arrays, np.int32(index)))
         return {self.name: float(np.mean([float(loss) for loss in losses]))}
 
 

@@ -21,6 +21,7 @@ from fastmim_jax.mim.method import Method
 from fastmim_jax.models.heads import Classifier
 from fastmim_jax.stages import at_stage
 from fastmim_jax.train import sharding, steps
+from fastmim_jax.train.agreement import begin_unit
 from fastmim_jax.train.compilation import OnMesh
 from fastmim_jax.train.runs import LoadedRun, count_outputs, load_run, read_classes
 from fastmim_jax.validate import channels_fit, check_kernel
@@ -135,11 +136,15 @@ class InferenceStage:
 
         Returns:
           {name: (n, ...)} of the images that could be decoded, and the number of those that could not.
+
+        Raises:
+          GivenUp: see `agreement.begin_unit`.
         """
         size = self.batch_size_for(len(source) if records is None else len(records))
         outputs, done, clipped = [], 0, ClippedValues(self.reader.rules)
         with self.eval_batches(source, size, records) as batches:
             for batch in batches:
+                begin_unit()
                 rows = jax.device_get(function(self.to_devices(batch, size, ROWS)))
                 outputs.append(rows)
                 clipped.update(batch)

@@ -17,11 +17,11 @@ from fastmim_jax.data.undecodable import UndecodableRecords
 from fastmim_jax.errors import UserError
 from fastmim_jax.saved_config import flatten
 from fastmim_jax.train.accumulation import fit_stage, saved_stage, what_to_type
-from fastmim_jax.train.agreement import StopAgreement
+from fastmim_jax.train.agreement import GivenUp, StopAgreement
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.compilation import compilation_seconds, log_compilation
 from fastmim_jax.train.disk_watch import DiskWatch
-from fastmim_jax.train.ending import ends_together
+from fastmim_jax.train.ending import ends_together, leave_at_signal
 from fastmim_jax.train.eta import RemainingTime, StageWork
 from fastmim_jax.train.memory import free_bytes
 from fastmim_jax.train.metrics import Metrics, NullMetrics
@@ -76,10 +76,13 @@ def train(
     )
     stages, free = list(stages), free_bytes(stages[0].mesh)
     peers = current_peers()
-    stopping = StopSignal(config.run.grace_seconds, tell=peers.tell_stop if peers else _tell_nobody)
+    tell = peers.tell_stop if peers else _tell_nobody
+    stopping = StopSignal(config.run.grace_seconds, leave=leave_at_signal, tell=tell)
     with Checkpoints(workdir / "checkpoints", **options) as checkpoints, stopping as stop, ends_together():
         if peers:
             peers.on_stop = stop.receive
+            if peers.stop_name:  # the signal came before
+                stop.receive(peers.stop_name)
         with stop.nothing_to_save(), log_compilation(log):
             start = find_start(stages, checkpoints, log)
             step, first = start.step, start.stage
@@ -118,7 +121,7 @@ def train(
     log(undecodable.summary())
     if clipped.images:
         log(clipped.summary() or f"no value of {clipped.images:,} images read was outside of the range")
-    if stop.name and step < total:
+    if stop.name and (step < total or loop.first_hook is not None):
         log(
             f"stopped by {stop.name} after step {step:,}: the current step is saved; rerun the same "
             "command to resume"
@@ -174,6 +177,7 @@ class Loop:
         self.remaining = RemainingTime([_work(stage.plan) for stage in stages])
         self.stage: Any = None  # the running one
         self.hooks: Sequence[Hook] = ()
+        self.first_hook: int | None = None  # the hook that was given up after the last step
         self.pending: tuple[int, dict] | None = None  # the latest step and its metrics, being computed
         self.rates, self.run_rates = StepRates(), StepRates()  # since the last logged step, of all steps
 
@@ -208,9 +212,9 @@ class Loop:
             batches = iter(loader)
             if first_hook is not None:
                 self._call_hooks(step, state, first_hook)
-            while step < plan.last_step and not self.agreement.stopping(step):
+            while step < plan.last_step and self.agreement.begin():
                 self._check_disk(step, state)
-                with self.stop.rescued_by(partial(self._rescue, step, state)):
+                with self._rescued(step, state):
                     batch, arrays = self._next_batch(batches)
                 for line in self.undecodable.update(batch):
                     self.metrics.log(line)
@@ -223,7 +227,7 @@ class Loop:
                 self._call_hooks(step, state)
                 if self._due(step, settings.checkpoint_every):
                     self._save(step, state)
-            self.agreement.end_stage(step)
+            self.agreement.end_stage()
             self._save(step, state)
             self.disk.check_last_save()
         return state, step
@@ -276,14 +280,25 @@ class Loop:
             )
 
     def _call_hooks(self, step, state, first=0):
+        """Call the hooks that are due, from number `first` on, until the processes give one up."""
         for number, hook in enumerate(self.hooks):
             if number < first or not self._due(step, hook.every):
                 continue
-            with (
-                self._between_steps(f"evaluation after step {step:,}", ("hook", number), hook.every, step),
-                self.stop.rescued_by(partial(self._rescue, step, state, number)),
-            ):
-                values = hook.function(step, state)
+            try:
+                with (
+                    self._between_steps(
+                        f"evaluation after step {step:,}", ("hook", number), hook.every, step
+                    ),
+                    self._rescued(step, state, number),
+                    self.agreement.evaluation(),
+                ):
+                    values = hook.function(step, state)
+            except GivenUp:
+                self.first_hook = number
+                self.metrics.log(
+                    f"step {step:,}: the evaluation is given up, and repeated by the next start"
+                )
+                return
             if values:
                 self.metrics.write(step, values)
                 text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -293,18 +308,22 @@ class Loop:
         """Flush metrics before saving the checkpoint."""
         every = self.stage.config.run.checkpoint_every or self.stage.plan.total_steps
         with self._between_steps(f"checkpoint of step {step:,}", "checkpoint", every, step):
-            self.checkpoints.save(step, state, self._position(step))
+            self.checkpoints.save(step, state, self._position(step, self.first_hook))
 
-    def _position(self, step):
+    def _position(self, step, first_hook=None):
         plan = self.stage.plan
-        return {"records": plan.record(step), "stage": plan.stage, "config": self.config}
+        position = {"records": plan.record(step), "stage": plan.stage, "config": self.config}
+        return position | ({} if first_hook is None else {"first_hook": first_hook})
+
+    def _rescued(self, step, state, hook=None):
+        """Return a block in which another thread may save; several processes can only save together."""
+        if jax.process_count() > 1:
+            return contextlib.nullcontext()
+        return self.stop.rescued_by(partial(self._rescue, step, state, hook))
 
     def _rescue(self, step, state, hook=None):
         """Save while the main thread is busy with a hook or waits for data, after a signal."""
-        if jax.process_count() > 1:
-            return  # saving takes all processes
-        position = self._position(step) | ({} if hook is None else {"first_hook": hook})
-        self.checkpoints.save(step, state, position)
+        self.checkpoints.save(step, state, self._position(step, hook))
         self.checkpoints.wait()
 
     def _check_disk(self, step, state):

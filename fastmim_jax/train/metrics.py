@@ -140,7 +140,7 @@ class ProgressCounter:
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=not self._console.is_terminal or jax.process_index() > 0,
         )
         self._task = self._progress.add_task("", total=None)
 

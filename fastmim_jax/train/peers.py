@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 
 from fastmim_jax.errors import UserError
 
+BEGUN = "begun"  # name of the values that decide a stop
 BEATS = 5  # heartbeats within the time after which a silent process counts as dead
 SECONDS_TO_CONNECT = 60.0
+SECONDS_TO_READ = 2.0  # for the others to read the last message of this process
 
 
 class AgreedError(UserError):
@@ -62,7 +64,9 @@ class Peers:
         self.process, self.count, self._timeout, self._leave = process, count, timeout, leave
         self.host = socket.gethostname()
         self.on_stop: Callable[[str], None] = lambda name: None  # another process got this signal
-        self.stop_name = ""  # the signal that another process got
+        self.stop_name = ""  # the first signal that this process knows of
+        self._agreement: Any = None
+        self._held = False  # this process has said how many units it has begun
         self._links: dict[int, _Link] = {}
         self._shares: queue.Queue[list] = queue.Queue()
         self._parts: dict[str, dict[int, Any]] = {}  # of process 0: what `share` has received
@@ -89,18 +93,25 @@ class Peers:
 
     def tell_stop(self, name: str) -> None:
         """Tell the others that this process has received a signal."""
+        self.stop_name = self.stop_name or name
         self._send({"kind": "stop", "name": name, "from": self.process})
+        self._hold()
+
+    def join_agreement(self, agreement: Any) -> None:
+        """Let a `StopAgreement` take part: `hold` is called at a signal, and `decide` with all answers."""
+        self._agreement = agreement
+        self._hold()
 
     def fail(self, text: str, code: int) -> None:
         """Tell the others that this process ends, and why; they end too."""
         end = {"kind": "failed", "process": self.process, "host": self.host, "text": text, "code": code}
         self._closing = True
-        self._send(end)
+        self._send_last(end)
 
     def close(self) -> None:
         """Say that this process ends as it should; the others go on without it."""
         self._closing = True
-        self._send({"kind": "done"})
+        self._send_last({"kind": "done"})
 
     def wait(self, seconds: float) -> None:
         """Wait in process 0 until the others have ended, since they abort when JAX's coordinator does."""
@@ -140,24 +151,43 @@ class Peers:
                 message = link.receive()
             except (OSError, ValueError):
                 link.open = False
+                link.read.set()
                 if not (self._closing or link.done):
                     self._end(Ended(link.process, link.host, "", 1))
                 return
             kind = message["kind"]
-            if kind == "done":
+            if kind == "read":
+                link.read.set()
+            elif kind == "done":
                 link.done = True
+                self._answer(link)
             elif kind == "failed":
-                self._send(message, link.process)
+                self._answer(link)
+                if not self._closing:
+                    self._send_last(message, link.process)
                 self._end(Ended(message["process"], message["host"], message["text"], message["code"]))
                 return
             elif kind == "stop":
                 self._send(message, link.process)
                 self.stop_name = self.stop_name or message["name"]
                 self.on_stop(message["name"])
+                self._hold()
             elif kind == "share":
                 self._collect(message["name"], link.process, message["value"])
             elif kind == "shared":
-                self._shares.put(message["values"])
+                self._take(message["name"], message["values"])
+
+    def _hold(self) -> None:
+        """Say once, after a signal, how many units of work this process has begun."""
+        with self._lock:
+            if self._held or not self.stop_name or self._agreement is None:
+                return
+            self._held = True
+        value = [self._agreement.hold(), self.stop_name]
+        if self.process == 0:
+            self._collect(BEGUN, 0, value)
+        else:
+            self._send({"kind": "share", "name": BEGUN, "value": value})
 
     def _collect(self, name: str, process: int, value: Any) -> None:
         """Keep a value in process 0, and send all to all once the last has come."""
@@ -168,8 +198,27 @@ class Peers:
                 return
             del self._parts[name]
         values = [parts[number] for number in range(self.count)]
-        self._send({"kind": "shared", "values": values})
-        self._shares.put(values)
+        self._send({"kind": "shared", "name": name, "values": values})
+        self._take(name, values)
+
+    def _take(self, name: str, values: list) -> None:
+        """Give the values of all processes to whom they are for."""
+        if name == BEGUN:
+            self._agreement.decide(values)
+        else:
+            self._shares.put(values)
+
+    def _answer(self, link: "_Link") -> None:
+        with contextlib.suppress(OSError):
+            link.send({"kind": "read"})
+
+    def _send_last(self, message: dict, but: int = -1) -> None:
+        """Send, and wait until it is read: the system may discard what a process sent before its end."""
+        self._send(message, but)
+        end = time.monotonic() + SECONDS_TO_READ
+        for process, link in list(self._links.items()):
+            if process != but:
+                link.read.wait(max(0.0, end - time.monotonic()))
 
     def _send(self, message: dict, but: int = -1) -> None:
         """Send to all links but one; process 0 has a link to every other, which passes messages on."""
@@ -184,7 +233,7 @@ class Peers:
         self._closing = True
         if not ended.text:  # the others see only that process 0 ends
             failed = {"kind": "failed", "process": ended.process, "host": ended.host, "text": "", "code": 1}
-            self._send(failed, ended.process)
+            self._send_last(failed, ended.process)
         with contextlib.suppress(OSError, ValueError):
             print(f"fastmim: {ended.sentence()}", file=sys.stderr, flush=True)
             sys.stdout.flush()
@@ -206,6 +255,7 @@ class _Link:
         self._lock = threading.Lock()
         self.process, self.host = -1, "?"
         self.open, self.done = True, False
+        self.read = threading.Event()  # the last message was read
 
     def send(self, message: dict) -> None:
         with self._lock:

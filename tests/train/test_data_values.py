@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 import tifffile
@@ -11,7 +10,6 @@ from fastmim_jax.data.sources import open_source
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.best_checkpoint import BestCheckpoint
 from fastmim_jax.evaluate.features import write_features
-from fastmim_jax.train import data_values
 from fastmim_jax.train.data_values import settle_values
 from fastmim_jax.train.finetune import finetune
 from fastmim_jax.train.pretrain import pretrain
@@ -94,26 +92,3 @@ def test_a_run_from_before_keeps_its_8_bits(images, tmp_path):
     del saved["data"]["pixel_dtype"], saved["data"]["nodata"]
     (tmp_path / "config.json").write_text(json.dumps(saved))
     assert settle_values(config, open_source(images), tmp_path).config.to_json() == config.to_json()
-
-
-def test_other_processes_take_what_the_first_has_found(monkeypatch):
-    sent = []
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(jax, "process_index", lambda: len(sent) >= 2)  # the first sends two arrays
-
-    def broadcast(array):
-        sent.append(array)
-        return sent[len(sent) - 1 if len(sent) < 3 else len(sent) - 3]
-
-    monkeypatch.setattr(data_values.multihost_utils, "broadcast_one_to_all", broadcast)
-
-    def refuse():
-        raise UserError("no such data")
-
-    for _ in range(2):
-        with pytest.raises(UserError, match="no such data"):
-            data_values._of_first_process(refuse if len(sent) < 2 else dict)
-    sent.clear()
-    for _ in range(2):
-        found = data_values._of_first_process(lambda: {"range": [0, 4095]} if len(sent) < 2 else {})
-        assert found == {"range": [0, 4095]}

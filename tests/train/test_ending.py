@@ -4,7 +4,7 @@ import pytest
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.train import ending
-from fastmim_jax.train.ending import ends_together
+from fastmim_jax.train.ending import ends_together, leave_at_signal
 from fastmim_jax.train.peers import AgreedError
 from fastmim_jax.train.stop_signal import Stopped
 
@@ -63,3 +63,12 @@ def test_a_process_alone_raises_as_ever(monkeypatch):
     with pytest.raises(UserError), ends_together(codes.append):
         raise UserError("no image")
     assert codes == []
+
+
+def test_a_process_that_leaves_at_a_signal_tells_the_others(peers, monkeypatch):
+    codes = []
+    leave_at_signal(143, codes.append)
+    assert codes == [143] and peers.told == [("it was stopped by SIGTERM", 143)]
+    monkeypatch.setattr(ending, "current_peers", lambda: None)
+    leave_at_signal(130, codes.append)
+    assert codes == [143, 130] and len(peers.told) == 1

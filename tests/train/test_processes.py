@@ -1,6 +1,7 @@
 """Two real processes over the network, found as a Slurm job would be, against one."""
 
 import json
+import shutil
 import signal
 import socket
 import time
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from fastmim_jax.__main__ import main
+from helpers.labelled_images import tuning_config, untrained, write_images
 from helpers.processes import Run, finish, lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess, pytest.mark.usefixtures("one_device")]
@@ -64,17 +66,21 @@ def run_both(command, folder, *more, name=""):
     """
     config = folder / "processes.py"
     config.write_text(CONFIG.format(tests=str(ROOT / "tests"), wide=str(folder / "wide")))
-    job = dict(SLURM_JOB_ID=str(free_job()), SLURM_STEP_NODELIST="localhost", SLURM_NTASKS="2")
     one, two = folder / f"{command}_one", folder / f"{command}_two"
     flags = [command, f"--config={config}:{name or command}", *more]
-    runs = [
-        Run([*flags, f"--workdir={two}", "--distributed"], dict(job, SLURM_PROCID=rank, SLURM_LOCALID=rank))
-        for rank in "01"
-    ]
-    for run in runs:
-        finish(run)
+    run_two(*flags, f"--workdir={two}")
     main([*flags, f"--workdir={one}"])
     return one, two
+
+
+def run_two(*words):
+    """Run a command in two processes -> what they printed."""
+    job = dict(SLURM_JOB_ID=str(free_job()), SLURM_STEP_NODELIST="localhost", SLURM_NTASKS="2")
+    runs = [
+        Run([*words, "--distributed"], dict(job, SLURM_PROCID=rank, SLURM_LOCALID=rank)) for rank in "01"
+    ]
+    outputs = [finish(run).splitlines(keepends=True) for run in runs]
+    return ["".join(line for line in lines if not line.startswith("[Gloo]")) for lines in outputs]
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +95,60 @@ def test_two_processes_train_as_one(pretrained):
     two = pretrained[1]
     assert (two / "pictures" / "step_0000006.png").exists()
     assert {path.name for path in (two / "checkpoints").iterdir()} >= {"3", "6"}
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """37 images: the batches of 16 of an evaluation end with one of 5."""
+    folder = write_images(tmp_path_factory.mktemp("labelled"), 12)
+    shutil.copy(folder / "red" / "00.png", folder / "red" / "one_more.png")
+    return folder
+
+
+def test_two_processes_write_the_features_of_one(pretrained, labelled, tmp_path):
+    words = ["features", f"--workdir={pretrained[0]}", f"--images={labelled}"]
+    said, silence = run_two(*words, f"--out={tmp_path / 'two.npz'}")
+    main([*words, f"--out={tmp_path / 'one.npz'}"])
+    one, two = (np.load(tmp_path / f"{name}.npz") for name in ("one", "two"))
+    assert len(one["name"]) == 37 and "37 images" in said and silence == ""
+    for name in ("name", "label", "classes"):
+        np.testing.assert_array_equal(two[name], one[name])
+    for name in set(one) - {"name", "label", "classes"}:
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.exhaustive
+def test_two_processes_probe_as_one(pretrained, labelled, tmp_path):
+    words = ["probe", f"--workdir={pretrained[0]}", f"--images={labelled}", "--folds=3"]
+    words.append("--kinds=ridge,knn,linear,attentive")
+    said, silence = run_two(*words, f"--out={tmp_path / 'two.json'}")
+    main([*words, f"--out={tmp_path / 'one.json'}"])
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert one == two and "attentive" in said and silence == ""
+
+
+@pytest.mark.exhaustive
+def test_two_processes_evaluate_and_predict_as_one(labelled, tmp_path, capfd):
+    config = tuning_config(labelled)
+    workdir = untrained(config, tmp_path / "run", 37, ["blue", "green", "red"])
+    flags = [f"--workdir={workdir}", f"--images={labelled}"]
+    said, silence = run_two("evaluate", *flags, f"--out={tmp_path / 'two.csv'}")
+    main(["evaluate", *flags, f"--out={tmp_path / 'one.csv'}"])
+    assert silence == "" and "of 37 images" in said
+    assert said.replace("two.csv", "one.csv") == capfd.readouterr().out
+    assert (tmp_path / "two.csv").read_text() == (tmp_path / "one.csv").read_text()
+    said, silence = run_two("predict", f"--workdir={workdir}", f"--images={labelled / 'red' / '00.png'}")
+    assert silence == "" and len(said.splitlines()) == 1 and "red %" not in said
+
+
+@pytest.mark.exhaustive
+def test_two_processes_measure_together(tmp_path):
+    config = tmp_path / "processes.py"
+    config.write_text(CONFIG.format(tests=str(ROOT / "tests"), wide=""))
+    said, silence = run_two("bench", f"--config={config}:pretrain", f"--workdir={tmp_path / 'bench'}")
+    (figures,) = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    assert figures["device"].startswith("2 ") and figures["reading_images_per_second"] > 0
+    assert "step_seconds" in said and silence == ""
 
 
 @pytest.mark.exhaustive

@@ -1,7 +1,6 @@
 """The attentive probe over the tokens of a frozen layer, which are computed anew and never stored."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import jax
@@ -62,14 +61,15 @@ def _stream(
     backbone: Any, layer: str, size: int
 ) -> Callable[[Any, np.ndarray], Iterator[tuple[jax.Array, jax.Array]]]:
     """Return (source, records) -> iterator over (tokens (B, N, D), label (B,), -1 for a row of padding)."""
-    replicated = sharding.replicated(backbone.mesh)
-    function = partial(backbone.tokens, layer=layer)
-    tokens_of = compile_eval(
-        "the tokens of the backbone",
-        function,
-        backbone.variables,
-        backbone.mesh,
-        sharding.batch_sharding(backbone.mesh),
+
+    def tokens_and_label(
+        variables: dict, images: jax.Array, label: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        return backbone.tokens(variables, images, layer), label
+
+    rows = sharding.batch_sharding(backbone.mesh)
+    of_batch = compile_eval(
+        "the tokens of the backbone", tokens_and_label, backbone.variables, backbone.mesh, rows, rows
     )
 
     def stream(source: Any, records: np.ndarray) -> Iterator[tuple[jax.Array, jax.Array]]:
@@ -78,8 +78,9 @@ def _stream(
                 label = np.where(batch["valid"], batch["label"], -1).astype(np.int32)
                 names = ("image", "label")
                 arrays = backbone.to_devices({"image": batch["image"], "label": label}, size, names)
-                tokens = tokens_of(backbone.variables, arrays["image"])
-                yield tokens, jax.device_put(arrays["label"], replicated)
+                found = of_batch(backbone.variables, arrays["image"], arrays["label"])
+                # Every device has all rows: each process trains its own heads, on one of its devices.
+                yield tuple(array.addressable_data(0) for array in found)
 
     return stream
 
