@@ -27,6 +27,7 @@ def cells(name: str, stage: dict) -> list[str]:
         *kinds,
         f"**{stage['total_bytes'] / 2**30:.2f}** of {stage['usable_bytes'] / 2**30:.2f}",
         f"{stage['matrix_flops'] / 1e12:.4g} / {stage['xla_flops'] / 1e12:.4g}",
+        f"{'about ' * stage.get('bytes_are_approximate', stage['accumulation'] > 1)}"
         f"{stage['bytes_accessed'] / 1e9:.1f}",
         "; ".join(collectives) or "none",
         f"{seconds[bound] * 1e3:.1f} ({bound})",

@@ -35,6 +35,11 @@ class StepFigures:
     collectives: dict[str, list[int]]
 
     @property
+    def has_loops(self) -> bool:
+        """Whether loops turn more than once, whose bytes are approximate."""
+        return self.loop_factor > 1.001
+
+    @property
     def step_bytes(self) -> float:
         """Bytes accessed in a step, with all turns of its loops: roughly, as reads grow like writes."""
         return self.bytes_accessed * self.loop_factor

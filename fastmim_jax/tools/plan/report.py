@@ -11,6 +11,7 @@ from fastmim_jax.tools.plan.topology import Topology
 from fastmim_jax.validate.names import count
 
 GIB = 2**30
+LOOPS = "bytes inside loops are approximate: reads are taken to grow with a loop's turns as writes do"
 ASSUMPTIONS = (
     "this is a bound and no measurement: arithmetic at the peak of bfloat16, every byte that XLA counts at "
     "the full bandwidth of the memory, collectives at that of the links, all at the same time; latency, "
@@ -53,7 +54,7 @@ def collective_text(collectives: dict[str, list[int]]) -> str:
 
 def work_lines(figures: StepFigures) -> list[str]:
     """Return the work of one chip in one step."""
-    return [
+    lines = [
         "work of one chip in one step",
         f"  matrix FLOPs      {figures.matrix_flops / 1e12:.4g} T (ours, of the jaxpr); XLA counts "
         f"{figures.xla_flops / 1e12:.4g} T, loops once",
@@ -61,6 +62,7 @@ def work_lines(figures: StepFigures) -> list[str]:
         f"{figures.bytes_accessed / 1e9:.4g} GB, loops once",
         f"  collectives       {collective_text(figures.collectives)}",
     ]
+    return [*lines, f"  {LOOPS}"] if figures.has_loops else lines
 
 
 def roofline_lines(roofline: Roofline, topology: Topology) -> list[str]:
@@ -112,6 +114,7 @@ def table_cells(report: StageReport, topology: Topology) -> dict[str, Any]:
         "matrix_flops": report.figures.matrix_flops,
         "xla_flops": report.figures.xla_flops,
         "bytes_accessed": report.figures.step_bytes,
+        "bytes_are_approximate": report.figures.has_loops,
         "collectives": report.figures.collectives,
         "roofline_seconds": dataclasses.asdict(report.roofline),
         "steps": plan.last_step - plan.first_step,

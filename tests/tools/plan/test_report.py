@@ -51,6 +51,8 @@ def test_the_roofline_is_the_slowest_resource():
 def test_loops_that_xla_counts_once_count_for_every_micro_batch():
     assert figures(loop_factor=4.0).step_bytes == pytest.approx(4 * 81.9e9)
     assert figures().step_bytes == 81.9e9
+    assert report.LOOPS in report.work_lines(figures(loop_factor=4.0))[-1]
+    assert report.LOOPS not in "".join(report.work_lines(figures()))
 
 
 def test_what_crosses_the_network():
