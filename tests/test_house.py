@@ -21,9 +21,9 @@ FLOORS = [
     ("validate",),
     ("plan",),
     ("train",),
-    ("evaluate", "export"),
+    ("evaluate", "export", "start_jax"),
     ("tools",),
-    ("cli", "start_jax"),
+    ("cli",),
     ("__main__",),
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

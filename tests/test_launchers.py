@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fastmim_jax.__main__ import COMMANDS
-from fastmim_jax.cli import parse
+from fastmim_jax.cli.commands import COMMANDS
+from fastmim_jax.cli.parse import parse
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "launch"
 STAND_IN = '#!/bin/bash\necho "$(basename "$0") $*" >> "$CALLS"\nexit ${CODE:-0}\n'

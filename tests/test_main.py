@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim_jax.__main__ import COMMANDS, main
-from fastmim_jax.cli import print_warnings
+from fastmim_jax.__main__ import main
+from fastmim_jax.cli.command import usage
+from fastmim_jax.cli.commands import COMMANDS
+from fastmim_jax.cli.terminal import print_warnings
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.evaluate.probe import KINDS
 from fastmim_jax.train import compilation
@@ -145,8 +147,15 @@ def test_help_is_not_an_error(capsys):
     assert "fastmim pretrain" in capsys.readouterr().out
     main(["probe", "--help"])
     text = capsys.readouterr().out
+    assert usage("probe", COMMANDS["probe"]) in text
     assert all(f"--{flag}" in text for flag in COMMANDS["probe"].flags)
     assert f"{', '.join(KINDS)}; default: " in text and "--config.KEY" not in text
+
+
+def test_the_help_imports_no_library():
+    code = "from fastmim_jax.__main__ import main; main(['probe', '--help']); import sys;"
+    code += "assert not {'jax', 'numpy', 'absl', 'PIL', 'ml_collections'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
 def test_the_package_is_run_as_the_command():

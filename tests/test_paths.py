@@ -5,8 +5,9 @@ import socket
 
 import pytest
 
-from fastmim_jax.__main__ import COMMANDS
-from fastmim_jax.cli import FLAGS, parse
+from fastmim_jax.cli.commands import COMMANDS
+from fastmim_jax.cli.flags import FLAGS
+from fastmim_jax.cli.parse import parse
 from fastmim_jax.config import PATH_KEYS, finetune_config, pretrain_config
 from fastmim_jax.errors import UserError
 from fastmim_jax.paths import (

@@ -35,6 +35,6 @@ def test_every_make_target_and_command_exists():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make ([\w-]+)", TEXT, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
-    from fastmim_jax.__main__ import COMMANDS
+    from fastmim_jax.cli.commands import COMMANDS
 
     assert set(re.findall(r"^fastmim (\w+)", TEXT, re.MULTILINE)) <= set(COMMANDS)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from fastmim_jax.__main__ import COMMANDS
-from fastmim_jax.cli import parse
+from fastmim_jax.cli.commands import COMMANDS
+from fastmim_jax.cli.parse import parse
 from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.errors import UserError
 from fastmim_jax.saved_config import flatten

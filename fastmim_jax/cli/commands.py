@@ -1,0 +1,267 @@
+"""The commands: what each runs, and its flags."""
+
+import os
+from pathlib import Path
+
+from fastmim_jax.cli.command import Command
+from fastmim_jax.errors import UserError
+from fastmim_jax.start_jax import start_jax
+
+
+def pretrain(values, paths):
+    """Pre-train in --workdir, or resume a run there."""
+    config = _check_config(values.config, "method")
+    from fastmim_jax.data.workers import start_resource_tracker
+
+    start_resource_tracker()
+    import jax
+
+    from fastmim_jax.evaluate.monitor import open_monitor
+    from fastmim_jax.tools.reconstruct import draw_loss_curve, picture_hook
+    from fastmim_jax.train.pretrain import pretrain
+    from fastmim_jax.train.report import summarize, summary_lines
+
+    start_jax(values, config.run.peer_timeout_seconds)
+    hooks = [picture_hook] if config.run.picture_every else []
+    hooks += [open_monitor(config)] if config.monitor.path else []
+    pretrain(config, values.workdir, hooks, accept_changed_data=values.accept_changed_data)
+    if jax.process_index():
+        return
+    draw_loss_curve(values.workdir)
+    for line in summary_lines(summarize(values.workdir), Path(values.workdir)):
+        print(line)
+
+
+def reconstruct(values, paths):
+    """Draw the reconstructions of a checkpoint."""
+    from fastmim_jax.tools.reconstruct import reconstruct
+
+    start_jax()
+    print(reconstruct(Path(values.workdir), values.images, values.count or 6, values.step))
+
+
+def finetune(values, paths):
+    """Fine-tune a classifier from config.init in --workdir, or resume a run there."""
+    config = _check_config(values.config, "model")
+    from fastmim_jax.data.workers import start_resource_tracker
+
+    start_resource_tracker()
+    from fastmim_jax.evaluate.best_checkpoint import BestCheckpoint
+    from fastmim_jax.train.finetune import finetune
+
+    start_jax(values, config.run.peer_timeout_seconds)
+    finetune(config, values.workdir, BestCheckpoint, accept_changed_data=values.accept_changed_data)
+
+
+def probe(values, paths):
+    """Probe the frozen features of a checkpoint for classes, layer by layer."""
+    from fastmim_jax.evaluate.probe import probe
+
+    start_jax()
+    with _progress() as progress:
+        probe(
+            values.workdir,
+            values.images,
+            test=values.test,
+            folds=values.folds,
+            step=values.step,
+            out=values.out or Path(values.workdir) / "probe.json",
+            log=progress.log,
+            progress=progress.show,
+            **({"kinds": tuple(values.kinds)} if values.kinds else {}),
+            **({"count": values.count} if values.count else {}),
+        )
+
+
+def features(values, paths):
+    """Write the frozen features of a folder of images to a file."""
+    from fastmim_jax.data.sources import evaluation_split, open_source
+    from fastmim_jax.evaluate.features import write_features
+
+    start_jax()
+    source = open_source(values.images, values.split or evaluation_split(values.images) or "train")
+    with _progress() as progress:
+        write_features(
+            values.workdir,
+            source,
+            values.out,
+            layers=tuple(values.layers),
+            step=values.step,
+            log=progress.log,
+            progress=progress.show,
+        )
+
+
+def evaluate(values, paths):
+    """Measure the accuracy of a fine-tuned checkpoint on labelled images."""
+    from fastmim_jax.evaluate.predict import evaluate
+
+    start_jax()
+    with _progress() as progress:
+        options = dict(step=values.step, out=values.out, log=progress.log, progress=progress.show)
+        evaluate(values.workdir, values.images, **options)
+
+
+def predict(values, paths):
+    """Predict the classes of an image, or of all images in a folder."""
+    from fastmim_jax.evaluate.predict import predict
+
+    start_jax()
+    with _progress() as progress:
+        options = dict(step=values.step, out=values.out, log=progress.log, progress=progress.show)
+        predict(values.workdir, values.images, **options)
+
+
+def convert(values, paths):
+    """Convert a checkpoint from published files, or to timm, Hugging Face, ONNX and other formats."""
+    from fastmim_jax.export.convert import convert
+
+    start_jax()
+    options = _conversion(
+        values,
+        to=values.to or "",
+        encoder_only=values.encoder_only,
+        image_size=_image_size(values.image_size),
+        overwrite=values.overwrite,
+        with_paths=values.with_paths,
+    )
+    convert(*paths, options)
+
+
+def verify(values, paths):
+    """Compare two checkpoints layer by layer on the same images; exit with 1 if they differ."""
+    from fastmim_jax.export.verify import verify
+
+    start_jax()
+    return 0 if verify(*paths, _conversion(values)) else 1
+
+
+def bench(values, paths):
+    """Measure the training step, HOG and the input pipeline; or draw a batch with --show_batch."""
+    config = _check_config(values.config)
+    from fastmim_jax.tools.bench import bench
+    from fastmim_jax.tools.draw.contact_sheet import show_batch
+
+    start_jax()
+    if values.show_batch:
+        print(show_batch(config, values.show_batch))
+    else:
+        bench(config, values.workdir, synthetic=values.synthetic, profile=values.profile)
+
+
+def plan(values, paths):
+    """Plan a run on TPUs or GPUs that are not here: memory, work, a bound on its hours, and what fits."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported: plug-ins must not look for a device
+    config = _check_config(values.config)
+    from fastmim_jax.tools.plan.command import plan
+
+    return plan(config, values.topology, values.batch, values.records, values.out)
+
+
+def prepare(values, paths):
+    """Write a data set once as shards of small images, which training reads many times faster."""
+    from fastmim_jax.tools.prepare.command import prepare
+
+    return prepare(
+        *[*paths, None][:2],
+        layout=values.format,
+        short_side=values.short_side,
+        quality=values.quality,
+        channels=values.channels,
+        value_range=values.value_range,
+        nodata=values.nodata,
+        splits=values.splits,
+        workers=values.workers,
+        check=values.check,
+    )
+
+
+def _conversion(values, **options):
+    from fastmim_jax.export.convert import Options
+
+    return Options(
+        format=values.format or "",
+        key=values.key or "",
+        prefix=values.prefix,
+        step=values.step,
+        partial=values.partial,
+        settings=tuple(values.set),
+        **options,
+    )
+
+
+def _image_size(words):
+    """Return (height, width) of the words of --image_size, or None without any."""
+    if not words:
+        return None
+    sides = [int(word) for word in words if word.isdecimal()]
+    if len(sides) != len(words) or len(sides) > 2 or min(sides) < 1:
+        raise UserError(
+            f"--image_size is {','.join(words)}, expected a side or height,width in pixels: type "
+            "--image_size=224 or --image_size=160,224"
+        )
+    return sides[0], sides[-1]
+
+
+def _progress():
+    from fastmim_jax.train.metrics import ProgressCounter
+
+    return ProgressCounter("images")
+
+
+def _check_config(config, section=""):
+    """Check every key of a config and return it; section: "method" or "model" if the command needs it."""
+    if section and section not in config:
+        command = "finetune" if section == "method" else "pretrain"
+        raise UserError(f"this config is for another command: type fastmim {command} with it")
+    from fastmim_jax.validate import check_values
+
+    check_values(config)
+    return config
+
+
+SMALLER_COUNT = "type a smaller --count"
+DISTRIBUTED = ("distributed", "coordinator", "processes", "process")
+TRAINING = (*DISTRIBUTED, "accept_changed_data")
+SMALLER_BATCH = "type a smaller --config.schedule.batch_size"
+CONVERSION = ("format", "key", "prefix", "step", "partial", "set")
+COMMANDS = {
+    "pretrain": Command(pretrain, ("config", "workdir"), TRAINING, less_memory=SMALLER_BATCH),
+    "reconstruct": Command(
+        reconstruct, ("workdir",), ("images", "count", "step"), less_memory=SMALLER_COUNT
+    ),
+    "probe": Command(
+        probe,
+        ("workdir",),
+        ("images", "test", "kinds", "folds", "count", "step", "out"),
+        less_memory=SMALLER_COUNT,
+    ),
+    "features": Command(
+        features,
+        ("workdir", "images", "out"),
+        ("split", "layers", "step"),
+        less_memory="choose fewer --layers or fewer --images",
+    ),
+    "finetune": Command(finetune, ("config", "workdir"), TRAINING, less_memory=SMALLER_BATCH),
+    "evaluate": Command(evaluate, ("workdir",), ("images", "step", "out")),
+    "predict": Command(predict, ("workdir", "images"), ("step", "out")),
+    "convert": Command(
+        convert,
+        optional=("to", "encoder_only", "image_size", "overwrite", "with_paths", *CONVERSION),
+        paths=("SOURCE", "DESTINATION"),
+    ),
+    "verify": Command(verify, optional=CONVERSION, paths=("A", "B")),
+    "prepare": Command(
+        prepare,
+        optional=(
+            *("records_format", "short_side", "quality", "channels", "value_range", "nodata"),
+            *("splits", "workers", "check"),
+        ),
+        paths=("SRC", "[DST]"),
+        less_memory="type a smaller --workers",
+    ),
+    "plan": Command(plan, ("config", "topology"), ("batch", "records", "out")),
+    "bench": Command(
+        bench, ("config",), ("workdir", "synthetic", "profile", "show_batch"), less_memory=SMALLER_BATCH
+    ),
+}
