@@ -9,7 +9,7 @@ vit_b16_official         with the 6 heads that the published code     (most like
 swin_b                   400 epochs, batch 2048, decoder 256 x 4      84.1 %
 pvt_v2_b2                800 epochs, pixels instead of HOG            82.5 %
 cmt_s                    800 epochs, decoder 256 x 4                  83.9 %
-vit_s16, vit_l16         as vit_b16                                   not in the paper
+vit_ti16, s16, l16       as vit_b16                                   not in the paper
 swin_t, swin_s, swin_l   as swin_b                                    swin_l: 0.3 % less than at full size
 pvt_v2_b0 to b5,         as pvt_v2_b2                                 not in the paper
 pvt_v2_b2_linear
@@ -47,7 +47,7 @@ SWIN = {
 PVT = {**HIERARCHICAL, "method.target": "pixel"}
 
 RECIPES = {
-    **dict.fromkeys(("vit_b16", "vit_s16", "vit_l16"), VIT),
+    **dict.fromkeys(("vit_b16", "vit_ti16", "vit_s16", "vit_l16"), VIT),
     **{f"swin_{size}": SWIN for size in "tsbl"},
     **{f"pvt_v2_{size}": PVT for size in ("b0", "b1", "b2", "b2_linear", "b3", "b4", "b5")},
     **{f"cmt_{size}": HIERARCHICAL for size in ("ti", "xs", "s", "b")},

@@ -24,6 +24,9 @@ simmim_swin_b      SimMIM: 6.25e-4, .8, .1, 100 epochs of batch 2048,       84.0
                    20 of warm-up, gradients clipped at 5
 simmim_swin_l      as simmim_swin_b: .7, .2, windows of 14 cells            85.4 % (192 px, 800 epochs)
 simmim_vit_b16     as simmim_swin_b: .65, .1, a bias table in every block   83.8 % (800 epochs)
+own                the backbone of config.init; batch, epochs, warm-up and     none: for your own images
+                   learning rate from the number of images, images as
+                   large as config.data.image_size (64 px)
 quickstart         the bundled photos at 48 px, 12 classes                  a first look, one minute
 
 All variants have RandAugment (magnitude 9 of 10, two of 15 operations), random erasing, mixup or CutMix,
@@ -34,6 +37,7 @@ published code does: weight decay on the position tables of Swin, PVT and CMT, a
 last block for MixMIM's head.
 """
 
+from fastmim_jax.auto_schedule import set_auto
 from fastmim_jax.config import check_variant, finetune_config
 
 
@@ -83,6 +87,11 @@ VARIANTS = {
     "simmim_swin_b": recipe("swin_b", 6.25e-4, 0.8, **SIMMIM_SWIN),
     "simmim_swin_l": recipe("swin_l", 6.25e-4, 0.7, 0.2, **SIMMIM_SWIN, model__backbone__window=14),
     "simmim_vit_b16": recipe("vit_b16", 6.25e-4, 0.65, **SIMMIM, **SIMMIM_VIT),
+    "own": {
+        "data.image_size": (64, 64),
+        "data.crop_scale": (0.4, 1.0),
+        "augment.magnitude": 5.0,
+    },
     "quickstart": {
         "data.image_size": (48, 48),
         "data.crop_scale": (0.4, 1.0),
@@ -101,4 +110,6 @@ def get_config(variant="auto"):
     check_variant("configs/finetune.py", variant, VARIANTS)
     config = finetune_config()
     config.update_from_flattened_dict(VARIANTS[variant])
+    if variant == "own":
+        set_auto(config)
     return config

@@ -6,6 +6,7 @@ variant   recipe                                              fine-tuned, as pub
 vit_b16   800 epochs, batch 4096, lr 1.5e-4 per 256           83.6 %
 vit_l16   as vit_b16                                          85.9 % (85.5 % after 800 epochs)
 vit_h14   as vit_b16                                          86.9 %
+vit_ti16, vit_s16   as vit_b16                                not published
 
 Normalised pixels are predicted by a decoder of 8 blocks, 512 wide. `--config.method.target=hog` predicts
 HOG (patches of 8 or 16 pixels), `--config.method.partial.throw_ratio=0.5` makes it PR-MIM (pr_mim.py).
@@ -15,6 +16,8 @@ from fastmim_jax.config import check_variant, pretrain_config
 
 VARIANTS = {
     "vit_b16": {},
+    "vit_ti16": {"method.backbone.name": "vit_ti16"},
+    "vit_s16": {"method.backbone.name": "vit_s16"},
     "vit_l16": {"method.backbone.name": "vit_l16"},
     "vit_h14": {"method.backbone.name": "vit_h14", "method.block_size": 14},
 }

@@ -4,10 +4,11 @@ import sys
 from collections.abc import Sequence
 
 from fastmim_jax import __version__
+from fastmim_jax.cli.check_inputs import check_inputs
 from fastmim_jax.cli.command import command_help, usage
-from fastmim_jax.cli.commands import COMMANDS
+from fastmim_jax.cli.commands import COMMAND_SYNONYMS, COMMANDS
 from fastmim_jax.cli.terminal import escape_unprintable, print_warnings
-from fastmim_jax.errors import UserError
+from fastmim_jax.errors import UserError, did_you_mean
 
 HELP = ("-h", "-help", "--help", "help")
 
@@ -62,7 +63,8 @@ def _run(argv):
         return 0
     name, *words = argv
     if name not in COMMANDS:
-        raise UserError(f"'{name}' is not a command; choose from: {', '.join(COMMANDS)}")
+        hint = did_you_mean(COMMAND_SYNONYMS.get(name, name), COMMANDS)
+        raise UserError(f"'{name}' is not a command{hint}; choose from: {', '.join(COMMANDS)}")
     command = COMMANDS[name]
     if set(HELP[:3]).intersection(words):
         print(command_help(name, command))
@@ -70,7 +72,9 @@ def _run(argv):
     from fastmim_jax.cli.parse import parse  # here: the help needs no absl
 
     print_warnings()
-    return command.run(*parse(name, command, words))
+    values, paths = parse(name, command, words)
+    check_inputs(name, command, values, paths)
+    return command.run(values, paths)
 
 
 def _overview():

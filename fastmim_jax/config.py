@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
 from fastmim_jax.data.limits import MAX_PIXELS
-from fastmim_jax.errors import UserError
+from fastmim_jax.errors import UserError, did_you_mean
 
 _COMPUTE = {
     "dtype": ("bfloat16", "float32"),
@@ -136,7 +136,7 @@ def finetune_config() -> ConfigDict:
     config.augment.mix_probability = 1.0  # probability that a group is mixed
     config.augment.mix_switch = 0.5  # probability of CutMix instead of mixup, if both are on
     config.augment.mix_groups = 1  # groups of a batch; each draws its own mixing and mixes inside itself
-    config.augment.label_smoothing = 0.1
+    config.augment.label_smoothing = 0.1  # share of a target that all classes get alike
     config.augment.repeated_augmentation = 1  # augmented copies of an image in a row; 1: none repeated
 
     config.optimizer = _optimizer(base_lr=5e-4, min_base_lr=2.5e-7, betas=(0.9, 0.999))
@@ -146,6 +146,10 @@ def finetune_config() -> ConfigDict:
     config.schedule = _schedule(batch_size=1024, epochs=100.0, warmup_epochs=5.0)
     config.run = _run()
     config.run.eval_epochs = 1.0  # epochs between evaluations; 0: only after the last step
+    # Early stopping: epochs without a better top-1 accuracy after which the run ends; 0: never.
+    config.run.patience_epochs = 0.0
+    # Images of the ridge probe of the frozen features, whose accuracy fine-tuning has to beat; 0: no probe.
+    config.run.baseline_images = 5000
     return config
 
 
@@ -154,9 +158,9 @@ def _data(image_size: tuple[int, int], crop_scale: tuple[float, float]) -> Confi
     # A folder, .zip, .txt list, "shard-{000..012}.tar", .parquet, directory of Hugging Face, TFDS or
     # `fastmim prepare`, "tfds:NAME", "sample" (bundled photos), or several as "FIRST::SECOND".
     data.path = "sample"
-    data.split = "train"
+    data.split = "train"  # of the data set that is trained on
     data.image_size = image_size  # (height, width) in pixels
-    data.channels = 3
+    data.channels = 3  # of the images: 3 makes RGB and 1 luma; others must be the files' own
     data.mean = ()  # per channel, of pixel values in [0, 1]; (): ImageNet's
     data.std = ()  # per channel, of pixel values in [0, 1]; (): ImageNet's
     data.crop_scale = crop_scale  # (least, largest) share of the image's area in a random crop
@@ -225,7 +229,7 @@ def _optimizer(base_lr: float, min_base_lr: float, betas: tuple[float, float]) -
     optimizer.warmup_base_lr = 0.0  # of the first step
     optimizer.betas = betas  # of AdamW
     optimizer.epsilon = 1e-8  # of AdamW
-    optimizer.weight_decay = 0.05
+    optimizer.weight_decay = 0.05  # decoupled, of AdamW; biases, norms and `no_decay` have none
     optimizer.clip_norm = 0.0  # largest global norm of the gradients; 0: no clipping
     # In which kernels' gradients are summed over devices. "float32" as in PyTorch's data parallelism;
     # "bfloat16" sends half the bytes and rounds every partial sum to 8 bits.
@@ -238,9 +242,9 @@ def _schedule(batch_size: int, epochs: float, warmup_epochs: float) -> ConfigDic
     schedule.batch_size = batch_size  # images per update, over all devices and micro-batches
     # Gradient accumulation: micro-batches per update. "auto": the fewest that fit in memory.
     schedule.accumulation = FieldReference("auto", field_type=object)
-    schedule.epochs = epochs
+    schedule.epochs = epochs  # passes over the training data
     schedule.steps = 0  # updates; above 0 it replaces epochs
-    schedule.warmup_epochs = warmup_epochs
+    schedule.warmup_epochs = warmup_epochs  # of a linear rise to the peak learning rate
     schedule.shape = "cosine"  # of the learning rate after the warm-up: "cosine" or "step"
     schedule.decay_epochs = 100.0  # "step": epochs between multiplications of the learning rate by 0.1
     return schedule
@@ -273,7 +277,8 @@ def _run() -> ConfigDict:
 def check_variant(file: str, variant: str, variants: Iterable[str]) -> None:
     """Raise UserError if a config file has no such variant."""
     if variant not in variants:
-        raise UserError(f"{file} has no variant '{variant}'; choose from: {', '.join(variants)}")
+        hint = did_you_mean(variant, variants)
+        raise UserError(f"{file} has no variant '{variant}'{hint}; choose from: {', '.join(variants)}")
 
 
 _RENAMED = {"base": "pretrain_config", "finetuning": "finetune_config"}

@@ -1,7 +1,9 @@
 """Exceptions for bad input, whose messages users read."""
 
+import difflib
 import errno
 import os
+from collections.abc import Iterable
 
 # Faults of disks, whose usual texts stand somewhere in the messages of other libraries.
 _DISK_FAULTS = (
@@ -46,3 +48,9 @@ def describe_failure(error: BaseException) -> str:
             return words
     first = next(iter(text.splitlines()), "") or type(error).__name__
     return first if len(first) <= 160 else f"{first[:160]} ..."
+
+
+def did_you_mean(word: str, names: Iterable[str], prefix: str = "") -> str:
+    """Return "; did you mean NAME?" of the name nearest to a mistyped word, or "" if none is near."""
+    near = difflib.get_close_matches(word, list(names), n=1, cutoff=0.6)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from fastmim_jax.stages import AUTO, at_stage, micro_batches, stage_count
 from fastmim_jax.validate import check_steps
+from fastmim_jax.validate.names import flag
 
 LR_BATCH = 256  # base learning rates are for batches of this many images (linear rule)
 
@@ -63,6 +64,31 @@ class PretrainPlan(StagePlan):
     grid: tuple[int, int]  # tokens (h, w)
     blocks: tuple[int, int]  # blocks (h, w), each masked or visible
     num_masked: int  # masked blocks of every image
+
+
+WARMUP_SHARE = 0.2  # of a run; more is most likely a mistake
+
+
+def plan_warnings(plan: StagePlan) -> list[str]:
+    """Return sentences on a schedule that the data is too small for."""
+    sentences = []
+    if plan.warmup_epochs > WARMUP_SHARE * plan.total_epochs:
+        fitting = float(f"{WARMUP_SHARE / 4 * plan.total_epochs:.2g}")
+        sentences.append(
+            f"the warm-up takes {plan.warmup_epochs:,.3g} of {plan.total_epochs:,.3g} epochs, more than a "
+            f"fifth of the run: type {flag('schedule.warmup_epochs', fitting)}, or train longer"
+        )
+    if plan.batch_size > plan.records:
+        sentences.append(
+            f"a batch of {plan.batch_size:,} holds some of the {plan.records:,} images more than once: "
+            f"type {flag('schedule.batch_size', 1 << (max(1, plan.records // 2).bit_length() - 1))}"
+        )
+    if plan.total_epochs < 1:
+        sentences.append(
+            f"the run ends after {plan.total_epochs:.2g} of an epoch, before it has seen every image: "
+            "type a larger --config.schedule.epochs or --config.schedule.steps"
+        )
+    return sentences
 
 
 def make_pretrain_plan(

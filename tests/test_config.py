@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from fastmim_jax.auto_schedule import fill_auto
 from fastmim_jax.models.zoo import backbone_fields
 from fastmim_jax.train.pretrain import make_pretrain_stage, make_pretrain_stages
 from fastmim_jax.validate import check_pretraining
@@ -26,8 +27,7 @@ def load(name):
 SHAPES = [((96, 160), 1), ((128, 128), 3), ((96, 160), 4), ((64, 64), 1)]
 
 
-NAMES = {name: load(name).VARIANTS for name in ("fastmim", "mixmim", "mae", "simmim")}
-NAMES["pr_mim"] = load("pr_mim").HOSTS
+NAMES = {name: load(name).VARIANTS for name in ("fastmim", "mixmim", "mae", "simmim", "pr_mim", "own")}
 VARIANTS = [(name, variant) for name, variants in NAMES.items() for variant in variants]
 
 
@@ -38,6 +38,7 @@ STEPPED = {
     "mae": ("vit_h14",),
     "simmim": ("swin_b", "vit_b16"),
     "pr_mim": ("mae_vit_b16", "mixmim_base"),
+    "own": (),
 }
 # One of each method; test_zoo.py builds the other families, which take longest.
 KEPT = {name: variants[:1] for name, variants in STEPPED.items()}
@@ -53,7 +54,8 @@ def make_shallow(backbone):
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
 def test_every_variant_is_valid(name, variant):
-    check_pretraining(load(name).get_config(variant), platform="cpu", devices=1)
+    config = fill_auto(load(name).get_config(variant), 10_000).config
+    check_pretraining(config, platform="cpu", devices=1)
 
 
 BUILT = [(index, *names) for index, names in enumerate(VARIANTS)]
@@ -81,6 +83,7 @@ def test_every_variant_builds_at_its_real_width(index, name, variant):
         "image": jax.ShapeDtypeStruct((4096, height, width, config.data.channels), jnp.uint8),
         "flip": jax.ShapeDtypeStruct((4096,), bool),
     }
+    config = run.config  # with numbers for "auto"
     assert run.plan.peak_lr == config.optimizer.base_lr * run.plan.batch_size / 256
     if variant not in STEPPED[name]:
         return

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastmim_jax import __main__
 from fastmim_jax.__main__ import main
 from fastmim_jax.cli.command import usage
 from fastmim_jax.cli.commands import COMMANDS
@@ -31,7 +32,7 @@ QUICKSTART = "--config=configs/quickstart.py"
         (["pretrain", QUICKSTART], "type --workdir=DIR"),
         (["pretrain", "--config=configs/quickstrat.py"], "quickstart.py"),
         (["pretrain", "--config=configs/fastmim.py:vit_b61"], "vit_b16_official"),
-        (["pretrain", QUICKSTART, "--config.data.pth=x"], 'did you mean "path"'),
+        (["pretrain", QUICKSTART, "--config.data.pth=x"], "did you mean --config.data.path?"),
         (["pretrain", QUICKSTART, "--config.seed=abc"], "--config.seed=abc"),
         (["pretrain", QUICKSTART, "--workdri=x"], "did you mean --workdir?"),
         (["pretrain", QUICKSTART, "stray"], "'stray' is not a flag"),
@@ -41,7 +42,7 @@ QUICKSTART = "--config=configs/quickstart.py"
         ),
         (["pretrain", "--config.seed=1"], "--config.seed needs a config: type --config=FILE.py[:VARIANT]"),
         (["verify", "one"], "1 path was given, expected 2: type fastmim verify A B"),
-        (["convert", "a", "b", "--image_size=big"], "--image_size is big"),
+        (["convert", "pyproject.toml", "b", "--image_size=big"], "--image_size is big"),
         (["features", "--workdir=w", "--images=i"], "fastmim features needs --out"),
         (["finetune", QUICKSTART, "--workdir=w"], "type fastmim pretrain with it"),
         (["reconstruct", "--workdir=nowhere"], "nowhere does not exist"),
@@ -58,6 +59,7 @@ def test_an_error_for_lack_of_memory_is_a_sentence(monkeypatch, capsys, command,
     def run(values, paths):
         np.zeros(1 << 44)
 
+    monkeypatch.setattr(__main__, "check_inputs", lambda *words: None)
     monkeypatch.setitem(COMMANDS, command, COMMANDS[command]._replace(run=run))
     text = refused(capsys, command, "--workdir=w")
     assert "out of memory (Unable to allocate 128" in text and f"): {advice}" in text

@@ -4,7 +4,7 @@ import pytest
 
 from fastmim_jax.config import pretrain_config
 from fastmim_jax.errors import UserError
-from fastmim_jax.plan import make_pretrain_plan
+from fastmim_jax.plan import make_pretrain_plan, plan_warnings
 from fastmim_jax.stages import at_stage, stage_count
 
 IMAGENET = 1_281_167
@@ -93,3 +93,32 @@ def test_a_stage_without_an_update_is_refused():
     config.stages.update(image_sizes=(64, 96), start_epochs=(0, 900))
     with pytest.raises(UserError, match="stage 2 of 2 has no update: raise --config.schedule.epochs"):
         plans(config, 1000)
+
+
+@pytest.mark.parametrize(
+    ("records", "schedule", "warning"),
+    [
+        (640, dict(batch_size=64, epochs=10.0, warmup_epochs=2.0), None),
+        (
+            640,
+            dict(batch_size=64, epochs=10.0, warmup_epochs=2.5),
+            "the warm-up takes 2.5 of 10 epochs, more than a fifth of the run: type "
+            "--config.schedule.warmup_epochs=0.5, or",
+        ),
+        (
+            100,
+            dict(batch_size=256, steps=300, warmup_epochs=5.0),
+            "a batch of 256 holds some of the 100 images more than once: type",
+        ),
+        (
+            6400,
+            dict(batch_size=64, steps=50, warmup_epochs=0.05),
+            "the run ends after 0.5 of an epoch, before",
+        ),
+    ],
+)
+def test_schedules_that_the_data_is_too_small_for_are_named(records, schedule, warning):
+    config = pretrain_config()
+    config.schedule.update(schedule)
+    sentences = plan_warnings(make_pretrain_plan(config, records=records, **GRID))
+    assert [sentence.startswith(warning) for sentence in sentences] == [True] * (warning is not None)

@@ -3,7 +3,10 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from helpers import small
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -17,13 +20,23 @@ def test_the_command_for_all_tests_is_that_of_the_automatic_run():
 
 
 @pytest.mark.slow
-def test_the_python_example_runs(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+def test_the_python_examples_run(tmp_path, monkeypatch, one_device, capsys):
+    """A newcomer's script, in the folder of the images, and then the parts for a loop."""
+    small.write_images(tmp_path / "photos", 4)
+    small.write_classes(tmp_path / "flowers", train=(4, 4)).joinpath("train").rename(tmp_path / "moved")
+    (tmp_path / "flowers").rmdir()
+    (tmp_path / "moved").rename(tmp_path / "flowers")
+    monkeypatch.chdir(tmp_path)
+    script, parts = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    assert len(script.splitlines()) <= 10
     found = {}
-    exec(code, found)
-    assert found["cells"].shape == (2, 16, 12, 27)
-    assert [grid.shape for grid in found["grids"]] == [(2, 8, 6, 192)] * 4
-    assert found["out"].mask.mean() == 0.75 and found["out"].prediction.shape == (2, 8, 6, 108)
+    exec(script, found)
+    assert found["features"].pooled.shape == (8, 128)
+    assert (tmp_path / "runs" / "photos_timm" / "model.safetensors").exists()
+    exec(parts, found)
+    assert np.isfinite(float(found["metrics"]["loss"])) and int(found["state"].step) == 1
+    assert found["cells"].shape == (32, 8, 8, 27)
+    assert found["out"].mask.mean() == 0.75 and found["out"].prediction.shape == (32, 8, 8, 192)
 
 
 def test_every_file_that_is_named_exists():

@@ -46,5 +46,5 @@ def command_help(name: str, command: Command) -> str:
     """Return the help of a command."""
     lines = [f"  {flag_usage(flag):<28}  {FLAGS[flag].help}" for flag in command.flags]
     if "config" in command.flags:
-        lines.append(f"  {'--config.KEY=VALUE':<28}  a key of the config, see fastmim_jax/config.py")
+        lines.append(f"  {'--config.KEY=VALUE':<28}  a key of the config; `fastmim config` explains all")
     return "\n".join([f"{command.summary}\n\n  {usage(name, command)}\n", *lines])

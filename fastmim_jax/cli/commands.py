@@ -1,10 +1,12 @@
 """The commands: what each runs, and its flags."""
 
 import os
+import sys
 from pathlib import Path
 
 from fastmim_jax.cli.command import Command
 from fastmim_jax.errors import UserError
+from fastmim_jax.run_folder import find_checkpoint
 from fastmim_jax.start_jax import start_jax
 
 
@@ -14,22 +16,11 @@ def pretrain(values, paths):
     from fastmim_jax.data.workers import start_resource_tracker
 
     start_resource_tracker()
-    import jax
-
-    from fastmim_jax.evaluate.monitor import open_monitor
-    from fastmim_jax.tools.reconstruct import draw_loss_curve, picture_hook
-    from fastmim_jax.train.pretrain import pretrain
-    from fastmim_jax.train.report import summarize, summary_lines
+    from fastmim_jax.api.training import run_pretraining
 
     start_jax(values, config.run.peer_timeout_seconds)
-    hooks = [picture_hook] if config.run.picture_every else []
-    hooks += [open_monitor(config)] if config.monitor.path else []
-    pretrain(config, values.workdir, hooks, accept_changed_data=values.accept_changed_data)
-    if jax.process_index():
-        return
-    draw_loss_curve(values.workdir)
-    for line in summary_lines(summarize(values.workdir), Path(values.workdir)):
-        print(line)
+    options = dict(accept_changed_data=values.accept_changed_data, extend=values.extend)
+    run_pretraining(config, values.workdir, **options)
 
 
 def reconstruct(values, paths):
@@ -47,17 +38,25 @@ def finetune(values, paths):
 
     start_resource_tracker()
     from fastmim_jax.evaluate.best_checkpoint import BestCheckpoint
+    from fastmim_jax.evaluate.finetune_baselines import measure_baselines
     from fastmim_jax.train.finetune import finetune
 
     start_jax(values, config.run.peer_timeout_seconds)
-    finetune(config, values.workdir, BestCheckpoint, accept_changed_data=values.accept_changed_data)
+    finetune(
+        config,
+        values.workdir,
+        BestCheckpoint,
+        accept_changed_data=values.accept_changed_data,
+        extend=values.extend,
+        measure_baselines=measure_baselines,
+    )
 
 
 def probe(values, paths):
     """Probe the frozen features of a checkpoint for classes, layer by layer."""
     from fastmim_jax.evaluate.probe import probe
 
-    start_jax()
+    start_jax(values)
     with _progress() as progress:
         probe(
             values.workdir,
@@ -65,7 +64,7 @@ def probe(values, paths):
             test=values.test,
             folds=values.folds,
             step=values.step,
-            out=values.out or Path(values.workdir) / "probe.json",
+            out=values.out or find_checkpoint(values.workdir).workdir / "probe.json",
             log=progress.log,
             progress=progress.show,
             **({"kinds": tuple(values.kinds)} if values.kinds else {}),
@@ -78,7 +77,7 @@ def features(values, paths):
     from fastmim_jax.data.sources import evaluation_split, open_source
     from fastmim_jax.evaluate.features import write_features
 
-    start_jax()
+    start_jax(values)
     source = open_source(values.images, values.split or evaluation_split(values.images) or "train")
     with _progress() as progress:
         write_features(
@@ -96,7 +95,7 @@ def evaluate(values, paths):
     """Measure the accuracy of a fine-tuned checkpoint on labelled images."""
     from fastmim_jax.evaluate.predict import evaluate
 
-    start_jax()
+    start_jax(values)
     with _progress() as progress:
         options = dict(step=values.step, out=values.out, log=progress.log, progress=progress.show)
         evaluate(values.workdir, values.images, **options)
@@ -106,7 +105,7 @@ def predict(values, paths):
     """Predict the classes of an image, or of all images in a folder."""
     from fastmim_jax.evaluate.predict import predict
 
-    start_jax()
+    start_jax(values)
     with _progress() as progress:
         options = dict(step=values.step, out=values.out, log=progress.log, progress=progress.show)
         predict(values.workdir, values.images, **options)
@@ -142,7 +141,9 @@ def bench(values, paths):
     from fastmim_jax.tools.bench import bench
     from fastmim_jax.tools.draw.contact_sheet import show_batch
 
-    start_jax()
+    if values.show_batch and (values.distributed or values.coordinator):
+        raise UserError("--show_batch draws in one process: leave out --distributed and --coordinator")
+    start_jax(values, config.run.peer_timeout_seconds)
     if values.show_batch:
         print(show_batch(config, values.show_batch))
     else:
@@ -174,6 +175,36 @@ def prepare(values, paths):
         workers=values.workers,
         check=values.check,
     )
+
+
+def configs(values, paths):
+    """List the bundled configs and their variants, or describe one file."""
+    from fastmim_jax.cli.lists import config_lines
+
+    _print(config_lines(*paths))
+
+
+def models(values, paths):
+    """List the backbones, and the parameters of those whose name begins with NAME."""
+    from fastmim_jax.cli.lists import model_lines
+
+    _print(model_lines(*paths))
+
+
+def config(values, paths):
+    """List every key of a config: its value, its default and its meaning."""
+    from fastmim_jax.cli.lists import key_lines
+
+    _print(key_lines(values.config))
+
+
+def _print(lines):
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `fastmim config ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _conversion(values, **options):
@@ -222,9 +253,27 @@ def _check_config(config, section=""):
 
 SMALLER_COUNT = "type a smaller --count"
 DISTRIBUTED = ("distributed", "coordinator", "processes", "process")
-TRAINING = (*DISTRIBUTED, "accept_changed_data")
+TRAINING = (*DISTRIBUTED, "accept_changed_data", "extend")
 SMALLER_BATCH = "type a smaller --config.schedule.batch_size"
+BENCH = ("workdir", "synthetic", "profile", "show_batch")
 CONVERSION = ("format", "key", "prefix", "step", "partial", "set")
+# Words that users try, and the commands that they mean.
+COMMAND_SYNONYMS = {
+    "train": "pretrain",
+    "tune": "finetune",
+    "embed": "features",
+    "extract": "features",
+    "export": "convert",
+    "test": "evaluate",
+    "eval": "evaluate",
+    "view": "reconstruct",
+    "visualize": "reconstruct",
+    "infer": "predict",
+    "list": "configs",
+    "benchmark": "bench",
+    "linprobe": "probe",
+    "check": "prepare",
+}
 COMMANDS = {
     "pretrain": Command(pretrain, ("config", "workdir"), TRAINING, less_memory=SMALLER_BATCH),
     "reconstruct": Command(
@@ -233,18 +282,18 @@ COMMANDS = {
     "probe": Command(
         probe,
         ("workdir",),
-        ("images", "test", "kinds", "folds", "count", "step", "out"),
+        ("images", "test", "kinds", "folds", "count", "step", "out", *DISTRIBUTED),
         less_memory=SMALLER_COUNT,
     ),
     "features": Command(
         features,
         ("workdir", "images", "out"),
-        ("split", "layers", "step"),
+        ("split", "layers", "step", *DISTRIBUTED),
         less_memory="choose fewer --layers or fewer --images",
     ),
     "finetune": Command(finetune, ("config", "workdir"), TRAINING, less_memory=SMALLER_BATCH),
-    "evaluate": Command(evaluate, ("workdir",), ("images", "step", "out")),
-    "predict": Command(predict, ("workdir", "images"), ("step", "out")),
+    "evaluate": Command(evaluate, ("workdir",), ("images", "step", "out", *DISTRIBUTED)),
+    "predict": Command(predict, ("workdir", "images"), ("step", "out", *DISTRIBUTED)),
     "convert": Command(
         convert,
         optional=("to", "encoder_only", "image_size", "overwrite", "with_paths", *CONVERSION),
@@ -260,8 +309,9 @@ COMMANDS = {
         paths=("SRC", "[DST]"),
         less_memory="type a smaller --workers",
     ),
+    "configs": Command(configs, paths=("[NAME]",)),
+    "config": Command(config, ("config",)),
+    "models": Command(models, paths=("[NAME]",)),
     "plan": Command(plan, ("config", "topology"), ("batch", "records", "out")),
-    "bench": Command(
-        bench, ("config",), ("workdir", "synthetic", "profile", "show_batch"), less_memory=SMALLER_BATCH
-    ),
+    "bench": Command(bench, ("config",), (*BENCH, *DISTRIBUTED), less_memory=SMALLER_BATCH),
 }

@@ -59,6 +59,7 @@ FLAGS = {
     "config": Flag("FILE.py[:VARIANT]", "a config file such as configs/quickstart.py", "config"),
     "workdir": _path("DIR", "folder of the run; created if missing"),
     "accept_changed_data": _boolean("resume although the training data changed; recorded in data.json"),
+    "extend": _boolean("train longer than the run was begun for, with a larger --config.schedule.epochs"),
     "distributed": _boolean(
         "several processes: JAX finds the others (Slurm, Open MPI, TPU pods, Kubernetes)"
     ),

@@ -2,16 +2,47 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
 from fastmim_jax.cli.command import Command
 from fastmim_jax.cli.flags import FLAGS, data_path, flag_name, flag_usage
-from fastmim_jax.config import PATH_KEYS
-from fastmim_jax.errors import UserError
+from fastmim_jax.config import PATH_KEYS, pretrain_config
+from fastmim_jax.config_keys import suggest_key
+from fastmim_jax.errors import UserError, did_you_mean
 from fastmim_jax.paths import local_path
+from fastmim_jax.recipes import find_config_file, load_config
+from fastmim_jax.saved_config import flatten
+
+# Words that users try, and the flags that they mean.
+FLAG_SYNONYMS = {
+    "output": "out",
+    "output_dir": "workdir",
+    "outdir": "workdir",
+    "logdir": "workdir",
+    "dir": "workdir",
+    "checkpoint": "workdir",
+    "ckpt": "workdir",
+    "run": "workdir",
+    "cfg": "config",
+    "conf": "config",
+    "image": "images",
+    "input": "images",
+    "data": "images",
+    "path": "images",
+    "layer": "layers",
+    "probe": "kinds",
+    "kind": "kinds",
+    "fold": "folds",
+    "n": "count",
+    "size": "image_size",
+    "target": "to",
+    "force": "overwrite",
+    "chip": "topology",
+    "hardware": "topology",
+    "trace": "profile",
+}
 
 
 def parse(name: str, command: Command, argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
@@ -32,9 +63,9 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> tuple[flags.FlagV
     except UserError:
         raise
     except flags.UnrecognizedFlagError as error:
-        raise UserError(_unknown_flag(name, command, error)) from error
+        raise UserError(_unknown_flag(name, command, error, argv, _load_quietly(argv))) from error
     except AttributeError as error:
-        raise UserError(_unknown_key(error)) from error
+        raise UserError(_unknown_key(error, argv)) from error
     except (flags.Error, OSError, ValueError, TypeError, KeyError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         seen = lines[-1] if isinstance(error, OSError) else lines[0]
@@ -86,9 +117,21 @@ def _define(command, argv):
     return values
 
 
+def _flag_for(word, command):
+    """Return the flag that a word without one is most likely for."""
+    if ".py" in word and "config" in command.flags:
+        return f"type --config={word}"
+    bare = word.partition("=")[0]
+    if bare in command.flags:
+        return f"type --{word}" if "=" in word else f"type {flag_usage(bare)}, with = and without a space"
+    if bare.startswith("config."):
+        return f"type --{word}"
+    return "flags look like --workdir=DIR"
+
+
 def _check_paths(name, command, paths):
     if paths and not command.paths:
-        raise UserError(f"'{paths[0]}' is not a flag: flags look like --workdir=DIR")
+        raise UserError(f"'{paths[0]}' is not a flag: {_flag_for(paths[0], command)}")
     required = sum(not path.startswith("[") for path in command.paths)
     if not required <= len(paths) <= len(command.paths):
         seen = "1 path was" if len(paths) == 1 else f"{len(paths)} paths were"
@@ -97,13 +140,30 @@ def _check_paths(name, command, paths):
         raise UserError(f"{seen} given, expected {required}{more}: type {typed}")
 
 
-def _unknown_flag(name, command, error):
-    if "config" in command.flags and error.flagname.startswith("config."):
-        return f"--{error.flagname} needs a config: type {flag_usage('config')} too"
-    names = ", ".join(f"--{flag_name(flag)}" for flag in command.flags)
-    _, _, hint = str(error).partition("Did you mean: ")
-    hint = f"; did you mean --{hint.removesuffix('?').strip().split(' ')[0]}?" if hint else ""
-    return f"fastmim {name} has no flag --{error.flagname}; its flags are: {names}{hint}"
+def _unknown_flag(name, command, error, argv, config):
+    """Return the sentence for a flag that a command does not have, with the one that was meant."""
+    word = error.flagname
+    typed = next(
+        (one.lstrip("-").partition("=")[2] for one in argv if one.lstrip("-").startswith(word)), ""
+    )
+    if "config" in command.flags and word.startswith("config."):
+        return f"--{word} needs a config: type {flag_usage('config')} too"
+    own = [flag_name(flag) for flag in command.flags]
+    meant = FLAG_SYNONYMS.get(word.lower(), word)
+    if meant in own:
+        hint = f"; did you mean --{meant}?"
+    elif "config" in command.flags and (key := suggest_key(word, _keys(config))):
+        value = f"={typed}" if typed else ""
+        hint = f"; did you mean --config.{key}{value}?"
+    else:
+        hint = did_you_mean(word, own, "--")
+    names = ", ".join(f"--{one}" for one in own)
+    return f"fastmim {name} has no flag --{word}; its flags are: {names}{hint}"
+
+
+def _keys(config):
+    """Return the keys of a config, or of the default one."""
+    return flatten(pretrain_config() if config is None else config)
 
 
 def _find_config(word):
@@ -113,21 +173,24 @@ def _find_config(word):
         return word
     path = local_path(path, "--config=")
     file, _, variant = path.partition(":")
-    package = Path(__file__).parents[1]
-    candidates = [Path(file), package.parent / file, package / file]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if found is None:
-        names = sorted(path.name for path in (package.parent / "configs").glob("*.py"))
-        raise UserError(
-            f"{file} does not exist: type --config=configs/NAME.py[:VARIANT]; choose NAME.py from: "
-            + ", ".join(names)
-        )
-    return f"{flag}={found}" + (f":{variant}" if variant else "")
+    return f"{flag}={find_config_file(file)}" + (f":{variant}" if variant else "")
 
 
-def _unknown_key(error):
+def _unknown_key(error, argv):
+    """Return the sentence for a key that a config does not have, with the one that was meant."""
     text = str(error).strip("\"'").replace("\\n", "\n").replace("\\'", "'")
-    key, *hint = [line.strip("'\" ") for line in text.splitlines()]
-    return f"the config has no key '{key}'; " + (
-        hint[0][0].lower() + hint[0][1:] if hint else "its keys are in fastmim_jax/config.py"
-    )
+    key = text.splitlines()[0].strip("'\" ")
+    typed = [word.partition("=")[0].lstrip("-").removeprefix("config.") for word in argv]
+    whole = next((word for word in typed if word.rpartition(".")[2] == key.rpartition(".")[2]), key)
+    near = suggest_key(whole, _keys(_load_quietly(argv)))
+    hint = f"did you mean --config.{near}?" if near else "`fastmim config --config=...` lists all"
+    return f"the config has no key '{whole}'; {hint}"
+
+
+def _load_quietly(argv):
+    """Return the config that --config names, without changes; None if it cannot be loaded."""
+    name = next((word.partition("=")[2] for word in argv if word.lstrip("-").startswith("config=")), "")
+    try:
+        return load_config(name) if name else None
+    except Exception:  # it is refused in a sentence of its own
+        return None

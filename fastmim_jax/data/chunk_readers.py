@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import grain
 from absl import flags
 
-from fastmim_jax.data.workers import init_worker, start_shielded
+from fastmim_jax.data.workers import init_worker, main_script_hidden, start_shielded
 from fastmim_jax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -162,7 +162,8 @@ def _start_worker(args: tuple) -> _Worker:
     mine, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, *args), daemon=True)
     try:
-        process.start()
+        with main_script_hidden(args):
+            process.start()
     except ConnectionError:
         mine.close()
         raise  # it has died while it started

@@ -4,15 +4,17 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from multiprocessing import resource_tracker
 from typing import Any
 
 from fastmim_jax.data.decoder_messages import name_messages
 
+_MAIN = threading.Lock()  # held while the main script is hidden
 # Terminals and batch schedulers send these to the process group; only the main process acts on them.
 _GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
@@ -50,6 +52,36 @@ def start_resource_tracker() -> None:
         resource_tracker.ensure_running()  # it ignores SIGINT and SIGTERM by itself
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def main_script_hidden(arguments: Any) -> Iterator[None]:
+    """Start processes in the block without the main script, which a spawned process would run again.
+
+    A script that calls `fastmim_jax.pretrain` then needs no `if __name__ == "__main__"`. It stays visible
+    if the arguments of the process hold objects of classes that it defines.
+    """
+    main = sys.modules["__main__"]
+    if _uses_main(arguments):
+        yield
+        return
+    with _MAIN:
+        spec, file = getattr(main, "__spec__", None), main.__dict__.pop("__file__", None)
+        main.__spec__ = None
+        try:
+            yield
+        finally:
+            main.__spec__ = spec
+            if file is not None:
+                main.__file__ = file
+
+
+def _uses_main(value: Any, depth: int = 5) -> bool:
+    """Return whether an object, or one that it refers to, is of a class or function of the main script."""
+    if "__main__" in (type(value).__module__, getattr(value, "__module__", "")):
+        return True
+    inner = value if isinstance(value, tuple | list) else getattr(value, "__dict__", {}).values()
+    return depth > 0 and any(_uses_main(one, depth - 1) for one in list(inner)[:100])
 
 
 def init_worker() -> None:

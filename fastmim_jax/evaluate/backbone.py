@@ -108,10 +108,15 @@ def open_backbone(
       UserError: no checkpoint there.
     """
     loaded = load_run(path, step, devices)
+    return loaded, backbone_stage(loaded, batch_size, devices)
+
+
+def backbone_stage(loaded: LoadedRun, batch_size: int = 128, devices: list | None = None) -> BackboneStage:
+    """Return the backbone of a loaded checkpoint; arguments: see `open_backbone`."""
     config = at_stage(loaded.config, stage_count(loaded.config) - 1)
     encoder = create_backbone(config.method if "method" in config else config.model)
     variables = backbone_variables(loaded.variables)
-    return loaded, make_backbone_stage(encoder, variables, create_reader(config), batch_size, devices)
+    return make_backbone_stage(encoder, variables, create_reader(config), batch_size, devices)
 
 
 def backbone_variables(variables: dict[str, Any]) -> dict[str, Any]:
@@ -147,6 +152,23 @@ def make_backbone_stage(
     )
 
 
+def feature_program(stage: BackboneStage, names: Sequence[str]) -> OnMesh:
+    """Return (variables, batch of ROWS) -> {name: array} and the batch without its images, compiled.
+
+    names: "LAYER POOLING", such as "block 12 mean" (B, D) or "block 12 patches" (B, h, w, D).
+    """
+    pool = partial(
+        _pool,
+        encoder=stage.model,
+        normalize=stage.reader.normalize,
+        layers=stage.layers,
+        names=tuple(names),
+    )
+    return compile_eval(
+        "the backbone", pool, stage.variables, stage.mesh, sharding.batch_sharding(stage.mesh)
+    )
+
+
 def _outputs(
     variables: dict, images: jax.Array, encoder: Backbone, normalize: Callable
 ) -> Sequence[EncoderOutput]:
@@ -162,11 +184,17 @@ def _pool(
     encoder: Backbone,
     normalize: Callable,
     layers: tuple[str, ...],
+    names: tuple[str, ...] = (),
 ) -> dict[str, jax.Array]:
+    """Return the features called `names`; () for all that are pooled."""
     columns = {}
     outputs = _outputs(variables, batch["image"], encoder, normalize)
     for layer, (tokens, prefix) in zip(layers, outputs, strict=True):
-        columns[f"{layer} mean"] = tokens.astype(jnp.float32).mean((1, 2))
+        patches = tokens.astype(jnp.float32)
+        columns[f"{layer} mean"] = patches.mean((1, 2))
         if prefix.shape[1]:
             columns[f"{layer} cls"] = prefix[:, 0].astype(jnp.float32)
+        if f"{layer} patches" in names:
+            columns[f"{layer} patches"] = patches
+    columns = {name: columns[name] for name in names} if names else columns
     return {**columns, **{name: x for name, x in batch.items() if name != "image"}}

@@ -7,10 +7,10 @@ from typing import Any
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.classify import Predictions, classify
 from fastmim_jax.evaluate.report import write_report
+from fastmim_jax.run_folder import BEST
 from fastmim_jax.train.checkpoint import Checkpoints, describe_damage
 from fastmim_jax.train.finetune import FinetuneStage
-from fastmim_jax.train.loop import Hook
-from fastmim_jax.train.runs import BEST
+from fastmim_jax.train.hook import Hook
 from fastmim_jax.train.state import TrainState
 
 
@@ -37,12 +37,20 @@ class BestCheckpoint:
         for line in describe_damage(self._checkpoints.directory, found):
             log(line)
         self._checkpoints.set_aside(found.damaged)
+        self._best_step = found.step
 
     def hook(self) -> Hook:
         """Return a Hook that evaluates every `config.run.eval_epochs`, and after the last step."""
         plan, epochs = self._stage.plan, self._stage.config.run.eval_epochs
         every = max(1, round(epochs * plan.steps_per_epoch)) if epochs else plan.total_steps
-        return Hook(every, self.evaluate)
+        return Hook(every, self.evaluate, self.ended)
+
+    def ended(self, step: int) -> bool:
+        """Return whether the accuracy has not risen for `config.run.patience_epochs` before a step."""
+        plan, epochs = self._stage.plan, self._stage.config.run.patience_epochs
+        if not epochs or self._best_step is None or step == plan.total_steps:
+            return False
+        return step - self._best_step >= max(1, round(epochs * plan.steps_per_epoch))
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         """Return {"top1", "top5", "eval_loss", "best_top1"}: shares, and the mean cross-entropy."""
@@ -51,9 +59,15 @@ class BestCheckpoint:
         best = history[-1][1] if history else None
         if best is None or predictions.top1 > best:
             history = [*history, [step, predictions.top1]]
+            self._best_step = step
             classes = list(self._stage.classes)
             position = {"top1": predictions.top1, "history": history, "classes": classes}
             self._checkpoints.save(step, state, position, items=("params",))
+        elif self.ended(step):
+            self._log(
+                f"early stopping after step {step:,}: the best evaluation was after step "
+                f"{self._best_step:,} (config.run.patience_epochs)"
+            )
         for failed in self._checkpoints.take_failures():
             self._log(
                 f"the best checkpoint, of step {failed.step:,}, could not be written ({failed.reason})"

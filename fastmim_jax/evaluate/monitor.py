@@ -10,7 +10,7 @@ import jax
 from fastmim_jax.evaluate.backbone import BackboneStage, backbone_variables, make_backbone_stage
 from fastmim_jax.evaluate.probe import Images, extract, open_parts, ridge_lines
 from fastmim_jax.train import sharding
-from fastmim_jax.train.loop import Hook
+from fastmim_jax.train.hook import Hook
 from fastmim_jax.train.pretrain import PretrainStage
 from fastmim_jax.train.state import TrainState
 

@@ -12,7 +12,7 @@ import numpy as np
 from fastmim_jax.evaluate.classify import Predictions
 from fastmim_jax.io import write_json, write_text
 from fastmim_jax.paths import to_text
-from fastmim_jax.train.runs import BEST
+from fastmim_jax.run_folder import BEST
 
 LISTED = 5  # worst classes that the report names
 NAMED = 40  # classes up to which a picture names them

@@ -40,6 +40,7 @@ from fastmim_jax.export.programs.stablehlo import describes, write_function
 from fastmim_jax.export.to_torch import TorchArrays, dump_settings, parse_settings, to_torch
 from fastmim_jax.io import read_json
 from fastmim_jax.paths import check_output, local_path, utf8_path
+from fastmim_jax.run_folder import CONFIG, find_checkpoint, is_checkpoint
 from fastmim_jax.train.stop_signal import Stopped
 from fastmim_jax.train.transfer import TransferReport, modules
 from fastmim_jax.train.warm_start import has_checkpoint
@@ -234,10 +235,9 @@ def open_source(source: str | Path, options: Options = DEFAULT_OPTIONS) -> tuple
 
 def is_ours(path: str | Path) -> bool:
     """Return whether a path is a work directory or one of its checkpoints."""
-    path = Path(local_path(path))
-    config = (path.parent.parent if path.name.isdecimal() else path) / "config.json"
-    if not config.exists():
+    if not is_checkpoint(path):
         return False
+    config = find_checkpoint(path).workdir / CONFIG
     try:
         keys = read_json(config, dict, "a config")
     except UserError:

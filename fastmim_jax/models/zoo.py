@@ -51,6 +51,11 @@ def create_model(name: str, **overrides: Any) -> Backbone:
     return constructor(**{**sizes, **given})
 
 
+def list_models(family: str = "") -> list[str]:
+    """Return the names of all backbones, or of those that begin with `family`, such as "vit"."""
+    return [name for name in ZOO if name.startswith(family)]
+
+
 def _field_value(name: str, key: str, value: Any, default: Any) -> Any:
     """Return the value of a field: a list becomes a tuple, which must be as long as the default."""
     value = tuple(value) if isinstance(value, list) else value

@@ -3,7 +3,7 @@
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -31,8 +31,8 @@ from fastmim_jax.tools.draw.pages import (
     marked_column,
 )
 from fastmim_jax.train.held_out import fixed_batches
+from fastmim_jax.train.hook import Hook
 from fastmim_jax.train.inference import MethodStage, open_method
-from fastmim_jax.train.loop import Hook
 from fastmim_jax.train.metrics import read_metrics
 from fastmim_jax.train.pretrain import PretrainStage
 from fastmim_jax.train.report import summarize
@@ -112,21 +112,31 @@ def reconstruct(
     """
     devices = jax.local_devices()[:1]  # enough for a few images
     loaded, stage = open_method(workdir, step, batch_size=count, devices=devices)
-    config, reader = loaded.config, stage.reader
+    config = loaded.config
     if images:
-        source = open_source(images, config.data.split)
-        height, width = reader.image_size
-        ratio = width / height
-        central = dataclasses.replace(reader, crop_scale=(1.0, 1.0), crop_ratio=(ratio, ratio))
-        stage = dataclasses.replace(stage, reader=central)
+        source, stage = open_source(images, config.data.split), central_crops(stage)
     else:
         source = open_held_out_data(config) or open_training_data(config)
     count = min(count, len(source))
+    output, normalized = reconstruct_images(stage, source, count)
+    path = loaded.workdir / "pictures" / f"reconstruct_{loaded.step:07d}.png"
+    return draw(stage, output, normalized, loaded.step, count, path)
+
+
+def central_crops(stage: MethodStage) -> MethodStage:
+    """Return the stage of a method that reads the largest central crops of the model's shape."""
+    height, width = stage.reader.image_size
+    ratio = width / height
+    central = dataclasses.replace(stage.reader, crop_scale=(1.0, 1.0), crop_ratio=(ratio, ratio))
+    return dataclasses.replace(stage, reader=central)
+
+
+def reconstruct_images(stage: MethodStage, source: Any, count: int) -> tuple[Output, jax.Array]:
+    """Return the output of a method for the first images of a source, and these images, normalised."""
     size, (batch,) = fixed_batches(stage, source, count, shuffle=False)
     batch["flip"][:] = False
     output, normalized = stage.forward(stage.variables, stage.to_devices(batch, size), np.int32(0))
-    path = Path(workdir) / "pictures" / f"reconstruct_{loaded.step:07d}.png"
-    return draw(stage, output, normalized, loaded.step, count, path)
+    return output, normalized
 
 
 def draw(stage: MethodStage, output: Output, images: jax.Array, step: int, count: int, path: Path) -> Path:

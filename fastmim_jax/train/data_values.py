@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 
+from fastmim_jax.auto_schedule import KEYS as AUTO_KEYS
+from fastmim_jax.auto_schedule import Filled, fill_auto, has_auto
 from fastmim_jax.build import decode_rules
 from fastmim_jax.data.decide_values import compare_ranges, decide_values
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import read_json, write_json
+from fastmim_jax.stages import AUTO
 from fastmim_jax.train.first_process import of_first_process
 from fastmim_jax.train.runs import read_config
 from fastmim_jax.train.workdir import in_use
@@ -77,10 +80,30 @@ def settle_values(
     return RunValues(config, sentences, content)
 
 
+def settle_schedule(config: Any, records: int, workdir: str | Path) -> Filled:
+    """Replace "auto" in the schedule; a run that has begun keeps the numbers that it was begun with.
+
+    records: images in the training data.
+    """
+    if not has_auto(config) or not _has_begun(workdir):
+        return fill_auto(config, records)
+    saved, config = read_config(workdir), copy.deepcopy(config)
+    for key in AUTO_KEYS:
+        section, name = key.split(".")
+        if config[section][name] == AUTO:
+            with config.ignore_type():
+                config[section][name] = saved[section][name]
+    return Filled(config, [("auto", "batch, epochs, warm-up and learning rate as the run was begun with")])
+
+
+def _has_begun(workdir: str | Path) -> bool:
+    return in_use(Path(workdir)) and (Path(workdir) / "config.json").exists()
+
+
 def _find(config, source, workdir, log, start):
     """Return {key of _KEYS: value, "sentences", "scan", "kept"}; kept: values.json of an earlier start."""
     data = config.data
-    if workdir is not None and in_use(Path(workdir)) and (Path(workdir) / "config.json").exists():
+    if workdir is not None and _has_begun(workdir):
         saved = read_config(workdir).data
         unset = {"value_range": (), "nodata": None, "pixel_dtype": ""}
         kept = {key: _plain(saved[key] if data[key] == unset[key] else data[key]) for key in _KEYS}

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import jax
 import optax
 
+from fastmim_jax.auto_schedule import fill_auto
 from fastmim_jax.build import NOT_PREPARED, StoredImages, create_classifier, create_reader, stored_images
 from fastmim_jax.data.labels import open_labelled
 from fastmim_jax.io import write_json
@@ -17,11 +18,12 @@ from fastmim_jax.models.base import Backbone
 from fastmim_jax.plan import make_stage_plan
 from fastmim_jax.train import sharding, state, steps
 from fastmim_jax.train.augmentation import device_augmentation, host_augmentation
+from fastmim_jax.train.hook import Hook
 from fastmim_jax.train.inference import ClassifierStage, classify_program
 from fastmim_jax.train.inherit_backbone import inherit_backbone
-from fastmim_jax.train.loop import Hook, train
+from fastmim_jax.train.loop import train
 from fastmim_jax.train.optimizer import layer_lr_scales, make_optimizer, no_decay_names
-from fastmim_jax.train.report import describe_finetuning, describe_start, log_notes
+from fastmim_jax.train.report import Note, describe_finetuning, describe_start, log_notes
 from fastmim_jax.train.run_start import make_run_start
 from fastmim_jax.train.runs import LoadedRun, load_run, read_config
 from fastmim_jax.train.stage import (
@@ -86,7 +88,7 @@ def make_finetune_stage(
     Raises:
       UserError: the config cannot work.
     """
-    devices = devices or jax.devices()
+    devices, config = devices or jax.devices(), fill_auto(config, records).config
     check_finetuning(config, platform=devices[0].platform, devices=len(devices))
     check_stored_images(config, stored)
     plan = make_stage_plan(config, records=records, devices=len(devices))
@@ -138,6 +140,8 @@ def finetune(
     open_evaluation: Callable[[FinetuneStage, Any, Path, Callable[[str], None]], Evaluation],
     log: Callable[[str], None] = print,
     accept_changed_data: bool = False,
+    extend: bool = False,
+    measure_baselines: Callable[..., list[Note]] | None = None,
 ) -> int:
     """Fine-tune in a work directory, or resume there.
 
@@ -148,6 +152,9 @@ def finetune(
       open_evaluation: (stage, source of the evaluation images, workdir, log) -> Evaluation.
       log: prints a line.
       accept_changed_data: resume with other training data than the run was begun with.
+      extend: resume a run for longer than it was begun for, see `prepare_workdir`.
+      measure_baselines: (config, source, held-out source, run to start from or None, workdir, log) -> lines
+        on the accuracies to beat, see `evaluate.finetune_baselines`; None for no lines.
 
     Returns:
       The number of updates done.
@@ -173,12 +180,16 @@ def finetune(
             report = transfer_report(loaded.variables, stage.abstract, stage.model.encoder.resampling)
             origin = describe_start(loaded, report)
         source = cached(source, config, log)
-        path = stack.enter_context(start.written(workdir))
+        path = stack.enter_context(start.written(workdir, extend))
         if jax.process_index() == 0:
             write_json(path / "classes.json", stage.classes, indent=0)
             if report:
                 write_json(path / "transfer.json", report._asdict())
-        log_notes([*describe_finetuning(stage, source, held_out, origin), *start.values.notes], log)
+        log_notes([*describe_finetuning(stage, source, held_out, origin), *start.notes], log)
+        to_beat: list[Note] = []
+        if measure_baselines is not None:
+            to_beat = measure_baselines(config, source, held_out, loaded, path, log)
+            log_notes(to_beat, log)
         evaluations: list[Evaluation] = []
 
         def make_hooks(stage: FinetuneStage, _: Any, log: Callable[[str], None]) -> list[Hook]:
@@ -186,9 +197,10 @@ def finetune(
             return [evaluations[-1].hook()]
 
         step = train([stage], config, source, path, make_hooks, log)
-        if step == stage.plan.total_steps:
+        if step == stage.plan.total_steps or evaluations[-1].hook().ended(step):
             for line in evaluations[-1].report():
                 log(line)
+            log_notes(to_beat, log)
     return step
 
 

@@ -97,10 +97,13 @@ class InferenceStage:
         }
 
     def batch_size_for(self, records: int) -> int:
-        """Return the batch size for so few records: up to `eval_batch_size`, a multiple of the devices."""
+        """Return the batch size for so few records: up to `eval_batch_size`, a multiple of the devices.
+
+        It is a power of two of images a device, so that similar numbers of images share a program.
+        """
         devices = self.device_count
-        largest = min(self.eval_batch_size, -(-records // devices) * devices)
-        return max(1, largest // devices) * devices
+        each = 1 << max(0, -(-records // devices) - 1).bit_length()
+        return max(1, min(self.eval_batch_size // devices, each)) * devices
 
     def eval_batches(self, source: Any, batch_size: int, records: np.ndarray | None = None) -> EvalBatches:
         """Return one pass over a source with centre crops, this process's rows only.
@@ -205,8 +208,13 @@ def open_method(
     Raises:
       UserError: no checkpoint there, or a fine-tuned one.
     """
-    devices = devices or jax.devices()
     loaded = load_run(path, step, devices)
+    return loaded, method_stage(loaded, batch_size=batch_size, devices=devices)
+
+
+def method_stage(loaded: LoadedRun, *, batch_size: int, devices: list | None = None) -> MethodStage:
+    """Return the method of a loaded checkpoint; arguments and errors: see `open_method`."""
+    devices = devices or jax.devices()
     if "method" not in loaded.config:
         raise UserError(f"{loaded.workdir} was fine-tuned: expected the --workdir of a `fastmim pretrain`")
     config = at_stage(loaded.config, loaded.stage)
@@ -215,7 +223,7 @@ def open_method(
     if method.groups > 1:
         method = method.clone(groups=1)
     mesh = sharding.make_mesh(devices=devices)
-    stage = MethodStage(
+    return MethodStage(
         mesh=mesh,
         model=method,
         variables=loaded.variables,
@@ -223,7 +231,6 @@ def open_method(
         eval_batch_size=round_up(batch_size, len(devices)),
         **method_programs(method, reader, run_key(config.seed), loaded.variables, mesh),
     )
-    return loaded, stage
 
 
 def open_classifier(
@@ -240,19 +247,30 @@ def open_classifier(
     Raises:
       UserError: no checkpoint there, or one that was not fine-tuned.
     """
-    devices = devices or jax.devices()
     loaded = load_run(path, step, devices)
-    class_file, config = loaded.workdir / "classes.json", loaded.config
-    if "model" not in config or not class_file.exists():
+    class_file = loaded.workdir / "classes.json"
+    if "model" not in loaded.config or not class_file.exists():
         raise UserError(
             f"{loaded.workdir} was not fine-tuned: expected the --workdir of a `fastmim finetune` "
             "(`fastmim probe` and `fastmim features` take pre-trained ones)"
         )
-    check_kernel("model", config.model, devices[0].platform, loaded.workdir)
     classes = read_classes(loaded.workdir, count_outputs(loaded.variables))
+    return loaded, classifier_stage(loaded, classes, batch_size=batch_size, devices=devices)
+
+
+def classifier_stage(
+    loaded: LoadedRun,
+    classes: tuple[str, ...],
+    *,
+    batch_size: int | None = None,
+    devices: list | None = None,
+) -> ClassifierStage:
+    """Return the classifier of a loaded checkpoint; arguments: see `open_classifier`."""
+    devices, config = devices or jax.devices(), loaded.config
+    check_kernel("model", config.model, devices[0].platform, loaded.workdir)
     model, reader = create_classifier(config.model, len(classes)), create_reader(config)
     mesh = sharding.make_mesh(devices=devices)
-    stage = ClassifierStage(
+    return ClassifierStage(
         mesh=mesh,
         model=model,
         variables=loaded.variables,
@@ -261,7 +279,6 @@ def open_classifier(
         classes=classes,
         classify=classify_program(model, reader, loaded.variables, mesh),
     )
-    return loaded, stage
 
 
 def method_programs(

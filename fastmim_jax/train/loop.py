@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 
@@ -23,6 +23,7 @@ from fastmim_jax.train.compilation import compilation_seconds, log_compilation
 from fastmim_jax.train.disk_watch import DiskWatch
 from fastmim_jax.train.ending import ends_together, leave_at_signal
 from fastmim_jax.train.eta import RemainingTime, StageWork
+from fastmim_jax.train.hook import Hook
 from fastmim_jax.train.memory import free_bytes
 from fastmim_jax.train.metrics import Metrics, NullMetrics
 from fastmim_jax.train.out_of_memory import refuse_out_of_memory
@@ -36,13 +37,6 @@ from fastmim_jax.train.stop_signal import Stopped, StopSignal
 from fastmim_jax.train.waiting import StepRates, StepTimer, describe_waiting
 
 AnyStage = TypeVar("AnyStage", bound=TrainStage)
-
-
-class Hook(NamedTuple):
-    """A function to call every `every` steps and after the last, (step, state) -> {name: value} or None."""
-
-    every: int
-    function: Callable[[int, TrainState], dict[str, float] | None]
 
 
 def train(
@@ -212,7 +206,7 @@ class Loop:
             batches = iter(loader)
             if first_hook is not None:
                 self._call_hooks(step, state, first_hook)
-            while step < plan.last_step and self.agreement.begin():
+            while step < plan.last_step and not self._ended(step) and self.agreement.begin():
                 self._check_disk(step, state)
                 with self._rescued(step, state):
                     batch, arrays = self._next_batch(batches)
@@ -239,6 +233,9 @@ class Loop:
         arrays = self.stage.to_devices(batch, self.stage.plan.batch_size)
         self.timer.have()
         return batch, arrays
+
+    def _ended(self, step):
+        return any(hook.ended(step) for hook in self.hooks)
 
     def _due(self, step, every):
         return bool(every) and (step % every == 0 or step == self.stage.plan.total_steps)

@@ -8,14 +8,16 @@ from typing import Any
 
 import jax
 
+from fastmim_jax.auto_schedule import fill_auto
 from fastmim_jax.build import NOT_PREPARED, StoredImages, create_method, create_reader, stored_images
 from fastmim_jax.io import write_json
 from fastmim_jax.plan import PretrainPlan, make_pretrain_plan
 from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.train import sharding, state, steps
 from fastmim_jax.train.held_out import HeldOutLoss, fixed_batches, trivial_losses
+from fastmim_jax.train.hook import Hook
 from fastmim_jax.train.inference import MethodStage, method_programs, run_key
-from fastmim_jax.train.loop import Hook, train
+from fastmim_jax.train.loop import train
 from fastmim_jax.train.optimizer import make_optimizer
 from fastmim_jax.train.report import (
     BASELINES_FILE,
@@ -93,7 +95,7 @@ def make_pretrain_stage(
     Raises:
       UserError: the config cannot work.
     """
-    devices, run_config = devices or jax.devices(), config
+    devices, run_config = devices or jax.devices(), fill_auto(config, records).config
     config = at_stage(run_config, stage)
     check_pretraining(run_config, platform=devices[0].platform, devices=len(devices))
     check_stored_images(config, stored)
@@ -156,6 +158,7 @@ def pretrain(
     hooks: Sequence[Callable[[PretrainStage, Path], Hook]] = (),
     log: Callable[[str], None] = print,
     accept_changed_data: bool = False,
+    extend: bool = False,
 ) -> int:
     """Pre-train in a work directory, or resume there.
 
@@ -165,6 +168,7 @@ def pretrain(
       hooks: functions (stage, workdir) -> Hook, called at the start of every stage.
       log: prints a line.
       accept_changed_data: resume with other training data than the run was begun with.
+      extend: resume a run for longer than it was begun for, see `prepare_workdir`.
 
     Returns:
       The number of updates done.
@@ -189,13 +193,13 @@ def pretrain(
             report = transfer_report(loaded.variables, stages[0].abstract)
             notes = [*describe_start(loaded, report), *notes]
         source = cached(source, config, log)
-        with start.written(workdir) as path:
+        with start.written(workdir, extend) as path:
 
             def make_hooks(stage: PretrainStage, state: TrainState, log: Callable) -> list[Hook]:
                 own = _held_out_hooks(stage, state, source, held_out, path, log)
                 return own + [make_hook(stage, path) for make_hook in hooks]
 
-            log_notes([*notes, *start.values.notes], log)
+            log_notes([*notes, *start.notes], log)
             return train(stages, config, source, path, make_hooks, log)
 
 

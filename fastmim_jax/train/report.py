@@ -12,7 +12,7 @@ from fastmim_jax.data.resize import resizer_name
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import read_json
 from fastmim_jax.models.decoder import Decoder
-from fastmim_jax.plan import PretrainPlan, StagePlan
+from fastmim_jax.plan import PretrainPlan, StagePlan, plan_warnings
 from fastmim_jax.train.metrics import read_metrics
 from fastmim_jax.train.runs import LoadedRun
 from fastmim_jax.train.stage import TrainStage
@@ -61,7 +61,7 @@ def describe_pretraining(stages: Sequence["PretrainStage"], source: Any, held_ou
         return [*common, *describe_plan(first.plan)]
     stage_notes = [Note(f"stage {stage.plan.stage + 1}", _in_a_line(stage.plan)) for stage in stages]
     total = Note("stages", f"{len(stages)}, {first.plan.total_steps:,} steps in all")
-    return [*common, total, *stage_notes]
+    return [*common, total, *stage_notes, *_warnings(first.plan)]
 
 
 def describe_finetuning(
@@ -108,12 +108,17 @@ def describe_plan(plan: StagePlan) -> list[Note]:
         Note("batch", _batch(plan)),
         Note("steps", f"{steps} = {_epochs(plan)}"),
         Note("learning rate", _learning_rate(plan)),
+        *_warnings(plan),
     ]
     if isinstance(plan, PretrainPlan):
         rows, columns = plan.blocks
         notes.append(Note("tokens", _tokens(plan)))
         notes.append(Note("masked blocks", f"{plan.num_masked} of {rows} x {columns} = {rows * columns}"))
     return notes
+
+
+def _warnings(plan: StagePlan) -> list[Note]:
+    return [Note("warning", sentence) for sentence in plan_warnings(plan)]
 
 
 def _in_a_line(plan: PretrainPlan) -> str:

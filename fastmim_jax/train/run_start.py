@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fastmim_jax.io import write_json
-from fastmim_jax.train.data_values import RunValues, settle_values
+from fastmim_jax.train.data_values import RunValues, settle_schedule, settle_values
 from fastmim_jax.train.handshake import shake_hands
 from fastmim_jax.train.run_lock import run_lock
 from fastmim_jax.train.runs import LoadedRun
@@ -22,23 +22,31 @@ class RunStart(NamedTuple):
     """A run that may start in a work directory.
 
     config: complete. loaded: the run to start from, or None. data: content of data.json. values: of the
-    training data.
+    training data. reasons: lines on the schedule, see `settle_schedule`.
     """
 
     config: Any
     loaded: LoadedRun | None
     data: dict[str, Any]
     values: RunValues
+    reasons: list[tuple[str, str]]
+
+    @property
+    def notes(self) -> list[tuple[str, str]]:
+        """(label, text) lines on what was decided at the start."""
+        return [*self.reasons, *self.values.notes]
 
     @contextlib.contextmanager
-    def written(self, workdir: str | Path) -> Iterator[Path]:
+    def written(self, workdir: str | Path, extend: bool = False) -> Iterator[Path]:
         """Lock the work directory and write the files of the start; yield its path.
+
+        extend: see `prepare_workdir`.
 
         Raises:
           UserError: another process uses it, it holds another run, or it cannot be written to.
         """
         with run_lock(workdir):
-            path = prepare_workdir(workdir, self.config)
+            path = prepare_workdir(workdir, self.config, extend)
             if jax.process_index() == 0:
                 write_json(path / DATA_FILE, self.data)
             self.values.write(path)
@@ -73,8 +81,9 @@ def make_run_start(
     data = check_training_data(
         workdir, data, accept=accept_changed_data, log=log, classes_fixed=classes_fixed
     )
+    config, reasons = settle_schedule(config, len(source), workdir)
     config, loaded = resolve(config, workdir)
     data |= check_start(workdir, config.init, loaded)
     origin = loaded.config if loaded else None
     values = settle_values(config, source, workdir, log=log, start=origin, names=data["names"])
-    return RunStart(values.config, loaded, data, values)
+    return RunStart(values.config, loaded, data, values, reasons)

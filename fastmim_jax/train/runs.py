@@ -9,13 +9,12 @@ import jax
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import read_json
-from fastmim_jax.paths import local_path
+from fastmim_jax.run_folder import BEST, CHECKPOINTS, find_checkpoint
 from fastmim_jax.saved_config import config_from_dict, find_mismatch
 from fastmim_jax.train.checkpoint import Checkpoints, describe_damage
 from fastmim_jax.train.sharding import make_mesh, replicated
 
 _LOG = logging.getLogger(__name__)
-BEST = "best"  # folder beside "checkpoints" with the checkpoint of the best evaluation
 
 
 class LoadedRun(NamedTuple):
@@ -93,7 +92,7 @@ def load_run(path: str | Path, step: int | None = None, devices: list | None = N
     """Read the config and the parameters of a run.
 
     Args:
-      path: a work directory, or one checkpoint in it, such as DIR/checkpoints/800.
+      path: a work directory, or one checkpoint in it, such as DIR/checkpoints/800, see `find_checkpoint`.
       step: of a checkpoint in a work directory; None for its best one, or else its newest.
       devices: to hold the parameters; None for all.
 
@@ -102,22 +101,10 @@ def load_run(path: str | Path, step: int | None = None, devices: list | None = N
     Raises:
       UserError: there is no such checkpoint, or none that is whole.
     """
-    path = Path(local_path(path))
-    if path.name.isdecimal() and (path.parent.parent / "config.json").exists():
-        workdir, folder, step = path.parent.parent, path.parent, int(path.name)
-    elif (path / "config.json").exists():
-        workdir, best = path, path / BEST
-        folder = best if step is None and best.exists() else path / "checkpoints"
-    elif path.is_file():
-        raise UserError(
-            f"{path} is a file: type fastmim convert {path} {path.with_suffix('')}, and give that folder"
-        )
-    else:
-        seen = "has no config.json" if path.exists() else "does not exist"
-        raise UserError(
-            f"{path} {seen}: expected the --workdir of a run, or one of its checkpoints such as "
-            f"{path}/checkpoints/1000"
-        )
+    found = find_checkpoint(path)
+    workdir, best = found.workdir, found.workdir / BEST
+    step = found.step if step is None else step
+    folder = found.folder or (best if step is None and best.exists() else workdir / CHECKPOINTS)
     config = read_config(workdir)
     folder, step = _choose(workdir, folder, step, verify=config.run.verify_checkpoints)
     with Checkpoints(folder) as checkpoints:
@@ -141,7 +128,7 @@ def _choose(workdir: Path, folder: Path, step: int | None, verify: bool) -> tupl
         return folder, found.step
     if folder.name == BEST:
         _LOG.warning(f"{folder} holds no whole checkpoint: the newest of the run is used")
-        return _choose(workdir, workdir / "checkpoints", None, verify)
+        return _choose(workdir, workdir / CHECKPOINTS, None, verify)
     if found.damaged:
         raise UserError(f"no checkpoint in {folder} is whole: train again, or restore it from a copy")
     raise UserError(f"{workdir} holds no checkpoint yet: wait until the run has written its first")

@@ -26,11 +26,16 @@ _OF_A_START = {
     *("baselines.json", ACCUMULATION_FILE, "metrics.jsonl", "tensorboard", "checkpoints"),
 }
 
+LENGTHS = ("schedule.epochs", "schedule.steps")  # keys that set how long a run is
 
-def prepare_workdir(workdir: str | Path, config: Any) -> Path:
+
+def prepare_workdir(workdir: str | Path, config: Any, extend: bool = False) -> Path:
     """Make the work directory, or check that the config in it agrees.
 
     A run that ended before its first metrics has left nothing to agree with.
+
+    Args:
+      extend: whether the run may be longer than it was begun for, where that leaves its past as it was.
 
     Raises:
       UserError: it cannot be written to, or holds another config (the message names the keys).
@@ -46,7 +51,7 @@ def prepare_workdir(workdir: str | Path, config: Any) -> Path:
         workdir.mkdir(parents=True, exist_ok=True)
         before = read_saved_config(workdir) if config_file.exists() else None
         if before is not None and in_use(workdir):
-            _check_same(workdir, before, config)
+            _check_same(workdir, before, config, extend)
             _keep_accumulation(workdir, before, config)
         if jax.process_index() == 0:
             _remove_leftovers(workdir, before, config)
@@ -111,12 +116,36 @@ def _keep_accumulation(workdir: Path, before: Mapping, config: Any) -> None:
         keep_accumulation(workdir, numbers)
 
 
-def _check_same(workdir, before, config):
+def _check_same(workdir, before, config, extend):
     changed = differences(before, config)
+    if changed and all(key in LENGTHS for key, _, _ in changed):
+        old = config_from_dict(before)
+        if not _keeps_rates(old, config):
+            raise UserError(
+                f"{workdir} was started for another length ({_shown(changed)}), on which its learning "
+                f"rates depend from the start: type the old length to resume it, or "
+                f"--config.init={workdir} and another --workdir to train on from its end"
+            )
+        if not extend:
+            raise UserError(
+                f"{workdir} was started for another length ({_shown(changed)}): type --extend to go on "
+                "with it, which leaves the learning rates so far as they were, or the old length"
+            )
+        return
     if changed:
-        shown = "; ".join(f"config.{key} was {old}, is {new}" for key, old, new in changed[:8])
-        more = f" and {len(changed) - 8} more" if len(changed) > 8 else ""
         raise UserError(
-            f"{workdir} was started with another config ({shown}{more}): resume with the old values, or "
-            "type another --workdir"
+            f"{workdir} was started with another config ({_shown(changed)}): resume with the old values, "
+            "or type another --workdir"
         )
+
+
+def _keeps_rates(old, new):
+    """Return whether past learning rates do not depend on the length of a run: no cosine, no stages."""
+    if stage_count(new) > 1 or new.schedule.shape != "step":
+        return False
+    return old.schedule.warmup_epochs <= old.schedule.epochs or not old.schedule.warmup_epochs
+
+
+def _shown(changed):
+    shown = "; ".join(f"config.{key} was {old}, is {new}" for key, old, new in changed[:8])
+    return shown + (f" and {len(changed) - 8} more" if len(changed) > 8 else "")

@@ -1,8 +1,6 @@
 """Checks of single config keys: types, ranges and names."""
 
-import math
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -20,103 +18,29 @@ from fastmim_jax.models.vit import RELATIVE_POSITIONS
 from fastmim_jax.saved_config import default_config, flatten
 from fastmim_jax.stages import AUTO
 from fastmim_jax.validate.names import flag
+from fastmim_jax.validate.rules import (
+    Rule,
+    ascending,
+    boolean,
+    choice,
+    either,
+    integer,
+    is_number,
+    number,
+    optional,
+    several,
+    text,
+)
 from fastmim_jax.validate.training import check_data
 
 DTYPES = ("bfloat16", "float32")
 LAYERS = ("unrolled", "scanned")
 RESIDUAL_DTYPES = ("", "float32")
 VIEWS = ("crops", "masks")  # of one image
-LARGEST_INTEGER = 2**31 - 1  # what the devices count in
-LARGEST_NUMBER = 1e9  # far above every sensible value, far below the largest float32
 LARGEST_SIDE = 2**15  # pixels
 MOST_BLOCKS = 1000  # of a model
 LARGEST_WIDTH = 2**16  # channels, or tokens in a row
 SHAPES = ("cosine", "step")  # of the learning rate, see `train.optimizer.make_schedule`
-
-
-class Rule(NamedTuple):
-    """The values that a key accepts.
-
-    expected: in words, after "expected". example: what to type; None: the default of the key.
-    """
-
-    accepts: Callable[[Any], bool]
-    expected: str
-    example: Any = None
-
-
-def integer(least: int, example: Any = None, most: int = LARGEST_INTEGER) -> Rule:
-    bounds = f"at least {least}" + (f" and at most {most}" if most < LARGEST_INTEGER else "")
-    return Rule(lambda x: _is_integer(x) and least <= x <= most, f"an integer of {bounds}", example)
-
-
-def number(
-    least: float | None = None,
-    most: float = LARGEST_NUMBER,
-    *,
-    above: float | None = None,
-    below: float = math.inf,
-    example: Any = None,
-) -> Rule:
-    """Return the rule of a finite number; `above` and `below` are exclusive bounds."""
-    bounds = [f"at least {least}"] if least is not None else []
-    bounds += [f"above {above}"] if above is not None else []
-    bounds += [f"at most {most:g}"] if most < LARGEST_NUMBER or not bounds else []
-    bounds += [f"below {below}"] if below < math.inf else []
-    low = -LARGEST_NUMBER if least is None else least
-    lower = -math.inf if above is None else above
-    return Rule(
-        lambda x: _is_number(x) and low <= x <= most and lower < x < below,
-        "a number " + " and ".join(bounds) if bounds else "a number",
-        example,
-    )
-
-
-def text(example: Any = None, empty: bool = True) -> Rule:
-    return Rule(lambda x: isinstance(x, str) and (empty or bool(x)), "a name", example)
-
-
-def boolean() -> Rule:
-    return Rule(lambda x: isinstance(x, bool), "True or False")
-
-
-def choice(names: Iterable[str]) -> Rule:
-    names = tuple(names)
-    return Rule(lambda x: isinstance(x, str) and x in names, f"choose from: {', '.join(names)}", names[0])
-
-
-def several(item: Rule, expected: str, example: Any = None, lengths: tuple[int, ...] = ()) -> Rule:
-    """Return the rule of a tuple of items, of one of `lengths` if any are given."""
-
-    def accepts(x: Any) -> bool:
-        return (
-            isinstance(x, (tuple, list))
-            and (not lengths or len(x) in lengths)
-            and all(map(item.accepts, x))
-        )
-
-    return Rule(accepts, expected, example)
-
-
-def ascending(item: Rule, expected: str) -> Rule:
-    pair = several(item, expected, lengths=(2,))
-    return Rule(lambda x: pair.accepts(x) and x[0] <= x[1], expected)
-
-
-def either(first: Rule, second: Rule, expected: str, example: Any = None) -> Rule:
-    return Rule(lambda x: first.accepts(x) or second.accepts(x), expected, example)
-
-
-def optional(rule: Rule) -> Rule:
-    return rule._replace(accepts=lambda x: x is None or rule.accepts(x))
-
-
-def _is_integer(x: Any) -> bool:
-    return isinstance(x, int) and not isinstance(x, bool)
-
-
-def _is_number(x: Any) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 
 class _Missing:
@@ -134,6 +58,13 @@ RATIO = number(above=0, most=1000)  # of hidden to other channels
 EPSILON = number(above=0, below=1)
 SIZE = several(SIDE, f"(height, width) in pixels such as (128, 128), up to {LARGEST_SIDE}", lengths=(2,))
 PER_CHANNEL = "a number per channel, or () for ImageNet's"
+
+
+def or_auto(rule: Rule) -> Rule:
+    """Return the rule of a value, or of "auto", which is chosen when the run begins."""
+    return either(rule, choice([AUTO]), f"{rule.expected}, or auto", rule.example)
+
+
 ACCUMULATION = either(integer(1), choice([AUTO]), "an integer of at least 1, or auto", AUTO)
 OF_STAGES = "a tuple with one entry per stage, or ()"
 
@@ -149,7 +80,7 @@ DATA = {
     "crop_on": choice(("host", "device")),
     "max_pixels": integer(1),
     "value_range": several(number(), "(lowest, highest), or ()", (0, 4095), lengths=(0, 2)),
-    "nodata": optional(Rule(lambda x: _is_number(x) and abs(x) < 3.5e38, "a float32 number", -9999.0)),
+    "nodata": optional(Rule(lambda x: is_number(x) and abs(x) < 3.5e38, "a float32 number", -9999.0)),
     "pixel_dtype": choice(["", *WHITE]),
     "max_bad_share": SHARE,
     **{key: text() for key in ("eval_path", "eval_split")},
@@ -191,17 +122,18 @@ COMPUTE = {
     "residual_dtype": choice(RESIDUAL_DTYPES),
 }
 OPTIMIZER = {
-    **{key: FROM_ZERO for key in ("base_lr", "min_base_lr", "warmup_base_lr", "weight_decay", "clip_norm")},
+    "base_lr": or_auto(FROM_ZERO),
+    **{key: FROM_ZERO for key in ("min_base_lr", "warmup_base_lr", "weight_decay", "clip_norm")},
     "betas": several(number(0, below=1), "two numbers of at least 0 and below 1", lengths=(2,)),
     "epsilon": EPSILON,
     "gradient_dtype": choice(reversed(DTYPES)),
 }
 SCHEDULE = {
-    "batch_size": integer(1),
+    "batch_size": or_auto(integer(1)),
     "accumulation": ACCUMULATION,
-    "epochs": POSITIVE,
+    "epochs": or_auto(POSITIVE),
     "steps": integer(0),
-    "warmup_epochs": FROM_ZERO,
+    "warmup_epochs": or_auto(FROM_ZERO),
     "shape": choice(SHAPES),
     "decay_epochs": POSITIVE,
 }
@@ -316,6 +248,8 @@ FINETUNE_RULES = {
     "optimizer.official": boolean(),
     "optimizer.ema_decay": number(0, below=1),
     "run.eval_epochs": FROM_ZERO,
+    "run.patience_epochs": FROM_ZERO,
+    "run.baseline_images": integer(0),
 }
 
 

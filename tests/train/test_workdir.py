@@ -66,3 +66,23 @@ def test_a_run_of_a_number_resumes_with_auto_and_keeps_the_number(tmp_path):
     start(tmp_path)
     assert json.loads((tmp_path / FILE).read_text()) == {"0": {"accumulation": 2, "machine": None}}
     assert json.loads((tmp_path / "config.json").read_text())["schedule"]["accumulation"] == "auto"
+
+
+def test_a_run_goes_on_for_longer_where_its_past_stays(tmp_path):
+    def begin(folder, **schedule):
+        start(folder, steps=0, warmup_epochs=1.0, **schedule)
+        append_json_line(folder / "metrics.jsonl", {"step": 1})
+
+    begin(tmp_path / "step", epochs=10.0, shape="step")
+    longer = small.config(steps=0, epochs=20.0, shape="step", warmup_epochs=1.0)
+    with pytest.raises(UserError, match=r"schedule.epochs was 10.0, is 20.0\): type --extend"):
+        prepare_workdir(tmp_path / "step", longer)
+    prepare_workdir(tmp_path / "step", longer, extend=True)
+    assert json.loads((tmp_path / "step" / "config.json").read_text())["schedule"]["epochs"] == 20
+    begin(tmp_path / "cosine", epochs=10.0)
+    with pytest.raises(UserError, match=r"or --config.init=\S+/cosine and another --workdir to train on"):
+        longer = small.config(steps=0, epochs=20.0, warmup_epochs=1.0)
+        prepare_workdir(tmp_path / "cosine", longer, extend=True)
+    with pytest.raises(UserError, match="resume with the old values"):
+        longer = small.config(steps=0, epochs=20.0, shape="step", warmup_epochs=2.0)
+        prepare_workdir(tmp_path / "step", longer, extend=True)

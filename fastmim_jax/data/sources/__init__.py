@@ -46,6 +46,7 @@ __all__ = [
     "SampleSource",
     "Source",
     "TFDSSource",
+    "check_exists",
     "evaluation_split",
     "labelled",
     "open_source",
@@ -119,6 +120,12 @@ def open_source(path: str | os.PathLike, split: str = "train") -> Source:
     for notice in source.notices:
         _LOG.warning(notice)
     return source
+
+
+def check_exists(path: str | os.PathLike) -> None:
+    """Raise UserError if there is no data set at a path, see `open_source`; nothing is read."""
+    for one in joined.split_path(path):
+        _find_kind(one)
 
 
 def split_names(path: str | os.PathLike) -> tuple[str, ...]:

@@ -1,0 +1,258 @@
+"""Pre-train, fine-tune and probe from Python."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fastmim_jax.api.loaded_model import Model
+from fastmim_jax.api.settings import apply_settings
+from fastmim_jax.api.spelling import python_errors
+from fastmim_jax.auto_schedule import set_auto
+from fastmim_jax.data.sources.joined import absolute_path
+from fastmim_jax.data.workers import start_resource_tracker
+from fastmim_jax.errors import UserError, did_you_mean
+from fastmim_jax.evaluate.best_checkpoint import BestCheckpoint
+from fastmim_jax.evaluate.finetune_baselines import measure_baselines
+from fastmim_jax.evaluate.monitor import open_monitor
+from fastmim_jax.evaluate.probe import Line
+from fastmim_jax.evaluate.probe import probe as probe_run
+from fastmim_jax.models.zoo import create_model
+from fastmim_jax.paths import local_path
+from fastmim_jax.recipes import list_config_files, load_config
+from fastmim_jax.start_jax import start_jax
+from fastmim_jax.tools.reconstruct import draw_loss_curve, picture_hook
+from fastmim_jax.train.finetune import finetune as finetune_run
+from fastmim_jax.train.hook import Hook
+from fastmim_jax.train.metrics import ProgressCounter
+from fastmim_jax.train.pretrain import pretrain as pretrain_run
+from fastmim_jax.train.report import summarize, summary_lines
+
+OWN_DATA = "configs/own.py:tiny"
+OWN_LABELS = "configs/finetune.py:own"
+METHODS = ("fastmim", "fastmim_p", "mae", "mixmim", "pr_mim", "simmim")  # config files of methods
+
+
+@python_errors
+def pretrain(
+    data: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    model: str = "",
+    method: str = "",
+    config: str | ConfigDict = "",
+    init: "str | os.PathLike | Model" = "",
+    accept_changed_data: bool = False,
+    extend: bool = False,
+    log: Callable[[str], None] = print,
+    **settings: Any,
+) -> Path:
+    """Pre-train a backbone on images without labels, or resume a run.
+
+    Args:
+      data: a folder of images, a data set (see `open_dataset`), or "sample".
+      out: work directory of the run, made if missing; the same call resumes a run there to the bit.
+      model: name of the backbone, see `list_models`; "" for that of the config.
+      method: "mae", "simmim", "mixmim", "pr_mim", "fastmim" or "fastmim_p": its published recipe for the
+        model, with batch, epochs, warm-up and learning rate from the number of images; "" for the config.
+      config: such as "configs/mae.py:vit_b16", see `list_configs`; "" for "configs/own.py:tiny".
+      init: a run, checkpoint or `Model` to start from.
+      accept_changed_data: resume although the data changed.
+      extend: resume for longer than the run was begun for, where that leaves its past as it was.
+      log: prints a line.
+      **settings: config keys, such as batch_size=64, epochs=100, mask_ratio=0.6, image_size=96 or
+        method__decoder__depth=2; `fastmim config` lists all.
+
+    Returns:
+      The work directory, for `load`, `probe` and `finetune(init=...)`.
+
+    Raises:
+      UserError: data, config or work directory cannot be used; the sentence says what to type.
+    """
+    chosen = _pretraining_config(config, model, method)
+    chosen = _complete(chosen, data, init, settings, "pretrain")
+    start_resource_tracker()
+    start_jax()
+    workdir = Path(local_path(out))
+    run_pretraining(chosen, workdir, accept_changed_data=accept_changed_data, extend=extend, log=log)
+    return workdir
+
+
+@python_errors
+def finetune(
+    data: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    init: "str | os.PathLike | Model" = "",
+    model: str = "",
+    config: str | ConfigDict = OWN_LABELS,
+    accept_changed_data: bool = False,
+    extend: bool = False,
+    log: Callable[[str], None] = print,
+    **settings: Any,
+) -> Path:
+    """Fine-tune a classifier on labelled images, or resume a run.
+
+    Args:
+      data: a folder with train/ and val/ (or test/), each with a folder per class, or a labelled data set;
+        or one folder per class, with `eval_path` for the images to evaluate on.
+      out: work directory of the run, made if missing; the same call resumes a run there to the bit.
+      init: a run, checkpoint or `Model` to start from; "" trains from scratch and needs `model`.
+      model: name of the backbone; "" for that of `init`.
+      config: by default with batch, epochs, warm-up and learning rate from the number of images.
+      accept_changed_data, extend, log, **settings: see `pretrain`.
+
+    Returns:
+      The work directory; `load` opens its best checkpoint.
+
+    Raises:
+      UserError: see `pretrain`.
+    """
+    chosen = _load(config, "model", "finetune")
+    if model:
+        chosen.model.backbone.name = model
+    chosen = _complete(chosen, data, init, settings, "finetune")
+    start_resource_tracker()
+    start_jax()
+    workdir = Path(local_path(out))
+    finetune_run(
+        chosen,
+        workdir,
+        BestCheckpoint,
+        log,
+        accept_changed_data=accept_changed_data,
+        extend=extend,
+        measure_baselines=measure_baselines,
+    )
+    return workdir
+
+
+@python_errors
+def probe(
+    run: "str | os.PathLike | Model",
+    data: str | os.PathLike | None = None,
+    *,
+    kinds: Sequence[str] = ("ridge",),
+    test: str | os.PathLike | None = None,
+    folds: int = 0,
+    count: int = 20_000,
+    step: int | None = None,
+    log: Callable[[str], None] = print,
+) -> list[Line]:
+    """Probe the frozen features of a checkpoint for classes, layer by layer.
+
+    Args:
+      run: a work directory, a checkpoint or a `Model` of one.
+      data: a labelled folder or data set; None for the data of the run.
+      kinds, test, folds, count, step, log: see `fastmim_jax.evaluate.probe.probe`.
+
+    Returns:
+      [Line] with kind, layer, accuracies (of each fold), held_out and setting.
+
+    Raises:
+      UserError: no checkpoint, no labels, or an unknown kind.
+    """
+    start_jax()
+    paths = [None if path is None else absolute_path(os.fspath(path)) for path in (data, test)]
+    with ProgressCounter("images") as progress:
+        return probe_run(
+            _path_of(run),
+            paths[0],
+            kinds=kinds,
+            test=paths[1],
+            folds=folds,
+            count=count,
+            step=step,
+            log=log,
+            progress=progress.show,
+        )
+
+
+def run_pretraining(
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    accept_changed_data: bool = False,
+    extend: bool = False,
+    log: Callable[[str], None] = print,
+) -> None:
+    """Pre-train with the pictures and probes that the config asks for, then print a summary.
+
+    JAX is started before, see `start_jax`. Arguments: see `train.pretrain.pretrain`.
+    """
+    import jax
+
+    hooks: list[Callable[..., Hook]] = [picture_hook] if config.run.picture_every else []
+    hooks += [open_monitor(config)] if config.monitor.path else []
+    options = dict(accept_changed_data=accept_changed_data, extend=extend)
+    pretrain_run(config, workdir, hooks, log, **options)
+    if jax.process_index():
+        return
+    draw_loss_curve(workdir)
+    for line in summary_lines(summarize(workdir), Path(workdir)):
+        log(line)
+
+
+def _pretraining_config(config: str | ConfigDict, model: str, method: str) -> ConfigDict:
+    if method and config:
+        raise UserError(f"pretrain() got both config and method='{method}': give one of them")
+    if method or (model and not config):
+        return _recipe(method or "mae", model)
+    chosen = _load(config or OWN_DATA, "method", "pretrain")
+    if model:
+        chosen.method.backbone.name = model
+    return chosen
+
+
+def _recipe(method: str, model: str) -> ConfigDict:
+    """Return the published recipe of a method for a model, with the schedule of own data."""
+    if method not in METHODS:
+        hint = did_you_mean(method, METHODS)
+        raise UserError(f"no method '{method}'{hint}; choose from: {', '.join(METHODS)}")
+    name = f"configs/{method}.py"
+    (file,) = (file for file in list_config_files() if file.name == name)
+    configs = [load_config(f"{name}:{variant}") for variant in file.variants]
+    names = [config.method.backbone.name for config in configs]
+    family = model.partition("_")[0]
+    same = [index for index, other in enumerate(names) if other == model or not model]
+    same += [index for index, other in enumerate(names) if other.partition("_")[0] == family]
+    encoder = create_model(model) if model else None  # raises for an unknown name
+    if not same:
+        raise UserError(
+            f"{method} has no recipe for model='{model}'; choose a model like one of: "
+            + ", ".join(dict.fromkeys(names))
+        )
+    config = configs[same[0]]
+    if encoder is not None and config.method.backbone.name != model:
+        if config.method.block_size == create_model(config.method.backbone.name).stride:
+            config.method.block_size = encoder.stride
+        config.method.backbone.name = model
+    set_auto(config)
+    return config
+
+
+def _load(config: str | ConfigDict, section: str, caller: str) -> ConfigDict:
+    chosen = config.copy_and_resolve_references() if isinstance(config, ConfigDict) else load_config(config)
+    if section not in chosen:
+        other = "finetune" if caller == "pretrain" else "pretrain"
+        raise UserError(f"this config is for another function: call fastmim_jax.{other}() with it")
+    return chosen
+
+
+def _complete(config: ConfigDict, data: Any, init: Any, settings: dict, caller: str) -> ConfigDict:
+    """Return a config with its data, start and settings."""
+    if not isinstance(data, str | os.PathLike):
+        raise UserError(
+            f"data is a {type(data).__name__}, expected the path of a folder or data set: write the "
+            "images to files"
+        )
+    config.data.path = absolute_path(os.fspath(data))
+    if init:
+        config.init = os.path.abspath(local_path(_path_of(init)))
+    return apply_settings(config, settings, caller)
+
+
+def _path_of(run: "str | os.PathLike | Model") -> str:
+    return str(run.path) if isinstance(run, Model) else os.fspath(run)

@@ -1,0 +1,83 @@
+"""Pre-training, fine-tuning and probes from Python: which config they choose, and short runs."""
+
+from pathlib import Path
+
+import pytest
+
+import fastmim_jax
+from fastmim_jax.api import training
+from fastmim_jax.auto_schedule import has_auto
+from fastmim_jax.errors import UserError
+from helpers import labelled_images, small
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """The configs that runs would train with, instead of the runs."""
+    configs = []
+    monkeypatch.setattr(training, "pretrain_run", lambda config, *_, **__: configs.append(config))
+    monkeypatch.setattr(training, "finetune_run", lambda config, *_, **__: configs.append(config))
+    monkeypatch.setattr(training, "draw_loss_curve", lambda workdir: None)
+    monkeypatch.setattr(training, "summary_lines", lambda *_: [])
+    monkeypatch.setattr(training, "summarize", lambda *_: None)
+    return configs
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "backbone"),
+    [
+        ({}, "mae", "vit_ti8"),
+        (dict(model="vit_ti16", method="mae"), "mae", "vit_ti16"),
+        (dict(model="vit_ti8"), "mae", "vit_ti8"),
+        (dict(model="swin_t", method="simmim"), "simmim", "swin_t"),
+        (dict(method="fastmim", model="pvt_v2_b2"), "fastmim", "pvt_v2_b2"),
+        (dict(config="configs/mixmim.py:tiny"), "mixmim", "mixmim_b"),
+    ],
+)
+def test_the_recipe_of_a_method_and_a_model(chosen, tmp_path, options, name, backbone):
+    assert fastmim_jax.pretrain("sample", tmp_path, **options, workers=0) == Path(tmp_path)
+    (config,) = chosen
+    assert config.method.name == name and config.method.backbone.name == backbone
+    assert config.run.workers == 0 and config.data.path == "sample"
+    assert has_auto(config) == ("config" not in options)
+    if backbone == "vit_ti8":
+        assert config.method.block_size == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(method="mea"), "no method 'mea'; did you mean mae?"),
+        (dict(method="mixmim", model="vit_b16"), "mixmim has no recipe for model='vit_b16'"),
+        (dict(model="vit_x16", method="mae"), "'vit_x16'"),
+        (dict(config="configs/finetune.py"), r"call fastmim_jax.finetune\(\) with it"),
+        (dict(config="configs/own.py:tiny", method="mae"), "give one of them"),
+        (dict(batchsize=3), "did you mean schedule__batch_size"),
+        (dict(mask_ratio=2), "type method__mask_ratio=0.75"),
+        (dict(config="configs/mea.py"), "did you mean configs/mae.py"),
+    ],
+)
+def test_what_cannot_be_meant(chosen, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        fastmim_jax.pretrain("sample", tmp_path, **options)
+
+
+@pytest.mark.slow
+def test_pretrain_probe_finetune_and_load(tmp_path, one_device, capsys):
+    images = labelled_images.write_images(tmp_path / "images", each=8)
+    config = small.config(images, steps=2)
+    run = fastmim_jax.pretrain(images, tmp_path / "run", config=config, batch_size=8)
+    lines = fastmim_jax.probe(run, images, folds=2)
+    assert {line.kind for line in lines} == {"ridge"} and len(lines) == 4
+    tuned = fastmim_jax.finetune(
+        images,
+        tmp_path / "tuned",
+        init=fastmim_jax.load(run),
+        eval_path=str(images),
+        image_size=32,
+        epochs=1,
+        workers=0,
+        dtype="float32",
+    )
+    assert "auto" in capsys.readouterr().out
+    assert len(fastmim_jax.load(tuned).predict(images)) == 24
