@@ -1,8 +1,9 @@
-"""Weighted means over the tokens of a batch."""
+"""Weighted means over the tokens of a batch; for a shard of it, its share, which add up to the mean."""
 
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Num
 
+from fastmim_jax.models.device import sum_over_shards
 from fastmim_jax.models.typing import Array
 
 
@@ -28,7 +29,7 @@ def masked_l1(
 
 
 def _weighted_mean(error: Array, weight: Array) -> Array:
-    return jnp.where(weight > 0, weight * error.mean(-1), 0.0).sum() / weight.sum()
+    return jnp.where(weight > 0, weight * error.mean(-1), 0.0).sum() / sum_over_shards(weight.sum())
 
 
 def mean_target(

@@ -1,5 +1,7 @@
 """Convolutions, and the batch norm of convolutional backbones."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from flax.linen.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from fastmim_jax.models.device import shard_count, shard_index, sum_over_shards
 from fastmim_jax.models.linear import broadcast_parameter
 from fastmim_jax.models.typing import Array
 
@@ -118,23 +121,42 @@ class BatchNorm(nn.Module):
         variance = self.variable("batch_stats", "var", jnp.ones, (width,))
         if self.is_initializing() or not self.is_mutable_collection("batch_stats"):
             return self._normalize(x, mean.value, variance.value, scale, bias)
-        if x.shape[0] % self.groups:
+        if x.shape[0] * shard_count() % self.groups:
             raise ValueError(
                 f"{x.shape[0]} images cannot be split into {self.groups} groups for batch norm, expected "
                 "norm_groups that divide the batch"
             )
-        groups = x.reshape(self.groups, -1, *x.shape[1:]).astype(jnp.float32)
-        means = groups.mean((1, 2, 3), keepdims=True)
-        variances = jnp.square(groups - means).mean((1, 2, 3), keepdims=True)
-        count = groups[0].size // width
+        x_float = x.astype(jnp.float32)
+        if self.groups % shard_count():
+            groups, mean_of = x_float[:, None], functools.partial(_mean_across_shards, groups=self.groups)
+        else:
+            groups = x_float.reshape(self.groups // shard_count(), -1, *x.shape[1:])
+            mean_of = functools.partial(jnp.mean, axis=(1, 2, 3), keepdims=True)
+        means = mean_of(groups)
+        variances = mean_of(jnp.square(groups - means))
+        count = x.size // width * shard_count() // self.groups
         self._update(mean, means)
         self._update(variance, variances * (count / max(count - 1, 1)))
         return self._normalize(groups, means, variances, scale, bias).reshape(x.shape)
 
     def _update(self, running, new):
-        new = new.mean(0).reshape(-1)
+        new = sum_over_shards(new.mean(0).reshape(-1)) / shard_count()
         running.value = (1 - self.momentum) * running.value + self.momentum * new
 
     def _normalize(self, x, mean, variance, scale, bias):
         factor = jax.lax.rsqrt(variance + self.epsilon) * scale
         return ((x.astype(jnp.float32) - mean) * factor + bias).astype(self.dtype)
+
+
+def _mean_across_shards(x, groups):
+    """Return the mean of each row's group, (B, 1, 1, 1, D), for a shard (B, 1, h, w, D) of a batch.
+
+    Groups are of consecutive images of the batch, and cross the bounds of shards.
+    """
+    images = len(x) * shard_count() // groups  # of a group
+    rows = shard_index() * len(x) + jnp.arange(len(x))
+    membership = jax.nn.one_hot(rows // images, groups)
+    exact = jax.lax.Precision.HIGHEST
+    sums = jnp.einsum("bg,bd->gd", membership, x.mean((1, 2, 3)), precision=exact)
+    means = jnp.einsum("bg,gd->bd", membership, sum_over_shards(sums) / images, precision=exact)
+    return means[:, None, None, None]

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from fastmim_jax.models.base import Backbone, EncoderOutput
 from fastmim_jax.models.convolution import BatchNorm
+from fastmim_jax.models.device import rows_of_shard
 from fastmim_jax.models.layers import PatchEmbed, layer_norm
 from fastmim_jax.models.typing import Array
 
@@ -78,7 +80,22 @@ class WidePool(nn.Module):
         kernel_init, bias_init = nn.initializers.he_normal(), nn.initializers.zeros
         x = PatchEmbed(1, self.width, self.dtype, kernel_init, bias_init, name="fc")(encoded.tokens)
         x = nn.swish(BatchNorm(self.norm_groups, dtype=self.dtype, name="norm")(x)).mean((1, 2))
-        return nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(x)
+        return Dropout(self.dropout, name="Dropout_0")(x) if self.has_rng("dropout") else x
+
+
+class Dropout(nn.Module):
+    """Dropout with the "dropout" generator; a shard of the batch drops what it drops in the batch."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B D"]:
+        key, keep_rate = self.make_rng("dropout"), 1 - self.rate
+
+        def draw(rows):
+            return jax.random.bernoulli(key, keep_rate, (rows, *x.shape[1:]))
+
+        return jnp.where(rows_of_shard(draw, len(x)), x / keep_rate, 0)
 
 
 POOLINGS = {"pool_norm": PoolNorm, "norm_pool": NormPool, "pool": Pool, "cls": Cls, "wide_pool": WidePool}

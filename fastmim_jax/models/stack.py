@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from fastmim_jax.models.device import rows_of_shard
 from fastmim_jax.models.layers import constrain_batch_sharding
 from fastmim_jax.models.typing import Array
 
@@ -121,7 +122,12 @@ class Stack(nn.Module):
         if not any(self.drop_path or ()) or not self.has_rng(DROP_PATH):
             return [(None,) * branches] * self.depth
         keep_rate = 1 - jnp.asarray(self.drop_path, jnp.float32)[:, None, None]
-        keep = jax.random.bernoulli(self.make_rng(DROP_PATH), keep_rate, (self.depth, branches, batch))
+        key = self.make_rng(DROP_PATH)
+
+        def draw(rows):
+            return jax.random.bernoulli(key, keep_rate, (self.depth, branches, rows))
+
+        keep = rows_of_shard(draw, batch, axis=2)
         return [tuple(block_scales) for block_scales in keep / keep_rate]
 
     def _scan(self, x, shared, emit, options, scales):

@@ -18,6 +18,8 @@ LOOPS = ("scan", "while")
 def peak_bytes(jaxpr: core.Jaxpr) -> int:
     """Return the largest sum of bytes that are alive at once while a jaxpr runs, without its arguments.
 
+    Of arrays that are split over devices all parts count, inside `jax.shard_map` too.
+
     Equations run in their order. A result is alive from its equation to the last one that reads it; that of
     an operation of FUSED takes no memory, but the values that it reads stay alive as long.
     """
@@ -28,7 +30,7 @@ def peak_bytes(jaxpr: core.Jaxpr) -> int:
     for index, equation in enumerate(jaxpr.eqns):
         fused = equation.primitive.name in FUSED
         new = 0 if fused else sum(map(_bytes, equation.outvars))
-        inside = max((peak_bytes(inner) for inner in _inner_jaxprs(equation)), default=0)
+        inside = max((_inner_bytes(equation, inner) for inner in _inner_jaxprs(equation)), default=0)
         if equation.primitive.name in LOOPS:
             inside += new  # the carry that an iteration reads, beside the one that it writes
         peak = max(peak, alive + max(new, inside))
@@ -38,6 +40,15 @@ def peak_bytes(jaxpr: core.Jaxpr) -> int:
             dying[min(death, end)] = dying.get(min(death, end), 0) + _bytes(variable)
         alive -= dying.pop(index, 0)
     return peak
+
+
+def _inner_bytes(equation: Any, inner: core.Jaxpr) -> int:
+    """Return the peak of an inner jaxpr; of `jax.shard_map`, of all devices that run it on a shard."""
+    if equation.primitive.name != "shard_map":
+        return peak_bytes(inner)
+    pairs = zip(equation.invars, inner.invars, strict=True)
+    shards = [_bytes(outer) // (_bytes(one) or 1) for outer, one in pairs]
+    return peak_bytes(inner) * max(shards, default=1)
 
 
 def _last_uses(jaxpr: core.Jaxpr) -> dict[Any, int]:

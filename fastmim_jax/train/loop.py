@@ -16,7 +16,8 @@ from fastmim_jax.data.limits import DecodeRules
 from fastmim_jax.data.undecodable import UndecodableRecords
 from fastmim_jax.errors import UserError
 from fastmim_jax.saved_config import flatten
-from fastmim_jax.train.accumulation import fit_stage, saved_stage, what_to_type
+from fastmim_jax.train.accumulation import fit_stage, saved_stage
+from fastmim_jax.train.accumulation_advice import what_to_type
 from fastmim_jax.train.agreement import GivenUp, StopAgreement
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.compilation import compilation_seconds, log_compilation

@@ -12,8 +12,8 @@ from jax.experimental import multihost_utils
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import read_json, write_json
 from fastmim_jax.saved_config import find_mismatch, unflatten
-from fastmim_jax.train.accumulation import FILE as ACCUMULATION_FILE
-from fastmim_jax.train.accumulation import read_accumulation
+from fastmim_jax.train.accumulation_file import FILE as ACCUMULATION_FILE
+from fastmim_jax.train.accumulation_file import read_accumulation
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.data_values import FILE as VALUES_FILE
 from fastmim_jax.train.data_values import read_values

@@ -13,6 +13,8 @@ from jax.typing import DTypeLike
 from fastmim_jax.mim.losses import mean_target
 from fastmim_jax.mim.masking import disjoint_noise
 from fastmim_jax.mim.mixmim import split_groups, split_pairs
+from fastmim_jax.models.device import shard_count
+from fastmim_jax.train.micro_batches import mean_gradients, split_strided
 from fastmim_jax.train.state import TrainState
 
 TOP = 5  # likeliest classes of an image that are returned
@@ -21,14 +23,6 @@ TOP = 5  # likeliest classes of an image that are returned
 def mask_noise(key: jax.Array, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Return the uniform noise that decides the masks, a function of the seed and the step alone."""
     return jax.random.uniform(jax.random.fold_in(key, step), shape)
-
-
-def split_strided(batch: Any, parts: int) -> Any:
-    """Return a tree of arrays (B, ...) as (parts, B / parts, ...).
-
-    Micro-batches are strided, so that each is spread over the same devices as the batch.
-    """
-    return jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
 
 def pretrain_step(
@@ -102,7 +96,8 @@ def finetune_step(
     def loss_fn(params, collections, part, rngs):
         variables = {"params": params, **collections}
         logits, collections = model.apply(variables, part["images"], mutable=list(collections), rngs=rngs)
-        return optax.softmax_cross_entropy(logits, part["targets"]).mean(), collections
+        losses = optax.softmax_cross_entropy(logits, part["targets"])
+        return losses.sum() / (len(losses) * shard_count()), collections
 
     return update(state, {"images": images, "targets": targets}, loss_fn, key=key, **options)
 
@@ -125,7 +120,7 @@ def update(
 
     Args:
       batch: tree of arrays (B, ...).
-      loss_fn: (params, collections, part of the batch, rngs) -> loss, new collections.
+      loss_fn: see `mean_gradients`.
       optimizer: without a learning rate.
       schedule: step -> learning rate.
       key: the run's random key.
@@ -139,7 +134,7 @@ def update(
       See `pretrain_step`. If the loss or the gradients are not finite, only the counters change.
     """
     cast = dataclasses.replace(state, params=_cast_kernels(state.params, gradient_dtype))
-    loss, collections, grads = _mean_gradients(loss_fn, cast, batch, accumulation, into_parts, key)
+    loss, collections, grads = mean_gradients(loss_fn, cast, batch, accumulation, into_parts, key)
     # On shards, gradients are scattered where they are summed, and new parameters are gathered at the end.
     grads = jax.tree.map(lambda grad, param: grad.astype(param.dtype), split(grads), state.params)
     state = dataclasses.replace(state, params=split(state.params))
@@ -181,32 +176,6 @@ def _apply_gradients(state, loss, collections, grads, optimizer, schedule, ema_d
     )
     metrics = {"loss": loss, "grad_norm": grad_norm, "lr": lr}
     return state, {**metrics, "skipped": state.skipped, "skipped_in_row": state.skipped_in_row}
-
-
-def _mean_gradients(loss_fn, state, batch, parts, into_parts, key):
-    """Return loss, collections and gradients of a batch, computed in `parts` equal parts."""
-    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
-    key = jax.random.fold_in(jax.random.fold_in(key, state.step), 1)  # not the key of the mask
-    if parts == 1:
-        (loss, collections), grads = value_and_grad(state.params, state.collections, batch, _rngs(key))
-        return loss, collections, grads
-
-    def body(carry, inputs):
-        total, collections, sums = carry
-        index, part = inputs
-        rngs = _rngs(jax.random.fold_in(key, index))
-        (loss, collections), grads = value_and_grad(state.params, collections, part, rngs)
-        return (total + loss, collections, optax.tree.add(sums, grads)), None
-
-    carry = jnp.zeros(()), state.collections, optax.tree.zeros_like(state.params, dtype=jnp.float32)
-    inputs = jnp.arange(parts), into_parts(batch, parts)
-    (loss, collections, sums), _ = jax.lax.scan(body, carry, inputs)
-    return loss / parts, collections, jax.tree.map(lambda x: x / parts, sums)
-
-
-def _rngs(key):
-    """Return the keys of drop path and dropout."""
-    return {name: jax.random.fold_in(key, index) for index, name in enumerate(("drop_path", "dropout"))}
 
 
 def forward(variables, batch, index, *, method, prepare, key):

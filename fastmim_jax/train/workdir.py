@@ -14,8 +14,8 @@ from fastmim_jax.io import remove_empty, write_text
 from fastmim_jax.paths import utf8_path
 from fastmim_jax.saved_config import config_from_dict, differences
 from fastmim_jax.stages import AUTO, at_stage, stage_count
-from fastmim_jax.train.accumulation import FILE as ACCUMULATION_FILE
-from fastmim_jax.train.accumulation import keep_accumulation
+from fastmim_jax.train.accumulation_file import FILE as ACCUMULATION_FILE
+from fastmim_jax.train.accumulation_file import keep_accumulation
 from fastmim_jax.train.run_lock import FILE as LOCK_FILE
 from fastmim_jax.train.runs import read_saved_config
 from fastmim_jax.train.warm_start import has_checkpoint

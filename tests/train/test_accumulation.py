@@ -9,16 +9,11 @@ import numpy as np
 import pytest
 
 from fastmim_jax.errors import OutOfMemoryError
-from fastmim_jax.train import accumulation, memory
-from fastmim_jax.train.accumulation import (
-    FILE,
-    allowed_accumulations,
-    fit_stage,
-    keep_accumulation,
-    saved_stage,
-    search,
-    what_to_type,
-)
+from fastmim_jax.train import memory
+from fastmim_jax.train.accumulation import fit_stage, saved_stage
+from fastmim_jax.train.accumulation_advice import what_to_type
+from fastmim_jax.train.accumulation_file import FILE, keep_accumulation
+from fastmim_jax.train.accumulation_search import PER_ESTIMATE, Programs, allowed_accumulations, search
 from fastmim_jax.train.pretrain import make_pretrain_stage
 from fastmim_jax.train.report import describe_plan
 from helpers import small
@@ -39,7 +34,7 @@ def test_the_smallest_number_that_fits_is_found_with_few_programs(limit, wrong_b
         compiled.append(number)
         return need(number)
 
-    choice = search(NUMBERS, lambda n: wrong_by * need(n) / accumulation.PER_ESTIMATE, measure, limit)
+    choice = search(NUMBERS, lambda n: wrong_by * need(n) / PER_ESTIMATE, measure, limit)
     assert choice.accumulation == min(n for n in NUMBERS if need(n) <= limit)
     assert len(compiled) == len(set(compiled)) <= 3
 
@@ -86,7 +81,7 @@ def test_micro_batches_fit_devices_pairs_and_norms():
 @cache
 def needs():
     """-> {number: bytes of the compiled step}, and the bytes beside it."""
-    programs = accumulation.Programs(shared_stage())
+    programs = Programs(shared_stage())
     return {number: programs.compile(number) for number in (1, 2, 4, 8)}, programs.beside()
 
 
@@ -126,7 +121,7 @@ def test_auto_takes_the_fewest_that_fit_and_keeps_the_losses(tmp_path, number):
     assert stage.plan.accumulation == number and stage.eval_batch_size == 64 // number
     assert "memory" in lines[0] and ("the whole batch needs about" in lines[0]) == (number > 1)
     np.testing.assert_allclose(losses(stage), whole_losses(), rtol=1e-5)
-    assert accumulation.Programs(stage).at(number).step.jitted._cache_size() == 0  # compiled once, ahead
+    assert Programs(stage).at(number).step.jitted._cache_size() == 0  # compiled once, ahead
 
 
 @pytest.mark.slow
@@ -173,15 +168,15 @@ def test_remat_is_advised_where_it_fits(monkeypatch, number, with_remat, advice)
         programs.needs[number] = 1e6 * (with_remat.get(number, 100) if remat else 100)
         return programs.needs[number]
 
-    monkeypatch.setattr(accumulation.Programs, "compile", compile)
-    monkeypatch.setattr(accumulation.Programs, "estimate", lambda programs, number: 1e8)
+    monkeypatch.setattr(Programs, "compile", compile)
+    monkeypatch.setattr(Programs, "estimate", lambda programs, number: 1e8)
     with pytest.raises(OutOfMemoryError) as error:
         fit_stage(stage_of(accumulation=number), print, None, 60 * 10**6)
     assert advice in str(error.value)
 
 
 def test_parameters_that_do_not_fit_need_a_smaller_backbone(monkeypatch):
-    monkeypatch.setattr(accumulation.Programs, "compile", lambda self, n: self.needs.setdefault(n, 1e8))
+    monkeypatch.setattr(Programs, "compile", lambda self, n: self.needs.setdefault(n, 1e8))
     stage = stage_of(accumulation=64)
     with pytest.raises(OutOfMemoryError, match="are free: use a smaller backbone$"):
         fit_stage(stage, print, None, 100_000)

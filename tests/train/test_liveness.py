@@ -43,3 +43,14 @@ def test_a_loop_holds_the_carry_twice_and_its_own_results():
 def test_arguments_are_those_of_one_device():
     spread = batch_sharding(make_mesh(devices=jax.devices()[:4]))
     assert argument_bytes({"x": jax.ShapeDtypeStruct((8, 10), jnp.float32, sharding=spread)}) == 80
+
+
+def test_a_shard_counts_once_for_every_device():
+    def sines(x):
+        return jnp.sin(jnp.cos(x)).sum()
+
+    mesh = make_mesh()
+    rows = batch_sharding(mesh).spec
+    options = dict(mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
+    split = jax.shard_map(lambda x: sines(x)[None], **options)
+    assert 8000 <= peak(sines, X) <= peak(split, X) <= peak(sines, X) + 100

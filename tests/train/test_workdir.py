@@ -7,7 +7,7 @@ import pytest
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import append_json_line
-from fastmim_jax.train.accumulation import FILE
+from fastmim_jax.train.accumulation_file import FILE
 from fastmim_jax.train.run_lock import run_lock
 from fastmim_jax.train.workdir import in_use, prepare_workdir, removed_if_refused
 from helpers import small

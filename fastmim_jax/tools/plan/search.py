@@ -9,7 +9,7 @@ import jax
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.tools.plan.topology import Topology
-from fastmim_jax.train.accumulation import Choice, Programs, allowed_accumulations, search
+from fastmim_jax.train.accumulation_search import Choice, Programs, allowed_accumulations, search
 from fastmim_jax.train.memory import USABLE, program_bytes
 from fastmim_jax.train.out_of_memory import is_out_of_memory
 from fastmim_jax.train.stage import TrainStage
