@@ -86,10 +86,9 @@ def train(
                 state = restore_or_create(start, stages, checkpoints, log)
         metrics = Metrics(workdir, step, total) if is_first else NullMetrics()
         bad_files = workdir / ("bad_files.txt" if is_first else f"bad_files-{jax.process_index()}.txt")
-        rules = stages[0].reader.rules
-        options = dict(log=metrics.log, threads=config.run.threads or cpu_share().cpus)
+        rules, threads = stages[0].reader.rules, config.run.threads or cpu_share().cpus
         undecodable = UndecodableRecords(
-            source, data.max_bad_share, bad_files, data.channels, rules, **options
+            source, data.max_bad_share, bad_files, data.channels, rules, metrics.log, threads
         )
         clipped = ClippedValues(rules)
         loop = Loop(stages, flatten(config), checkpoints, metrics, undecodable, stop, clipped=clipped)
