@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -30,8 +30,8 @@ from fastmim_jax.train.stage import (
     TrainStage,
     abstract_state,
     cached,
-    jit_step,
     optimizer_options,
+    stage_fields,
     update_options,
     with_values,
 )
@@ -118,16 +118,8 @@ def make_finetune_stage(
         return make_finetune_stage(changed, records, classes, devices, loaded, stored)
 
     return FinetuneStage(
-        config=config,
-        plan=plan,
-        mesh=mesh,
-        model=model,
-        variables=variables,
-        reader=reader,
-        eval_batch_size=plan.batch_size // plan.accumulation,
-        abstract=abstract,
+        **stage_fields(config, plan, mesh, model, reader, abstract, update),
         create=create,
-        make_step=cache(partial(jit_step, update, abstract, mesh, reader)),
         rebuild=rebuild,
         classes=tuple(classes),
         classify=classify_program(model, reader, variables, mesh),

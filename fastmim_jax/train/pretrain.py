@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,10 @@ from fastmim_jax.train.stage import (
     TrainStage,
     abstract_state,
     cached,
-    jit_step,
     open_held_out_data,
     open_training_data,
     optimizer_options,
+    stage_fields,
     update_options,
     with_values,
 )
@@ -132,16 +132,8 @@ def make_pretrain_stage(
         return make_pretrain_stage(changed, records, devices, stage, loaded, stored)
 
     return PretrainStage(
-        config=config,
-        plan=plan,
-        mesh=mesh,
-        model=method,
-        variables=variables,
-        reader=reader,
-        eval_batch_size=plan.batch_size // plan.accumulation,
-        abstract=abstract,
+        **stage_fields(config, plan, mesh, method, reader, abstract, update),
         create=create,
-        make_step=cache(partial(jit_step, update, abstract, mesh, reader)),
         rebuild=rebuild,
         **method_programs(method, reader, key, variables, mesh),
     )

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any, Self
 
 import jax
@@ -78,6 +79,29 @@ class TrainStage(InferenceStage):
         """See `InferenceStage.to_devices`; of a batch for crops on the devices, the boxes too."""
         names = names or (self.training_inputs if "box" in batch else self.inputs)
         return super().to_devices(batch, batch_size, names)
+
+
+def stage_fields(
+    config: Any,
+    plan: StagePlan,
+    mesh: jax.sharding.Mesh,
+    model: Any,
+    reader: ImageReader,
+    abstract: TrainState,
+    update: Callable,
+) -> dict[str, Any]:
+    """Return the fields of a `TrainStage` but `create` and `rebuild`; update: see `jit_step`."""
+    return dict(
+        config=config,
+        plan=plan,
+        mesh=mesh,
+        model=model,
+        variables=abstract.eval_variables(),
+        reader=reader,
+        eval_batch_size=plan.batch_size // plan.accumulation,
+        abstract=abstract,
+        make_step=cache(partial(jit_step, update, abstract, mesh, reader)),
+    )
 
 
 def jit_step(
