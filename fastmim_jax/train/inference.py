@@ -283,7 +283,7 @@ def classifier_stage(
 
 def method_programs(
     method: nn.Module, reader: ImageReader, key: jax.Array, variables: dict, mesh: jax.sharding.Mesh
-) -> dict[str, Callable]:
+) -> dict[str, Any]:
     """Return the compiled functions of a MethodStage by name; key: see `run_key`."""
     shared = dict(method=method, prepare=reader.normalize, key=key)
     batch, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
