@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _refuse(error, words):
     """Exit with a sentence, if an error has one."""
     if isinstance(error, UserError):
-        print(f"fastmim: {error}", file=sys.stderr)
+        command = COMMANDS.get(next(iter(words), ""), COMMANDS["pretrain"])
+        print(f"fastmim: {command.as_typed(str(error))}", file=sys.stderr)
         sys.exit(2)
     if isinstance(error, KeyboardInterrupt):
         print("fastmim: interrupted", file=sys.stderr)
@@ -71,7 +72,7 @@ def _run(argv):
         return 0
     from fastmim_jax.cli.parse import parse  # here: the help needs no absl
 
-    print_warnings()
+    print_warnings(command.as_typed)
     values, paths = parse(name, command, words)
     check_inputs(name, command, values, paths)
     return command.run(values, paths)

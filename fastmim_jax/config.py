@@ -259,6 +259,8 @@ def _run() -> ConfigDict:
     run.keep_every = 0  # steps: checkpoints at multiples of it are never deleted; 0: none
     run.verify_checkpoints = True  # compare files with their SHA-256 sums before reading: 1 s a GB
     run.max_failed_saves = 3  # checkpoints in a row that cannot be written before the run stops, at least 1
+    # Seconds after which a small write to the work directory that has not returned ends the run; 0: never
+    run.disk_timeout_seconds = 45.0
     # Seconds between a stop signal and the end that the scheduler leaves: an evaluation or a picture that
     # lasts longer than half of it is given up for the checkpoint, and made when the run resumes.
     run.grace_seconds = 25.0

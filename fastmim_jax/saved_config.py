@@ -1,11 +1,13 @@
 """Saved configs (config.json): opened with the current keys, and compared to a new config."""
 
-from collections.abc import Mapping
+import ast
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from fastmim_jax.config import finetune_config, pretrain_config
+from fastmim_jax.errors import FormatMismatch
 
 COMPUTE = tuple(
     f"{section}.{key}" for section in ("method", "model") for key in ("kernel", "remat", "layers")
@@ -131,3 +133,33 @@ def differences(before: Mapping, now: Mapping | ConfigDict) -> list[tuple[str, A
     before, now = {**flatten(default_config(before)), **flatten(before)}, flatten(now)
     keys = [key for key in sorted({*before, *now}) if not key.startswith(RESUMABLE)]
     return [(key, before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)]
+
+
+def override(config: ConfigDict, settings: Iterable[str]) -> None:
+    """Set keys of a config, in place.
+
+    Args:
+      settings: texts such as "method.backbone.heads=6".
+
+    Raises:
+      FormatMismatch: the config of this kind of model has no such key, or the value has another type.
+    """
+    config.lock()
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        try:
+            config.update_from_flattened_dict({config_key(key): value})
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            raise FormatMismatch(
+                f"--set={setting} does not fit the config ({str(error).splitlines()[0]}): expected a key "
+                "of fastmim_jax/config.py and a value, such as --set=method.backbone.heads=6"
+            ) from error
+
+
+def config_key(setting: str) -> str:
+    """Return the flattened config key of a setting "KEY=VALUE" or "config.KEY=VALUE"."""
+    return setting.partition("=")[0].removeprefix("config.")

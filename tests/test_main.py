@@ -14,6 +14,7 @@ from fastmim_jax import __main__
 from fastmim_jax.__main__ import main
 from fastmim_jax.cli.command import usage
 from fastmim_jax.cli.commands import COMMANDS
+from fastmim_jax.cli.flags import flag_name
 from fastmim_jax.cli.terminal import print_warnings
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.evaluate.probe import KINDS
@@ -150,7 +151,7 @@ def test_help_is_not_an_error(capsys):
     main(["probe", "--help"])
     text = capsys.readouterr().out
     assert usage("probe", COMMANDS["probe"]) in text
-    assert all(f"--{flag}" in text for flag in COMMANDS["probe"].flags)
+    assert all(f"--{flag_name(flag)}" in text for flag in COMMANDS["probe"].flags)
     assert f"{', '.join(KINDS)}; default: " in text and "--config.KEY" not in text
 
 
@@ -258,6 +259,20 @@ def test_warnings_about_data_are_printed_once(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     open_source(tmp_path)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "typed"),
+    [
+        ("pretrain", "--config.run.workers=N --config.data.value_range='(LOWEST, HIGHEST)'"),
+        ("features", "--set=run.workers=N --set=data.value_range='(LOWEST, HIGHEST)'"),
+        ("evaluate", "--set=run.workers=N --set=data.value_range='(LOWEST, HIGHEST)'"),
+        ("prepare", "--workers=N --value_range='(LOWEST, HIGHEST)'"),
+    ],
+)
+def test_advice_names_flags_that_the_command_takes(command, typed):
+    text = "--config.run.workers=N --config.data.value_range='(LOWEST, HIGHEST)'"
+    assert COMMANDS[command].as_typed(text) == typed
 
 
 def test_every_command_opens_data_where_the_warnings_are():

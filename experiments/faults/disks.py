@@ -1,11 +1,15 @@
 """Disks that are full, read-only or gone, data that vanish, and two runs in one work directory."""
 
+import os
 import resource
 import shutil
 import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
-from case import EVERY, STEPS, Case
+from case import EVERY, REPOSITORY, STEPS, Case
 
 
 def full_disk(case: Case) -> None:
@@ -44,6 +48,26 @@ def vanished_workdir(case: Case) -> None:
     case.end(run, (2,), seconds=90, said="No such file")
     if (case.workdir / "checkpoints").exists():
         case.problem("a new work directory was made")
+
+
+def hung_disk(case: Case) -> None:
+    """From step 12 on, no write below the work directory returns: the run ends within a minute."""
+    run = _Hangable(case)
+    case.until(run, lambda: case.step() >= 12)
+    run.hang()
+    case.end(run, (2,), seconds=60, said="does not answer")
+    run.go_on()
+    case.resumes(lost_at_most=2 * EVERY)
+
+
+def hung_before_a_checkpoint(case: Case) -> None:
+    """The same as soon as a checkpoint is being written."""
+    run = _Hangable(case)
+    case.until(run, lambda: any((case.workdir / "checkpoints").glob("*orbax-checkpoint-tmp*")))
+    run.hang()
+    case.end(run, (2,), seconds=60, said="does not answer")
+    run.go_on()
+    case.resumes(lost_at_most=2 * EVERY)
 
 
 def some_images_vanish(case: Case) -> None:
@@ -106,8 +130,52 @@ class _tmpfs:
         subprocess.run(["umount", "-l", str(self.mount)], check=False)
 
 
+class _Hangable:
+    """A run whose writes to its work directory can be held up; see `Run` and hang.c."""
+
+    def __init__(self, case):
+        library, self._flag = case.folder / "hang.so", case.folder / "hangs"
+        source = Path(__file__).with_name("hang.c")
+        subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
+        hang = dict(HANG_BELOW=str(case.workdir), HANG_WHILE=str(self._flag), LD_PRELOAD=str(library))
+        paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+        self._output = tempfile.TemporaryFile("w+")
+        words = ["pretrain", case.shared.config, f"--workdir={case.workdir}"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "fastmim_jax", *words],
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **hang, "PYTHONPATH": paths},
+        )
+
+    def hang(self):
+        self._flag.touch()
+
+    def go_on(self):
+        self._flag.unlink()
+
+    @property
+    def running(self):
+        return self._process.poll() is None
+
+    @property
+    def output(self):
+        self._output.seek(0)
+        return self._output.read()
+
+    def wait(self, seconds):
+        try:
+            code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            self._process.kill()
+            raise AssertionError(self.output) from error
+        return code, self.output
+
+
 ROWS = {
     "disk full": full_disk,
+    "disk hangs": hung_disk,
+    "disk hangs in a save": hung_before_a_checkpoint,
     "file size limit": file_size_limit,
     "disk read-only": read_only,
     "work directory deleted": vanished_workdir,

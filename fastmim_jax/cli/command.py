@@ -1,9 +1,10 @@
 """A command: its flags, and its help."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fastmim_jax.cli.flags import FLAGS, flag_usage
+from fastmim_jax.cli.flags import FLAGS, flag_name, flag_usage
 
 Run = Callable[[Any, list[str]], int | None]  # of a command: flag values, paths
 
@@ -32,6 +33,16 @@ class Command(NamedTuple):
     def summary(self) -> str:
         """One line for the help."""
         return (self.run.__doc__ or "").partition("\n")[0]
+
+    def as_typed(self, text: str) -> str:
+        """Return a message with config keys as the command takes them: --config.KEY, --set=KEY ..."""
+        if "config" in self.flags:
+            return text
+        for key in ("value_range", "nodata", "workers"):
+            if key in self.flags:
+                text = re.sub(rf"--config\.(data|run)\.{key}\b", f"--{key}", text)
+        takes_keys = any(flag_name(flag) == "set" for flag in self.flags)
+        return text.replace("--config.", "--set=") if takes_keys else text
 
 
 def usage(name: str, command: Command) -> str:

@@ -28,7 +28,7 @@ def reconstruct(values, paths):
     from fastmim_jax.tools.reconstruct import reconstruct
 
     start_jax()
-    print(reconstruct(Path(values.workdir), values.images, values.count or 6, values.step))
+    print(reconstruct(Path(values.workdir), values.images, values.count or 6, values.step, values.set))
 
 
 def finetune(values, paths):
@@ -64,6 +64,7 @@ def probe(values, paths):
             test=values.test,
             folds=values.folds,
             step=values.step,
+            settings=values.set,
             out=values.out or find_checkpoint(values.workdir).workdir / "probe.json",
             log=progress.log,
             progress=progress.show,
@@ -86,6 +87,7 @@ def features(values, paths):
             values.out,
             layers=tuple(values.layers),
             step=values.step,
+            settings=values.set,
             log=progress.log,
             progress=progress.show,
         )
@@ -97,8 +99,8 @@ def evaluate(values, paths):
 
     start_jax(values)
     with _progress() as progress:
-        options = dict(step=values.step, out=values.out, log=progress.log, progress=progress.show)
-        evaluate(values.workdir, values.images, **options)
+        options = dict(step=values.step, settings=values.set, out=values.out)
+        evaluate(values.workdir, values.images, **options, log=progress.log, progress=progress.show)
 
 
 def predict(values, paths):
@@ -107,8 +109,8 @@ def predict(values, paths):
 
     start_jax(values)
     with _progress() as progress:
-        options = dict(step=values.step, out=values.out, log=progress.log, progress=progress.show)
-        predict(values.workdir, values.images, **options)
+        options = dict(step=values.step, settings=values.set, out=values.out)
+        predict(values.workdir, values.images, **options, log=progress.log, progress=progress.show)
 
 
 def convert(values, paths):
@@ -174,6 +176,7 @@ def prepare(values, paths):
         splits=values.splits,
         workers=values.workers,
         check=values.check,
+        with_paths=values.with_paths,
     )
 
 
@@ -237,7 +240,7 @@ def _image_size(words):
 def _progress():
     from fastmim_jax.train.metrics import ProgressCounter
 
-    return ProgressCounter("images")
+    return ProgressCounter("images", COMMANDS["predict"].as_typed)
 
 
 def _check_config(config, section=""):
@@ -277,23 +280,23 @@ COMMAND_SYNONYMS = {
 COMMANDS = {
     "pretrain": Command(pretrain, ("config", "workdir"), TRAINING, less_memory=SMALLER_BATCH),
     "reconstruct": Command(
-        reconstruct, ("workdir",), ("images", "count", "step"), less_memory=SMALLER_COUNT
+        reconstruct, ("workdir",), ("images", "count", "step", "reading"), less_memory=SMALLER_COUNT
     ),
     "probe": Command(
         probe,
         ("workdir",),
-        ("images", "test", "kinds", "folds", "count", "step", "out", *DISTRIBUTED),
+        ("images", "test", "kinds", "folds", "count", "step", "reading", "out", *DISTRIBUTED),
         less_memory=SMALLER_COUNT,
     ),
     "features": Command(
         features,
         ("workdir", "images", "out"),
-        ("split", "layers", "step", *DISTRIBUTED),
+        ("split", "layers", "step", "reading", *DISTRIBUTED),
         less_memory="choose fewer --layers or fewer --images",
     ),
     "finetune": Command(finetune, ("config", "workdir"), TRAINING, less_memory=SMALLER_BATCH),
-    "evaluate": Command(evaluate, ("workdir",), ("images", "step", "out", *DISTRIBUTED)),
-    "predict": Command(predict, ("workdir", "images"), ("step", "out", *DISTRIBUTED)),
+    "evaluate": Command(evaluate, ("workdir",), ("images", "step", "reading", "out", *DISTRIBUTED)),
+    "predict": Command(predict, ("workdir", "images"), ("step", "reading", "out", *DISTRIBUTED)),
     "convert": Command(
         convert,
         optional=("to", "encoder_only", "image_size", "overwrite", "with_paths", *CONVERSION),
@@ -304,7 +307,7 @@ COMMANDS = {
         prepare,
         optional=(
             *("records_format", "short_side", "quality", "channels", "value_range", "nodata"),
-            *("splits", "workers", "check"),
+            *("splits", "workers", "check", "with_paths"),
         ),
         paths=("SRC", "[DST]"),
         less_memory="type a smaller --workers",

@@ -86,6 +86,13 @@ FLAGS = {
         "multi_string",
         [],
     ),
+    "reading": Flag(
+        "KEY=VALUE",
+        "config key of how images are read, such as run.workers=2; repeatable",
+        "multi_string",
+        [],
+        name="set",
+    ),
     "encoder_only": _boolean("leave out the decoder or head"),
     "partial": _boolean("convert although arrays are missing (initialised randomly) or unknown (left out)"),
     "overwrite": _boolean("replace an earlier export at the destination; nothing else"),

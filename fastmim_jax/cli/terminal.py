@@ -3,6 +3,7 @@
 import io
 import logging
 import sys
+from collections.abc import Callable
 
 
 def escape_unprintable() -> None:
@@ -15,19 +16,20 @@ def escape_unprintable() -> None:
 class _PrintOnce(logging.Handler):
     """Print each message once, on the first process; those with `every_process` on the one they are of."""
 
-    def __init__(self) -> None:
+    def __init__(self, edit: Callable[[str], str]) -> None:
         super().__init__()
+        self._edit = edit
         self._printed: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        text, jax = record.getMessage(), sys.modules.get("jax")
+        text, jax = self._edit(record.getMessage()), sys.modules.get("jax")
         shown = jax is None or jax.process_index() == 0 or getattr(record, "every_process", False)
         if shown and text not in self._printed:
             print(text, file=sys.stderr, flush=True)
         self._printed.add(text)
 
 
-def print_warnings() -> None:
-    """Print the package's warnings, each once."""
+def print_warnings(edit: Callable[[str], str] = str) -> None:
+    """Print the package's warnings, each once, edited such as by `Command.as_typed`."""
     package_log = logging.getLogger("fastmim_jax")
-    package_log.handlers, package_log.propagate = [_PrintOnce()], False
+    package_log.handlers, package_log.propagate = [_PrintOnce(edit)], False

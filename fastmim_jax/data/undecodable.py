@@ -90,9 +90,7 @@ class UndecodableRecords:
                     found[name] = self._reasons[name] = self._reason(index) or DECODES_NOW
                     indices[name] = index
             broken |= self._broken_class(first, bad, int(batch["label"][row]))
-        if found and self._path is not None:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.writelines(_line(name, reason, indices[name]) for name, reason in found.items())
+        problem = self._list(_line(name, reason, indices[name]) for name, reason in found.items())
         if self.count > self._max_share * len(self._source):
             raise UserError(self._too_many())
         tries = min(MAX_TRIES, len(self._source))
@@ -102,7 +100,19 @@ class UndecodableRecords:
                 "repair or remove these files"
             )
         lines = [f"replaced {name}: {reason}" for name, reason in found.items()]
-        return lines + describe_classes(broken)
+        return lines + problem + describe_classes(broken)
+
+    def _list(self, lines):
+        """Append lines to the file -> a sentence if that fails, which ends no run."""
+        text = "".join(lines)
+        if not text or self._path is None:
+            return []
+        try:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            return [f"{self._path} cannot be written: {error.strerror}"]
+        return []
 
     def summary(self) -> str:
         """Return one sentence for the end of a run."""

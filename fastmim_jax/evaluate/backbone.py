@@ -95,19 +95,23 @@ class BackboneStage(InferenceStage):
 
 
 def open_backbone(
-    path: str | Path, step: int | None = None, batch_size: int = 128, devices: list | None = None
+    path: str | Path,
+    step: int | None = None,
+    batch_size: int = 128,
+    devices: list | None = None,
+    settings: Sequence[str] = (),
 ) -> tuple[LoadedRun, BackboneStage]:
     """Open a checkpoint, pre-trained or fine-tuned, with its backbone.
 
     Args:
-      path, step: see `runs.load_run`.
+      path, step, settings: see `runs.load_run`.
       batch_size: images at once, over all devices; rounded up to a multiple of their number.
       devices: None for all.
 
     Raises:
       UserError: no checkpoint there.
     """
-    loaded = load_run(path, step, devices)
+    loaded = load_run(path, step, devices, settings)
     return loaded, backbone_stage(loaded, batch_size, devices)
 
 

@@ -28,6 +28,7 @@ def write_features(
     *,
     layers: Sequence[str] = (),
     step: int | None = None,
+    settings: Sequence[str] = (),
     batch_size: int = 128,
     log: Callable[[str], None] = print,
     progress: Callable[[int], None] | None = None,
@@ -35,7 +36,7 @@ def write_features(
     """Write the features of every image of a source to a file.
 
     Args:
-      path, step: the checkpoint, see `train.runs.load_run`.
+      path, step, settings: the checkpoint and how it reads images, see `train.runs.load_run`.
       source: see `fastmim_jax.data.sources`.
       out: FILE.npz or FILE.parquet. Both hold `name` (n,) of the images as `to_text` writes it, `label`
         (n,), -1 where there is none, `classes` (npz) or `class` (parquet), and of every chosen layer its
@@ -52,7 +53,7 @@ def write_features(
     writer = _writer(out)
     if jax.process_index() == 0:
         check_output(out, "--out=", is_result=_is_features)
-    loaded, stage = open_backbone(path, step, batch_size)
+    loaded, stage = open_backbone(path, step, batch_size, settings=settings)
     compare_inputs(loaded, source)
     names = _select(stage, layers)
     for line in (f"features of {len(source):,} images: {', '.join(names)} of {loaded.path}", *stage.notes):

@@ -24,6 +24,7 @@ def evaluate(
     images: str | None = None,
     *,
     step: int | None = None,
+    settings: Sequence[str] = (),
     out: str | Path | None = None,
     log: Callable[[str], None] = print,
     progress: Callable[[int], None] | None = None,
@@ -31,7 +32,7 @@ def evaluate(
     """Measure the accuracy of a fine-tuned checkpoint.
 
     Args:
-      path, step: see `train.runs.load_run`.
+      path, step, settings: see `train.runs.load_run`.
       images: a labelled folder or data set with the classes of the checkpoint; its val or test split
         where it has one. None for the evaluation data of the run.
       out: a CSV file for the predictions, or None.
@@ -45,7 +46,7 @@ def evaluate(
       UserError: no fine-tuned checkpoint, no labels, other classes, no image that can be decoded.
     """
     _check(out)
-    loaded, stage = open_classifier(path, step)
+    loaded, stage = open_classifier(path, step, settings=settings)
     if images is None:
         source = open_evaluation(loaded.config.data, stage.classes)
     else:
@@ -70,6 +71,7 @@ def predict(
     images: str,
     *,
     step: int | None = None,
+    settings: Sequence[str] = (),
     out: str | Path | None = None,
     log: Callable[[str], None] = print,
     progress: Callable[[int], None] | None = None,
@@ -80,7 +82,7 @@ def predict(
       images: an image file, a folder or a data set. The others: see `evaluate`.
     """
     _check(out)
-    loaded, stage = open_classifier(path, step)
+    loaded, stage = open_classifier(path, step, settings=settings)
     source = open_source(images, evaluation_split(images) or "train")
     compare_inputs(loaded, source)
     stage = fit_eval_batch(stage, stage.classify, len(source), log)

@@ -96,6 +96,7 @@ def probe(
     folds: int = 0,
     count: int = 20_000,
     step: int | None = None,
+    settings: Sequence[str] = (),
     out: str | Path | None = None,
     log: Callable[[str], None] = print,
     progress: Callable[[int], None] | None = None,
@@ -103,7 +104,7 @@ def probe(
     """Probe a checkpoint and log a table of accuracies.
 
     Args:
-      path, step: see `train.runs.load_run`; pre-trained or fine-tuned.
+      path, step, settings: see `train.runs.load_run`; pre-trained or fine-tuned.
       images: a labelled folder or data set; None for the data of the run.
       kinds: some of KINDS. "ridge" reads all layers; the others the one that it finds best on held-out
         training images, and the last.
@@ -121,7 +122,7 @@ def probe(
       UserError: no checkpoint, no labels, classes that disagree, an unknown kind.
     """
     _check_kinds(kinds)
-    loaded, backbone = open_backbone(path, step)
+    loaded, backbone = open_backbone(path, step, settings=settings)
     if out and jax.process_index() == 0:
         check_output(out, "--out=", is_result=_is_table)
     parts, description = open_parts(loaded.config.data, images, test, folds, count)

@@ -50,6 +50,7 @@ class ModelBundle(NamedTuple):
       origin: the file or checkpoint that it was read from, for messages.
       workdir: the work directory of its run, if any.
       format: name of the format that it was read in; "" for a run of ours.
+      step: of the checkpoint of a run.
     """
 
     config: ConfigDict
@@ -58,6 +59,7 @@ class ModelBundle(NamedTuple):
     origin: str = ""
     workdir: Path | None = None
     format: str = ""
+    step: int | None = None
 
     @property
     def kind(self) -> str:
@@ -163,7 +165,7 @@ def open_bundle(path: str | Path, step: int | None = None) -> ModelBundle:
     outputs = count_outputs(run.variables)
     classes = read_classes(run.workdir, outputs) if (run.workdir / "classes.json").exists() else ()
     origin = f"{run.path}, step {run.step:,}"
-    return ModelBundle(config, jax.device_get(run.variables), classes, origin, run.workdir)
+    return ModelBundle(config, jax.device_get(run.variables), classes, origin, run.workdir, step=run.step)
 
 
 def write_workdir(bundle: ModelBundle, folder: str | Path, conversion: Mapping[str, Any]) -> None:

@@ -1,19 +1,21 @@
 """The model card of an exported model: README.md with its usage, facts, results and starting weights."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from fastmim_jax import __version__
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.bundle import ModelBundle
 from fastmim_jax.export.formats.pixel_values import describe_values
 from fastmim_jax.export.private_paths import without_paths
-from fastmim_jax.io import read_json
-from fastmim_jax.saved_config import config_from_dict, find_mismatch, flatten
+from fastmim_jax.saved_config import config_from_dict, flatten
+from fastmim_jax.train.lineage import CONVERSION, Ancestor, Lineage, lineage_with, read_lineage
 from fastmim_jax.train.metrics import read_metrics
+from fastmim_jax.train.runs import read_config
 from fastmim_jax.validate.names import count
 
 # Licences of the weights published in these formats, as the repositories state them. The first key in the
@@ -30,7 +32,6 @@ PAPERS = {
     "mixmim": "MixMIM / MixMAE (arXiv 2205.13137)",
     "simmim": "SimMIM (arXiv 2111.09886)",
 }
-LOOP = "config.init leads back to a run that began from this one"
 SHOWN = {
     "loss": "training loss",
     "eval_loss": "held-out loss",
@@ -68,12 +69,12 @@ def model_card(
 
 def starting_weights(bundle: ModelBundle, with_paths: bool = False) -> str:
     """Return sentences on the weights that training began from, and on their licence."""
-    runs, origin = _ancestors(bundle)
+    runs, origin = lineage(bundle)
     if not runs and not origin:
         return "None: all parameters were initialised at random and trained on the run's own data."
     sentences = [
-        f"{'Before that: ' if number else 'Training began from '}{_run(config)}."
-        for number, config in enumerate(runs)
+        f"{'Before that: ' if number else 'Training began from '}{_run(run)}."
+        for number, run in enumerate(runs)
     ]
     if not origin:
         return " ".join([*sentences, "There, all parameters were initialised at random."])
@@ -90,53 +91,39 @@ def starting_weights(bundle: ModelBundle, with_paths: bool = False) -> str:
     return " ".join([*sentences, f"{shown}, a file in the format `{fmt}`: {terms}."])
 
 
-def lineage(bundle: ModelBundle) -> dict[str, Any]:
-    """Return the conversion.json of the weights that training began from, if they were converted.
+def lineage(bundle: ModelBundle) -> Lineage:
+    """Return the runs before a model's own, and the weights that the first of them began from."""
+    if bundle.workdir is None:
+        return Lineage([], {"source": bundle.origin, "format": bundle.format} if bundle.format else {})
+    return read_lineage(Path(bundle.workdir), _run_config(bundle))
 
-    Returns {"source", maybe "problem"} if their origin is lost, {} for weights initialised at random.
+
+def lineage_of_export(bundle: ModelBundle, with_paths: bool = False) -> Lineage | None:
+    """Return the lineage of our own folder that a run is exported to; None for another library's weights.
+
+    with_paths: whether local paths may be in it.
     """
-    return _ancestors(bundle)[1]
+    if bundle.workdir is None:
+        return None
+    runs, origin = lineage_with(Path(bundle.workdir), _run_config(bundle), bundle.step)
+    if with_paths:
+        return Lineage(runs, origin)
+    shown = {"source": Path(origin["source"]).name if origin.get("format") else ""} if origin else {}
+    cleaned = [run._replace(config=without_paths(ConfigDict(run.config)).to_dict()) for run in runs]
+    return Lineage(cleaned, origin | shown)
 
 
-def _ancestors(bundle: ModelBundle) -> tuple[list[dict], dict[str, Any]]:
-    """-> (configs of the runs before this one, the newest first; what they began from, see `lineage`)."""
-    workdir, config = bundle.workdir, bundle.config
-    runs: list[dict] = []
-    if workdir is None:
-        return runs, {"source": bundle.origin, "format": bundle.format} if bundle.format else {}
-    seen: set[str] = set()
-    while not (Path(workdir) / "conversion.json").exists():
-        seen.add(os.path.realpath(workdir))
-        source = config.get("init", "") if config is not None else ""
-        if not source or not isinstance(source, str):
-            return runs, {}
-        path = Path(source).expanduser()
-        workdir = path.parent.parent if path.name.isdecimal() else path
-        if not (workdir / "config.json").exists():
-            return runs, {"source": source}
-        if os.path.realpath(workdir) in seen:
-            return runs, {"source": source, "problem": LOOP}
-        config = _read_object(workdir / "config.json")
-        if not config:
-            return runs, {"source": source, "problem": "config.json cannot be read"}
-        if not (workdir / "conversion.json").exists():
-            runs.append({} if find_mismatch(config) else config)
-    conversion = _read_object(Path(workdir) / "conversion.json")
-    known = all(isinstance(conversion.get(key), str) for key in ("source", "format"))
-    problem = {"source": str(workdir), "problem": "conversion.json cannot be read"}
-    return runs, conversion if known else problem
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """Return the object of a JSON file; {} for one that cannot be read."""
+def _run_config(bundle):
+    """Return the config of a model's run, which a bare backbone has not."""
     try:
-        return read_json(path, dict, "a config or a conversion")
-    except UserError:
-        return {}
+        return read_config(bundle.workdir)
+    except UserError:  # of a bundle that was made without a run
+        return bundle.config
 
 
-def _run(config: Mapping[str, Any]) -> str:
+def _run(run: Ancestor) -> str:
     """Describe a run of ours, such as "MAE (arXiv 2111.06377) of vit_b16 for 800 epochs ..."."""
+    config = run.config
     section = config.get("method") or config.get("model") or {}
     name = PAPERS.get(
         section.get("name", ""), "fine-tuning" if "model" in config else "a run of fastmim_jax"
@@ -145,7 +132,8 @@ def _run(config: Mapping[str, Any]) -> str:
     length = f" for {_length(config['schedule'])}" if config.get("schedule") else ""
     size = (config.get("data") or {}).get("image_size")
     images = f", images of {size[0]} x {size[1]} pixels" if size else ""
-    return f"{name}{f' of {backbone}' if backbone else ''}{length}{images}"
+    step = "" if run.step is None else f", its checkpoint of step {run.step:,}"
+    return f"{name}{f' of {backbone}' if backbone else ''}{length}{images}{step}"
 
 
 def _backbone(config: Mapping[str, Any]) -> str:
@@ -181,10 +169,13 @@ def _facts(bundle, with_paths):
     if bundle.pooling:
         classes = count(len(bundle.classes), "class", "classes")
         yield f"Pooling: {bundle.pooling.replace('_', ' ')}; {classes}."
-    if bundle.format or (bundle.workdir and (Path(bundle.workdir) / "conversion.json").exists()):
+    if bundle.format or (bundle.workdir and (Path(bundle.workdir) / CONVERSION).exists()):
         yield f"Converted by fastmim_jax {__version__}, not trained by it."
     else:
         data_path = f" on `{data.path}`" if with_paths else ""
+        if bundle.workdir and bundle.kind == "classifier" and not bundle.classes:
+            config = _run_config(bundle)
+            yield f"The backbone of {_run(Ancestor(config.to_dict()))}."
         yield f"Trained by fastmim_jax {__version__} for {_length(config.schedule)}{data_path}."
 
 

@@ -10,13 +10,8 @@ from typing import NamedTuple
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export import model_folder
-from fastmim_jax.export.bundle import (
-    ModelBundle,
-    backbone_only,
-    open_bundle,
-    resize,
-    write_workdir,
-)
+from fastmim_jax.export.bundle import ModelBundle, backbone_only, open_bundle, resize, write_workdir
+from fastmim_jax.export.card import lineage_of_export
 from fastmim_jax.export.destination.check import (
     ARRAY_FILES,
     FOLDERS,
@@ -33,7 +28,6 @@ from fastmim_jax.export.formats.names import flatten_variables
 from fastmim_jax.export.formats.pixel_values import describe_values
 from fastmim_jax.export.formats.prefixes import Choice, choose_prefix
 from fastmim_jax.export.from_torch import LoadReport, check_finite, from_torch
-from fastmim_jax.export.infer_config import override
 from fastmim_jax.export.private_paths import shown_source, without_paths
 from fastmim_jax.export.programs.onnx import write_onnx
 from fastmim_jax.export.programs.stablehlo import describes, write_function
@@ -41,6 +35,8 @@ from fastmim_jax.export.to_torch import TorchArrays, dump_settings, parse_settin
 from fastmim_jax.io import read_json
 from fastmim_jax.paths import check_output, local_path, utf8_path
 from fastmim_jax.run_folder import CONFIG, find_checkpoint, is_checkpoint
+from fastmim_jax.saved_config import override
+from fastmim_jax.train.lineage import write_lineage
 from fastmim_jax.train.stop_signal import Stopped
 from fastmim_jax.train.transfer import TransferReport, modules
 from fastmim_jax.train.warm_start import has_checkpoint
@@ -328,9 +324,12 @@ def _write(
     if not options.to and destination.suffix not in FILES:
         report = [list(line) for line in (*source.lines(options.with_paths), *lines)]
         origin = {"source": source.source(options.with_paths), "format": bundle.format}
+        lineage = lineage_of_export(bundle, options.with_paths)
         if not options.with_paths:
             bundle = bundle._replace(config=without_paths(bundle.config))
         write_workdir(bundle, path, {**origin, "told": report})
+        if lineage is not None:
+            write_lineage(path, lineage)
         command = f"fastmim finetune --config=configs/finetune.py --config.init={destination} ..."
         return WriteReport(next=command)
     arrays = to_torch(bundle, options.to or "official")

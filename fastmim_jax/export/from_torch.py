@@ -23,7 +23,8 @@ from fastmim_jax.export.formats.names import (
     unknown_names,
 )
 from fastmim_jax.export.formats.rules import Format
-from fastmim_jax.export.infer_config import Assumption, config_key, image_size_of, infer_config, override
+from fastmim_jax.export.infer_config import Assumption, image_size_of, infer_config
+from fastmim_jax.saved_config import config_key, override
 
 ATTENTION_BIAS = re.compile(r"/attn/(qkv|q|kv)/bias$")
 SHOWN_NAMES = 4  # in a message
@@ -75,7 +76,7 @@ def from_torch(
       settings: facts that the arrays do not determine, from the file or its config.json: any of
         {"backbone": {...}, "decoder": {...}, "image_size", "classes", "pooling", "mask_ratio",
         "normalize_target", "block_size", "grids": see `grids.GridHints`}.
-      overrides: "key=value" of the config; they have the last word, see `infer_config.override`.
+      overrides: "key=value" of the config; they have the last word, see `saved_config.override`.
       partial: leave out unknown arrays and give missing ones initial values, instead of an error.
 
     Raises:

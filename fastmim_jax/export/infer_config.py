@@ -1,6 +1,5 @@
 """Infer the config of a model from the shapes of its arrays."""
 
-import ast
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from fastmim_jax.export.infer_backbone import (
 )
 from fastmim_jax.models.decoder import Decoder
 from fastmim_jax.models.zoo import create_model
+from fastmim_jax.saved_config import config_key
 
 IMAGE_SIDES = {"fastmim": 128, "simmim": 192}  # of published models whose arrays fit any size
 DEFAULT_SIDE = 224
@@ -108,31 +108,6 @@ def infer_config(
     return config, classes, assumptions
 
 
-def override(config: ConfigDict, settings: Iterable[str]):
-    """Set keys of a config, in place.
-
-    Args:
-      settings: texts such as "method.backbone.heads=6".
-
-    Raises:
-      FormatMismatch: the config of this kind of model has no such key, or the value has another type.
-    """
-    config.lock()
-    for setting in settings:
-        key, _, text = setting.partition("=")
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
-        try:
-            config.update_from_flattened_dict({config_key(key): value})
-        except (KeyError, AttributeError, TypeError, ValueError) as error:
-            raise FormatMismatch(
-                f"--set={setting} does not fit the config ({str(error).splitlines()[0]}): expected a key "
-                "of fastmim_jax/config.py and a value, such as --set=method.backbone.heads=6"
-            ) from error
-
-
 def image_size_of(settings: Iterable[str]) -> tuple[int, int] | None:
     """Return data.image_size if it is one of the settings, as (height, width); None for another value."""
     size = None
@@ -143,11 +118,6 @@ def image_size_of(settings: Iterable[str]) -> tuple[int, int] | None:
             )
             size = (int(numbers[1]), int(numbers[2])) if numbers else None
     return size
-
-
-def config_key(setting: str) -> str:
-    """Return the flattened config key of a setting "KEY=VALUE" or "config.KEY=VALUE"."""
-    return setting.partition("=")[0].removeprefix("config.")
 
 
 def _backbone(fmt, inside, fixed, settings):

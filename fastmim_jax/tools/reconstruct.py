@@ -1,6 +1,7 @@
 """Pictures of reconstructions, during pre-training and from any checkpoint, and of the loss curve."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,7 +94,11 @@ def draw_loss_curve(workdir: str | Path) -> Path | None:
 
 
 def reconstruct(
-    workdir: str | Path, images: str | None = None, count: int = SHOWN, step: int | None = None
+    workdir: str | Path,
+    images: str | None = None,
+    count: int = SHOWN,
+    step: int | None = None,
+    settings: Sequence[str] = (),
 ) -> Path:
     """Draw reconstructions from a checkpoint of a work directory.
 
@@ -103,6 +108,7 @@ def reconstruct(
         model's shape; None for the run's own held-out or training images.
       count: number of images.
       step: of the checkpoint, None for the newest.
+      settings: see `train.runs.load_run`.
 
     Returns:
       The path of the picture.
@@ -111,7 +117,7 @@ def reconstruct(
       UserError: no pre-trained checkpoint there, or no images.
     """
     devices = jax.local_devices()[:1]  # enough for a few images
-    loaded, stage = open_method(workdir, step, batch_size=count, devices=devices)
+    loaded, stage = open_method(workdir, step, batch_size=count, devices=devices, settings=settings)
     config = loaded.config
     if images:
         source, stage = open_source(images, config.data.split), central_crops(stage)

@@ -50,6 +50,12 @@ class DiskWatch:
         if self._checkpoints.failed_in_a_row:
             self._stop("the last checkpoint")
 
+    def print_last_save(self, step: int) -> None:
+        """Print whether the state of a step, which was saved at last, is on disk."""
+        self._print_failures()
+        if self._checkpoints.newest_written() == step:
+            self._metrics.log(f"step {step:,} is saved")
+
     def _print_failures(self) -> None:
         for failed in self._checkpoints.take_failures():
             self._metrics.log(

@@ -4,6 +4,8 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
+from fastmim_jax.plan import StagePlan
+
 RECENT_STEPS = 100  # whose mean is the time of a step
 
 
@@ -17,6 +19,12 @@ class StageWork(NamedTuple):
     first_step: int
     last_step: int
     cost: float
+
+
+def stage_work(plan: StagePlan) -> StageWork:
+    """Return the steps of a stage; their cost is taken as proportional to the pixels of a batch."""
+    height, width = plan.image_size
+    return StageWork(plan.first_step, plan.last_step, float(plan.batch_size * height * width))
 
 
 class _Event(NamedTuple):

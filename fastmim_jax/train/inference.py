@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -27,7 +27,6 @@ from fastmim_jax.train.runs import LoadedRun, count_outputs, load_run, read_clas
 from fastmim_jax.validate import channels_fit, check_kernel
 from fastmim_jax.validate.names import count
 
-_LOG = logging.getLogger("fastmim_jax.data")
 ROWS = (
     "image",
     "label",
@@ -194,21 +193,26 @@ class ClassifierStage(InferenceStage):
 
 
 def open_method(
-    path: Any, step: int | None = None, *, batch_size: int, devices: list | None = None
+    path: Any,
+    step: int | None = None,
+    *,
+    batch_size: int,
+    devices: list | None = None,
+    settings: Sequence[str] = (),
 ) -> tuple[LoadedRun, MethodStage]:
     """Open a pre-trained checkpoint with its method.
 
     A method that mixes images mixes each batch as one group, so that any batch size works.
 
     Args:
-      path, step: see `runs.load_run`.
+      path, step, settings: see `runs.load_run`.
       batch_size: images at once, over all devices; rounded up to a multiple of their number.
       devices: None for all.
 
     Raises:
       UserError: no checkpoint there, or a fine-tuned one.
     """
-    loaded = load_run(path, step, devices)
+    loaded = load_run(path, step, devices, settings)
     return loaded, method_stage(loaded, batch_size=batch_size, devices=devices)
 
 
@@ -234,12 +238,17 @@ def method_stage(loaded: LoadedRun, *, batch_size: int, devices: list | None = N
 
 
 def open_classifier(
-    path: Any, step: int | None = None, *, batch_size: int | None = None, devices: list | None = None
+    path: Any,
+    step: int | None = None,
+    *,
+    batch_size: int | None = None,
+    devices: list | None = None,
+    settings: Sequence[str] = (),
 ) -> tuple[LoadedRun, ClassifierStage]:
     """Open a fine-tuned checkpoint with its classifier.
 
     Args:
-      path, step: see `runs.load_run`.
+      path, step, settings: see `runs.load_run`.
       batch_size: images at once, over all devices; None for that of training. Rounded up to a multiple of
         the devices.
       devices: None for all.
@@ -247,7 +256,7 @@ def open_classifier(
     Raises:
       UserError: no checkpoint there, or one that was not fine-tuned.
     """
-    loaded = load_run(path, step, devices)
+    loaded = load_run(path, step, devices, settings)
     class_file = loaded.workdir / "classes.json"
     if "model" not in loaded.config or not class_file.exists():
         raise UserError(

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import jax
 
-from fastmim_jax.build import stored_images
 from fastmim_jax.data.clipped import ClippedValues
 from fastmim_jax.data.cpus import cpu_share
 from fastmim_jax.data.limits import DecodeRules
@@ -23,14 +22,14 @@ from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.compilation import compilation_seconds, log_compilation
 from fastmim_jax.train.disk_watch import DiskWatch
 from fastmim_jax.train.ending import ends_together, leave_at_signal
-from fastmim_jax.train.eta import RemainingTime, StageWork
+from fastmim_jax.train.eta import RemainingTime, stage_work
 from fastmim_jax.train.hook import Hook
 from fastmim_jax.train.memory import free_bytes
 from fastmim_jax.train.metrics import Metrics, NullMetrics
 from fastmim_jax.train.out_of_memory import refuse_out_of_memory
 from fastmim_jax.train.peers import current_peers
 from fastmim_jax.train.progress import Clock
-from fastmim_jax.train.reading_advice import how_to_read_faster
+from fastmim_jax.train.reading_advice import advise_stage
 from fastmim_jax.train.restore import find_start, next_stage, restore_or_create
 from fastmim_jax.train.stage import TrainStage
 from fastmim_jax.train.state import TrainState
@@ -111,7 +110,7 @@ def train(
             loop.timer.close()
             metrics.close()
     if loop.run_rates.seconds:
-        log(describe_waiting(loop.run_rates.wait_share, _reading_advice(stages[0], source)))
+        log(describe_waiting(loop.run_rates.wait_share, advise_stage(stages[0], source)))
     log(undecodable.summary())
     if clipped.images:
         log(clipped.summary() or f"no value of {clipped.images:,} images read was outside of the range")
@@ -133,13 +132,6 @@ def _fit(stage, step, workdir, free, log):
     if step == stage.plan.last_step:
         return saved_stage(stage, workdir)
     return fit_stage(stage, log, workdir, free)
-
-
-def _reading_advice(stage, source):
-    """Return how the images of a run can be read faster."""
-    on_cpu = stage.mesh.devices.flat[0].platform == "cpu"
-    stored, cpus = stored_images(source), cpu_share().cpus
-    return how_to_read_faster(stage.config, stage.reader, stored, cpus=cpus, on_cpu=on_cpu)
 
 
 class Loop:
@@ -168,11 +160,12 @@ class Loop:
         self.agreement = StopAgreement(stop, current_peers())
         self.disk = DiskWatch(checkpoints, metrics, stages[0].config.run.max_failed_saves)
         self.timer, self.clock = timer or StepTimer(clock), clock
-        self.remaining = RemainingTime([_work(stage.plan) for stage in stages])
+        self.remaining = RemainingTime([stage_work(stage.plan) for stage in stages])
         self.stage: Any = None  # the running one
         self.hooks: Sequence[Hook] = ()
         self.first_hook: int | None = None  # the hook that was given up after the last step
         self.pending: tuple[int, dict] | None = None  # the latest step and its metrics, being computed
+        self.start = 0  # the step that this stage was restored at, or begins with
         self.rates, self.run_rates = StepRates(), StepRates()  # since the last logged step, of all steps
 
     def run_stage(
@@ -190,7 +183,7 @@ class Loop:
           first_hook: number of the first hook to call after step `start`, which a signal kept from it; None
             if all were called.
         """
-        self.stage, self.hooks = stage, hooks
+        self.stage, self.hooks, self.start = stage, hooks, start
         self.timer.start()
         self.remaining.start_stage()
         plan, settings = stage.plan, stage.config.run
@@ -210,8 +203,8 @@ class Loop:
                 self._check_disk(step, state)
                 with self._rescued(step, state):
                     batch, arrays = self._next_batch(batches)
-                for line in self.undecodable.update(batch):
-                    self.metrics.log(line)
+                    for line in self.undecodable.update(batch):
+                        self.metrics.log(line)
                 self.clipped.update(batch)
                 state, values = stage.step(state, arrays)
                 self.timer.dispatched(values)
@@ -312,14 +305,26 @@ class Loop:
         position = {"records": plan.record(step), "stage": plan.stage, "config": self.config}
         return position | ({} if first_hook is None else {"first_hook": first_hook})
 
+    @contextlib.contextmanager
     def _rescued(self, step, state, hook=None):
-        """Return a block in which another thread may save; several processes can only save together."""
-        if jax.process_count() > 1:
-            return contextlib.nullcontext()
-        return self.stop.rescued_by(partial(self._rescue, step, state, hook))
+        """Save the state, of a whole step, after a signal or where a UserError ends the block."""
+        if jax.process_count() > 1:  # several processes can only save together
+            yield
+            return
+        save = partial(self._rescue, step, state, hook)
+        try:
+            with self.stop.rescued_by(save):
+                yield
+        except UserError:
+            if step > self.start:
+                self._flush()
+                self.metrics.flush()
+                save()
+                self.disk.print_last_save(step)
+            raise
 
-    def _rescue(self, step, state, hook=None):
-        """Save while the main thread is busy with a hook or waits for data, after a signal."""
+    def _rescue(self, step, state, hook):
+        """Save where the loop cannot; hook: number of the one that the next start calls again."""
         self.checkpoints.save(step, state, self._position(step, hook))
         self.checkpoints.wait()
 
@@ -339,9 +344,3 @@ class Loop:
         self.remaining.add_event(name, every, max(0.0, seconds))
         self.timer.resume()
         self.metrics.begin(f"step {step + 1:,}")
-
-
-def _work(plan):
-    """Return the steps of a stage; their cost is taken as proportional to the pixels of a batch."""
-    height, width = plan.image_size
-    return StageWork(plan.first_step, plan.last_step, float(plan.batch_size * height * width))

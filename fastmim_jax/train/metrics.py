@@ -1,7 +1,7 @@
 """Metrics of a run: a progress line, one JSON line per logged step, TensorBoard."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +33,10 @@ def _is_of_a_step(record: Mapping) -> bool:
     return isinstance(record.get("step"), int) and all(isinstance(x, (int, float)) for x in record.values())
 
 
+def _names(values: Mapping) -> set[str]:
+    return {*values} - {"step", "time"}
+
+
 class Metrics:
     """The metrics of a run, written and shown by its first process.
 
@@ -46,7 +50,10 @@ class Metrics:
     def __init__(self, workdir: str | Path, start: int, total: int, clock: Clock = time.monotonic):
         self.path = Path(workdir) / "metrics.jsonl"
         lines = read_metrics(workdir)
-        write_json_lines(self.path, [line for line in lines.records if line["step"] <= start])
+        kept = [line for line in lines.records if line["step"] <= start]
+        write_json_lines(self.path, kept)
+        # Of hooks that were called after the step that the run starts from, and are called again.
+        self._start, self._written = start, [_names(line) for line in kept if line["step"] == start]
         self._clock = clock
         self._lines = Sink(partial(append_json_line, self.path), clock=clock)
         self._board = Sink(
@@ -58,7 +65,12 @@ class Metrics:
             self.log(f"{self.path}: incomplete or damaged lines removed: {lines.dropped:,}")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line {"step": step, "time": Unix seconds, **values}; floats keep every bit."""
+        """Append one line {"step": step, "time": Unix seconds, **values}; floats keep every bit.
+
+        Values of the first step that an interrupted start has written already are not written again.
+        """
+        if step == self._start and _names(values) in self._written:
+            return
         now = round(time.time(), 3)
         self._lines.put({"step": step, "time": now, **values})
         self._board.put((step, now, dict(values)))
@@ -131,9 +143,11 @@ class ProgressCounter:
 
     Args:
       unit: of the count, such as "images".
+      edit: of a line that is printed, such as `cli.Command.as_typed`.
     """
 
-    def __init__(self, unit: str):
+    def __init__(self, unit: str, edit: Callable[[str], str] = str):
+        self._edit = edit
         self._console = Console(highlight=False, soft_wrap=True)
         self._progress = Progress(
             TextColumn("{task.completed:,.0f} " + unit),
@@ -151,7 +165,7 @@ class ProgressCounter:
     def log(self, text: str) -> None:
         """Print a line above the count, on the first process."""
         if jax.process_index() == 0:
-            self._console.print(text, markup=False)
+            self._console.print(self._edit(text), markup=False)
 
     def __enter__(self):
         self._progress.start()

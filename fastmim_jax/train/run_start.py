@@ -9,7 +9,9 @@ import jax
 
 from fastmim_jax.io import write_json
 from fastmim_jax.train.data_values import RunValues, settle_schedule, settle_values
+from fastmim_jax.train.disk_probe import probed_disk
 from fastmim_jax.train.handshake import shake_hands
+from fastmim_jax.train.lineage import record_lineage
 from fastmim_jax.train.run_lock import run_lock
 from fastmim_jax.train.runs import LoadedRun
 from fastmim_jax.train.state_files import repair_state_files
@@ -38,7 +40,7 @@ class RunStart(NamedTuple):
 
     @contextlib.contextmanager
     def written(self, workdir: str | Path, extend: bool = False) -> Iterator[Path]:
-        """Lock the work directory and write the files of the start; yield its path.
+        """Lock the work directory and write the files of the start; yield its path, whose disk is watched.
 
         extend: see `prepare_workdir`.
 
@@ -49,8 +51,10 @@ class RunStart(NamedTuple):
             path = prepare_workdir(workdir, self.config, extend)
             if jax.process_index() == 0:
                 write_json(path / DATA_FILE, self.data)
+                record_lineage(path, self.loaded)
             self.values.write(path)
-            yield path
+            with probed_disk(path, self.config.run.disk_timeout_seconds):
+                yield path
 
 
 def make_run_start(

@@ -1,7 +1,7 @@
 """Load the config and the parameters of a run."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +10,17 @@ import jax
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import read_json
 from fastmim_jax.run_folder import BEST, CHECKPOINTS, find_checkpoint
-from fastmim_jax.saved_config import config_from_dict, find_mismatch
+from fastmim_jax.saved_config import config_from_dict, config_key, find_mismatch, override
 from fastmim_jax.train.checkpoint import Checkpoints, describe_damage
 from fastmim_jax.train.sharding import make_mesh, replicated
+from fastmim_jax.validate import check_values
 
 _LOG = logging.getLogger(__name__)
+# Keys that an evaluation may set: how images are read, by which resources.
+READING = (
+    *("run.workers", "run.threads", "run.max_worker_restarts", "run.verify_checkpoints"),
+    *("data.max_pixels", "data.value_range", "data.nodata", "data.eval_resize", "data.max_bad_share"),
+)
 
 
 class LoadedRun(NamedTuple):
@@ -88,24 +94,30 @@ def count_outputs(variables: Mapping) -> int | None:
     return None if kernel is None else kernel.shape[-1]
 
 
-def load_run(path: str | Path, step: int | None = None, devices: list | None = None) -> LoadedRun:
+def load_run(
+    path: str | Path,
+    step: int | None = None,
+    devices: list | None = None,
+    settings: Sequence[str] = (),
+) -> LoadedRun:
     """Read the config and the parameters of a run.
 
     Args:
       path: a work directory, or one checkpoint in it, such as DIR/checkpoints/800, see `find_checkpoint`.
       step: of a checkpoint in a work directory; None for its best one, or else its newest.
       devices: to hold the parameters; None for all.
+      settings: "KEY=VALUE" of how images are read, see READING; they replace those of the run.
 
     Damaged checkpoints are named and passed over; one that is asked for by its step is refused.
 
     Raises:
-      UserError: there is no such checkpoint, or none that is whole.
+      UserError: there is no such checkpoint, or none that is whole; or another setting.
     """
     found = find_checkpoint(path)
     workdir, best = found.workdir, found.workdir / BEST
     step = found.step if step is None else step
     folder = found.folder or (best if step is None and best.exists() else workdir / CHECKPOINTS)
-    config = read_config(workdir)
+    config = _with_settings(read_config(workdir), settings)
     folder, step = _choose(workdir, folder, step, verify=config.run.verify_checkpoints)
     with Checkpoints(folder) as checkpoints:
         arrays = checkpoints.read_params(step, replicated(make_mesh(devices=devices or jax.devices())))
@@ -113,6 +125,20 @@ def load_run(path: str | Path, step: int | None = None, devices: list | None = N
     evaluated = arrays.get("average") or arrays
     variables = {"params": evaluated["params"], **evaluated["collections"]}
     return LoadedRun(workdir, folder / str(step), config, step, stage, variables)
+
+
+def _with_settings(config: Any, settings: Sequence[str]) -> Any:
+    """Return a config with settings of READING, checked."""
+    for setting in settings:
+        key = config_key(setting)
+        if not key.startswith(READING):
+            raise UserError(
+                f"--set={setting} is no setting of how images are read; choose from: {', '.join(READING)}"
+            )
+    if settings:
+        override(config, settings)
+        check_values(config)
+    return config
 
 
 def _choose(workdir: Path, folder: Path, step: int | None, verify: bool) -> tuple[Path, int]:

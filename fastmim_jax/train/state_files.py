@@ -31,7 +31,7 @@ _REBUILT: dict[str, tuple[Callable[[Path], Any], str]] = {
 # Names at the top of a work directory that a run without config.json cannot have written.
 _WRITTEN = (
     *(VALUES_FILE, BASELINES_FILE, ACCUMULATION_FILE, "data.json", "classes.json", "transfer.json"),
-    *("metrics.jsonl", "evaluation.json", "confusion.csv"),
+    *("lineage.json", "metrics.jsonl", "evaluation.json", "confusion.csv"),
 )
 
 

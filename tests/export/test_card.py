@@ -1,13 +1,16 @@
 """Model cards: the weights that training began from, their licence, facts and results."""
 
 import json
+import shutil
 
 import pytest
 
 from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.export.bundle import ModelBundle
-from fastmim_jax.export.card import LICENCES, lineage, model_card, starting_weights
+from fastmim_jax.export.card import LICENCES, lineage, lineage_of_export, model_card, starting_weights
 from fastmim_jax.export.formats import FORMATS
+from fastmim_jax.train.lineage import Lineage, record_lineage, write_lineage
+from fastmim_jax.train.runs import LoadedRun
 
 
 def bundle(workdir=None, init="", **others):
@@ -28,7 +31,7 @@ def write_run(workdir, init="", **conversion):
 
 def test_random_weights_have_no_lineage(tmp_path):
     for run in (bundle(), bundle(write_run(tmp_path / "run"))):
-        assert lineage(run) == {}
+        assert lineage(run) == ([], {})
         assert starting_weights(run).startswith("None: all parameters were initialised at random")
 
 
@@ -38,10 +41,11 @@ def test_the_lineage_is_followed_to_the_converted_file(tmp_path, checkpoint):
     converted = write_run(tmp_path / "converted", **conversion)
     before = write_run(tmp_path / "before", converted)
     run = bundle(write_run(tmp_path / "run", before), before / checkpoint)
-    assert lineage(run) == conversion
+    assert lineage(run).origin == conversion
+    step = ", its checkpoint of step 150" if checkpoint else ""
     assert starting_weights(run) == (
-        "Training began from a run of fastmim_jax. `mae.pth`, a file in the format `mae_vit`: weights "
-        "published in it are under CC-BY-NC 4.0 "
+        f"Training began from a run of fastmim_jax{step}. `mae.pth`, a file in the format `mae_vit`: "
+        "weights published in it are under CC-BY-NC 4.0 "
         "(facebookresearch/mae)."
     )
 
@@ -49,8 +53,11 @@ def test_the_lineage_is_followed_to_the_converted_file(tmp_path, checkpoint):
 def test_a_lost_run_is_named(tmp_path):
     lost = tmp_path / "lost"
     run = bundle(write_run(tmp_path / "run", lost), lost)
-    assert lineage(run) == {"source": str(lost)}
-    ending = "whose origin is not recorded: ask there for its licence."
+    assert lineage(run).origin["source"] == str(lost)
+    ending = (
+        "whose origin is not recorded (their folder is gone, and the run that began there is older than "
+        "lineage.json): ask there for its licence."
+    )
     assert starting_weights(run, with_paths=True) == f"Training began from `{lost}`, {ending}"
     assert starting_weights(run) == f"Training began from weights, {ending}"
 
@@ -70,6 +77,46 @@ def test_a_card_of_a_fine_tuned_model_names_its_pretraining(tmp_path):
     )
 
 
+def test_a_card_tells_the_pretraining_that_was_deleted(tmp_path):
+    """The run, exported to a folder of ours or not, has the lineage itself; no local path is in it."""
+    config = pretrain_config()
+    config.method.name = "mae"
+    config.data.path, config.init = "/data/secret", "/runs/secret"
+    config.schedule.update(steps=100, batch_size=64)
+    before = write_run(tmp_path / "before", init="/runs/secret")
+    origin = {"source": "/home/secret/x.pth", "format": "mae_vit"}
+    write_lineage(before, Lineage([], origin))
+    own = finetune_config()
+    own.model.backbone.name, own.init = "vit_b16", str(before)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(own.to_json())
+    record_lineage(tmp_path / "run", LoadedRun(before, before, config, 100, 0, {}))
+    shutil.rmtree(before)
+    text = starting_weights(ModelBundle(own, {}, workdir=tmp_path / "run"))
+    assert text.startswith(
+        "Training began from MAE (arXiv 2111.06377) of vit_b16 for 100 steps, with a batch size of 64, "
+        "images of 128 x 128 pixels, its checkpoint of step 100. `x.pth`, a file in the format `mae_vit`"
+    )
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    write_lineage(exported, lineage_of_export(ModelBundle(own, {}, workdir=tmp_path / "run", step=7)))
+    (exported / "conversion.json").write_text('{"source": "a run of fastmim_jax, step 7", "format": ""}')
+    assert "secret" not in (exported / "lineage.json").read_text()
+    shown = starting_weights(ModelBundle(own, {}, workdir=exported))
+    assert shown.startswith("Training began from fine-tuning of vit_b16") and "Before that: MAE" in shown
+    assert "`x.pth`" in shown
+
+
+def test_a_bare_backbone_tells_the_run_that_it_is_of(tmp_path):
+    config = pretrain_config()
+    config.method.name, config.init = "mae", "/gone"
+    (tmp_path / "config.json").write_text(config.to_json())
+    found = bundle(tmp_path)
+    card = model_card(found, "import x", "timm")
+    assert "- The backbone of MAE (arXiv 2111.06377) of vit_b16 for 800 epochs, with a batch size" in card
+    assert "their folder is gone" in card
+
+
 def test_a_run_of_no_zoo_entry_is_described_by_its_sizes(tmp_path):
     config = pretrain_config()
     config.method.backbone.update(name="vit_b16", width=192, depth=3, heads=3)
@@ -86,7 +133,7 @@ def test_runs_that_began_from_one_another_end(length, tmp_path, monkeypatch):
         # One run, named in different ways.
         write_run(tmp_path / name, tmp_path / init if name == "run1" else f"{tmp_path}/./{init}/../{init}")
     found = bundle(tmp_path / "run0", tmp_path / names[1 % length])
-    assert "leads back" in lineage(found)["problem"]
+    assert "leads back" in lineage(found).origin["problem"]
     text = starting_weights(found)
     assert text.count("a run of fastmim_jax") == length - 1
     assert text.endswith(

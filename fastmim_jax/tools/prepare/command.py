@@ -1,6 +1,5 @@
 """The command `fastmim prepare`."""
 
-import dataclasses
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,6 +42,7 @@ def prepare(
     splits: Sequence[str] = (),
     workers: int | None = None,
     check: bool = False,
+    with_paths: bool = False,
 ) -> int:
     """Write a data set as ArrayRecord shards of shrunk images, or only scan it, and print the facts.
 
@@ -57,6 +57,7 @@ def prepare(
       splits: their names; () for all.
       workers: processes; None for one per core.
       check: only scan.
+      with_paths: keep the path of the source in manifest.json.
 
     Returns:
       Exit code: 0, or 1 if a scan finds unreadable files, 130 after Ctrl-C, 143 after SIGTERM.
@@ -84,7 +85,7 @@ def prepare(
         with _sigterm():
             if check or destination is None:
                 return _scan(sources, settings, workers)
-            return _prepare(sources, settings, destination, workers)
+            return _prepare(sources, settings, destination, workers, with_paths)
     except (KeyboardInterrupt, Terminated) as stop:
         name, code = ("SIGTERM", 143) if isinstance(stop, Terminated) else ("Ctrl-C", 130)
         print(f"stopped by {name}" + ("" if check else "; rerun the same command to resume"))
@@ -107,14 +108,16 @@ def _scan(sources: Mapping[str, Source], settings: Settings, workers: int) -> in
     return 1 if any(split.unreadable for split in facts.values()) else 0
 
 
-def _prepare(sources: Mapping[str, Source], settings: Settings, path: str, workers: int) -> int:
+def _prepare(
+    sources: Mapping[str, Source], settings: Settings, path: str, workers: int, with_paths: bool
+) -> int:
     manifest = find_finished(path, settings)
     if manifest is not None:
         done = "added the positions of its records" if add_chunks(path, manifest) else "nothing to do"
         print(f"{path} is finished already; {done} (to prepare it anew, `rm -r {path}` first)")
         return 0
     with open_destination(path, settings) as destination:
-        manifest = _write(sources, settings, destination, workers)
+        manifest = _write(sources, settings, destination, workers, with_paths)
     for line in summary_lines(manifest.splits, settings):
         print(line)
     print(f"train on it: --config.data.path={path}")
@@ -122,7 +125,11 @@ def _prepare(sources: Mapping[str, Source], settings: Settings, path: str, worke
 
 
 def _write(
-    sources: Mapping[str, Source], settings: Settings, destination: Destination, workers: int
+    sources: Mapping[str, Source],
+    settings: Settings,
+    destination: Destination,
+    workers: int,
+    with_paths: bool,
 ) -> Manifest:
     tasks = make_tasks(settings.records)
     finished = destination.finished_shards(tasks)
@@ -132,7 +139,7 @@ def _write(
     done = _run(work, tasks, finished, workers)
     splits = _facts_of_splits(sources, settings, tasks, done)
     manifest = Manifest(
-        settings=dataclasses.asdict(settings),
+        settings=settings.public(with_paths),
         layout=settings.layout,
         dtype=settings.dtype,
         channels=settings.channels,

@@ -1,6 +1,7 @@
 """Settings of a preparation: checked, and compared with those of an earlier one."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -42,6 +43,15 @@ class Settings:
     value_range: tuple[float, float]
     records: dict[str, int]
     nodata: float | None = None
+
+    def public(self, with_paths: bool) -> dict[str, Any]:
+        """Return the settings for manifest.json.
+
+        with_paths: whether the path of the original data set may be in them; else only its hash, which
+        tells other data apart.
+        """
+        content = {**dataclasses.asdict(self), "source_hash": _hash(self.source)}
+        return content if with_paths else {**content, "source": ""}
 
     @property
     def rules(self) -> DecodeRules:
@@ -127,6 +137,10 @@ def make_settings(
     )
 
 
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
 def _absolute(path: str) -> str:
     """Return the absolute path of a file or folder; other names, such as "sample", stay."""
     return os.path.abspath(path) if os.path.exists(path) else path
@@ -196,6 +210,10 @@ def describe_differences(settings: Settings, earlier: Mapping[str, Any]) -> str:
     for key, value in now.items():
         before = earlier.get(key)
         if before == value or (key == "quality" and None in (before, value)):  # then the layouts differ
+            continue
+        if key == "source" and "source_hash" in earlier:
+            if earlier["source_hash"] != _hash(value):
+                words.append(f"source {before or 'of other images'} (now {value})")
             continue
         if key == "records" and isinstance(before, dict) and list(before) == list(value):
             counts = [

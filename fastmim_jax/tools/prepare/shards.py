@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from fastmim_jax.data.records.encode import encode, shrink
 from fastmim_jax.data.records.raw import RawImage
 from fastmim_jax.data.records.record import StoredImage, pack
 from fastmim_jax.data.sources import Source
+from fastmim_jax.data.sources.joined import split_path
 from fastmim_jax.data.sources.pread import stamp
 from fastmim_jax.data.sources.riegeli import find_chunks
 from fastmim_jax.errors import UserError
@@ -76,6 +77,7 @@ class ShardWriter:
     ):
         self._sources, self._settings = sources, settings
         self._folder, self._unfinished = folder, unfinished
+        self._roots = split_path(settings.source)
 
     def __call__(self, task: ShardTask, progress: Callable[[int], None]) -> ShardFacts:
         """Write a shard and its facts.
@@ -122,7 +124,7 @@ class ShardWriter:
             try:
                 image, stored, copied = self._image(source, index)
             except DecodeError as error:
-                facts.unreadable.append((name, " ".join(error.reason.split())))
+                facts.unreadable.append((name, _reason(error)))
             else:
                 label = source.label(index)
                 facts.add(image, label, name)
@@ -151,13 +153,31 @@ class ShardWriter:
             raise DecodeError(f"cannot be stored as {settings.layout}: {error}") from error
 
     def _name(self, source: Source, index: int) -> str:
-        """Return the name of a record, relative to the data set where it is a path inside it."""
+        """Return the name of a record, without a local path; see `_relative`."""
         try:
             name = source.name(index)
         except Exception:  # the name may be stored inside a record that cannot be read
             return f"record {index}"
-        inside = self._settings.source.rstrip(os.sep) + os.sep
-        return name.removeprefix(inside)
+        return _relative(name, self._roots)
+
+
+def _reason(error: DecodeError) -> str:
+    """Return why a record cannot be read, in one line, without the key of a training config."""
+    return " ".join(error.reason.split()).replace(" (--config.data.max_pixels)", "")
+
+
+def _relative(name: str, roots: Sequence[str]) -> str:
+    """Return a name relative to its data set, with the number of the data set if there are several.
+
+    Of a list of images, whose folder counts, names outside of it keep their last folder.
+    """
+    for number, root in enumerate(roots, 1):
+        folder = os.path.dirname(root) if os.path.isfile(root) and name.startswith(os.sep) else root
+        for inside in (f"{root.rstrip(os.sep)}{os.sep}", f"{folder.rstrip(os.sep)}{os.sep}"):
+            if name.startswith(inside):
+                within = name.removeprefix(inside)
+                return f"{number}/{within}" if len(roots) > 1 else within
+    return os.sep.join(name.split(os.sep)[-2:]) if os.path.isabs(name) else name
 
 
 def load_facts(path: Path) -> ShardFacts | None:
