@@ -86,7 +86,19 @@ def restore_or_create(
     plan = stages[start.saved_in].plan
     state = checkpoints.restore(start.checkpoint, stages[start.saved_in].abstract)
     log(f"resuming at step {start.checkpoint:,} of {plan.total_steps:,}")
+    if start.checkpoint == plan.total_steps:
+        log(_how_to_train_longer(stages[-1].config.schedule.shape, checkpoints.directory.parent))
     return state if start.stage == start.saved_in else next_stage(state, stages[start.stage], log)
+
+
+def _how_to_train_longer(shape, workdir):
+    """Return what to type for more steps than a run has that is finished."""
+    if shape == "step":
+        return "the run is finished; to train longer, type --extend and a larger --config.schedule.epochs"
+    return (
+        "the run is finished, its learning rate is at its end; to train on from there, type "
+        f"--config.init={workdir} and another --workdir"
+    )
 
 
 def next_stage(state, stage, log):

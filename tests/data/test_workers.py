@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from fastmim_jax.data.workers import start_shielded
+from fastmim_jax.data.workers import main_script_hidden, start_shielded
 
 pytestmark = pytest.mark.multiprocess
 
@@ -55,3 +55,31 @@ def test_exceptions_arrive(error):
         raise error
 
     assert start_shielded(fail).exception(timeout=60) is error
+
+
+SCRIPT = """
+from fastmim_jax.data.chunk_readers import WorkerReader
+print("run", flush=True)
+reader = WorkerReader(abs, 3, 1, 1, 0)
+print([reader.next() for _ in range(3)], flush=True)
+reader.close()
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_runs_once(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    run = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True)
+    assert run.stdout == "run\n[0, 1, 2]\n", run.stderr
+
+
+def test_the_main_script_is_hidden_unless_it_defines_what_a_worker_gets():
+    main = sys.modules["__main__"]
+    before = dict(vars(main))
+    own = type("Own", (), {"__module__": "__main__"})
+    with main_script_hidden((abs, 1)):
+        assert "__file__" not in vars(main) and main.__spec__ is None
+    for arguments in ((abs, own()), ([own],)):
+        with main_script_hidden(arguments):
+            assert vars(main) == before
+    assert vars(main) == before

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
+from fastmim_jax.auto_schedule import fill_auto
 from fastmim_jax.build import create_reader
 from fastmim_jax.data.image_reader import ImageReader
 from fastmim_jax.data.sources import Source, labelled
@@ -62,7 +63,8 @@ def show_batch(config: ConfigDict, path: str | Path) -> Path:
     check_values(config)
     check_data(config.data)
     source = open_training_data(config)
-    config = at_stage(settle_values(config, source, log=print).config, 0)
+    config = fill_auto(settle_values(config, source, log=print).config, len(source)).config
+    config = at_stage(config, 0)
     batch_size, reader = config.schedule.batch_size, create_reader(config)
     count = min(SHOWN, batch_size)
     images, captions = _first_batch(config, reader, source, count)
