@@ -163,8 +163,9 @@ class Peers:
                 self._answer(link)
             elif kind == "failed":
                 self._answer(link)
-                if not self._closing:
-                    self._send_last(message, link.process)
+                if self._closing:
+                    continue  # both end, and wait for the end of the connection
+                self._send_last(message, link.process)
                 self._end(Ended(message["process"], message["host"], message["text"], message["code"]))
                 return
             elif kind == "stop":

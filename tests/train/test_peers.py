@@ -51,6 +51,13 @@ def test_an_error_ends_all_with_its_sentence_and_code(capsys, sender):
     assert capsys.readouterr().err == 2 * sentence
 
 
+def test_processes_that_fail_at_the_same_time_wait_for_nobody(monkeypatch):
+    monkeypatch.setattr("fastmim_jax.train.peers.SECONDS_TO_READ", 100.0)
+    peers, left = connect(3)
+    together(lambda peer: peer.fail("it was stopped by SIGTERM", 143), peers)
+    assert {end.code for end in left} <= {None, 143}
+
+
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_all(capsys, killed):
     """Its connections end without a word, as the system ends those of a killed process."""
