@@ -7,7 +7,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from fastmim_jax.data.decoder_messages import begin_decoding, begin_record, report
+from fastmim_jax.data.decoder_messages import begin_decoding, begin_record, note, report
 from fastmim_jax.data.limits import DecodeError, DecodeRules, check_image, check_jpeg, check_size
 from fastmim_jax.data.pillow_image import (
     candidate_formats,
@@ -165,10 +165,12 @@ def _decode(data: Record, channels: int, rules: DecodeRules, counts: ValueCounts
         if image is not None:
             return to_pixels(image, rules, counts)
     header = read_header(data)
+    if header is not None and header.pages > 1 and not header.has_bands_in_pages(channels):
+        note(f"the first of its {header.pages:,} pages alone")
     rules = _with_nodata(rules, header)
     exact = bool(rules.value_range or rules.dtype)
     if header is not None and not keeps_values(header, channels, exact):
-        bands = _from_array(read_bands(data, header, rules), channels, rules, counts)
+        bands = _from_array(read_bands(data, header, channels, rules), channels, rules, counts)
         return upright(bands, header.orientation)
     _check_colors(data, rules)
     return _pillow(data, channels, rules, counts, header.bits if header else 16)
@@ -196,7 +198,7 @@ def _wide_values(
     header = read_header(data)
     nodata = _with_nodata(rules, header).nodata
     if header is not None and not keeps_values(header, channels, exact=True):
-        return upright(read_bands(data, header, rules), header.orientation), nodata
+        return upright(read_bands(data, header, channels, rules), header.orientation), nodata
     with Image.open(io.BytesIO(data), formats=candidate_formats(data)) as image:
         if image.mode[0] not in "IF":
             return None
@@ -271,6 +273,9 @@ def _from_array(
         raise DecodeError(f"array of shape {array.shape}, expected (height, width, channels)")
     if 0 in array.shape:
         raise DecodeError(f"array of shape {array.shape}")
+    own = array.shape[2] if array.ndim == 3 else 1
+    if own != channels and {own, channels} != {1, 3}:
+        raise DecodeError(f"has {own} channels, expected {channels}")
     return _to_bands(to_pixels(array, rules, counts), channels)
 
 

@@ -61,7 +61,7 @@ def report() -> None:
         _PRINTED.names.add(name)
         last = len(_PRINTED.names) > _MAX_PRINTED
     text = "further images that are read with such messages are not named" if last else _THREAD.message
-    _LOG.warning(text if last else f"{name}: read, perhaps damaged: {text}")
+    _LOG.warning(text if last else f"{name}: read, {text}")
 
 
 @functools.cache
@@ -74,7 +74,8 @@ def name_messages() -> None:
     warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
 
 
-def _note(text: str) -> None:
+def note(text: str) -> None:
+    """Note a message about the file that this thread decodes; the first one of a file counts."""
     _THREAD.message = _THREAD.message or " ".join(text.split())[:200]
 
 
@@ -94,19 +95,19 @@ def _take_libtiff() -> None:
 def _on_libtiff_error(module: bytes | None, template: bytes | None, values: int | None) -> None:
     buffer = ctypes.create_string_buffer(256)
     ctypes.CDLL(None).vsnprintf(buffer, ctypes.c_size_t(256), template, ctypes.c_void_p(values))
-    _note(f"libtiff: {buffer.value.decode(errors='replace')}")
+    note(f"perhaps damaged: libtiff: {buffer.value.decode(errors='replace')}")
 
 
 class _Note(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        _note(f"tifffile: {record.getMessage()}")
+        note(f"perhaps damaged: tifffile: {record.getMessage()}")
 
 
 def _show_warning(
     show: Any, message: Any, category: Any, filename: str, *more: Any, **options: Any
 ) -> None:
     if "/PIL/" in filename:
-        _note(f"Pillow: {message}")
+        note(f"perhaps damaged: Pillow: {message}")
     else:
         show(message, category, filename, *more, **options)
 

@@ -6,6 +6,7 @@ from typing import Any, cast
 from ml_collections import ConfigDict
 
 from fastmim_jax.data.sources import Source, evaluation_split, labelled, open_source
+from fastmim_jax.data.sources.base import plain_name
 from fastmim_jax.errors import UserError
 
 
@@ -100,7 +101,10 @@ def check_classes(source: Source, classes: Sequence[str]) -> None:
     extra = [name for name in source.classes if name not in classes]
     if not extra:
         return
-    shown = ", ".join(extra[:3]) + (", ..." if len(extra) > 3 else "")
+    known = {plain_name(name): name for name in classes}
+    alike = [known.get(plain_name(name)) for name in extra]
+    named = [f"{name!r} (not {x!r})" if x else name for name, x in zip(extra, alike, strict=True)]
+    shown = ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
     raise UserError(
         f"{source!r} has classes that are not among the {len(classes)} of the model: {shown}; expected the "
         "class folders of training, or some of them"

@@ -1,6 +1,8 @@
 """The parts that sources share: splits, labels per record, and images in a tree of folders."""
 
 import os
+import re
+import unicodedata
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -23,6 +25,23 @@ def refuse_file(file: FileStamp, kind: str, error: Exception, expected: str = "a
     reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
     seen = f"cannot be read as a file of kind {kind} ({reason})" if file.size else "is empty"
     raise UserError(f"{file.path} {seen}; expected {expected}, copied again if it is cut.") from error
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a class without what people write in many ways: case, spaces, accents' form."""
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+
+
+def describe_alike(path: str, classes: Sequence[str]) -> tuple[str, ...]:
+    """Return a sentence on classes that may be one, in a tuple; () if there are none."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(plain_name(name), []).append(name)
+    groups = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
+    if not groups:
+        return ()
+    shown = "; ".join(groups[:3]) + ("; ..." if len(groups) > 3 else "")
+    return (f"{path}: classes of their own, though their names differ in case or spaces alone: {shown}",)
 
 
 class LabelledSource:
@@ -92,6 +111,7 @@ class TreeSource:
         self.notices = (*more_notices, *notices(path, listing))
         first = [os.fsdecode(folder).partition("/")[0] or None for folder in listing.paths.folders]
         self.classes, self._label_of_folder = number_classes(first)
+        self.notices += describe_alike(path, self.classes)
 
     def __len__(self) -> int:
         return len(self.paths)

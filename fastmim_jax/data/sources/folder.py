@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from fastmim_jax.data.sources.base import TreeSource, refuse_split
-from fastmim_jax.data.sources.listing import holds_images, list_images, top_level
+from fastmim_jax.data.sources.listing import holds_images, is_work_directory, list_images, top_level
 from fastmim_jax.data.sources.pread import read_file
 from fastmim_jax.data.sources.splits import Division, describe_left_out, divide
 
@@ -16,7 +16,7 @@ def matches(path: str) -> bool:
 
 def split_names(path: str) -> tuple[str, ...]:
     """Return which of SPLITS a folder is divided into; () if it is not divided."""
-    return tuple(_divide(path).folders)
+    return tuple(_divide(path)[1].folders)
 
 
 def open_split(path: str, split: str) -> "FolderSource":
@@ -25,19 +25,30 @@ def open_split(path: str, split: str) -> "FolderSource":
     Raises:
       UserError: no such split, or no images in it.
     """
-    division = _divide(path)
+    root, division = _divide(path)
     folder = division.find(split)
     if folder is not None:
-        return FolderSource(os.path.join(path, folder), describe_left_out(path, division))
+        entered = f"{path}: its only folder with images, {os.path.relpath(root, path)}, is used"
+        notices = (entered,) * (root != path) + describe_left_out(root, division)
+        return FolderSource(os.path.join(root, folder), notices)
     if not division.folders and split == "train":
         return FolderSource(path)
-    expected = f"a sub-folder {os.path.join(path, split)} with images, beside its other splits"
+    expected = f"a sub-folder {os.path.join(root, split)} with images, beside its other splits"
     refuse_split(split, f"the image folder {path}", tuple(division.folders), expected)
 
 
-def _divide(path: str) -> Division:
+def _divide(path: str, levels: int = 3) -> tuple[str, Division]:
+    """Return the folder that is divided into splits, `path` or the only one in it, and its division."""
     top = top_level(path)
-    return divide(top.folders, lambda name: holds_images(os.path.join(path, name)), top.images)
+    division = divide(top.folders, lambda name: holds_images(os.path.join(path, name)), top.images)
+    if division.folders or top.images or not levels:
+        return path, division
+    filled = [name for name in top.folders if holds_images(os.path.join(path, name))]
+    if len(filled) == 1 and not is_work_directory(path):
+        root, inner = _divide(os.path.join(path, filled[0]), levels - 1)
+        if inner.folders:
+            return root, inner
+    return path, division
 
 
 class FolderSource(TreeSource):

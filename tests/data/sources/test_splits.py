@@ -128,3 +128,28 @@ def test_nothing_but_entries_that_cannot_be_read(tmp_path, monkeypatch):
         server.bind("socket.png")
         with pytest.raises(UserError, match=r"holds no images, but socket.png .FIFO, socket or device"):
             open_source(tmp_path)
+
+
+def test_the_only_folder_with_images_is_entered_for_its_splits(tmp_path, caplog):
+    root = tmp_path / "data"
+    _write(
+        root, *(f"archive/dataset/{split}/{x}/0.png" for split in ("train", "val") for x in ("cat", "dog"))
+    )
+    (root / "archive" / "dataset" / "labels").mkdir()
+    assert split_names(root) == ("train", "val") and evaluation_split(root) == "val"
+    source = open_source(root)
+    assert len(source) == 2 and source.classes == ("cat", "dog")
+    assert f"{root}: its only folder with images, archive/dataset, is used" in caplog.text
+    with pytest.raises(UserError, match="'test' was asked for"):
+        open_source(root, "test")
+
+
+def test_a_single_class_is_not_entered(tmp_path):
+    _write(tmp_path / "data", "cat/a/0.png", "cat/b/0.png")
+    assert split_names(tmp_path / "data") == () and open_source(tmp_path / "data").classes == ("cat",)
+
+
+def test_classes_whose_names_are_nearly_the_same_are_told(tmp_path, caplog):
+    _write(tmp_path, "Tabby cat/0.png", "tabby_cat/0.png", "dog/0.png")
+    assert len(open_source(tmp_path).classes) == 3
+    assert "differ in case or spaces alone: 'Tabby cat' and 'tabby_cat'" in caplog.text
