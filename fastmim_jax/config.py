@@ -267,6 +267,8 @@ def _run() -> ConfigDict:
     run.peer_timeout_seconds = (
         60.0  # of silence after which another process counts as dead and the run ends
     )
+    # Of an address as work directory: seconds without a good upload before the run stops; 0: it never does.
+    run.upload_timeout_seconds = 0.0
     run.max_skipped = 20  # non-finite steps in a row that stop the run, at least 1
     run.workers = -1  # worker processes that read images; -1: chosen from the number of cores
     run.threads = 4  # per worker process

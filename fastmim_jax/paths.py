@@ -12,6 +12,8 @@ from fastmim_jax.errors import UserError
 
 # Remote storage that could be opened later, and the web. A scheme has at least two letters: C:/ is a drive.
 _REMOTE = re.compile(r"([a-z][a-z0-9+.-]+)://|(gs|s3|http|https|hf|az|abfss|hdfs|file):/", re.IGNORECASE)
+# Storage that `fastmim_jax.stores` can open: a whole scheme, but not the web and not this machine.
+_STORE = re.compile(r"(?!(?:https?|ftp|file|local)://)[a-z][a-z0-9+.-]+://(?=[^/])", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$([a-zA-Z_]\w*|\{[^}]*\})", re.ASCII)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED = re.compile(r"\\\\|\\x[89a-f][0-9a-f]")
@@ -71,6 +73,36 @@ def utf8_path(path: str | os.PathLike, typed: str = "") -> str:
 def is_remote(path: str | os.PathLike) -> bool:
     """Return whether a path is an address with a scheme, such as gs://bucket/run, s3:// or https://."""
     return _REMOTE.match(os.fspath(path)) is not None
+
+
+def is_store(path: str | os.PathLike) -> bool:
+    """Return whether a path is an address in an object store, such as gs://bucket/run or s3://bucket."""
+    return _STORE.match(os.fspath(path)) is not None
+
+
+def place(path: str | os.PathLike, typed: str = "") -> str:
+    """Return a path of this machine, see `local_path`, or an address in an object store.
+
+    The scheme of an address becomes lower case, and slashes at its end are left out.
+
+    Raises:
+      UserError: see `local_path`.
+    """
+    text = os.fspath(path)
+    if not is_store(text):
+        return local_path(text, typed)
+    scheme, _, rest = text.partition("://")
+    return f"{scheme.lower()}://{rest.rstrip('/')}"
+
+
+def absolute_place(path: str | os.PathLike, typed: str = "") -> str:
+    """Return a path as every working directory can use it, or an address in an object store.
+
+    Raises:
+      UserError: see `local_path`.
+    """
+    text = place(path, typed)
+    return text if is_store(text) else os.path.abspath(text)
 
 
 def describe_kind(path: str | os.PathLike) -> str:

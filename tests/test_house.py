@@ -13,6 +13,7 @@ FLOORS = [
     ("errors",),
     ("paths",),
     ("io", "file_lock", "run_folder"),
+    ("stores",),
     ("data", "models"),
     ("mim",),
     ("config", "config_keys"),

@@ -11,11 +11,14 @@ from fastmim_jax.cli.parse import parse
 from fastmim_jax.config import PATH_KEYS, finetune_config, pretrain_config
 from fastmim_jax.errors import UserError
 from fastmim_jax.paths import (
+    absolute_place,
     check_output,
     describe_kind,
     from_text,
     is_remote,
+    is_store,
     local_path,
+    place,
     to_text,
     utf8_path,
 )
@@ -55,20 +58,37 @@ def test_home_and_variables(home, monkeypatch):
 def test_addresses_are_no_folders(home, monkeypatch, capsys, address):
     monkeypatch.chdir(home)
     assert is_remote(address)
-    for words in (
-        ["pretrain", QUICKSTART, f"--workdir={address}"],
-        ["pretrain", QUICKSTART, "--workdir=w", f"--config.data.path=sample::{address}"],
-        ["pretrain", QUICKSTART, "--workdir=w", f"--config.init={address}"],
+    commands = [
         ["features", "--workdir=w", "--images=i", f"--out={address}"],
-        ["probe", "--workdir=w", f"--test={address}"],
         ["convert", "a.pth", address],
-        ["verify", address, "b"],
         ["prepare", address, "b"],
         ["prepare", "sample", address],
-    ):
+        ["bench", QUICKSTART, f"--workdir={address}"],
+    ]
+    if not is_store(address):
+        commands += [
+            ["pretrain", QUICKSTART, f"--workdir={address}"],
+            ["pretrain", QUICKSTART, "--workdir=w", f"--config.data.path=sample::{address}"],
+            ["pretrain", QUICKSTART, "--workdir=w", f"--config.init={address}"],
+            ["probe", "--workdir=w", f"--test={address}"],
+            ["verify", address, "b"],
+        ]
+    for words in commands:
         message = refused(capsys, *words)
         assert f"{address} is an address" in message and "type " in message
     assert not os.listdir(home)
+
+
+def test_places_in_object_stores(home, monkeypatch):
+    monkeypatch.chdir(home)
+    assert place("GS://Bucket/Run/") == absolute_place("gs://Bucket/Run") == "gs://Bucket/Run"
+    assert place("~/x") == f"{home}/x" and absolute_place("x") == f"{home}/x"
+    assert is_store("memory://x") and not any(map(is_store, ("https://x/y", "file:///x", "gs:/b", "C:/x")))
+    config = os.path.join(os.path.dirname(__file__), "..", "configs", "quickstart.py")
+    words = [f"--config={config}", "--workdir=s3://b/r/", "--config.init=gs://b/a"]
+    values, _ = parse("pretrain", COMMANDS["pretrain"], [*words, "--config.data.path=sample::gs://b/d"])
+    flat = flatten(values.config)
+    assert (values.workdir, flat["init"], flat["data.path"]) == ("s3://b/r", "gs://b/a", "sample::gs://b/d")
 
 
 def test_every_path_is_resolved(home):

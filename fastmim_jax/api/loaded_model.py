@@ -20,6 +20,7 @@ from fastmim_jax.evaluate.classify import classify
 from fastmim_jax.export.bundle import ModelBundle
 from fastmim_jax.export.convert import Options, convert, is_ours, open_source
 from fastmim_jax.paths import local_path
+from fastmim_jax.paths import place as resolve_place
 from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.start_jax import start_jax
 from fastmim_jax.tools.reconstruct import central_crops, reconstruct_images
@@ -34,6 +35,7 @@ from fastmim_jax.train.inference import (
     method_stage,
 )
 from fastmim_jax.train.metrics import ProgressCounter
+from fastmim_jax.train.remote.reading import local_run
 from fastmim_jax.train.runs import LoadedRun, count_outputs, load_run, read_classes
 
 PATCHES = "patches"  # pooling: none, the grid of all patch tokens
@@ -46,7 +48,7 @@ def load(path: str | os.PathLike, *, step: int | None = None, batch_size: int = 
 
     Args:
       path: what `pretrain` or `finetune` returned, DIR/checkpoints/1000, a folder that `fastmim convert`
-        wrote, or a file or folder that it reads, such as mae_pretrain_vit_base.pth.
+        wrote, or a file or folder that it reads, such as mae_pretrain_vit_base.pth; or the address of one.
       step: of the checkpoint; None for the best one, or else the newest.
       batch_size: images that are computed at once, over all devices.
 
@@ -54,7 +56,7 @@ def load(path: str | os.PathLike, *, step: int | None = None, batch_size: int = 
       UserError: no model there, or one that cannot be read.
     """
     start_jax()
-    place = Path(local_path(path))
+    place = Path(local_run(resolve_place(path), step))
     if is_ours(place) or not _holds_arrays(place):
         loaded = load_run(place, step)
         class_file = loaded.workdir / "classes.json"

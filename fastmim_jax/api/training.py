@@ -20,7 +20,7 @@ from fastmim_jax.evaluate.monitor import open_monitor
 from fastmim_jax.evaluate.probe import Line
 from fastmim_jax.evaluate.probe import probe as probe_run
 from fastmim_jax.models.zoo import create_model
-from fastmim_jax.paths import local_path
+from fastmim_jax.paths import absolute_place, is_store, place
 from fastmim_jax.recipes import list_config_files, load_config
 from fastmim_jax.start_jax import start_jax
 from fastmim_jax.tools.reconstruct import draw_loss_curve, picture_hook
@@ -28,6 +28,7 @@ from fastmim_jax.train.finetune import finetune as finetune_run
 from fastmim_jax.train.hook import Hook
 from fastmim_jax.train.metrics import ProgressCounter
 from fastmim_jax.train.pretrain import pretrain as pretrain_run
+from fastmim_jax.train.remote.workdir import open_workdir
 from fastmim_jax.train.report import summarize, summary_lines
 
 OWN_DATA = "configs/own.py:tiny"
@@ -48,12 +49,13 @@ def pretrain(
     extend: bool = False,
     log: Callable[[str], None] = print,
     **settings: Any,
-) -> Path:
+) -> Path | str:
     """Pre-train a backbone on images without labels, or resume a run.
 
     Args:
       data: a folder of images, a data set (see `open_dataset`), or "sample".
-      out: work directory of the run, made if missing; the same call resumes a run there to the bit.
+      out: work directory of the run, made if missing, or an address such as gs://bucket/run; the same call
+        resumes a run there to the bit.
       model: name of the backbone, see `list_models`; "" for that of the config.
       method: "mae", "simmim", "mixmim", "pr_mim", "fastmim" or "fastmim_p": its published recipe for the
         model, with batch, epochs, warm-up and learning rate from the number of images; "" for the config.
@@ -66,7 +68,7 @@ def pretrain(
         method__decoder__depth=2; `fastmim config` lists all.
 
     Returns:
-      The work directory, for `load`, `probe` and `finetune(init=...)`.
+      The work directory, for `load`, `probe` and `finetune(init=...)`: a Path, or the address.
 
     Raises:
       UserError: data, config or work directory cannot be used; the sentence says what to type.
@@ -75,9 +77,9 @@ def pretrain(
     chosen = _complete(chosen, data, init, settings, "pretrain")
     start_resource_tracker()
     start_jax()
-    workdir = Path(local_path(out))
+    workdir = place(out)
     run_pretraining(chosen, workdir, accept_changed_data=accept_changed_data, extend=extend, log=log)
-    return workdir
+    return workdir if is_store(workdir) else Path(workdir)
 
 
 @python_errors
@@ -92,20 +94,21 @@ def finetune(
     extend: bool = False,
     log: Callable[[str], None] = print,
     **settings: Any,
-) -> Path:
+) -> Path | str:
     """Fine-tune a classifier on labelled images, or resume a run.
 
     Args:
       data: a folder with train/ and val/ (or test/), each with a folder per class, or a labelled data set;
         or one folder per class, with `eval_path` for the images to evaluate on.
-      out: work directory of the run, made if missing; the same call resumes a run there to the bit.
+      out: work directory of the run, made if missing, or an address such as gs://bucket/run; the same call
+        resumes a run there to the bit.
       init: a run, checkpoint or `Model` to start from; "" trains from scratch and needs `model`.
       model: name of the backbone; "" for that of `init`.
       config: by default with batch, epochs, warm-up and learning rate from the number of images.
       accept_changed_data, extend, log, **settings: see `pretrain`.
 
     Returns:
-      The work directory; `load` opens its best checkpoint.
+      The work directory, a Path or the address; `load` opens its best checkpoint.
 
     Raises:
       UserError: see `pretrain`.
@@ -116,7 +119,7 @@ def finetune(
     chosen = _complete(chosen, data, init, settings, "finetune")
     start_resource_tracker()
     start_jax()
-    workdir = Path(local_path(out))
+    workdir = place(out)
     finetune_run(
         chosen,
         workdir,
@@ -126,7 +129,7 @@ def finetune(
         extend=extend,
         measure_baselines=measure_baselines,
     )
-    return workdir
+    return workdir if is_store(workdir) else Path(workdir)
 
 
 @python_errors
@@ -187,12 +190,13 @@ def run_pretraining(
     hooks: list[Callable[..., Hook]] = [picture_hook] if config.run.picture_every else []
     hooks += [open_monitor(config)] if config.monitor.path else []
     options = dict(accept_changed_data=accept_changed_data, extend=extend)
-    pretrain_run(config, workdir, hooks, log, **options)
-    if jax.process_index():
-        return
-    draw_loss_curve(workdir)
-    for line in summary_lines(summarize(workdir), Path(workdir)):
-        log(line)
+    with open_workdir(workdir, config.run, log) as folder:
+        pretrain_run(config, folder, hooks, log, **options)
+        if jax.process_index():
+            return
+        draw_loss_curve(folder)
+        for line in summary_lines(summarize(folder), folder):
+            log(line)
 
 
 def _pretraining_config(config: str | ConfigDict, model: str, method: str) -> ConfigDict:
@@ -250,7 +254,7 @@ def _complete(config: ConfigDict, data: Any, init: Any, settings: dict, caller: 
         )
     config.data.path = absolute_path(os.fspath(data))
     if init:
-        config.init = os.path.abspath(local_path(_path_of(init)))
+        config.init = absolute_place(_path_of(init))
     return apply_settings(config, settings, caller)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from fastmim_jax.cli.command import Command
 from fastmim_jax.cli.flags import FLAGS, data_path, flag_name
 from fastmim_jax.errors import UserError
+from fastmim_jax.paths import is_store
 from fastmim_jax.run_folder import find_checkpoint, is_checkpoint
 
 DATA_KEYS = ("data.path", "data.eval_path", "monitor.path")
@@ -55,6 +56,8 @@ def _check_data(path: str, typed: str) -> None:
 
 
 def _check_run(path: str, typed: str) -> None:
+    if _opens(path, f"{typed}="):
+        return
     try:
         find_checkpoint(path)
     except UserError as error:
@@ -63,7 +66,7 @@ def _check_run(path: str, typed: str) -> None:
 
 def _check_new_workdir(name: str, path: str) -> None:
     """Raise UserError if a run would be begun inside the work directory of another one."""
-    if not is_checkpoint(path):
+    if _opens(path, "--workdir=") or not is_checkpoint(path):
         return
     workdir = find_checkpoint(path).workdir
     if str(workdir) != str(path).rstrip("/"):
@@ -76,5 +79,12 @@ def _check_new_workdir(name: str, path: str) -> None:
 def _check_model(path: str) -> None:
     import os
 
-    if not os.path.exists(path):
+    if not _opens(path) and not os.path.exists(path):
         find_checkpoint(path)  # raises with what is near
+
+
+def _opens(path: str, typed: str = "") -> bool:
+    """Return whether a path is an address; raise UserError if no package opens it. Nothing is read."""
+    from fastmim_jax.stores.store import Store
+
+    return is_store(path) and bool(Store(path, typed))

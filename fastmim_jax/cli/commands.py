@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fastmim_jax.cli.command import Command
 from fastmim_jax.errors import UserError
+from fastmim_jax.paths import local_path
 from fastmim_jax.run_folder import find_checkpoint
 from fastmim_jax.start_jax import start_jax
 
@@ -26,9 +27,11 @@ def pretrain(values, paths):
 def reconstruct(values, paths):
     """Draw the reconstructions of a checkpoint."""
     from fastmim_jax.tools.reconstruct import reconstruct
+    from fastmim_jax.train.remote.reading import local_run
 
     start_jax()
-    print(reconstruct(Path(values.workdir), values.images, values.count or 6, values.step, values.set))
+    workdir = Path(local_run(values.workdir, values.step))
+    print(reconstruct(workdir, values.images, values.count or 6, values.step, values.set))
 
 
 def finetune(values, paths):
@@ -55,17 +58,19 @@ def finetune(values, paths):
 def probe(values, paths):
     """Probe the frozen features of a checkpoint for classes, layer by layer."""
     from fastmim_jax.evaluate.probe import probe
+    from fastmim_jax.train.remote.reading import local_run
 
     start_jax(values)
+    run = local_run(values.workdir, values.step)
     with _progress() as progress:
         probe(
-            values.workdir,
+            run,
             values.images,
             test=values.test,
             folds=values.folds,
             step=values.step,
             settings=values.set,
-            out=values.out or find_checkpoint(values.workdir).workdir / "probe.json",
+            out=values.out or find_checkpoint(run).workdir / "probe.json",
             log=progress.log,
             progress=progress.show,
             **({"kinds": tuple(values.kinds)} if values.kinds else {}),
@@ -145,6 +150,8 @@ def bench(values, paths):
 
     if values.show_batch and (values.distributed or values.coordinator):
         raise UserError("--show_batch draws in one process: leave out --distributed and --coordinator")
+    if values.workdir:
+        local_path(values.workdir, "--workdir=")
     start_jax(values, config.run.peer_timeout_seconds)
     if values.show_batch:
         print(show_batch(config, values.show_batch))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.paths import local_path
+from fastmim_jax.paths import is_store, local_path, place
 
 
 class Flag(NamedTuple):
@@ -41,6 +41,10 @@ def _path(value, help):
     return Flag(value, help, resolve=local_path)
 
 
+def _place(value, help):
+    return Flag(value, help, resolve=place)
+
+
 def _data(value, help):
     return Flag(value, help, resolve=data_path)
 
@@ -55,9 +59,17 @@ def data_path(path: str, typed: str = "", absolute: bool = False) -> str:
         raise UserError(f"{typed}{error}") from error
 
 
+def local_data_path(path: str, typed: str = "") -> str:
+    """Return a path of data sets on this machine only, as `data_path` returns it."""
+    for part in path.split("::"):
+        if is_store(part):
+            local_path(part, typed)
+    return data_path(path, typed)
+
+
 FLAGS = {
     "config": Flag("FILE.py[:VARIANT]", "a config file such as configs/quickstart.py", "config"),
-    "workdir": _path("DIR", "folder of the run; created if missing"),
+    "workdir": _place("DIR", "folder of the run, created if missing; or gs://BUCKET/RUN, s3://..."),
     "accept_changed_data": _boolean("resume although the training data changed; recorded in data.json"),
     "extend": _boolean("train longer than the run was begun for, with a larger --config.schedule.epochs"),
     "distributed": _boolean(
@@ -66,7 +78,7 @@ FLAGS = {
     "coordinator": Flag("HOST:PORT", "of process 0, where nothing finds the others: any free port"),
     "processes": _integer("N", "number of all processes, with --coordinator", 1),
     "process": _integer("I", "number of this process, with --coordinator", 0),
-    "images": _data("FILE_OR_DIR", "folder, data set or image to read instead of the run's data"),
+    "images": _data("FILE_OR_DIR", "folder, data set, image or gs://, s3:// address to read instead"),
     "test": _data("DIR", "labelled data to test on; default: the val or test split of --images"),
     "split": Flag("NAME", "split of --images; default: val, test or train, the first that exists"),
     "out": _path("FILE", "file to write"),

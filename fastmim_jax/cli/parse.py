@@ -1,17 +1,16 @@
 """Parsing of the words after a command, by absl: flag values, a config, paths."""
 
-import os
 from collections.abc import Sequence
 
 from absl import flags
 from ml_collections import config_flags
 
 from fastmim_jax.cli.command import Command
-from fastmim_jax.cli.flags import FLAGS, data_path, flag_name, flag_usage
+from fastmim_jax.cli.flags import FLAGS, data_path, flag_name, flag_usage, local_data_path
 from fastmim_jax.config import PATH_KEYS, pretrain_config
 from fastmim_jax.config_keys import suggest_key
 from fastmim_jax.errors import UserError, did_you_mean
-from fastmim_jax.paths import local_path
+from fastmim_jax.paths import absolute_place, local_path, place
 from fastmim_jax.recipes import find_config_file, load_config
 from fastmim_jax.saved_config import flatten
 
@@ -75,7 +74,7 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> tuple[flags.FlagV
     for flag in command.required:
         if given[flag] is None:
             raise UserError(f"fastmim {name} needs --{flag}: type {flag_usage(flag)} ({FLAGS[flag].help})")
-    of = {"SRC": data_path}
+    of = {"SRC": local_data_path, "SOURCE": place, "A": place, "B": place}
     return values, [
         of.get(kind, local_path)(path) for path, kind in zip(paths, command.paths, strict=False)
     ]
@@ -99,7 +98,7 @@ def _resolve_key(config, key):
     path = section.get(name) if section else None
     if isinstance(path, str) and path:
         section[name] = (
-            os.path.abspath(local_path(path, f"--config.{key}="))
+            absolute_place(path, f"--config.{key}=")
             if key == "init"
             else data_path(path, f"--config.{key}=", absolute=True)
         )

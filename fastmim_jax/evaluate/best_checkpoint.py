@@ -8,9 +8,10 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.classify import Predictions, classify
 from fastmim_jax.evaluate.report import write_report
 from fastmim_jax.run_folder import BEST
-from fastmim_jax.train.checkpoint import Checkpoints, describe_damage
+from fastmim_jax.train.checkpoint import describe_damage
 from fastmim_jax.train.finetune import FinetuneStage
 from fastmim_jax.train.hook import Hook
+from fastmim_jax.train.remote.first_process import open_checkpoints
 from fastmim_jax.train.state import TrainState
 
 
@@ -30,7 +31,7 @@ class BestCheckpoint:
     ):
         self._stage, self._source, self._workdir = stage, source, Path(workdir)
         self._log = log
-        self._checkpoints = Checkpoints(
+        self._checkpoints = open_checkpoints(
             self._workdir / BEST, keep=1, verify=stage.config.run.verify_checkpoints
         )
         found = self._checkpoints.find_whole()

@@ -33,10 +33,11 @@ from fastmim_jax.export.programs.onnx import write_onnx
 from fastmim_jax.export.programs.stablehlo import describes, write_function
 from fastmim_jax.export.to_torch import TorchArrays, dump_settings, parse_settings, to_torch
 from fastmim_jax.io import read_json
-from fastmim_jax.paths import check_output, local_path, utf8_path
+from fastmim_jax.paths import check_output, is_store, place, utf8_path
 from fastmim_jax.run_folder import CONFIG, find_checkpoint, is_checkpoint
 from fastmim_jax.saved_config import override
 from fastmim_jax.train.lineage import write_lineage
+from fastmim_jax.train.remote.reading import local_run
 from fastmim_jax.train.stop_signal import Stopped
 from fastmim_jax.train.transfer import TransferReport, modules
 from fastmim_jax.train.warm_start import has_checkpoint
@@ -174,7 +175,8 @@ def convert(
     """
     destination = Path(utf8_path(destination))
     check_name(destination, options.to)
-    check_apart(source, destination)
+    if not is_store(source):
+        check_apart(source, destination)
     clean_leftovers(destination, describes)
     check = partial(_check_place, destination, options)
     check(destination)
@@ -205,7 +207,7 @@ def open_source(source: str | Path, options: Options = DEFAULT_OPTIONS) -> tuple
     Raises:
       UserError: it is none of them, or not complete.
     """
-    source = Path(local_path(source))
+    source = Path(local_run(place(source), options.step))
     if is_ours(source):
         bundle = open_bundle(source, options.step)
         check_finite(flatten_variables(bundle.variables))

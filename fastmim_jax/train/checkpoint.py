@@ -87,19 +87,33 @@ class Checkpoints:
       keep: number of newest checkpoints to keep.
       keep_every: checkpoints at multiples of this step are never deleted; 0 for none.
       verify: whether reading compares the files with their sums: about 1 s a GB.
+      alone: this process, the first, writes and reads without the others of its run.
     """
 
-    def __init__(self, directory: str | Path, keep: int = 3, keep_every: int = 0, verify: bool = True):
+    def __init__(
+        self,
+        directory: str | Path,
+        keep: int = 3,
+        keep_every: int = 0,
+        verify: bool = True,
+        alone: bool = False,
+    ):
         policies = ocp.checkpoint_managers.preservation_policy
         preserved = [policies.LatestN(keep)]
         if keep_every:
             preserved.append(policies.EveryNSteps(keep_every))
         self.directory = Path(directory).absolute()
         # Unique barrier prefix: concurrent managers would deadlock.
-        processes = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self.directory.name)
+        processes = ocp.options.MultiprocessingOptions(
+            active_processes={0} if alone else None, barrier_sync_key_prefix=self.directory.name
+        )
+        self._processes = 1 if alone else jax.process_count()
+        if alone:  # Orbax makes the folder only where all processes take part
+            self.directory.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(preserved),
             multiprocessing_options=processes,
+            create=not alone,
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
         # With names, Orbax does not guess the items from whatever lies in the newest folder.
@@ -131,7 +145,7 @@ class Checkpoints:
                     whole = step
                     break
                 damaged.append(Damage(step, problem))
-        if jax.process_count() > 1:
+        if self._processes > 1:
             shared = multihost_utils.broadcast_one_to_all(np.int32(-1 if whole is None else whole))
             whole = None if shared < 0 else int(shared)
         verified = whole is not None and checksums.has_checksums(self.directory / str(whole))
@@ -154,7 +168,7 @@ class Checkpoints:
             for step, _ in damaged:
                 _rename_free(self.directory / str(step), f"damaged-{step}")
             self._remove_unfinished()
-        if jax.process_count() > 1:
+        if self._processes > 1:
             multihost_utils.sync_global_devices("fastmim set_aside")
         self._manager.reload()
 

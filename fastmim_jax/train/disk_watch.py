@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.train.remote.workdir import current_mirror
 
 TO_RESUME = "make it writable again, with space, and rerun the same command to resume"
 
@@ -15,10 +16,12 @@ class DiskWatch:
       checkpoints: see `Checkpoints`.
       metrics: see `Metrics`.
       most_failed: saves in a row that may fail before the run stops.
+      upload_timeout: seconds that the uploads of this process's run may fail, if it has any; 0: for ever.
     """
 
-    def __init__(self, checkpoints: Any, metrics: Any, most_failed: int):
+    def __init__(self, checkpoints: Any, metrics: Any, most_failed: int, upload_timeout: float = 0.0):
         self._checkpoints, self._metrics, self._most_failed = checkpoints, metrics, most_failed
+        self._mirror, self._upload_timeout = current_mirror(), upload_timeout
 
     def check(self, save: Callable[[], None]) -> None:
         """Print what could not be written.
@@ -30,7 +33,7 @@ class DiskWatch:
           UserError: the metrics could not be written for too long, or too many checkpoints in a row.
         """
         self._print_failures()
-        problem = self._metrics.check()
+        problem = self._metrics.check() or self._check_uploads()
         if problem:
             save()
             self._checkpoints.wait()
@@ -55,6 +58,14 @@ class DiskWatch:
         self._print_failures()
         if self._checkpoints.newest_written() == step:
             self._metrics.log(f"step {step:,} is saved")
+
+    def _check_uploads(self) -> str:
+        """Print what the uploads have to say; return a sentence if the run cannot go on for them."""
+        if self._mirror is None:
+            return ""
+        for line in self._mirror.take_lines():
+            self._metrics.log(line)
+        return self._mirror.problem(self._upload_timeout)
 
     def _print_failures(self) -> None:
         for failed in self._checkpoints.take_failures():

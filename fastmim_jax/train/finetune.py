@@ -23,6 +23,7 @@ from fastmim_jax.train.inference import ClassifierStage, classify_program
 from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.loop import train
 from fastmim_jax.train.optimizer import layer_lr_scales, make_optimizer, no_decay_names
+from fastmim_jax.train.remote.workdir import in_local_copy
 from fastmim_jax.train.report import Note, describe_finetuning, describe_start, log_notes
 from fastmim_jax.train.run_start import make_run_start
 from fastmim_jax.train.runs import LoadedRun, load_run, read_config
@@ -126,6 +127,7 @@ def make_finetune_stage(
     )
 
 
+@in_local_copy
 def finetune(
     config: Any,
     workdir: str | Path,
@@ -139,8 +141,8 @@ def finetune(
 
     Args:
       config: see `fastmim_jax.config.finetune_config`.
-      workdir: made if missing; holds the files of pre-training, classes.json, transfer.json, and the files
-        of the evaluation.
+      workdir: a folder, made if missing, or an address such as gs://bucket/run; holds the files of
+        pre-training, classes.json, transfer.json, and the files of the evaluation.
       open_evaluation: (stage, source of the evaluation images, workdir, log) -> Evaluation.
       log: prints a line.
       accept_changed_data: resume with other training data than the run was begun with.

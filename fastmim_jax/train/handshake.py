@@ -14,6 +14,7 @@ from fastmim_jax import __version__
 from fastmim_jax.data.sampled_content import count_changes
 from fastmim_jax.saved_config import flatten
 from fastmim_jax.train.peers import AgreedError, Peers, current_peers
+from fastmim_jax.train.remote.workdir import has_own_copy
 
 # Keys of a config, and flags, that each host may choose for itself.
 LOCAL = ("run.workers", "run.threads", "data.path", "data.eval_path", "data.cache")
@@ -115,6 +116,8 @@ def shake_hands(workdir: str | Path, config: Any, data: Mapping[str, Any]) -> No
     if peers is None:
         return
     compare_processes("run", describe_run(config, data))
+    if has_own_copy():
+        return
     hosts, workdirs = zip(*peers.share("workdir", [peers.host, str(workdir)]), strict=True)
     sentence = unshared_workdir(workdirs[0], hosts, _sees_workdir(peers, Path(workdir)))
     if sentence:
@@ -166,7 +169,8 @@ def unshared_workdir(workdir: str | Path, hosts: Sequence[str], sees: Sequence[b
         if not seen:
             return (
                 f"process {number} on {host} does not see {workdir} of process 0 on {hosts[0]}: type "
-                "--workdir=DIR with a folder on a disk that all hosts share"
+                "--workdir=DIR with a folder on a disk that all hosts share, or an address such as "
+                "gs://BUCKET/RUN or s3://BUCKET/RUN"
             )
     return ""
 

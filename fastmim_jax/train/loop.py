@@ -18,7 +18,6 @@ from fastmim_jax.saved_config import flatten
 from fastmim_jax.train.accumulation import fit_stage, saved_stage
 from fastmim_jax.train.accumulation_advice import what_to_type
 from fastmim_jax.train.agreement import GivenUp, StopAgreement
-from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.compilation import compilation_seconds, log_compilation
 from fastmim_jax.train.disk_watch import DiskWatch
 from fastmim_jax.train.ending import ends_together, leave_at_signal
@@ -30,6 +29,8 @@ from fastmim_jax.train.out_of_memory import refuse_out_of_memory
 from fastmim_jax.train.peers import current_peers
 from fastmim_jax.train.progress import Clock
 from fastmim_jax.train.reading_advice import advise_stage
+from fastmim_jax.train.remote.first_process import open_checkpoints
+from fastmim_jax.train.remote.workdir import flush_uploads
 from fastmim_jax.train.restore import find_start, next_stage, restore_or_create
 from fastmim_jax.train.stage import TrainStage
 from fastmim_jax.train.state import TrainState
@@ -70,9 +71,10 @@ def train(
     )
     stages, free = list(stages), free_bytes(stages[0].mesh)
     peers = current_peers()
-    tell = peers.tell_stop if peers else _tell_nobody
+    tell = peers.tell_stop if peers else lambda name: None
     stopping = StopSignal(config.run.grace_seconds, leave=leave_at_signal, tell=tell)
-    with Checkpoints(workdir / "checkpoints", **options) as checkpoints, stopping as stop, ends_together():
+    opened = open_checkpoints(workdir / "checkpoints", **options)
+    with opened as checkpoints, stopping as stop, ends_together():
         if peers:
             peers.on_stop = stop.receive
             if peers.stop_name:  # the signal came before
@@ -119,12 +121,8 @@ def train(
             f"stopped by {stop.name} after step {step:,}: the current step is saved; rerun the same "
             "command to resume"
         )
-        raise Stopped(stop.name, agreed=True)
+        raise Stopped(stop.name, agreed=True, since=stop.since)
     return step
-
-
-def _tell_nobody(name):
-    """Stand in for the other processes of a run that has none."""
 
 
 def _fit(stage, step, workdir, free, log):
@@ -158,7 +156,8 @@ class Loop:
         self.config, self.checkpoints, self.metrics = config, checkpoints, metrics
         self.undecodable, self.stop = undecodable, stop
         self.agreement = StopAgreement(stop, current_peers())
-        self.disk = DiskWatch(checkpoints, metrics, stages[0].config.run.max_failed_saves)
+        run = stages[0].config.run
+        self.disk = DiskWatch(checkpoints, metrics, run.max_failed_saves, run.upload_timeout_seconds)
         self.timer, self.clock = timer or StepTimer(clock), clock
         self.remaining = RemainingTime([stage_work(stage.plan) for stage in stages])
         self.stage: Any = None  # the running one
@@ -327,6 +326,7 @@ class Loop:
         """Save where the loop cannot; hook: number of the one that the next start calls again."""
         self.checkpoints.save(step, state, self._position(step, hook))
         self.checkpoints.wait()
+        flush_uploads(self.stage.config.run.grace_seconds / 2)
 
     def _check_disk(self, step, state):
         """Raise a UserError if files could not be written for too long; see `DiskWatch`."""

@@ -19,6 +19,7 @@ from fastmim_jax.train.hook import Hook
 from fastmim_jax.train.inference import MethodStage, method_programs, run_key
 from fastmim_jax.train.loop import train
 from fastmim_jax.train.optimizer import make_optimizer
+from fastmim_jax.train.remote.workdir import in_local_copy
 from fastmim_jax.train.report import (
     BASELINES_FILE,
     Note,
@@ -144,6 +145,7 @@ def _mask_views(data: Any) -> int:
     return data.views_per_image if data.views == "masks" else 1
 
 
+@in_local_copy
 def pretrain(
     config: Any,
     workdir: str | Path,
@@ -156,7 +158,8 @@ def pretrain(
 
     Args:
       config: resolved, see `fastmim_jax.config`.
-      workdir: made if missing; holds config.json, metrics.jsonl, tensorboard/, checkpoints/, ...
+      workdir: a folder, made if missing, or an address such as gs://bucket/run; holds
+        config.json, metrics.jsonl, tensorboard/, checkpoints/, ...
       hooks: functions (stage, workdir) -> Hook, called at the start of every stage.
       log: prints a line.
       accept_changed_data: resume with other training data than the run was begun with.

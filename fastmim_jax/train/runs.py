@@ -9,9 +9,11 @@ import jax
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import read_json
+from fastmim_jax.paths import place
 from fastmim_jax.run_folder import BEST, CHECKPOINTS, find_checkpoint
 from fastmim_jax.saved_config import config_from_dict, config_key, find_mismatch, override
 from fastmim_jax.train.checkpoint import Checkpoints, describe_damage
+from fastmim_jax.train.remote.reading import local_run
 from fastmim_jax.train.sharding import make_mesh, replicated
 from fastmim_jax.validate import check_values
 
@@ -103,7 +105,8 @@ def load_run(
     """Read the config and the parameters of a run.
 
     Args:
-      path: a work directory, or one checkpoint in it, such as DIR/checkpoints/800, see `find_checkpoint`.
+      path: a work directory, or one checkpoint in it, such as DIR/checkpoints/800, see `find_checkpoint`;
+        or the address of one, such as gs://bucket/run, which is fetched into this machine's cache.
       step: of a checkpoint in a work directory; None for its best one, or else its newest.
       devices: to hold the parameters; None for all.
       settings: "KEY=VALUE" of how images are read, see READING; they replace those of the run.
@@ -113,7 +116,7 @@ def load_run(
     Raises:
       UserError: there is no such checkpoint, or none that is whole; or another setting.
     """
-    found = find_checkpoint(path)
+    found = find_checkpoint(local_run(place(path), step))
     workdir, best = found.workdir, found.workdir / BEST
     step = found.step if step is None else step
     folder = found.folder or (best if step is None and best.exists() else workdir / CHECKPOINTS)

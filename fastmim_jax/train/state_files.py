@@ -46,10 +46,15 @@ def repair_state_files(workdir: str | Path, log: Callable[[str], None]) -> None:
         files in it that a run would overwrite.
     """
     if jax.process_index() == 0 and Path(workdir).is_dir():
-        _check_foreign(Path(workdir))
-        _repair(Path(workdir), log)
+        repair(Path(workdir), log)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("fastmim repair_state_files")
+
+
+def repair(workdir: Path, log: Callable[[str], None]) -> None:
+    """Do the work of `repair_state_files`, on this process."""
+    _check_foreign(workdir)
+    _repair(workdir, log)
 
 
 def _check_foreign(workdir: Path) -> None:
@@ -95,7 +100,7 @@ def _repair(workdir: Path, log: Callable[[str], None]) -> None:
 
 def _config_of_checkpoint(workdir: Path, problem: UserError) -> tuple[dict[str, Any], Path]:
     """Return the nested config in the newest whole checkpoint, and the checkpoint."""
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with Checkpoints(workdir / "checkpoints", alone=True) as checkpoints:
         step = checkpoints.find_whole().step
         flat = {} if step is None else checkpoints.position(step).get("config") or {}
     config = unflatten(flat)

@@ -20,12 +20,13 @@ _END = b"\0"  # ends the listening thread; no signal has this number
 class Stopped(SystemExit):
     """A run was stopped by a signal; its exit code is 128 plus the signal's number."""
 
-    def __init__(self, name: str, agreed: bool = False):
+    def __init__(self, name: str, agreed: bool = False, since: float | None = None):
         """Args:
         agreed: all processes of the run stopped after the same step.
+        since: time of the signal, by the monotonic clock.
         """
         super().__init__(exit_code(name))
-        self.name, self.agreed = name, agreed
+        self.name, self.agreed, self.since = name, agreed, since
 
 
 def exit_code(name: str) -> int:
@@ -62,6 +63,7 @@ class StopSignal:
     ):
         self._tell = tell
         self.name: str | None = None  # of the first signal
+        self.since: float | None = None  # its time, by the monotonic clock
         self._grace, self._say, self._leave = grace, say or _print_error, leave
         self._safe = False  # in a `nothing_to_save` block
         self._rescue: Callable[[], None] | None = None
@@ -143,7 +145,7 @@ class StopSignal:
                 if began is not None and received[0] == signal.SIGINT:
                     self._end("Ctrl-C again: the run ends at once")
                 elif began is None:
-                    began = time.monotonic()
+                    began = self.since = time.monotonic()
                     self._announce(signal.Signals(received[0]).name)
             if began is not None:
                 self._enforce(time.monotonic() - began)

@@ -12,7 +12,7 @@ import numpy as np
 from fastmim_jax.data.sampled_content import count_changes, hash_records
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import read_json
-from fastmim_jax.paths import local_path
+from fastmim_jax.paths import absolute_place
 from fastmim_jax.train.runs import LoadedRun, load_run, read_config
 from fastmim_jax.train.warm_start import has_checkpoint
 
@@ -116,7 +116,7 @@ def check_start(workdir: str | Path, init: str, loaded: LoadedRun | None) -> dic
     if not has_checkpoint(workdir) or not (Path(workdir) / "config.json").exists():
         return {}
     was, hash_was = read_config(workdir).init, _init_hash(Path(workdir))
-    same = init == was or (init and was and os.path.abspath(local_path(was)) == os.path.abspath(init))
+    same = init == was or (init and was and absolute_place(was) == absolute_place(init))
     if not same and not (init and hash_was and fingerprint(load_run(init).variables) == hash_was):
         raise UserError(
             f"{workdir} was begun with other parameters: config.init was {was or 'not set'}, is "

@@ -21,7 +21,7 @@ from fastmim_jax.train.runs import read_saved_config
 from fastmim_jax.train.warm_start import has_checkpoint
 
 # Files and folders that a start writes before its first metrics; none is of use without a run.
-_OF_A_START = {
+OF_A_START = {
     *(LOCK_FILE, "config.json", "data.json", "values.json", "classes.json", "transfer.json"),
     *("baselines.json", ACCUMULATION_FILE, "metrics.jsonl", "tensorboard", "checkpoints"),
 }
@@ -90,7 +90,7 @@ def removed_if_refused(workdir: str | Path) -> Iterator[None]:
 
 def _remove_unused(workdir: Path) -> None:
     """Remove the files of a start, and the folder, if it holds nothing else and no process its lock."""
-    if in_use(workdir) or not {path.name for path in workdir.iterdir()} <= _OF_A_START:
+    if in_use(workdir) or not {path.name for path in workdir.iterdir()} <= OF_A_START:
         return
     with contextlib.suppress(OSError), (workdir / LOCK_FILE).open("a") as file:
         if try_lock(file):

@@ -144,7 +144,7 @@ RUN = {
     "keep_every": integer(0),
     "verify_checkpoints": boolean(),
     "max_failed_saves": integer(1),
-    "disk_timeout_seconds": FROM_ZERO,
+    **dict.fromkeys(("disk_timeout_seconds", "upload_timeout_seconds"), FROM_ZERO),
     **dict.fromkeys(("grace_seconds", "peer_timeout_seconds"), POSITIVE),
     "max_skipped": integer(1),
     "workers": integer(-1, most=4096),

@@ -19,3 +19,6 @@ import fastmim_jax.evaluate.monitor  # noqa: E402
 import fastmim_jax.tools.reconstruct  # noqa: E402
 import fastmim_jax.train.finetune  # noqa: E402
 import fastmim_jax.train.pretrain  # noqa: E402, F401
+from helpers import bucket  # noqa: E402
+
+bucket.register()

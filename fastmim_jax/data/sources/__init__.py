@@ -33,11 +33,13 @@ from fastmim_jax.data.sources.base import refuse_split
 from fastmim_jax.data.sources.folder import FolderSource
 from fastmim_jax.data.sources.image_file import FileSource
 from fastmim_jax.data.sources.records import RecordsSource
+from fastmim_jax.data.sources.remote import local_data
 from fastmim_jax.data.sources.sample import SampleSource
 from fastmim_jax.data.sources.splits import EVALUATION_SPLITS
 from fastmim_jax.data.sources.tfds import TFDSSource
 from fastmim_jax.errors import UserError
-from fastmim_jax.paths import describe_kind
+from fastmim_jax.paths import describe_kind, is_store
+from fastmim_jax.stores.store import Store
 
 __all__ = [
     "FileSource",
@@ -97,7 +99,8 @@ def open_source(path: str | os.PathLike, split: str = "train") -> Source:
         version or one level above), .tar or .parquet files, or an image folder. An image folder or .zip
         file whose folders with images are named like splits (train, Training, val, dev, test ...) is
         entered at `split`.
-        'FIRST::SECOND' joins data sets, with their classes merged by name.
+        'FIRST::SECOND' joins data sets, with their classes merged by name. An address such as
+        gs://bucket/photos is fetched into the cache of this machine, and later only what changed.
       split: a split of the data set.
 
     What is left out of the records, such as files that are no images, is a warning of the logger
@@ -110,7 +113,7 @@ def open_source(path: str | os.PathLike, split: str = "train") -> Source:
     >>> source, source[0].shape, source.classes[source.label(0)]
     (SampleSource('train', 4,096 images, 12 classes), (160, 160, 3), 'astronaut')
     """
-    paths = joined.split_path(path)
+    paths = _local_paths(path)
     if len(paths) == 1:
         source = _find_kind(paths[0]).open_split(paths[0], split)
     else:
@@ -123,9 +126,15 @@ def open_source(path: str | os.PathLike, split: str = "train") -> Source:
 
 
 def check_exists(path: str | os.PathLike) -> None:
-    """Raise UserError if there is no data set at a path, see `open_source`; nothing is read."""
+    """Raise UserError if there is no data set at a path, see `open_source`; nothing is read.
+
+    Of an address only that a package opens it is checked.
+    """
     for one in joined.split_path(path):
-        _find_kind(one)
+        if is_store(one):
+            Store(one)
+        else:
+            _find_kind(one)
 
 
 def split_names(path: str | os.PathLike) -> tuple[str, ...]:
@@ -134,7 +143,7 @@ def split_names(path: str | os.PathLike) -> tuple[str, ...]:
     Raises:
       UserError: no data set there, or a TFDS data set that cannot be opened.
     """
-    names = [_find_kind(one).split_names(one) for one in joined.split_path(path)]
+    names = [_find_kind(one).split_names(one) for one in _local_paths(path)]
     return tuple(dict.fromkeys(itertools.chain(*names)))
 
 
@@ -161,6 +170,11 @@ def labelled(source: Source) -> Source:
     if problem is not None:
         raise UserError(problem)
     return source
+
+
+def _local_paths(path: str | os.PathLike) -> list[str]:
+    """-> the paths that are joined by "::", of local copies where they are addresses."""
+    return [local_data(one) for one in joined.split_path(path)]
 
 
 def _holding(paths: Sequence[str], split: str) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastmim_jax.data.sources.record_rows import RecordRows, read_rows
 from fastmim_jax.errors import UserError
-from fastmim_jax.paths import local_path
+from fastmim_jax.paths import absolute_place, place
 
 if TYPE_CHECKING:
     from fastmim_jax.data.records.raw import RawImage
@@ -22,16 +22,16 @@ WORDS = ("", "sample")  # that stand for data sets and are no paths
 
 
 def split_path(path: str | os.PathLike) -> list[str]:
-    """Return the paths that are joined by "::" in a path, each as `local_path` resolves it.
+    """Return the paths and addresses that are joined by "::" in a path, each as `place` resolves it.
 
     Raises:
-      UserError: an empty path, the same one twice, or one that `local_path` refuses.
+      UserError: an empty path, the same one twice, or one that `place` refuses.
     """
     path = os.fspath(path)
     paths = [path] if os.path.exists(path) else path.split(SEPARATOR)
     if len(paths) > 1 and not all(paths):
         raise UserError(f"{path} has an empty path before or after '::'; expected FIRST::SECOND.")
-    paths = [_resolve(part, os.fspath) for part in paths]
+    paths = [_resolve(part, place) for part in paths]
     if len(set(paths)) < len(paths):
         raise UserError(f"{path} names a data set twice; expected different ones between '::'.")
     return paths
@@ -39,19 +39,19 @@ def split_path(path: str | os.PathLike) -> list[str]:
 
 def absolute_path(path: str) -> str:
     """Return a path of data sets as every working directory can use it; raises as `split_path`."""
-    return SEPARATOR.join(_resolve(part, os.path.abspath) for part in split_path(path))
+    return SEPARATOR.join(_resolve(part, absolute_place) for part in split_path(path))
 
 
-def _resolve(path: str, finish: Callable[[str], str]) -> str:
-    """-> one path between "::" as `local_path` resolves it, then finished; also in tfds:NAME:DATA_DIR."""
+def _resolve(path: str, resolve: Callable[[str], str]) -> str:
+    """-> one path between "::", resolved; also in tfds:NAME:DATA_DIR."""
     if path in WORDS:
         return path
     if not path.startswith("tfds:"):
-        return finish(local_path(path))
+        return resolve(path)
     name, separator, folder = path.removeprefix("tfds:").partition(":")
     if not separator:
-        return f"tfds:{finish(local_path(name)) if os.path.isdir(os.path.expanduser(name)) else name}"
-    return f"tfds:{name}:{finish(local_path(folder))}"
+        return f"tfds:{resolve(name) if os.path.isdir(os.path.expanduser(name)) else name}"
+    return f"tfds:{name}:{resolve(folder)}"
 
 
 class JoinedSource:
