@@ -105,7 +105,10 @@ COMMANDS = [
     (f"pretrain {OWN} --workdir={{0}}/w --config.schedule.epochs=lots", "above 0, or auto"),
     # paths of data
     (f"pretrain {QUICK} --workdir={{0}}/w --config.data.path={{0}}/photo", "photo does not exist"),
-    (f"pretrain {QUICK} --workdir={{0}}/w --config.data.path=s3://bucket/x", "needs the package s3fs: type pip install"),
+    (
+        f"pretrain {QUICK} --workdir={{0}}/w --config.data.path=s3://bucket/x",
+        "needs the package s3fs: type",
+    ),
     (f"pretrain {QUICK} --workdir={{0}}/w --config.data.path=$NOWHERE/x", "NOWHERE is not set"),
     (
         f"pretrain {QUICK} --workdir={{0}}/w --config.monitor.path={{0}}/none",
