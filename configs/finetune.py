@@ -26,7 +26,7 @@ simmim_swin_l      as simmim_swin_b: .7, .2, windows of 14 cells            85.4
 simmim_vit_b16     as simmim_swin_b: .65, .1, a bias table in every block   83.8 % (800 epochs)
 own                the backbone of config.init; batch, epochs, warm-up and     none: for your own images
                    learning rate from the number of images, images as
-                   large as config.data.image_size (64 px)
+                   large as in pre-training, less augmentation
 quickstart         the bundled photos at 48 px, 12 classes                  a first look, one minute
 
 All variants have RandAugment (magnitude 9 of 10, two of 15 operations), random erasing, mixup or CutMix,
@@ -88,9 +88,12 @@ VARIANTS = {
     "simmim_swin_l": recipe("swin_l", 6.25e-4, 0.7, 0.2, **SIMMIM_SWIN, model__backbone__window=14),
     "simmim_vit_b16": recipe("vit_b16", 6.25e-4, 0.65, **SIMMIM, **SIMMIM_VIT),
     "own": {
-        "data.image_size": (64, 64),
+        "data.image_size": (),
         "data.crop_scale": (0.4, 1.0),
         "augment.magnitude": 5.0,
+        "augment.random_erasing": 0.1,
+        "augment.mix_probability": 0.5,
+        "optimizer.layer_decay": 0.75,
     },
     "quickstart": {
         "data.image_size": (48, 48),

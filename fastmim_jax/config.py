@@ -159,7 +159,7 @@ def _data(image_size: tuple[int, int], crop_scale: tuple[float, float]) -> Confi
     # `fastmim prepare`, "tfds:NAME", "sample" (bundled photos), or several as "FIRST::SECOND".
     data.path = "sample"
     data.split = "train"  # of the data set that is trained on
-    data.image_size = image_size  # (height, width) in pixels
+    data.image_size = image_size  # (height, width) in pixels; (), in fine-tuning: that of config.init
     data.channels = 3  # of the images: 3 makes RGB and 1 luma; others must be the files' own
     data.mean = ()  # per channel, of pixel values in [0, 1]; (): ImageNet's
     data.std = ()  # per channel, of pixel values in [0, 1]; (): ImageNet's

@@ -34,7 +34,7 @@ def apply_settings(config: ConfigDict, settings: Mapping[str, Any], caller: str)
         for part in sections:
             section = section[part]
         with config.ignore_type():
-            section[last] = _convert(value, keys[key])
+            section[last] = _convert(key, value, keys[key])
     check_values(config)
     return config
 
@@ -55,12 +55,10 @@ def find_key(name: str, keys: Iterable[str], caller: str) -> str:
     raise UserError(f"{caller}() has no setting {name}: {hint}")
 
 
-def _convert(value: Any, default: Any) -> Any:
+def _convert(key: str, value: Any, default: Any) -> Any:
     """Return a value as the key has it: tuples for lists, a square for one side, floats for integers."""
-    if isinstance(default, list):
-        if isinstance(value, int) and len(default) == 2 and all(isinstance(x, int) for x in default):
-            return (value, value)
-        return tuple(value) if isinstance(value, list) else value
+    if key == "data.image_size" and isinstance(value, int):
+        return (value, value)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return tuple(value) if isinstance(value, list) else value

@@ -220,9 +220,10 @@ def resolve_start(config: Any, workdir: str | Path) -> tuple[Any, LoadedRun | No
 
 
 def _complete(config: Any, saved: Any) -> Any:
-    """Return the config with the unset keys of its backbone from a saved one."""
+    """Return the config with the unset keys of its backbone, and the image size, from a saved one."""
     if "model" not in saved:
         return config  # of pre-training: refused with the other keys that differ
+    config.data.image_size = tuple(config.data.image_size) or tuple(saved.data.image_size)
     for key, value in saved.model.backbone.items():
         if config.model.backbone[key] in (None, ""):
             config.model.backbone[key] = tuple(value) if isinstance(value, list) else value

@@ -2,6 +2,7 @@
 
 import copy
 
+from fastmim_jax.errors import UserError
 from fastmim_jax.models.zoo import backbone_fields, create_model
 from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.validate import check_start
@@ -13,7 +14,8 @@ OWN = ("drop_path", "position_grid")  # of training, not of the parameters
 def inherit_backbone(config, saved):
     """Return a copy of `config` whose backbone is complete.
 
-    Unset keys of `config.model.backbone` are copied from the saved config, window sizes only for images of
+    `config.data.image_size` of () becomes that of the last stage of the saved config. Unset keys of
+    `config.model.backbone` are copied from the saved config, window sizes only for images of
     the same size. Fixed positions of a ViT become learned ones, as in all published fine-tuning, and
     positions are resampled from the grid of pre-training.
 
@@ -28,8 +30,14 @@ def inherit_backbone(config, saved):
     ours = config.model.backbone
     if saved is None:
         check_start(config, None)
+        if not config.data.image_size:
+            raise UserError(
+                "config.data.image_size is (), and config.init, whose size it would be, is unset: type "
+                "--config.data.image_size='(64, 64)' or --config.init=WORKDIR"
+            )
         return config
     saved = at_stage(saved, stage_count(saved) - 1)
+    config.data.image_size = tuple(config.data.image_size) or tuple(saved.data.image_size)
     theirs = (saved.method if "method" in saved else saved.model).backbone
     check_start(config, theirs.name)
     ours.name = theirs.name

@@ -57,6 +57,9 @@ WIDTH = integer(1, most=LARGEST_WIDTH)
 RATIO = number(above=0, most=1000)  # of hidden to other channels
 EPSILON = number(above=0, below=1)
 SIZE = several(SIDE, f"(height, width) in pixels such as (128, 128), up to {LARGEST_SIDE}", lengths=(2,))
+SIZE_OR_OF_INIT = several(
+    SIDE, f"(height, width) in pixels such as (224, 224), up to {LARGEST_SIDE}, or ()", lengths=(0, 2)
+)
 PER_CHANNEL = "a number per channel, or () for ImageNet's"
 
 
@@ -239,6 +242,7 @@ PRETRAIN_RULES = {
 }
 FINETUNE_RULES = {
     **COMMON,
+    "data.image_size": SIZE_OR_OF_INIT,
     "data.eval_resize": optional(integer(1, 256, LARGEST_SIDE)),
     **_rules(model=MODEL, augment=AUGMENT),
     **_compute_section("model"),

@@ -74,7 +74,6 @@ def test_pretrain_probe_finetune_and_load(tmp_path, one_device, capsys):
         tmp_path / "tuned",
         init=fastmim_jax.load(run),
         eval_path=str(images),
-        image_size=32,
         epochs=1,
         workers=0,
         dtype="float32",

@@ -13,6 +13,7 @@ from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.errors import UserError
 from fastmim_jax.models.positions import sincos_positions
 from fastmim_jax.models.resample import resample
+from fastmim_jax.recipes import load_config
 from fastmim_jax.saved_config import config_from_dict
 from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.transfer import transfer
@@ -51,6 +52,14 @@ def test_sizes_come_from_the_checkpoint_unless_they_are_given():
     assert ours.drop_path == 0.1  # fine-tuning has its own
     ours = backbone_of(saved, name="vit_b16", heads=12, depth=4)
     assert (ours.width, ours.depth, ours.heads) == (96, 4, 12)
+
+
+def test_an_image_size_that_is_left_open_is_that_of_pretraining():
+    config = load_config("configs/finetune.py:own")
+    assert inherit_backbone(config, pretraining(96)).data.image_size == (96, 96)
+    config.model.backbone.name = "vit_ti16"
+    with pytest.raises(UserError, match="type --config.data.image_size"):
+        inherit_backbone(config, None)
 
 
 def test_the_given_config_is_left_as_it_is():

@@ -13,6 +13,7 @@ from fastmim_jax.auto_schedule import fill_auto
 from fastmim_jax.build import create_reader
 from fastmim_jax.data.image_reader import ImageReader
 from fastmim_jax.data.sources import Source, labelled
+from fastmim_jax.errors import UserError
 from fastmim_jax.paths import check_output
 from fastmim_jax.stages import at_stage
 from fastmim_jax.tools.draw.pages import (
@@ -62,6 +63,8 @@ def show_batch(config: ConfigDict, path: str | Path) -> Path:
     check_output(path, "--show_batch=", is_result=is_own_png)
     check_values(config)
     check_data(config.data)
+    if not config.data.image_size:
+        raise UserError("config.data.image_size is (): type --config.data.image_size='(64, 64)' to draw")
     source = open_training_data(config)
     config = fill_auto(settle_values(config, source, log=print).config, len(source)).config
     config = at_stage(config, 0)
