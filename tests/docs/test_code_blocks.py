@@ -131,6 +131,6 @@ def test_mistakes_are_noticed():
     with pytest.raises(UserError, match="image_size"):
         check_line("fastmim bench --config=configs/mae.py --config.data.image_size=(0,0)".split())
     with pytest.raises(TypeError, match="folder"):
-        test_python_blocks_call_what_exists("", "fastmim_jax.load(folder='runs')")
+        test_python_blocks_call_what_exists("", "fastmim_jax.load('runs', folder=1)")
     with pytest.raises(UserError, match="epochs"):
         test_python_blocks_call_what_exists("", "fastmim_jax.pretrain('a', 'b', epoch=3)")
