@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -31,13 +32,23 @@ FLOORS = [
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))
-TREES = {path: ast.parse(path.read_text()) for path in FILES}
 MOST_LINES = 350
 MOST_IMPORT_LINES = 45
 MOST_FILES = 12  # in a folder of export/
 PRIVATE_WORDS = r"\b(Course|Parts|told|spared|inward|outward)\b"
 # Keys of files that were written before names changed.
 ON_DISK = ('"told"', '"optimizer.spared"')
+
+
+@cache
+def tree_of(path):
+    """Return the syntax tree of a file."""
+    return ast.parse(path.read_text())
+
+
+def trees():
+    """Yield (path, syntax tree) of each file of the package."""
+    return ((path, tree_of(path)) for path in FILES)
 
 
 def name_of(path):
@@ -66,7 +77,7 @@ def part(name):
 
 def test_no_import_runs_up_or_sideways():
     wrong = []
-    for path, tree in TREES.items():
+    for path, tree in trees():
         here = part(module_of(path))
         if here is None:  # the package itself loads its public names on first use
             continue
@@ -91,7 +102,7 @@ def test_files_are_short():
 
 def test_imports_fit_on_a_screen():
     def import_lines(path):
-        nodes = TREES[path].body
+        nodes = tree_of(path).body
         return sum(n.end_lineno - n.lineno + 1 for n in nodes if isinstance(n, ast.Import | ast.ImportFrom))
 
     assert not {name_of(path) for path in FILES if import_lines(path) > MOST_IMPORT_LINES}
@@ -105,7 +116,7 @@ def test_export_has_no_crowded_folder():
 def test_every_module_is_imported_by_a_test():
     tested = set()
     for path in (ROOT / "tests").rglob("*.py"):
-        tested |= set(imported_modules(ast.parse(path.read_text())))
+        tested |= set(imported_modules(tree_of(path)))
     modules = {module_of(path) for path in FILES if path.name not in ("__init__.py", "__main__.py")}
     assert not modules - tested
 
@@ -124,14 +135,14 @@ def riddles_of(tree, starts):
 
 def test_words_are_the_fields():
     private, riddles = {}, {}
-    for path, tree in TREES.items():
+    for path, tree in trees():
         code = path.read_text()
         for key in ON_DISK:
             code = code.replace(key, "")
         private[name_of(path)] = re.findall(PRIVATE_WORDS, code)
         riddles[name_of(path)] = riddles_of(tree, r"(What|Those|As of|Such|How)\b")
     for path in [*(ROOT / "tests").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]:
-        riddles[str(path)] = riddles_of(ast.parse(path.read_text()), r"(What|Those|As of)\b")
+        riddles[str(path)] = riddles_of(tree_of(path), r"(What|Those|As of)\b")
     assert not {name: found for name, found in private.items() if found}
     assert not {name: found for name, found in riddles.items() if found}
 

@@ -191,6 +191,7 @@ def test_surrogates_that_stand_for_no_byte():
     assert to_text("\ud800x").encode() == rb"\ud800x"
 
 
+@pytest.mark.slow
 def test_folders_that_libraries_write_have_names_in_utf8(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert utf8_path("caf\u00e9") == "caf\u00e9"

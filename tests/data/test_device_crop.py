@@ -46,12 +46,10 @@ def library(monkeypatch, name):
         pytest.skip("cykooz-resizer is not installed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cykooz", "Pillow"])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(
-    "size",
-    [pytest.param((64, 48), id="smaller"), pytest.param((224, 192), id="larger", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("size", [(64, 48), (224, 192)], ids=["smaller", "larger"])
 def test_a_crop_is_that_of_the_host(photo, monkeypatch, name, channels, size):
     library(monkeypatch, name)
     image = photo[..., :channels]

@@ -113,6 +113,7 @@ def test_no_rectangle_fits_or_probability_0():
     assert random_erasing(KEY, images, 0.0) is images
 
 
+@pytest.mark.slow
 def test_lam_of_mixup():
     alpha = 0.3  # 0.8 is below
     drawn = draws(mixup=alpha, cutmix=0.0)
@@ -212,6 +213,7 @@ def test_targets_sum_to_one_and_the_key_decides(alphas):
     assert (jit_mix(jax.random.key(1), images, targets, **options)[0] != mixed).any()
 
 
+@pytest.mark.slow
 def test_mixing_keeps_bfloat16():
     images, targets = batch()
     drawn = Mix(jnp.array([0.3]), jnp.array([False]), jnp.zeros((1, 4), jnp.int32))

@@ -84,6 +84,7 @@ def test_the_picture_has_a_dark_diagonal_where_all_is_right(tmp_path, count):
     assert darker.sum() / square == pytest.approx(1 / count, rel=0.25)
 
 
+@pytest.mark.slow
 def test_a_class_without_images_is_gray(tmp_path):
     """Not the colour of a share of nothing, which is nearly white."""
     pages = [

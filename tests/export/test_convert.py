@@ -169,6 +169,7 @@ def converted(mae, tmp_path_factory):
     return folder, "\n".join(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["safetensors", "pth"])
 def test_a_file_of_ours_has_the_settings_that_arrays_do_not_determine(mae, converted, ending, tmp_path):
     if ending == "pth":
@@ -255,6 +256,7 @@ def small_images(folder):
     return folder / "images"
 
 
+@pytest.mark.slow
 def test_the_encoder_alone(mae, tmp_path):
     options = Options(settings=HEADS, encoder_only=True)
     convert(mae, tmp_path / "encoder", options, lambda text: None)
@@ -382,6 +384,7 @@ def test_values_that_are_not_finite_are_an_error(mae, value, kind):
         from_torch(arrays, overrides=HEADS)
 
 
+@pytest.mark.slow
 def test_an_override_by_its_full_name_is_no_assumption(tmp_path):
     weights = published.weights(CLASSIFIERS, "vit_pool")
     _, report = from_torch(weights)

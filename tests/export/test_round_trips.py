@@ -149,6 +149,7 @@ def foreign(size, others=None):
     return to_torch(model("vit", size, others or {}), "timm").state
 
 
+@pytest.mark.slow
 def test_the_image_size_can_be_set():
     state, heads = foreign((16, 64)), "model.backbone.heads=2"
     square, report = from_torch(state, overrides=[heads])

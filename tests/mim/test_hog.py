@@ -11,6 +11,7 @@ from helpers import published
 from helpers.sweeps import sweep
 
 CASES, NUMBERS = published.load("hog")
+COMPILED = jax.jit(hog, static_argnames=("bins", "cell", "normalize", "gaussian_window"))
 # Relative; observed at most 3e-7 (both sides are float32).
 TOLERANCE = 1e-6
 # Flat channels of these 8-bit images: the published float32 code leaves sums of 2.4e-7 instead of 0, then
@@ -38,7 +39,7 @@ QUICK = ["hog_32_norm0", "hog_48x80_norm1", "hog_64_gauss16", "hog_64_pool4_bins
 def test_equals_published_except_at_ties_of_rounding(name):
     case, images = CASES[name], case_images(name)
     options = {key: case[key] for key in ("bins", "cell", "normalize", "gaussian_window")}
-    ours = np.asarray(jax.jit(lambda x: hog(x, **options))(images))
+    ours = np.asarray(COMPILED(images, **options))
     shape = (*ours.shape[:3], 3, case["bins"])
     ours, theirs = ours.reshape(shape), NUMBERS[f"{name}/hog"].reshape(shape)
 
@@ -74,7 +75,7 @@ def by_definition(image, bins, cell):
 @pytest.mark.parametrize(("bins", "cell", "shape"), [(9, 8, (16, 24)), (7, 4, (8, 12))])
 def test_equals_its_definition(bins, cell, shape):
     image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    ours = hog(image[None, :, :, None], bins=bins, cell=cell, normalize=False)[0]
+    ours = COMPILED(image[None, :, :, None], bins=bins, cell=cell, normalize=False)[0]
     np.testing.assert_allclose(ours, by_definition(image, bins, cell), rtol=1e-4, atol=1e-4)
 
 
@@ -84,35 +85,34 @@ def test_equals_its_definition(bins, cell, shape):
 )
 def test_ramps_vote_for_their_orientation(ramp, main_bin):
     i, j = np.meshgrid(np.arange(32.0), np.arange(32.0), indexing="ij")
-    inner = np.asarray(hog(ramp(i, j)[None, :, :, None]))[0, 1:-1, 1:-1]
+    inner = np.asarray(COMPILED(ramp(i, j)[None, :, :, None]))[0, 1:-1, 1:-1]
     np.testing.assert_allclose(inner, np.eye(9)[main_bin] * np.ones_like(inner), atol=1e-6)
 
 
 def test_opposite_gradients_share_a_bin():
     image = np.random.default_rng(1).standard_normal((1, 32, 32, 2)).astype(np.float32)
-    np.testing.assert_allclose(hog(image), hog(-image), atol=1e-6)
+    np.testing.assert_allclose(COMPILED(image), COMPILED(-image), atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.25, 0.3, 2.2489083, -2.117904])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_constant_image_gives_zeros(value, normalize):
-    out = jax.jit(lambda x: hog(x, normalize=normalize))(jnp.full((1, 24, 16, 3), value))
+    out = COMPILED(jnp.full((1, 24, 16, 3), value), normalize=normalize)
     assert not np.asarray(out).any()
 
 
 @pytest.mark.parametrize("channels", [1, 3, 13])
 def test_channels_are_independent(channels):
     images = np.random.default_rng(2).standard_normal((2, 16, 40, channels)).astype(np.float32)
-    one = jax.jit(hog)
-    together = np.asarray(one(images))
+    together = np.asarray(COMPILED(images))
     assert together.shape == (2, 2, 5, 9 * channels)
     for c in range(channels):
-        np.testing.assert_array_equal(together[..., 9 * c : 9 * c + 9], one(images[..., c : c + 1]))
+        np.testing.assert_array_equal(together[..., 9 * c : 9 * c + 9], COMPILED(images[..., c : c + 1]))
 
 
 def test_normalised_target_ignores_brightness_and_contrast():
     images = np.random.default_rng(3).standard_normal((1, 32, 32, 3)).astype(np.float32)
-    np.testing.assert_allclose(hog(images), hog(4 * images + 8), atol=1e-4)
+    np.testing.assert_allclose(COMPILED(images), COMPILED(4 * images + 8), atol=1e-4)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 
 from fastmim_jax.mim.masking import disjoint_noise, mixing_mask, num_visible, random_mask
 from fastmim_jax.models.layers import upsample_nearest
+from helpers.sweeps import sweep
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,10 @@ def test_mixing_masks_the_least_noise_and_returns_its_indices():
         assert sorted(keep.tolist()) == np.flatnonzero(~masked).tolist()
 
 
-@pytest.mark.parametrize(("views", "cells", "visible"), [(2, 16, 6), (4, 64, 16), (3, 10, 1)])
+@pytest.mark.parametrize(
+    ("views", "cells", "visible"),
+    sweep([(2, 16, 6), (4, 64, 16), (3, 10, 1)], [(4, 64, 16)], pytest.mark.slow),
+)
 def test_views_of_an_image_have_disjoint_visible_cells(views, cells, visible):
     noise = jax.random.uniform(jax.random.key(2), (5, cells))
     of_views = np.asarray(disjoint_noise(noise, views, visible))

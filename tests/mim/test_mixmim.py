@@ -67,7 +67,7 @@ def make_mixture(method):
     images = jax.random.normal(jax.random.key(0), (4, 128, 128, 3))
     noise = jax.random.uniform(jax.random.key(1), (2, 16))
     keys = {"params": jax.random.key(2), "mask": jax.random.key(3)}
-    variables = initial.variables(method, keys, images)
+    variables = small.variables_of(method, keys, images)
 
     @jax.jit
     def call(images):

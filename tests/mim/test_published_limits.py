@@ -8,6 +8,8 @@ from fastmim_jax.export.formats.names import to_ours, to_theirs
 from fastmim_jax.mim.targets.pixels import Pixels
 from helpers import published, small
 
+pytestmark = pytest.mark.slow
+
 CASES, NUMBERS = published.load("mae_vit")
 NAME = "norm1_patch8_ratio60"  # 64 patches, of which 25.6 would be visible
 
@@ -48,7 +50,6 @@ def test_epsilon_of_the_decoders_norms(method):
     refused(method.clone(decoder={**method.decoder, "epsilon": 1e-5}))
 
 
-@pytest.mark.slow
 def test_tanh_approximation_of_gelu(method, monkeypatch):
     monkeypatch.setattr("fastmim_jax.models.layers.gelu", gelu_tanh)
     refused(method)
@@ -58,7 +59,6 @@ def gelu_tanh(x):
     return jax.nn.gelu(x, approximate=True)
 
 
-@pytest.mark.slow
 def test_mask_ratio_rounded_to_the_nearest(method, monkeypatch):
     monkeypatch.setattr(
         "fastmim_jax.mim.method.num_visible", lambda count, ratio: round(count * (1 - ratio))
@@ -66,7 +66,6 @@ def test_mask_ratio_rounded_to_the_nearest(method, monkeypatch):
     refused(method)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["blocks.0.mlp.fc1.bias", "decoder_blocks.0.attn.proj.bias"])
 def test_a_missing_bias(method, name):
     weights = published.weights(CASES, NAME)
@@ -74,6 +73,5 @@ def test_a_missing_bias(method, name):
     refused(method, to_ours(weights, "mae_vit")["params"])
 
 
-@pytest.mark.slow
 def test_order_of_the_targets_pixels(method):
     refused(method.clone(target=ChannelsFirst()))

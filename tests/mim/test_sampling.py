@@ -11,6 +11,7 @@ from fastmim_jax.mim.sampling import (
     random_ranks,
     squared_distance_transform,
 )
+from helpers.sweeps import sweep
 
 GRIDS = {(14, 14): (147, 49), (5, 8): (30, 11), (4, 4): (12, 11)}  # masked, of them decoded
 
@@ -63,7 +64,7 @@ def test_farthest_points_equal_brute_force_in_order(grid, seeded):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize(("grid",), sweep([(grid,) for grid in GRIDS], [((5, 8),)], pytest.mark.slow))
 def test_every_sampler_picks_the_given_number_of_masked_tokens(grid, sampler):
     num_masked, most = GRIDS[grid]
     mask, ranks = draw(grid, num_masked, samples=40)

@@ -1,5 +1,6 @@
 """Order and scale of target values, and how targets are depicted."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,9 +15,14 @@ from fastmim_jax.models.layers import patchify, unpatchify
 IMAGES = jnp.asarray(np.random.default_rng(0).standard_normal((2, 32, 64, 3)), jnp.float32)
 
 
+def of_images(target, size):
+    """Return a target of IMAGES, compiled once."""
+    return jax.jit(target, static_argnums=1)(IMAGES, size)
+
+
 def test_hog_values_are_ordered_by_channel_bin_row_column():
-    tokens = np.asarray(HOG()(IMAGES, 16))
-    cells = np.asarray(hog(IMAGES))
+    tokens = np.asarray(of_images(HOG(), 16))
+    cells = np.asarray(jax.jit(hog)(IMAGES))
     assert tokens.shape == (2, 2, 4, 27 * 4)
     for value in (0, 5, 26):
         for i in (0, 1):
@@ -28,9 +34,10 @@ def test_hog_values_are_ordered_by_channel_bin_row_column():
 @pytest.mark.parametrize("target", [HOG(), HOG(normalize=False), Pixels(normalize=False)])
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_split_gives_the_target_of_finer_tokens(target, parts):
-    coarse = target(IMAGES, 32)
+    coarse = of_images(target, 32)
     assert coarse.shape[-1] == target.values(32, 3)
-    np.testing.assert_allclose(target.split(coarse, parts, 32), target(IMAGES, 32 // parts), rtol=1e-6)
+    finer = jax.jit(target.split, static_argnums=(1, 2))(coarse, parts, 32)
+    np.testing.assert_allclose(finer, of_images(target, 32 // parts), rtol=1e-6)
 
 
 def test_normalised_pixels_have_zero_mean_and_unbiased_unit_variance():
@@ -56,16 +63,16 @@ def test_patchify_has_an_inverse_and_row_column_channel_order():
 def test_a_perfect_prediction_is_depicted_as_the_truth(name, normalize):
     target = TARGETS[name](normalize=normalize)
     assert isinstance(target, Target) and 16 % target.unit == 0
-    values = target(IMAGES, 16)
+    values = of_images(target, 16)
     depiction = target.depict(values, values, IMAGES, 16)
     np.testing.assert_allclose(depiction.predicted, depiction.true, atol=1e-5)
 
 
 def test_histograms_are_depicted_by_cell_and_channel():
-    values = HOG()(IMAGES, 16)
+    values = of_images(HOG(), 16)
     depiction = HOG().depict(values, values, IMAGES, 16)
     assert type(depiction) is Histograms and depiction.normalized
-    np.testing.assert_array_equal(depiction.predicted.reshape(2, 4, 8, 27), hog(IMAGES))
+    np.testing.assert_array_equal(depiction.predicted.reshape(2, 4, 8, 27), jax.jit(hog)(IMAGES))
     assert not HOG(normalize=False).depict(values, values, IMAGES, 16).normalized
 
 

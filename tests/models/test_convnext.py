@@ -89,6 +89,7 @@ def test_published_names_and_back():
     jax.tree.map(np.testing.assert_array_equal, back, encoder)
 
 
+@pytest.mark.slow
 def test_initial_values():
     block, halving = ConvNeXtBlock(layer_scale=1e-6), PatchEmbedNorm(2, 64, conv_init, zeros)
 
@@ -115,6 +116,7 @@ def test_scan_and_remat_change_no_results():
     )
 
 
+@pytest.mark.slow
 def test_computes_in_bfloat16_with_float32_parameters():
     model = ConvNeXt(**TINY, dtype=jnp.bfloat16)
     images = jax.ShapeDtypeStruct((2, 32, 64, 1), jnp.float32)

@@ -24,6 +24,7 @@ def test_depthwise_convolution_counts_its_products_once():
     assert matrix_flops(module.apply, variables, x) == 2 * 6 * 8 * 4 * 9
 
 
+@pytest.mark.slow
 def test_convolution_pads_by_half_its_size():
     x = jnp.ones((1, 8, 12, 3))
     for size, stride, grid in ((7, 4, (2, 3)), (3, 2, (4, 6)), (3, 1, (8, 12))):
@@ -55,6 +56,7 @@ def test_batch_norm_in_training_and_in_evaluation():
     np.testing.assert_allclose(still, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_groups_of_a_batch_have_statistics_of_their_own():
     x = RANDOM.normal(size=(6, 2, 2, 3)).astype(np.float32) * np.arange(1, 7)[:, None, None, None]
     out, after = batch_norm(x, 3)[2:]

@@ -38,6 +38,7 @@ def test_gradient_of_a_bias_in_bfloat16_is_summed_in_float32():
     np.testing.assert_array_equal(gradient(jnp.zeros(2)), [4096, 4096])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(5,), (1,), (3, 1), (2, 3, 5), (1, 1, 5), (2, 1, 1)])
 def test_sum_to_shape_is_the_gradient_of_broadcasting(shape):
     x = jax.random.normal(KEYS[3], (2, 3, 5))
@@ -45,6 +46,7 @@ def test_sum_to_shape_is_the_gradient_of_broadcasting(shape):
     np.testing.assert_allclose(sum_to_shape(x, shape), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_parts_are_columns_of_one_layer():
     dense, split = Dense(12), SplitDense(3, 4)
     variables = initial.variables(dense, jax.random.key(1), X)

@@ -51,6 +51,7 @@ def test_gradient_equals_that_of_the_lookup():
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_cls_comes_first():
     table, cls_table = make_table(), jnp.asarray([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     params = {"relative_position_bias_table": table, "cls_relative_position_bias": cls_table}
@@ -82,6 +83,7 @@ def test_without_a_mesh_there_is_one_copy():
     assert device_copies(make_table(), 8).shape[0] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fsdp", [1, 2])
 def test_only_the_gradient_of_the_table_crosses_devices(fsdp):
     images = jnp.asarray(np.random.default_rng(2).standard_normal((16, CELLS)), jnp.float32)

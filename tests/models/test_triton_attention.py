@@ -27,13 +27,9 @@ def plain_attention(query, key, value, bias, labels, shift_mask):
     return jnp.einsum("whqk,wkhd->wqhd", jax.nn.softmax(scores), value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "tokens, has_labels, has_mask",
-    [
-        (16, False, True),
-        pytest.param(20, True, False, marks=pytest.mark.slow),
-        pytest.param(70, True, True, marks=pytest.mark.slow),
-    ],
+    "tokens, has_labels, has_mask", [(16, False, True), (20, True, False), (70, True, True)]
 )
 def test_equals_plain_attention(tokens, has_labels, has_mask):
     windows, heads, width = 4, 2, 16

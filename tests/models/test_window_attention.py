@@ -10,6 +10,7 @@ from fastmim_jax.models.window_attention import WindowAttention, masked_attentio
 from helpers import initial
 
 
+@pytest.mark.slow
 def test_each_window_attends_to_itself_alone():
     x = jax.random.normal(jax.random.key(0), (2, 3, 4, 8))
     layer = WindowAttention(2, (2, 2))
@@ -20,6 +21,7 @@ def test_each_window_attends_to_itself_alone():
         np.testing.assert_allclose(together[:, window], alone[:, 0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_bias_of_each_part_of_the_batch_acts_on_that_part():
     random = np.random.default_rng(0)
     qkv = [jnp.asarray(random.normal(size=(4, 1, 5, 2, 3)), jnp.float32) for _ in range(3)]

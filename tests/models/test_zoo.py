@@ -121,6 +121,7 @@ def test_vits_of_a_size_differ_in_the_patch_alone(size):
         assert create_model(f"vit_{size}{patch}") == create_model(f"vit_{size}16", patch_size=patch)
 
 
+@pytest.mark.slow
 def test_the_patch_size_changes_the_first_layer_alone():
     counts = {
         patch: count_parameters(shapes(f"vit_s{patch}", 4 * patch, depth=1)[2]["params"])

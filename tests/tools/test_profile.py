@@ -26,6 +26,7 @@ def trace_dir(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_the_classes_of_a_small_program(trace_dir):
     classes = kernel_classes(trace_dir)
     assert {"products", "norm"} <= set(classes) <= set(CLASSES)

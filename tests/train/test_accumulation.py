@@ -134,6 +134,7 @@ def test_a_run_keeps_its_number_while_it_fits(tmp_path):
     assert fit_stage(shared_stage(), print, tmp_path, free_for(1)).plan.accumulation == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_was_started_with_a_number_keeps_it_on_any_machine(tmp_path):
     keep_accumulation(tmp_path, {0: 2})
     assert saved_stage(shared_stage(), tmp_path).plan.accumulation == 2
@@ -150,6 +151,7 @@ def test_a_number_that_does_not_fit_is_refused_with_one_that_does():
     assert "type --config.schedule.accumulation=4 (" in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "with_remat", "advice"),
     [

@@ -33,6 +33,7 @@ def test_an_unchanged_folder_is_whole_and_may_move(folder, tmp_path):
     assert checksums.find_damage(tmp_path / "copy") == ""
 
 
+@pytest.mark.slow
 def test_every_single_bit_counts(folder):
     chance = random.Random(0)
     files = [path for path in folder.rglob("*") if path.is_file()]

@@ -41,6 +41,7 @@ def fit(free, records=1000, devices=1):
     return fit_eval_batch(stage, function, records, lines.append, free), function, lines
 
 
+@pytest.mark.slow
 def test_a_batch_that_fits_is_kept_and_compiled_once():
     stage, function, lines = fit(1000 * MB, records=16)
     assert stage.eval_batch_size == 64 and not lines

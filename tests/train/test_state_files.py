@@ -24,6 +24,7 @@ from fastmim_jax.train.state_files import repair_state_files
 from fastmim_jax.train.training_data import describe_data
 from fastmim_jax.train.workdir import prepare_workdir
 from helpers import small
+from helpers.sweeps import sweep
 
 DAMAGE = {
     "empty": b"",
@@ -170,7 +171,9 @@ def test_other_commands_name_a_damaged_config(content, run, tmp_path):
         assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("content", [*DAMAGE.values(), b"[]"])
+@pytest.mark.parametrize(
+    "content", sweep([*DAMAGE.values(), b"[]"], [DAMAGE["cut"], DAMAGE["object"]], pytest.mark.slow)
+)
 def test_damaged_classes_and_conversions(content, run, tmp_path):
     workdir = shutil.copytree(run[0], tmp_path / "run")
     (workdir / "classes.json").write_bytes(content)

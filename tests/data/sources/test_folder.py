@@ -28,6 +28,7 @@ def names(source):
     return [os.path.relpath(source.name(i), source.path) for i in range(len(source))]
 
 
+@pytest.mark.slow
 def test_importing_loads_no_jax_and_no_tfds():
     modules = "sources, decode, augment, randaugment, undecodable, workers"
     code = f"import sys; from fastmim_jax.data import {modules}; print(*sys.modules)"

@@ -99,7 +99,9 @@ def check_batches(path, monkeypatch, workers, views, per_crop):
 
 
 @pytest.mark.parametrize("layout", ["yuv420", "raw"])
-@pytest.mark.parametrize(("views", "per_crop"), [(1, 1), (2, 2), (3, 1), (4, 2)])
+@pytest.mark.parametrize(
+    ("views", "per_crop"), sweep([(1, 1), (2, 2), (3, 1), (4, 2)], [(1, 1), (4, 2)], pytest.mark.slow)
+)
 def test_batches_are_those_of_whole_records(paths, monkeypatch, layout, views, per_crop):
     check_batches(paths / layout, monkeypatch, 0, views, per_crop)
 
@@ -129,6 +131,7 @@ def copy(paths, tmp_path):
     return shutil.copytree(paths / "raw", tmp_path / "copy")
 
 
+@pytest.mark.slow
 def test_a_wrong_position_is_never_read(copy, caplog):
     """Every record is read whole instead, and one warning says so."""
     source = open_source(copy)

@@ -83,6 +83,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_threads_and_forks_read_the_same(tmp_path):
     members = {f"{i:03}.png": os.urandom(100 + i) * 3 for i in range(60)}
     path = write(tmp_path / "a.zip", members)

@@ -42,6 +42,7 @@ def test_agrees_with_ridge(digits):
     assert len(linear.held_out) == 8 and min(linear.held_out.values()) < max(linear.held_out.values())
 
 
+@pytest.mark.slow
 def test_learning_rates_are_independent(digits):
     """1e-5: the sums are of float32, in another order."""
     rates = [1e-3, 1e-1, 3.0]
@@ -77,6 +78,7 @@ def test_the_seed_decides(digits):
     assert (first.weights == again.weights).all() and (first.weights != other.weights).any()
 
 
+@pytest.mark.slow
 def test_a_rate_that_diverges_is_never_chosen(digits):
     """Even where it comes first and the others know nothing."""
     (x, labels), test = digits

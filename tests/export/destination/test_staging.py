@@ -167,6 +167,7 @@ def test_killed_before_any_call_of_the_system_the_old_or_the_new_stays(
     assert seen == sorted(seen, reverse=True) and seen[0] == "old" and seen[-1] == "new" and len(seen) > 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_at_random_moments_the_old_or_the_new_stays(number, tmp_path):
     path, drawn = tmp_path / "x", random.Random(0)

@@ -231,6 +231,7 @@ def assert_close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mmpretrain_swin", "mmdet_swin"])
 def test_patches_are_merged_in_the_order_of_unfold(name):
     variables = variables_of(SWIN)
