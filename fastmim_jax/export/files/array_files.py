@@ -13,7 +13,8 @@ import safetensors.numpy
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.extras import import_torch
-from fastmim_jax.export.files.file_kinds import check_kind
+from fastmim_jax.export.files.file_kinds import check_kind, check_part, what_folder
+from fastmim_jax.export.files.safetensors_file import read_safetensors
 from fastmim_jax.export.files.signature import SIGNATURE, sign
 from fastmim_jax.export.torch_file.arrays import Budget, StoredArray
 from fastmim_jax.export.torch_file.modules import attributes_of
@@ -76,6 +77,7 @@ def read_tensors(path: str | Path, key: str | None = None) -> Tensors:
       UserError: no such file or entry, another kind of file, or a file without arrays.
     """
     path = _find_file(Path(local_path(path)))
+    check_part(path)
     read, size = _read_tree(path)
     tree = _entries(read.content)
     if tree is None:
@@ -91,6 +93,7 @@ def read_tensors(path: str | Path, key: str | None = None) -> Tensors:
         raise UserError(
             f"{path} has no arrays {f'under {wrapper!r}' if wrapper else 'in it'}: {_choice(tree)}"
         )
+    _check_plain(path, found)
     ignored += [_entry(name, value) for name, value in found.items() if not _is_array(name, value)]
     arrays = _load(path, size, {name: value for name, value in found.items() if _is_array(name, value)})
     prefix = _shared_prefix(arrays)
@@ -176,9 +179,8 @@ def _find_file(path: Path) -> Path:
     only = f", only {', '.join(names[:SHOWN_NAMES])}{', ...' if len(names) > SHOWN_NAMES else ''}" * bool(
         names
     )
-    raise UserError(
-        f"{path} has no model.safetensors or pytorch_model.bin{only}: name the file that holds the arrays"
-    )
+    advice = what_folder(names) or "name the file that holds the arrays"
+    raise UserError(f"{path} has no model.safetensors or pytorch_model.bin{only}: {advice}")
 
 
 def _read_tree(path: Path) -> tuple[Checkpoint, int]:
@@ -191,7 +193,7 @@ def _read_one(path: Path) -> tuple[Checkpoint, int]:
     check_kind(path)
     head = _head(path)
     is_safetensors = head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**27
-    read = Checkpoint(_read_safetensors(path), Counter()) if is_safetensors else read_pth(path)
+    read = Checkpoint(read_safetensors(path, METADATA), Counter()) if is_safetensors else read_pth(path)
     return read, path.stat().st_size
 
 
@@ -201,20 +203,6 @@ def _head(path: Path) -> bytes:
             return file.read(9)
     except OSError:
         return b""  # check_kind reports the error
-
-
-def _read_safetensors(path):
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            metadata = (file.metadata() or {}).get(METADATA)
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-            return arrays | ({METADATA: metadata} if metadata else {})
-    except AttributeError as error:  # a dtype that NumPy lacks
-        raise UserError(f"{path} cannot be read ({error}): expected arrays of 16 bits or more") from error
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is cut short or damaged ({error}): fetch the safetensors file again"
-        ) from error
 
 
 def _read_parts(path):
@@ -274,13 +262,36 @@ def _find(tree, depth=MAX_DEPTH, seen=None):
     return ""
 
 
+def _check_plain(path, state):
+    """Refuse tensors that hold no plain numbers, such as sparse ones, which would count as missing."""
+    for name, value in state.items():
+        if isinstance(value, StandIn) and value.name.startswith("torch._utils._rebuild_"):
+            kind = value.name.removeprefix("torch._utils._rebuild_")
+            raise UserError(
+                f"{path}: {_shown(name)} is no tensor of plain numbers ({_shown(kind)}): save it after "
+                ".to_dense() or .dequantize(), with its values"
+            )
+
+
 def _choice(tree):
     """Return what to type instead."""
-    states = [_shown(name) for name, value in tree.items() if _is_state(_entries(value))]
+    states = [_shown(name) for name in _states(tree)][:SHOWN_NAMES]
     entries = ", ".join(map(_shown, list(tree)[:8])) + (", ..." if len(tree) > 8 else "")
     if states:
         return f"choose --key= from: {', '.join(states)}"
     return f"expected named arrays, but it holds {entries or 'nothing'}"
+
+
+def _states(tree, prefix="", seen=frozenset()):
+    """Yield the dotted keys of entries with arrays, also of entries in entries."""
+    for name, value in tree.items():
+        inner = _entries(value)
+        if inner is None or not isinstance(name, str) or id(inner) in seen or len(seen) > MAX_DEPTH:
+            continue
+        if _is_state(inner):
+            yield prefix + name
+        else:
+            yield from _states(inner, f"{prefix}{name}.", seen | {id(tree)})
 
 
 def _without_infixes(name):
@@ -312,7 +323,9 @@ def _shown(name):
 
 
 def _describe_unread(unread: Counter[str]) -> str:
-    names = {name: max(number, 1) for name, number in unread.items() if not name.startswith("builtins.")}
+    # A class of arrays is named beside each array.
+    others = (name for name in unread if not name.startswith("builtins.") and name != "numpy.ndarray")
+    names = {name: max(unread[name], 1) for name in others}
     if not names:
         return ""
     shown = ", ".join(map(_shown, list(names)[:SHOWN_NAMES])) + (

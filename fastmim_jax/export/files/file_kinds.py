@@ -1,6 +1,7 @@
 """Kinds of files that hold no arrays that are read here, recognised by their first bytes."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastmim_jax.errors import UserError
@@ -44,6 +45,37 @@ PROTOBUF = re.compile(rb"\x08[\x01-\x20][\x12\x1a\x22\x3a\x42]")
 BMP = re.compile(rb"BM....\0\0\0\0", re.DOTALL)
 TABLE_END = bytes.fromhex("57fb808b247547db")  # of LevelDB, in which TensorFlow keeps its index
 TABLE_DATA = re.compile(r"\.data-\d+-of-\d+$")  # end of a name
+
+
+PART = re.compile(r"-(\d{5})-of-(\d{5})\.(safetensors|bin)$")  # end of a name
+DCP = "type python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pth, and give that"
+
+
+def check_part(path: Path) -> None:
+    """Refuse one of several parts of a model, going by its name.
+
+    Raises:
+      UserError: it is one.
+    """
+    part = PART.search(path.name)
+    if part and int(part[2]) > 1:
+        raise UserError(
+            f"{path} is part {int(part[1])} of {int(part[2])} of a model: give the folder with all parts "
+            "and their index"
+        )
+    if path.suffix == ".distcp":
+        raise UserError(f"{path} is a part of a checkpoint of torch.distributed: {DCP}")
+
+
+def what_folder(names: Sequence[str]) -> str:
+    """Return what to do about a folder that training libraries write; "" for others."""
+    if any(name.endswith(".distcp") for name in names):
+        return f"it is a checkpoint of torch.distributed: {DCP}"
+    if "zero_to_fp32.py" in names or any(name.startswith("zero_pp_rank") for name in names):
+        return "it is a checkpoint of DeepSpeed: type python zero_to_fp32.py FOLDER FILE.pth, and give that"
+    if "latest" in names or any(name.startswith("mp_rank_") for name in names):
+        return "it is a checkpoint of DeepSpeed: give its file mp_rank_00_model_states.pt"
+    return ""
 
 
 def check_kind(path: str | Path) -> None:

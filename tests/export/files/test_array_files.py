@@ -12,7 +12,7 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.export.files.array_files import read_tensors, write_pth, write_safetensors
 from fastmim_jax.export.files.signature import sign
 from fastmim_jax.export.torch_file.arrays import COPIES, SPARE
-from helpers.torch_files import entries, program, tensor, write_zip
+from helpers.torch_files import called, entries, program, tensor, write_zip
 
 ARRAYS = {
     "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -106,6 +106,7 @@ def test_where_arrays_are_found(tmp_path, tree, key, wrapper, prefix, names, ign
         ),
         ({}, None, "but it holds nothing"),
         ({"generator": {"w": "T"}}, None, "choose --key= from: generator"),
+        ({"state": {"Net": {"w": "T"}}, "b": {"w": "T"}}, None, "choose --key= from: state.Net, b"),
         ({"model": {"w": "T"}}, "model_ema", "has no entry 'model_ema': choose --key= from: model"),
         ({"model": {"w": "T"}}, "model.w.x", "has no entry 'model.w.x'"),
         ({"model": {"w": "T"}, "x": {"y": 1}}, "x", "has no arrays under 'x'"),
@@ -115,6 +116,12 @@ def test_where_arrays_are_found(tmp_path, tree, key, wrapper, prefix, names, ign
 def test_no_arrays(tmp_path, tree, key, match):
     with pytest.raises(UserError, match=match):
         read_tensors(checkpoint(tmp_path / "file.pth", tree), key)
+
+
+def test_tensors_of_no_plain_numbers_are_named(tmp_path):
+    body = b"}" + entries({"w": tensor((24,), (1,)), "s": called("torch._utils", "_rebuild_sparse_tensor")})
+    with pytest.raises(UserError, match="s is no tensor of plain numbers .sparse_tensor.: save it after"):
+        read_tensors(write_zip(tmp_path / "x.pth", program(body)))
 
 
 def test_a_wrapper_that_contains_itself_terminates(tmp_path):

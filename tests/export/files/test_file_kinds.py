@@ -9,7 +9,7 @@ from PIL import Image
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.files.array_files import read_tensors
-from fastmim_jax.export.files.file_kinds import check_kind
+from fastmim_jax.export.files.file_kinds import check_kind, check_part, what_folder
 
 
 def picture(kind):
@@ -88,3 +88,24 @@ def test_folders_say_what_they_hold(tmp_path):
     (tmp_path / "flax_model.msgpack").write_bytes(b"x")
     with pytest.raises(UserError, match=r"has no model.safetensors .*, only flax_model.msgpack"):
         read_tensors(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "advice"),
+    [
+        (["__0_0.distcp", ".metadata"], "dcp_to_torch"),
+        (["zero_to_fp32.py", "latest", "global_step5"], "zero_to_fp32.py FOLDER"),
+        (["latest", "global_step5"], "mp_rank_00_model_states.pt"),
+        (["notes.txt"], ""),
+    ],
+)
+def test_folders_of_training_libraries_are_named(names, advice):
+    assert advice in what_folder(names) and bool(what_folder(names)) == bool(advice)
+
+
+def test_one_part_of_several_is_named(tmp_path):
+    with pytest.raises(UserError, match="is part 2 of 3 of a model: give the folder"):
+        check_part(tmp_path / "model-00002-of-00003.safetensors")
+    with pytest.raises(UserError, match="dcp_to_torch"):
+        check_part(tmp_path / "__0_0.distcp")
+    check_part(tmp_path / "model-00001-of-00001.safetensors")
