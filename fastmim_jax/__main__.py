@@ -87,7 +87,8 @@ def _overview():
         [
             f"fastmim {__version__}: masked-image-modeling pre-training\n",
             *lines,
-            "\nEvery config file says what to expect; `fastmim COMMAND --help` explains the flags.",
+            "\n`fastmim configs` lists the configs, `fastmim models` the backbones, `fastmim config`",
+            "the keys of a config; `fastmim COMMAND --help` explains the flags.",
         ]
     )
 

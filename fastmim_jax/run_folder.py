@@ -1,5 +1,6 @@
 """Work directories of runs, and how their checkpoints are typed: one spelling for every command."""
 
+import difflib
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -64,6 +65,9 @@ def _is_step(name: str) -> bool:
 def _no_run(path: Path) -> str:
     if path.is_file():
         return f"{path} is a file: type fastmim convert {path} {path.with_suffix('')}, and give that folder"
+    if path.parent.name in (CHECKPOINTS, BEST) and path.parent.is_dir() and _is_step(path.name):
+        steps = ", ".join(sorted(filter(_is_step, os.listdir(path.parent)), key=int)) or "none"
+        return f"{path.parent} has no checkpoint of step {path.name}: choose from: {steps}"
     if not path.exists():
         return (
             f"{path} does not exist{_near(path)}: expected the --workdir of a run, or one of its "
@@ -78,12 +82,7 @@ def _no_run(path: Path) -> str:
 
 
 def _near(path: Path) -> str:
-    """Return the steps of a run, or the run with the nearest name, for a path that does not exist."""
-    if path.parent.name in (CHECKPOINTS, BEST) and path.parent.is_dir():
-        steps = sorted((name for name in os.listdir(path.parent) if _is_step(name)), key=int)
-        return f" (the steps there are {', '.join(steps)})" if steps else ""
-    import difflib
-
+    """Return the run with the nearest name, for a path that does not exist."""
     parent = path.parent
     runs = [one.parent.name for one in parent.glob(f"*/{CONFIG}")] if parent.is_dir() else []
     near = difflib.get_close_matches(path.name, runs, n=1)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from helpers import small
+from helpers.shallow import shallow_configs
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -27,6 +28,7 @@ def test_the_python_examples_run(tmp_path, monkeypatch, one_device, capsys):
     (tmp_path / "flowers").rmdir()
     (tmp_path / "moved").rename(tmp_path / "flowers")
     monkeypatch.chdir(tmp_path)
+    shallow_configs(monkeypatch)
     script, parts = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     assert len(script.splitlines()) <= 10
     found = {}

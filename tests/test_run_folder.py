@@ -35,7 +35,7 @@ def test_every_spelling(run, typed, folder, step):
 
 def test_spellings_of_nothing(run):
     for typed, message in (
-        ("/checkpoints/40", r"the steps there are 30\)"),
+        ("/checkpoints/40", "has no checkpoint of step 40: choose from: 30"),
         ("/pictures", "pictures does not exist"),
         ("s", "did you mean .*/run"),
     ):

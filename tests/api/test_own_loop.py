@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fastmim_jax.api.own_loop import Step
+from helpers.shallow import shallow_configs
 
 LOOP = """
 import numpy as np
@@ -22,7 +23,8 @@ variables = state.eval_variables()  # of `method`, a Flax module
 
 
 @pytest.mark.slow
-def test_fifteen_lines_train(one_device, capsys):
+def test_fifteen_lines_train(one_device, capsys, monkeypatch):
+    shallow_configs(monkeypatch)
     assert len(LOOP.strip().splitlines()) <= 15
     found = {}
     exec(LOOP, found)

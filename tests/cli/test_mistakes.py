@@ -119,7 +119,7 @@ COMMANDS = [
     # paths of runs and checkpoints
     ("probe --workdir={0}/runs/rum", "did you mean {0}/runs/run?"),
     ("probe --workdir={0}/runs", "it holds the runs run, tuned"),
-    ("probe --workdir={0}/runs/run/checkpoints/200", "the steps there are 100"),
+    ("probe --workdir={0}/runs/run/checkpoints/200", "has no checkpoint of step 200: choose from: 100"),
     ("probe --workdir={0}/mae.pth", "type fastmim convert {0}/mae.pth {0}/mae, and give that folder"),
     ("reconstruct --workdir={0}/photos", "photos has no config.json"),
     (f"finetune {TUNE} --workdir={{0}}/w --config.init={{0}}/runs/rnu", "did you mean {0}/runs/run?"),
