@@ -15,9 +15,9 @@ demo: $(VENV)/installed
 quick: $(VENV)/installed
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not torch and not multiprocess and not exhaustive"
 
-# Before every commit: all but the further cases of sweeps (marker `exhaustive`), whose number it prints.
+# Before every commit: all but notebooks and the further cases of sweeps (`exhaustive`), whose number it prints.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder -m "not exhaustive"
+	$(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder -m "not exhaustive and not notebook"
 
 # Everything, as in .ci/run.
 test-all: $(VENV)/installed
