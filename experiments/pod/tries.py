@@ -10,6 +10,7 @@ same command again: every metric must equal, to the bit, that of an undisturbed 
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import random
@@ -139,7 +140,8 @@ def stop(pod: Pod, workdir: Path, chance: random.Random, count: int, sender: str
     wait_for(moment, runs, workdir, chance)
     receivers = [chance.randrange(count)] if sender == "one" else chance.sample(range(count), count)
     for number in receivers:
-        runs[number].send(signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # another one's signal has ended it
+            runs[number].send(signal.SIGTERM)
         time.sleep(chance.uniform(0.03, 0.2) if "apart" in sender else 0)
     began = time.monotonic()
     outputs = finish(runs, (143,) * count, HANG)

@@ -167,7 +167,6 @@ class Peers:
                     continue  # both end, and wait for the end of the connection
                 self._send_last(message, link.process)
                 self._end(Ended(message["process"], message["host"], message["text"], message["code"]))
-                return
             elif kind == "stop":
                 self._send(message, link.process)
                 self.stop_name = self.stop_name or message["name"]
