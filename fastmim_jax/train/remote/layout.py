@@ -1,5 +1,6 @@
 """The objects of a run: small files, and checkpoints, which are whole once their sums are there."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -58,8 +59,12 @@ def is_small(name: str) -> bool:
 
 
 def local_files(folder: Path) -> list[str]:
-    """Return the names of the small files of a work directory, sorted."""
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """Return the names of the small files of a work directory, sorted; files may vanish meanwhile."""
+    names = []
+    for root, folders, files in os.walk(folder):
+        if Path(root) == folder:
+            folders[:] = [name for name in folders if name not in FOLDERS]
+        names += [Path(root, name).relative_to(folder).as_posix() for name in files]
     return sorted(filter(is_small, names))
 
 

@@ -1,5 +1,6 @@
 """Upload what a run writes into its local work directory, in a thread of its own."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -200,14 +201,15 @@ class Mirror:
         if any(after.get(name) != digest for name, digest in before.items()):
             self._delete(checkpoint)  # another one of this step
             before = {}
+        files = [Path(root, name) for root, _, inside in os.walk(folder) for name in inside]
+        names = [path.relative_to(folder).as_posix() for path in files]
+        if after.keys() - set(names):
+            return  # the run deletes it just now
         try:
-            names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
             for name in sorted(names):
                 if name != SUMS and (name not in after or after[name] != before.get(name)):
                     self._store.upload(f"{checkpoint.name}/{name}", folder / name)
         except FileNotFoundError:
-            if folder.exists():
-                raise
             self._delete(checkpoint)  # the run has deleted it meanwhile
             return
         self._store.write(checkpoint.sums, sums)

@@ -1,6 +1,8 @@
 """A local work directory is uploaded: checkpoints whole or not at all, whatever fails."""
 
 import shutil
+import threading
+import time
 
 import pytest
 
@@ -101,6 +103,24 @@ def test_an_interrupted_upload_is_never_whole_and_fetched(store, folder, tmp_pat
     assert whole(store) == [6, 5]
 
 
+def test_a_checkpoint_that_is_being_deleted_is_left_alone(store, folder, monkeypatch):
+    mirror, upload = Mirror(store, folder), store.upload
+    for step in (5, 6):
+        write_checkpoint(folder, step)
+    (folder / "checkpoints" / "5" / "position").unlink()
+
+    def delete_first(name, path):
+        path.unlink()
+        upload(name, path)
+
+    mirror.sync()
+    assert whole(store) == [6]
+    write_checkpoint(folder, 7)
+    monkeypatch.setattr(store, "upload", delete_first)
+    mirror.sync()
+    assert whole(store) == [6] and not any(name.startswith("checkpoints/7") for name in store.list())
+
+
 def test_a_damaged_object_is_passed_over(store, folder, tmp_path):
     for step in (5, 6):
         write_checkpoint(folder, step)
@@ -150,6 +170,16 @@ def test_failures_are_told_and_stop_the_run_only_by_key(store, folder, tmp_path,
     assert mirror._try(now=True) and mirror.take_lines() == [
         "bucket://runs/a: uploads work again, everything is there"
     ]
+
+
+def test_the_end_waits_for_an_upload_no_longer_than_it_may(store, folder, monkeypatch):
+    mirror, answer = Mirror(store, folder), threading.Event()
+    (folder / "metrics.jsonl").write_text("1\n")
+    monkeypatch.setattr(store, "write", lambda name, content: answer.wait(60))
+    start = time.monotonic()
+    assert not mirror.flush(0.2) and time.monotonic() - start < 10
+    answer.set()
+    assert mirror.flush(30.0)
 
 
 def test_a_run_that_was_taken_over_uploads_nothing(store, folder):
