@@ -10,6 +10,7 @@ from fastmim_jax.data.batch_memory import Arrays, Fields
 from fastmim_jax.data.canvas import canvas_shape, write_canvas
 from fastmim_jax.data.clipped import FIELD, ROW_FIELD, as_row, counts_values
 from fastmim_jax.data.decode import DEFAULT_RULES, decode, read_record
+from fastmim_jax.data.decoder_messages import has_message
 from fastmim_jax.data.limits import MAX_TRIES, DecodeError, DecodeRules
 from fastmim_jax.data.planes import crop_shape, resize_crop_planes
 from fastmim_jax.data.replacements import candidates
@@ -95,6 +96,7 @@ class RandomCrops:
             "flip": ((), np.dtype(bool)),
             "index": ((), np.dtype(np.int64)),
             "num_undecodable": ((), np.dtype(np.int32)),
+            "doubtful": ((), np.dtype(bool)),
             "label": ((), np.dtype(np.int32)),
             **({FIELD: ROW_FIELD} if counts_values(self.rules) else {}),
         }
@@ -129,6 +131,7 @@ class RandomCrops:
                     flip_and_box = self._draw(decoded.image, random.at(drawn))
             drawn_before = drawn
             index[row], num_undecodable[row], label[row] = decoded.index, decoded.skipped, decoded.label
+            arrays["doubtful"][row] = decoded.doubtful
 
     def _open(self, positions):
         """Return {number: _Decoded} of the images of positions; `image` is None unless it is read by rows.
@@ -213,7 +216,8 @@ class RandomCrops:
             except DecodeError:
                 self._bad.add(used)
                 continue
-            return _Decoded(opened.number, index, skipped, image, self.source.label(used), counts)
+            label, doubtful = self.source.label(used), isinstance(image, np.ndarray) and has_message()
+            return _Decoded(opened.number, index, skipped, image, label, counts, doubtful)
         return _Decoded(opened.number, index, tries, None, -1, ValueCounts())
 
     def _read(self, index, counts):
@@ -240,14 +244,15 @@ class RandomCrops:
 class _Decoded:
     """An image of the stream.
 
-    Its number, its record, undecodable records before, pixels or None, label and `ValueCounts`.
+    Its number, its record, undecodable records before, pixels or None, label, `ValueCounts`, and whether
+    the decoder had a message.
     """
 
-    __slots__ = ("counts", "image", "index", "label", "number", "skipped")
+    __slots__ = ("counts", "doubtful", "image", "index", "label", "number", "skipped")
 
-    def __init__(self, number, index, skipped, image, label, counts):
+    def __init__(self, number, index, skipped, image, label, counts, doubtful=False):
         self.number, self.index, self.skipped, self.image, self.label = number, index, skipped, image, label
-        self.counts = counts
+        self.counts, self.doubtful = counts, doubtful
 
 
 class RandomOfPosition:

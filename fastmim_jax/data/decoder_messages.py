@@ -50,6 +50,11 @@ def begin_decoding() -> None:
     _THREAD.message = ""
 
 
+def has_message() -> bool:
+    """Return whether there is a message about the file that this thread has decoded."""
+    return bool(_THREAD.message)
+
+
 def report() -> None:
     """Log the first message about the file that this thread has decoded, for the first few files."""
     if not _THREAD.message:

@@ -10,6 +10,7 @@ import numpy as np
 from fastmim_jax.data.augment import center_crop
 from fastmim_jax.data.clipped import FIELD, ROW_FIELD, as_row, counts_values
 from fastmim_jax.data.decode import DEFAULT_RULES, read_image
+from fastmim_jax.data.decoder_messages import has_message
 from fastmim_jax.data.limits import DecodeError, DecodeRules
 from fastmim_jax.data.loader import Loader, check_stream, read_in_chunks
 from fastmim_jax.data.sources import Source
@@ -53,6 +54,7 @@ def make_eval_batches(
         index (b,) int64, index of the record in the source, -1 on padding;
         valid (b,) bool, False on padding and on records that cannot be decoded;
         undecodable (b,) bool, True for records that cannot be decoded;
+        doubtful (b,) bool, True where the decoder had a message, such as on a damaged file;
         value_counts (b, 6) float64, only for images of more than 8 bits, see `clipped`.
 
     Raises:
@@ -115,6 +117,7 @@ class _CenterCrops:
             "index": ((), np.dtype(np.int64)),
             "valid": ((), np.dtype(bool)),
             "undecodable": ((), np.dtype(bool)),
+            "doubtful": ((), np.dtype(bool)),
             **({FIELD: ROW_FIELD} if counts_values(self.rules) else {}),
         }
 
@@ -123,6 +126,7 @@ class _CenterCrops:
             index = int(self.records[position]) if position < len(self.records) else -1
             counts = ValueCounts()
             image = None if index < 0 else self._decode(index, counts)
+            arrays["doubtful"][row] = image is not None and has_message()
             if FIELD in arrays:
                 arrays[FIELD][row] = as_row(ValueCounts() if image is None else counts)
             if image is None:

@@ -83,6 +83,7 @@ def make_loader(
         index (b,) int64, the record at this position of the stream;
         num_undecodable (b,) int32, how many of `replacements.candidates(source, index)` could not be
           decoded; the one after them was used. After MAX_TRIES of them, `image` is 0;
+        doubtful (b,) bool, whether the decoder had a message on it, such as of a damaged file;
         label (b,) int32 of the record used, -1 where it has none;
         value_counts (b, 6) float64, only for images of more than 8 bits, see `clipped`.
 

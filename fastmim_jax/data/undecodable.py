@@ -52,6 +52,7 @@ class UndecodableRecords:
         self._path = None if path is None else os.fspath(path)
         self._reasons: dict[str, str] = {}  # name -> reason, in order of discovery
         self._checked: set[int] = set()  # indices that this process has looked up
+        self._doubtful: set[int] = set()  # records that were read though the decoder had a message
         self._broken: dict[str, int] = {}  # classes without a good image -> number of images tried
         self._take_over(threads, log)
 
@@ -63,7 +64,8 @@ class UndecodableRecords:
         """Add the undecodable records of a batch.
 
         Args:
-          batch: arrays of a loader; only 'index', 'num_undecodable' and 'label', all (B,), are used.
+          batch: arrays of a loader; only 'index', 'num_undecodable', 'doubtful' and 'label', all (B,), are
+            used.
 
         Returns:
           One line 'replaced NAME: REASON' per record that was not yet listed, and one per class without a
@@ -73,6 +75,8 @@ class UndecodableRecords:
           UserError: more than max_share of the records are undecodable, or an image of the batch is empty
             because none of MAX_TRIES records could be decoded.
         """
+        if "doubtful" in batch:
+            self._doubtful.update(batch["index"][batch["doubtful"]].tolist())
         found: dict[str, str] = {}
         indices: dict[str, int] = {}
         broken: dict[str, int] = {}
@@ -116,10 +120,11 @@ class UndecodableRecords:
 
     def summary(self) -> str:
         """Return one sentence for the end of a run."""
-        if not self.count:
-            return "every record was decoded"
-        counts = f"{self._counts()} could not be decoded and were replaced: {self._examples()}"
-        return "; ".join([counts, *describe_classes(self._broken)])
+        counts = "every record was decoded"
+        if self.count:
+            counts = f"{self._counts()} could not be decoded and were replaced: {self._examples()}"
+        doubtful = [describe_doubtful(len(self._doubtful))] if self._doubtful else []
+        return "; ".join([counts, *doubtful, *describe_classes(self._broken)])
 
     def _broken_class(self, first, bad, label_used):
         """-> {class: number of its images tried} if another class stands in, and that is new; else {}."""
@@ -178,6 +183,12 @@ class UndecodableRecords:
             "again after repairing or removing them, or raise the limit with "
             "`--config.data.max_bad_share=...`."
         )
+
+
+def describe_doubtful(number: int) -> str:
+    """Return a sentence on images that were read though the decoder had messages on them."""
+    images = "1 image was" if number == 1 else f"{number:,} images were"
+    return f"{images} read in part, or may be damaged"
 
 
 def _one_line_name(source, index):

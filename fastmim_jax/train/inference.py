@@ -16,6 +16,7 @@ from fastmim_jax.data.clipped import ClippedValues
 from fastmim_jax.data.eval_batches import EvalBatches
 from fastmim_jax.data.image_reader import ImageReader
 from fastmim_jax.data.replacements import describe_broken_classes
+from fastmim_jax.data.undecodable import describe_doubtful
 from fastmim_jax.errors import UserError
 from fastmim_jax.mim.method import Method
 from fastmim_jax.models.heads import Classifier
@@ -27,13 +28,8 @@ from fastmim_jax.train.runs import LoadedRun, count_outputs, load_run, read_clas
 from fastmim_jax.validate import channels_fit, check_kernel
 from fastmim_jax.validate.names import count
 
-ROWS = (
-    "image",
-    "label",
-    "index",
-    "valid",
-    "undecodable",
-)  # arrays of an evaluation batch that go to the devices
+# Arrays of an evaluation batch that go to the devices.
+ROWS = ("image", "label", "index", "valid", "undecodable")
 FLAGS = ("flip", "valid", "undecodable")  # arrays of bool; the others but the images are integers
 
 
@@ -143,18 +139,19 @@ class InferenceStage:
           GivenUp: see `agreement.begin_unit`.
         """
         size = self.batch_size_for(len(source) if records is None else len(records))
-        outputs, done, clipped = [], 0, ClippedValues(self.reader.rules)
+        outputs, done, doubtful, clipped = [], 0, 0, ClippedValues(self.reader.rules)
         with self.eval_batches(source, size, records) as batches:
             for batch in batches:
                 begin_unit()
                 rows = jax.device_get(function(self.to_devices(batch, size, ROWS)))
                 outputs.append(rows)
                 clipped.update(batch)
+                doubtful += int(batch["doubtful"].sum())
                 done += int(rows["valid"].sum() + rows["undecodable"].sum())
                 if progress:
                     progress(done)
-        if clipped.summary():
-            _LOG.warning(clipped.summary())
+        for sentence in filter(None, (clipped.summary(), doubtful and describe_doubtful(doubtful))):
+            _LOG.warning(sentence)
         columns = {name: np.concatenate([rows[name] for rows in outputs]) for name in outputs[0]}
         valid, undecodable = columns.pop("valid"), columns.pop("undecodable")
         index = columns["index"]

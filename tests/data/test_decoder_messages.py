@@ -10,8 +10,11 @@ from PIL import Image
 from fastmim_jax.data import decoder_messages
 from fastmim_jax.data.decode import decode, read_image
 from fastmim_jax.data.decoder_messages import name_messages
+from fastmim_jax.data.eval_batches import make_eval_batches
 from fastmim_jax.data.limits import DecodeError
+from fastmim_jax.data.loader import make_loader
 from fastmim_jax.data.sources import FolderSource
+from fastmim_jax.data.undecodable import UndecodableRecords
 
 
 def damaged(seed, compression):
@@ -57,3 +60,18 @@ def test_many_damaged_images_are_not_all_named(tmp_path, lines):
         read_image(source, number)
     assert [line.partition(":")[0][-5:] for line in lines()[:-1]] == [f"{n}.tif" for n in range(5)]
     assert lines()[-1] == "further images that are read with such messages are not named"
+
+
+def test_images_that_are_read_with_messages_are_counted(tmp_path, lines):
+    for number in range(3):
+        (tmp_path / f"{number}.tif").write_bytes(damaged(0, "group4"))
+    for number in range(3, 8):
+        Image.new("RGB", (40, 40)).save(tmp_path / f"{number}.png")
+    source, found = FolderSource(tmp_path), UndecodableRecords(range(8), 0.5)
+    options = dict(image_size=(8, 8), channels=3, batch_size=4, threads=1)
+    with make_loader(source, seed=0, **options) as loader:
+        for _ in range(4):  # every image twice
+            assert found.update(next(loader)) == []
+    assert found.summary() == "every record was decoded; 3 images were read in part, or may be damaged"
+    with make_eval_batches(source, **options) as batches:
+        assert sum(int(batch["doubtful"].sum()) for batch in batches) == 3

@@ -13,7 +13,7 @@ from fastmim_jax.errors import UserError
 from helpers.sweeps import sweep
 
 N, BATCH = 23, 8  # an epoch that no batch divides
-KEYS = {"image", "flip", "index", "num_undecodable", "label"}
+KEYS = {"image", "flip", "index", "num_undecodable", "doubtful", "label"}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,7 @@ def test_batches(photos):
         "flip": ((4,), "bool"),
         "index": ((4,), "int64"),
         "num_undecodable": ((4,), "int32"),
+        "doubtful": ((4,), "bool"),
         "label": ((4,), "int32"),
     }
     assert all(type(array) is np.ndarray and array.flags.writeable for array in batch.values())
