@@ -33,6 +33,7 @@ from fastmim_jax.train.report import summarize, summary_lines
 
 OWN_DATA = "configs/own.py:tiny"
 OWN_LABELS = "configs/finetune.py:own"
+MOST_GROUPS = 8  # of MixMIM, in the small batches of small data
 METHODS = ("fastmim", "fastmim_p", "mae", "mixmim", "pr_mim", "simmim")  # config files of methods
 
 
@@ -233,6 +234,7 @@ def _recipe(method: str, model: str) -> ConfigDict:
         if config.method.block_size == create_model(config.method.backbone.name).stride:
             config.method.block_size = encoder.stride
         config.method.backbone.name = model
+    config.method.groups = min(config.method.groups, MOST_GROUPS)
     set_auto(config)
     return config
 

@@ -31,6 +31,8 @@ def chosen(monkeypatch):
         (dict(model="vit_ti8"), "mae", "vit_ti8"),
         (dict(model="swin_t", method="simmim"), "simmim", "swin_t"),
         (dict(method="fastmim", model="pvt_v2_b2"), "fastmim", "pvt_v2_b2"),
+        (dict(method="mixmim"), "mixmim", "mixmim_b"),
+        (dict(method="pr_mim"), "mae", "vit_b16"),
         (dict(config="configs/mixmim.py:tiny"), "mixmim", "mixmim_b"),
     ],
 )
