@@ -9,8 +9,9 @@ from typing import Any
 import jax
 
 from fastmim_jax.errors import UserError
+from fastmim_jax.train.ending import leave_at_signal
 from fastmim_jax.train.peers import Peers, connect_peers
-from fastmim_jax.train.stop_signal import SIGNALS, Stopped
+from fastmim_jax.train.stop_signal import SIGNALS, Stopped, on_lost_stop
 
 SECONDS_TO_START = 300
 # Number of processes of a launcher, and of this process among them.
@@ -72,6 +73,7 @@ def start_processes(
         connect_peers(_connect(timeout))
         for number in SIGNALS:  # until the run listens; see `StopSignal`
             signal.signal(number, _stop)
+        on_lost_stop(lambda stopped: leave_at_signal(int(stopped.code or 0)))
 
 
 def _stop(number: int, _: FrameType | None) -> None:

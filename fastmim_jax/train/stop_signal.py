@@ -34,6 +34,24 @@ def exit_code(name: str) -> int:
     return 128 + signal.Signals[name].value
 
 
+def on_lost_stop(act: Callable[[Stopped], Any]) -> Callable[[Any], Any]:
+    """Call a function where Python ignores a Stopped, as in a callback of its garbage collector.
+
+    Returns:
+      The former `sys.unraisablehook`.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if isinstance(unraisable.exc_value, Stopped):
+            act(unraisable.exc_value)
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    return before
+
+
 class StopSignal:
     """Listen for SIGTERM, SIGINT (Ctrl-C) and SIGHUP in a `with` block.
 
@@ -76,6 +94,7 @@ class StopSignal:
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        self._unraisable = on_lost_stop(self._lost)
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._listen, daemon=True, name="signals")
         self._thread.start()
@@ -85,6 +104,7 @@ class StopSignal:
         if not self._before:
             return
         signal.set_wakeup_fd(self._wakeup)
+        sys.unraisablehook = self._unraisable
         for number, handler in self._before.items():
             signal.signal(number, handler)
         os.write(self._write, _END)
@@ -130,6 +150,10 @@ class StopSignal:
         if self._safe:
             self._safe = False
             raise Stopped(self.name or signal.Signals(number).name)
+
+    def _lost(self, stopped: Stopped) -> None:
+        self.name = self.name or stopped.name
+        self._end(f"stopped by {self.name}: there was nothing to save")
 
     def _listen(self) -> None:
         """Hear signals until the end of the block, and end the process where the loop does not."""

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -139,3 +141,17 @@ def test_another_thread_hears_nothing_and_changes_no_handler(process):
     thread.start()
     thread.join()
     assert names == [None] and signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_stop_that_python_ignores_ends_the_process(process, monkeypatch):
+    """As in a callback of the garbage collector, where an exception is only printed."""
+    others = []
+    monkeypatch.setattr(sys, "unraisablehook", others.append)
+    error = SimpleNamespace(exc_value=ValueError())
+    with process.stop():
+        sys.unraisablehook(error)
+        with pytest.raises(Left):
+            sys.unraisablehook(SimpleNamespace(exc_value=Stopped("SIGTERM")))
+    assert process.code == 143 and others == [error]
+    sys.unraisablehook(error)
+    assert others == [error, error]
