@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import tifffile
 
+from fastmim_jax.auto_schedule import set_auto
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.best_checkpoint import BestCheckpoint
 from fastmim_jax.evaluate.features import write_features
-from fastmim_jax.train.data_values import settle_values
+from fastmim_jax.io import append_json_line
+from fastmim_jax.train.data_values import settle_schedule, settle_values
 from fastmim_jax.train.finetune import finetune
 from fastmim_jax.train.pretrain import pretrain
 from fastmim_jax.train.runs import load_run
+from fastmim_jax.train.workdir import prepare_workdir
 from helpers import small
 
 
@@ -92,3 +95,16 @@ def test_a_run_from_before_keeps_its_8_bits(images, tmp_path):
     del saved["data"]["pixel_dtype"], saved["data"]["nodata"]
     (tmp_path / "config.json").write_text(json.dumps(saved))
     assert settle_values(config, open_source(images), tmp_path).config.to_json() == config.to_json()
+
+
+def test_a_schedule_stays_as_the_run_was_begun_with(tmp_path):
+    config = small.config()
+    set_auto(config)
+    begun, reasons = settle_schedule(config, 1000, tmp_path)
+    assert begun.schedule.batch_size == 32 and len(reasons) == 4
+    prepare_workdir(tmp_path, begun)
+    append_json_line(tmp_path / "metrics.jsonl", {"step": 1})
+    resumed, reasons = settle_schedule(config, 100_000, tmp_path)  # the data has grown
+    assert resumed.to_dict() == begun.to_dict() and len(reasons) == 1
+    prepare_workdir(tmp_path, resumed)
+    assert settle_schedule(begun, 10, tmp_path).config is begun
