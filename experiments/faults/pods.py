@@ -87,6 +87,13 @@ def _one_image_less(case: Case) -> list[str]:
     return [f"--config.data.path={fewer}"]
 
 
+def _other_content(case: Case) -> list[str]:
+    other = case.folder / "other_content"
+    shutil.copytree(case.images, other)
+    shutil.copy(other / "001.png", other / "000.png")
+    return [f"--config.data.path={other}"]
+
+
 ROWS = {
     "2 processes: SIGTERM to one": stopped("one"),
     "2 processes: SIGTERM to one, checkpoints every 5": stopped("one", every=5),
@@ -98,6 +105,7 @@ ROWS = {
     "2 processes: SIGKILL of process 1": killed(1),
     "2 processes: SIGKILL of process 0": killed(0),
     "2 processes: 69 of 70 images on one": differs(_one_image_less, "reads 69 records"),
+    "2 processes: an image with other content on one": differs(_other_content, "reads other content"),
     "2 processes: another config": differs(lambda case: ["--config.optimizer.base_lr=0.5"], "base_lr=0.5"),
     "2 processes: another work directory": differs(
         lambda case: [f"--workdir={case.folder / 'other'}"], "does not see"
