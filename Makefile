@@ -1,5 +1,5 @@
 # `make demo`, `make lint`, `make quick` and `make test` each make .venv and install what they need, in any order.
-# `make torch` adds PyTorch, timm, transformers and ONNX, with which `make test-all` compares conversions.
+# `make torch` adds PyTorch, timm, transformers, ONNX and clients of loggers, with which `make test-all` compares.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -27,7 +27,7 @@ test-all: $(VENV)/installed
 torch: $(VENV)/installed
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --no-deps torchvision==0.28.0
-	$(BIN)/pip install --quiet --editable ".[dev,torch,onnx]"
+	$(BIN)/pip install --quiet --editable ".[dev,torch,onnx,wandb,mlflow]"
 
 # The documentation in site/, whose index.html opens from the disk; a warning, such as a broken link, is an error.
 docs: $(VENV)/installed

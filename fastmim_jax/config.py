@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
@@ -18,6 +18,20 @@ _COMPUTE = {
     "layers": ("unrolled", "scanned"),
     "residual_dtype": ("", "float32"),
     "kernel": ("auto", "xla", "cudnn", "pallas"),
+}
+
+
+class LoggerFacts(NamedTuple):
+    """A logger of `config.run.loggers`: its name for users; its package, in the extra of its key."""
+
+    shown: str
+    package: str = ""
+
+
+LOGGERS = {
+    "tensorboard": LoggerFacts("TensorBoard"),
+    "wandb": LoggerFacts("Weights & Biases", "wandb"),
+    "mlflow": LoggerFacts("MLflow", "mlflow"),
 }
 CHOICES = {
     **{f"method.{key}": allowed for key, allowed in _COMPUTE.items()},
@@ -254,6 +268,12 @@ def _run() -> ConfigDict:
     """Return the section of keys that may differ when a run is resumed: none changes the loss."""
     run = ConfigDict()
     run.log_every = 10  # steps between metrics; 0: never
+    # Beside metrics.jsonl: any of "tensorboard", "wandb" (Weights & Biases) and "mlflow", typed as
+    # tensorboard,wandb. Their own variables apply, such as WANDB_MODE=offline and MLFLOW_TRACKING_URI.
+    run.loggers = ("tensorboard",)
+    # Project of Weights & Biases, experiment of MLflow. "": by WANDB_PROJECT and MLFLOW_EXPERIMENT_NAME, or
+    # "fastmim_jax".
+    run.project = ""
     run.checkpoint_every = 1000  # steps between checkpoints; 0: only the last
     run.keep = 3  # newest checkpoints that are kept, at least 1
     run.keep_every = 0  # steps: checkpoints at multiples of it are never deleted; 0: none
@@ -276,6 +296,12 @@ def _run() -> ConfigDict:
     run.mesh_fsdp = 1  # devices, of one slice or node, that share one copy of the parameters (FSDP)
     run.shard_optimizer_state = False  # split AdamW's moments over all devices (ZeRO-1), not only FSDP's
     return run
+
+
+def logger_keys(loggers: Iterable[str]) -> tuple[str, ...]:
+    """Return the keys of LOGGERS in `config.run.loggers`; items may be joined by commas."""
+    words = (word.strip() for text in loggers for word in text.split(","))
+    return tuple(dict.fromkeys(filter(None, words)))
 
 
 def check_variant(file: str, variant: str, variants: Iterable[str]) -> None:

@@ -14,6 +14,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Imported by another package that does not declare it; pyproject.toml says which.
 IMPLICIT = {"flatbuffers", "importlib-resources"}
 OWN = ("fastmim_jax", "helpers", "conftest")
+# Extras that the package imports from.
+USED = ("torch", "onnx", "parquet", "heif", "demo", "wandb", "mlflow")
+# Modules of distributions with another name: those of mlflow-skinny are known only where it is installed.
+OTHER_NAMES = {"mlflow"}
 # The bundled photos are found inside scikit-image without importing it.
 DEMO = {"scikit-image"}
 
@@ -54,8 +58,9 @@ PINNED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", ["fastmim_jax", "configs"])
 def test_every_import_is_declared(folder):
-    declared = DEPENDENCIES.union(*(EXTRAS[name] for name in ("torch", "onnx", "parquet", "heif", "demo")))
+    declared = DEPENDENCIES.union(*(EXTRAS[name] for name in USED))
     # torchvision comes with timm; torch alone serves `.pth` files.
+    declared |= OTHER_NAMES
     declared |= (
         {normalized(line) for line in requires("timm") or ()} if "timm" in installed() else {"torchvision"}
     )
@@ -68,7 +73,7 @@ def installed():
 
 @pytest.mark.slow
 def test_every_import_of_the_tests_is_declared():
-    declared = DEPENDENCIES.union(*EXTRAS.values()) | {"torchvision", "torch"}
+    declared = DEPENDENCIES.union(*EXTRAS.values()) | {"torchvision", "torch"} | OTHER_NAMES
     assert not {name: files for name, files in distributions("tests").items() if name not in declared}
 
 

@@ -22,6 +22,7 @@ ONCE = [case for case in KEYS if case[0] == "method" or ("method", case[1]) not 
 FILES = {"method": ("pretrain", "configs/fastmim.py"), "model": ("finetune", "configs/finetune.py:vit_b16")}
 # Any word is a name of one of these; whether it exists is known later.
 FREE_TEXT = {"init", "data.path", "data.split", "data.eval_path", "data.eval_split", "monitor.path"}
+FREE_TEXT |= {"run.project"}
 FREE_TEXT |= {f"{section}.backbone.name" for section in MODES}
 WORDS = ("nonsense", "-7", "nan", "(1, 'a')", "(-1, -1)")
 # Numbers, which only do not fit three channels, and a name.

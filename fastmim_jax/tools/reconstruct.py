@@ -63,9 +63,11 @@ def picture_hook(stage: PretrainStage, workdir: str | Path) -> Hook:
     def draw_step(step, state):
         batch = stage.to_devices(batches[0], size)
         output, images = stage.forward(state.eval_variables(), batch, np.int32(0))
-        if jax.process_index() == 0:
-            draw(stage, output, images, step, SHOWN, folder / f"step_{step:07d}.png")
-            draw_loss_curve(workdir)
+        if jax.process_index():
+            return {}
+        drawn = draw(stage, output, images, step, SHOWN, folder / f"step_{step:07d}.png")
+        pictures = {"reconstructions": drawn, "curve": draw_loss_curve(workdir)}
+        return {name: path for name, path in pictures.items() if path is not None}
 
     return Hook(stage.config.run.picture_every, draw_step)
 

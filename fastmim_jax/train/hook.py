@@ -1,6 +1,7 @@
 """Hooks: functions that the training loop calls between steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from fastmim_jax.train.state import TrainState
@@ -12,11 +13,12 @@ def _never(step: int) -> bool:
 
 
 class Hook(NamedTuple):
-    """A function to call every `every` steps and after the last, (step, state) -> {name: value} or None.
+    """A function to call every `every` steps and after the last.
 
+    function: (step, state) -> {name: value, or the path of a picture}, or None.
     ended: step -> whether the run ends there, before its last step (early stopping).
     """
 
     every: int
-    function: Callable[[int, TrainState], dict[str, float] | None]
+    function: Callable[[int, TrainState], Mapping[str, float | Path] | None]
     ended: Callable[[int], bool] = _never

@@ -85,7 +85,7 @@ def train(
             stages[first] = _fit(stages[first], step, workdir, free, log)
             with refuse_out_of_memory(partial(what_to_type, stages[first])):
                 state = restore_or_create(start, stages, checkpoints, log)
-        metrics = Metrics(workdir, step, total) if is_first else NullMetrics()
+        metrics = Metrics(workdir, step, total, config) if is_first else NullMetrics()
         bad_files = workdir / ("bad_files.txt" if is_first else f"bad_files-{jax.process_index()}.txt")
         rules, threads = stages[0].reader.rules, config.run.threads or cpu_share().cpus
         undecodable = UndecodableRecords(
@@ -108,6 +108,7 @@ def train(
                         state, step = loop.run_stage(stages[index], state, step, source, hooks, first_hook)
                     if loop.agreement.stopped:
                         break
+            metrics.done = not loop.agreement.stopped
         finally:
             loop.timer.close()
             metrics.close()
@@ -281,17 +282,14 @@ class Loop:
                     self._rescued(step, state, number),
                     self.agreement.evaluation(),
                 ):
-                    values = hook.function(step, state)
+                    found = hook.function(step, state)
             except GivenUp:
                 self.first_hook = number
                 self.metrics.log(
                     f"step {step:,}: the evaluation is given up, and repeated by the next start"
                 )
                 return
-            if values:
-                self.metrics.write(step, values)
-                text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-                self.metrics.log(f"step {step:,}  {text}")
+            self.metrics.write_results(step, found)
 
     def _save(self, step, state):
         """Flush metrics before saving the checkpoint."""

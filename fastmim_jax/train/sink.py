@@ -1,5 +1,6 @@
 """Files that a run writes in the background, so that a disk that is full or gone never holds it up."""
 
+import contextlib
 import queue
 import threading
 import time
@@ -33,16 +34,22 @@ class Sink:
       write: writes one item; it may raise anything.
       retry: False gives up at the first failure, as for a file format that a half-written item breaks.
       clock: returns seconds.
+      finish: called in the thread after the last item; what it raises is ignored.
     """
 
     def __init__(
-        self, write: Callable[[Any], None], retry: bool = True, clock: Callable[[], float] = time.monotonic
+        self,
+        write: Callable[[Any], None],
+        retry: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        finish: Callable[[], None] = lambda: None,
     ):
-        self._write, self._retry, self._clock = write, retry, clock
+        self._write, self._retry, self._clock, self._finish = write, retry, clock, finish
         self._queue: queue.Queue = queue.Queue(MOST_WAITING)
         self._closed = threading.Event()
         self.trouble: Trouble | None = None
         self.lost = 0
+        self._writing = False
         self._thread = threading.Thread(target=self._run, daemon=True, name="sink")
         self._thread.start()
 
@@ -61,11 +68,20 @@ class Sink:
 
     def close(self) -> None:
         """Write what is left, for at most SECONDS_TO_CLOSE."""
+        self.stop()
+        self.join(SECONDS_TO_CLOSE)
+
+    def stop(self) -> None:
+        """Begin to close; `join` waits for the end."""
         self._closed.set()
         self.put(_STOP)
-        self._thread.join(SECONDS_TO_CLOSE)
+
+    def join(self, seconds: float) -> None:
+        """Wait for at most so long until what is left is written."""
+        self._thread.join(seconds)
         if self._thread.is_alive():
-            self.lost += self._queue.qsize()
+            waiting = tuple(self._queue.queue)
+            self.lost += self._writing + sum(item is not _STOP for item in waiting)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not _STOP:
@@ -74,7 +90,11 @@ class Sink:
             elif self.trouble and not self._retry:
                 self.lost += 1
             else:
+                self._writing = True
                 self._write_one(item)
+                self._writing = False
+        with contextlib.suppress(Exception):
+            self._finish()
 
     def _write_one(self, item: Any) -> None:
         while True:

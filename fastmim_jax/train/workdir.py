@@ -24,6 +24,7 @@ from fastmim_jax.train.warm_start import has_checkpoint
 OF_A_START = {
     *(LOCK_FILE, "config.json", "data.json", "values.json", "classes.json", "transfer.json"),
     *("baselines.json", ACCUMULATION_FILE, "metrics.jsonl", "tensorboard", "checkpoints"),
+    *("loggers.json", "wandb", "mlflow"),
 }
 
 LENGTHS = ("schedule.epochs", "schedule.steps")  # keys that set how long a run is

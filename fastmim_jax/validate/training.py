@@ -1,10 +1,12 @@
 """Checks that pre-training and fine-tuning share: data, batch, devices and the length of a run."""
 
+import importlib.util
 from collections.abc import Iterable, Sequence
 
 from ml_collections import ConfigDict
 
 from fastmim_jax.build import StoredImages
+from fastmim_jax.config import LOGGERS, logger_keys
 from fastmim_jax.errors import UserError
 from fastmim_jax.mim.mixmim import micro_batch_split
 from fastmim_jax.stages import micro_batches
@@ -24,6 +26,22 @@ def check_data(data: ConfigDict) -> None:
             raise UserError(
                 f"config.data.{key} has {count(values, 'value')} for {count(data.channels, 'channel')}: "
                 f"give one per channel, or {flag(f'data.{key}', ())} for ImageNet's"
+            )
+
+
+def check_loggers(run: ConfigDict) -> None:
+    """Raise UserError if there is no such logger, or its package is not installed."""
+    for key in logger_keys(run.loggers):
+        if key not in LOGGERS:
+            names, example = ", ".join(LOGGERS), flag("run.loggers", ",".join(LOGGERS))
+            raise UserError(f"config.run.loggers has '{key}'; choose from: {names} (type {example})")
+        package = LOGGERS[key].package
+        spec = importlib.util.find_spec(package) if package else None
+        if package and (spec is None or spec.origin is None):  # a folder of that name is no package
+            others = ",".join(other for other in logger_keys(run.loggers) if other != key)
+            raise UserError(
+                f"config.run.loggers has '{key}', which needs {package}, which is not installed: type "
+                f"pip install 'fastmim_jax[{key}]', or {flag('run.loggers', others or '()')}"
             )
 
 

@@ -31,7 +31,7 @@ from fastmim_jax.validate.rules import (
     several,
     text,
 )
-from fastmim_jax.validate.training import check_data
+from fastmim_jax.validate.training import check_data, check_loggers
 
 DTYPES = ("bfloat16", "float32")
 LAYERS = ("unrolled", "scanned")
@@ -141,19 +141,16 @@ SCHEDULE = {
     "decay_epochs": POSITIVE,
 }
 RUN = {
-    "log_every": integer(0),
-    "checkpoint_every": integer(0),
-    "keep": integer(1),
-    "keep_every": integer(0),
+    **{key: integer(0) for key in ("log_every", "checkpoint_every", "keep_every")},
+    **{key: integer(1) for key in ("keep", "max_failed_saves", "max_skipped", "mesh_fsdp")},
+    "loggers": several(text(), "a tuple of names, or ()", ("tensorboard",)),
+    "project": text(),
     "verify_checkpoints": boolean(),
-    "max_failed_saves": integer(1),
     **dict.fromkeys(("disk_timeout_seconds", "upload_timeout_seconds"), FROM_ZERO),
     **dict.fromkeys(("grace_seconds", "peer_timeout_seconds"), POSITIVE),
-    "max_skipped": integer(1),
     "workers": integer(-1, most=4096),
     "threads": integer(1, most=1024),
     "max_worker_restarts": integer(0, most=10**6),
-    "mesh_fsdp": integer(1),
     "shard_optimizer_state": boolean(),
 }
 METHOD = {
@@ -269,6 +266,7 @@ def check_values(config: ConfigDict) -> None:
         if not rule.accepts(value):
             raise UserError(_sentence(key, value, rule, defaults[key]))
     check_data(config.data)
+    check_loggers(config.run)
 
 
 def _value(config: Any, key: str) -> Any:

@@ -48,6 +48,8 @@ def test_any_channels_and_shape_from_folder_to_picture(tmp_path, channels, targe
     assert any(line.startswith("no held-out loss") for line in messages)  # there is no such split
     pictures = sorted(path.name for path in (workdir / "pictures").glob("*.png"))
     assert pictures == ["curve.png", "step_0000003.png", "step_0000006.png"]
+    (events,) = (workdir / "tensorboard").glob("events*")
+    assert events.read_bytes().count(b"reconstructions") == 2
     assert Image.open(draw_loss_curve(workdir)).size[0] > 400
     drawn = reconstruct(workdir, images=str(data), count=2)
     assert Image.open(drawn).size[1] > 200 and drawn.name == "reconstruct_0000006.png"

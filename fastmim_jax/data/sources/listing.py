@@ -17,7 +17,7 @@ _TWICE = "link to a folder listed already"
 _RUN = "work directory or pictures of a run"
 # Beside config.json, in a work directory or a converted model.
 _OF_A_RUN = ("checkpoints", "metrics.jsonl", "data.json", "conversion.json", "model.safetensors")
-_RUN_FOLDERS = frozenset({"best", "checkpoints", "pictures", "tensorboard"})
+_RUN_FOLDERS = frozenset({"best", "checkpoints", "mlflow", "pictures", "tensorboard", "wandb"})
 _RECENT = 2 * 10**9  # ns: a folder that changed since may change again within the precision of its time
 
 

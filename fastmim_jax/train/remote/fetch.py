@@ -19,7 +19,12 @@ from fastmim_jax.train.remote.layout import (
 )
 
 Log = Callable[[str], None]
-_DRAWN = ("tensorboard/", "pictures/")  # folders that resuming needs to add to, and reading does not need
+_DRAWN = (
+    "tensorboard/",
+    "pictures/",
+    "wandb/",
+    "mlflow/",
+)  # folders that resuming needs to add to, and reading does not need
 
 
 def fetch_small_files(store: Store, objects: Mapping[str, Object], folder: Path, reading: bool) -> None:
