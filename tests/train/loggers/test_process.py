@@ -8,9 +8,10 @@ import time
 
 import pytest
 
-from fastmim_jax.config import pretrain_config
+from fastmim_jax.config import LOGGERS, pretrain_config
 from fastmim_jax.train import loggers
 from fastmim_jax.train.loggers import close_all, make_loggers, process
+from fastmim_jax.train.loggers.client import CLIENTS
 from fastmim_jax.train.loggers.items import Picture, RunFacts, Scalars
 from fastmim_jax.train.metrics import Metrics
 
@@ -200,3 +201,7 @@ def test_a_damaged_list_of_runs_is_told(workdir):
     assert client._read_saved() == {} == client._read_saved()
     (note,) = client.notes
     assert note.endswith("the loggers begin new runs")
+
+
+def test_every_logger_with_a_package_has_a_client():
+    assert set(CLIENTS) == {key for key, facts in LOGGERS.items() if facts.package}
