@@ -1,4 +1,4 @@
-"""What loggers get: the scalars and the pictures of a step."""
+"""Items of loggers: the scalars and the pictures of a step."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ class Picture(NamedTuple):
 
 
 class RunFacts(NamedTuple):
-    """What a logger is told about a run at its start.
+    """Facts on a run for its loggers.
 
     Attributes:
       workdir: absolute.
