@@ -56,7 +56,7 @@ ZERO = {
     **{f"optimizer.{key}": "none" for key in ("weight_decay", "clip_norm", "ema_decay", "betas")},
     **{f"optimizer.{key}": "a rate" for key in ("base_lr", "min_base_lr", "warmup_base_lr")},
     "schedule.steps": "epochs count",
-    "run.disk_timeout_seconds": "no limit",
+    **{f"run.{key}_timeout_seconds": "no limit" for key in ("disk", "upload")},
     **{f"run.{key}": "never" for key in ("log_every", "checkpoint_every", "keep_every")},
     **{f"run.{key}": "never" for key in ("eval_every", "picture_every", "eval_epochs", "patience_epochs")},
     "run.baseline_images": "no probe",

@@ -29,7 +29,7 @@ def masked_l1(
 
 
 def _weighted_mean(error: Array, weight: Array) -> Array:
-    return jnp.where(weight > 0, weight * error.mean(-1), 0.0).sum() / sum_over_shards(weight.sum())
+    return jnp.where(weight > 0, weight * error.mean(-1), 0.0).sum() / sum_over_shards(jnp.sum(weight))
 
 
 def mean_target(

@@ -54,6 +54,7 @@ def test_features_of_100_images_take_one_compilation(model, pixels):
     assert set(features.arrays) == {"block 2 mean", "block 2 cls", "block 2 patches"}
 
 
+@pytest.mark.slow
 def test_features_do_not_depend_on_the_form_nor_on_the_batch(model, pixels, tmp_path):
     for index in range(5):
         Image.fromarray(pixels[index]).save(tmp_path / f"{index}.png")
@@ -81,6 +82,7 @@ def test_what_a_model_does_not_have(model, pixels):
         fastmim_jax.load("nowhere")
 
 
+@pytest.mark.slow
 def test_reconstructions_are_arrays_and_a_picture(model, pixels, tmp_path):
     found = model.reconstruct(pixels, count=3)
     assert len(found) == 3 and found.images.shape == (3, 32, 32, 3)

@@ -56,6 +56,7 @@ def rectangles(noisy):
     return top, left, height, width
 
 
+@pytest.mark.slow
 def test_erases_one_rectangle_of_noise():
     images, result, noisy = erased(1500, (32, 40), 0.4, channels=2)
     assert ((result < 50).all(-1) == noisy).all()  # every channel

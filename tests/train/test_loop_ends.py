@@ -11,6 +11,7 @@ from fastmim_jax.plan import StagePlan
 from fastmim_jax.train.loop import Hook, Loop
 from fastmim_jax.train.metrics import Metrics
 from fastmim_jax.train.stop_signal import StopSignal
+from helpers import small
 
 
 class Stage:
@@ -20,7 +21,8 @@ class Stage:
         numbers = dict.fromkeys(StagePlan.__dataclass_fields__, 0)
         numbers |= dict(records=64, batch_size=16, stages=1, last_step=6, total_steps=6)
         self.plan = StagePlan(**{**numbers, "image_size": (32, 32)})
-        run = SimpleNamespace(log_every=1, checkpoint_every=0, max_skipped=20, max_failed_saves=1)
+        run = small.config().run
+        run.update(log_every=1, checkpoint_every=0, max_failed_saves=1)
         self.config = SimpleNamespace(seed=0, run=run)
         self.reader, self._batches = SimpleNamespace(workers=0), batches
 

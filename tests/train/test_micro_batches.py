@@ -19,6 +19,7 @@ from fastmim_jax.train import sharding
 from fastmim_jax.train.micro_batches import divides_evenly, mean_gradients, split_strided
 from fastmim_jax.train.pretrain import make_pretrain_stage
 from helpers import small
+from helpers.sweeps import sweep
 
 RANDOM = np.random.default_rng(0)
 PARTS = 2
@@ -74,7 +75,9 @@ def expected(norm_groups):
     return gradients_of(norm_groups)(BATCH)
 
 
-@pytest.mark.parametrize(("norm_groups", "fsdp"), [(1, 1), (4, 1), (16, 1), (1, 4)])
+@pytest.mark.parametrize(
+    ("norm_groups", "fsdp"), sweep([(1, 1), (4, 1), (16, 1), (1, 4)], [(4, 1)], pytest.mark.slow)
+)
 def test_shards_give_the_gradients_of_the_batch(norm_groups, fsdp):
     mesh = sharding.make_mesh(fsdp)
     with jax.set_mesh(mesh):

@@ -18,6 +18,7 @@ from fastmim_jax.train.loop import Loop
 from fastmim_jax.train.progress import ProgressLine, format_seconds
 from fastmim_jax.train.stop_signal import StopSignal
 from fastmim_jax.train.waiting import StepTimer
+from helpers import small
 
 VALUES = {"loss": 0.5, "lr": 1e-3, "images_per_second": 1234.0, "data_wait_share": 0.021}
 
@@ -86,7 +87,8 @@ class SlowStage:
         numbers = dict.fromkeys(StagePlan.__dataclass_fields__, 0)
         numbers |= dict(records=64, batch_size=16, stages=1, last_step=40, total_steps=40)
         self.plan = StagePlan(**{**numbers, "image_size": (32, 32)})
-        run = SimpleNamespace(log_every=10, checkpoint_every=0, max_skipped=20, max_failed_saves=1)
+        run = small.config().run
+        run.update(log_every=10, checkpoint_every=0, max_failed_saves=1)
         self.config = SimpleNamespace(seed=0, run=run)
         self.reader, self.abstract, self.step = SimpleNamespace(workers=0), None, self
         self.done = 0

@@ -106,6 +106,7 @@ def test_a_split_optimizer_state_is_restored_on_other_meshes(tmp_path):
 def test_the_batch_stays_split_inside_the_step():
     config = small.config()
     config.run.mesh_fsdp = 8
+    config.method.backbone.depth = 1
     stage = make_pretrain_stage(config, records=64)
     batch = stage.to_devices(BATCHES[0], 16)
     with jax.set_mesh(stage.mesh):

@@ -188,7 +188,8 @@ def test_several_data_sets_become_one(tmp_path):
     both = f"{write_images(tmp_path / 'a', 2)}::{write_images(tmp_path / 'b', 1)}"
     run(both, tmp_path / "out")
     before, after = open_source(both), open_source(tmp_path / "out")
-    assert len(after) == 9 and after.classes == before.classes and after.name(8) == before.name(8)
+    assert len(after) == 9 and after.classes == before.classes and after.name(8) == "2/red/00.png"
+    assert before.name(8) == str(tmp_path / "b" / "red" / "00.png")
     assert [after.label(i) for i in range(9)] == [before.label(i) for i in range(9)]
 
 
