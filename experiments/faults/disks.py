@@ -53,7 +53,7 @@ def vanished_workdir(case: Case) -> None:
 def hung_disk(case: Case) -> None:
     """From step 12 on, no write below the work directory returns: the run ends within a minute."""
     run = _Hangable(case)
-    case.until(run, lambda: case.step() >= 12)
+    case.until(run, lambda: case.step() >= 12, seconds=400)
     run.hang()
     case.end(run, (2,), seconds=60, said="does not answer")
     run.go_on()
@@ -63,7 +63,8 @@ def hung_disk(case: Case) -> None:
 def hung_before_a_checkpoint(case: Case) -> None:
     """The same as soon as a checkpoint is being written."""
     run = _Hangable(case)
-    case.until(run, lambda: any((case.workdir / "checkpoints").glob("*orbax-checkpoint-tmp*")))
+    saving = lambda: any((case.workdir / "checkpoints").glob("*orbax-checkpoint-tmp*"))  # noqa: E731
+    case.until(run, saving, seconds=400)
     run.hang()
     case.end(run, (2,), seconds=60, said="does not answer")
     run.go_on()

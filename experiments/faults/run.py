@@ -5,7 +5,7 @@
     python experiments/faults/run.py --kills=30          # random kills, a third of each kind
     python experiments/faults/run.py --table             # results.jsonl as a table
 
-Rows with a file system of their own need the right to mount one.
+Rows with a file system of their own need the right to mount one; "disk hangs" needs gcc.
 """
 
 import argparse
