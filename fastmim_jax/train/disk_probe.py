@@ -17,6 +17,7 @@ from fastmim_jax.train.peers import current_peers
 FILE = ".disk_probe"
 EXIT_CODE = 2
 _PAUSE = 5.0  # seconds between probes
+_SECONDS_TO_LOOK = 2.0  # for the newest checkpoint
 
 
 @contextlib.contextmanager
@@ -65,7 +66,7 @@ class _Probe:
             self._began = time.monotonic()
             with contextlib.suppress(OSError):  # a disk that is full or gone answers
                 _write_file(self._workdir / FILE)
-                self._newest = _newest_checkpoint(self._workdir)
+            self._look()
             self._began = None
             self._closed.wait(_PAUSE)
 
@@ -76,7 +77,14 @@ class _Probe:
                 self._end()
                 return
 
+    def _look(self) -> None:
+        with contextlib.suppress(OSError):
+            self._newest = _newest_checkpoint(self._workdir)
+
     def _end(self) -> None:
+        look = threading.Thread(target=self._look, daemon=True)  # reading may hang as well
+        look.start()
+        look.join(_SECONDS_TO_LOOK)
         text = (
             f"{self._workdir} does not answer: a write of a few bytes has not returned for "
             f"{self._most:.0f} s (config.run.disk_timeout_seconds); {self._newest}: repair the disk or its "
