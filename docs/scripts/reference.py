@@ -108,7 +108,7 @@ def python_interface() -> str:
     """Return the page of all public names of the package, for mkdocstrings."""
     text = [
         "# Python\n\n`import fastmim_jax` imports no JAX and touches no device; names load on first use. "
-        "A [notebook](notebooks/features.md) shows them at work."
+        "The [notebooks](notebooks/own_photos.md) show them at work."
     ]
     public = [name for name in fastmim_jax.__all__ if not name.startswith("_")]
     placed = [name for names in PARTS.values() for name in names]
