@@ -15,7 +15,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMPLICIT = {"flatbuffers", "importlib-resources"}
 OWN = ("fastmim_jax", "helpers", "conftest")
 # Extras that the package imports from.
-USED = ("torch", "onnx", "parquet", "heif", "demo", "wandb", "mlflow")
+USED = ("torch", "onnx", "parquet", "heif", "demo", "hub", "wandb", "mlflow")
 # Modules of distributions with another name: those of mlflow-skinny are known only where it is installed.
 OTHER_NAMES = {"mlflow"}
 # The bundled photos are found inside scikit-image without importing it.

@@ -121,7 +121,9 @@ def predict(values, paths):
 def convert(values, paths):
     """Convert a checkpoint from published files, or to timm, Hugging Face, ONNX and other formats."""
     from fastmim_jax.export.convert import convert
+    from fastmim_jax.export.destination.hub import check_push, convert_and_push
 
+    check_push(values.push, values.to, values.public)
     start_jax()
     options = _conversion(
         values,
@@ -130,8 +132,13 @@ def convert(values, paths):
         image_size=_image_size(values.image_size),
         overwrite=values.overwrite,
         with_paths=values.with_paths,
+        hub=values.push or "",
+        licence=values.licence or "",
     )
-    convert(*paths, options)
+    if values.push:
+        convert_and_push(*paths, options, public=values.public)
+    else:
+        convert(*paths, options)
 
 
 def verify(values, paths):
@@ -306,7 +313,10 @@ COMMANDS = {
     "predict": Command(predict, ("workdir", "images"), ("step", "reading", "out", *DISTRIBUTED)),
     "convert": Command(
         convert,
-        optional=("to", "encoder_only", "image_size", "overwrite", "with_paths", *CONVERSION),
+        optional=(
+            *("to", "encoder_only", "image_size", "overwrite", "with_paths", "push", "public", "licence"),
+            *CONVERSION,
+        ),
         paths=("SOURCE", "DESTINATION"),
     ),
     "verify": Command(verify, optional=CONVERSION, paths=("A", "B")),

@@ -125,6 +125,11 @@ FLAGS = {
     "records": _integer("N", "images of the training data; default: those of ImageNet-1k", 1),
     "workers": _integer("N", "processes; default: one per core", 1),
     "check": _boolean("only scan: print the facts, write nothing, exit with 1 if files are unreadable"),
+    "push": Flag(
+        "USER/NAME", "upload the folder to the Hugging Face Hub, as a private model; with --to=hf"
+    ),
+    "public": _boolean("push a model that everybody can see"),
+    "licence": Flag("ID", "of the weights, as the Hub spells it, such as apache-2.0, for the model card"),
     "with_paths": _boolean("keep local paths in the files that are written, such as of the data"),
     "synthetic": _boolean("random images in memory instead of the run's data: only the step is measured"),
     "profile": _boolean("trace some steps: time of products, attention, norms, GELU, copies and others"),

@@ -26,6 +26,13 @@ LICENCES = {
     "mae": "CC-BY-NC 4.0 (facebookresearch/mae)",
     "simmim": "MIT (microsoft/SimMIM)",
 }
+# The Hugging Face Hub's identifiers of these licences, by their first words.
+LICENCE_IDS = {
+    "Apache-2.0": "apache-2.0",
+    "BSD-3-Clause": "bsd-3-clause",
+    "CC-BY-NC 4.0": "cc-by-nc-4.0",
+    "MIT": "mit",
+}
 PAPERS = {
     "fastmim": "FastMIM (arXiv 2212.06593)",
     "mae": "MAE (arXiv 2111.06377)",
@@ -41,7 +48,12 @@ SHOWN = {
 
 
 def model_card(
-    bundle: ModelBundle, usage: str, library: str, curve: str | None = None, with_paths: bool = False
+    bundle: ModelBundle,
+    usage: str,
+    library: str,
+    curve: str | None = None,
+    with_paths: bool = False,
+    licence: str = "",
 ) -> str:
     """Return the text of a README.md.
 
@@ -50,13 +62,14 @@ def model_card(
       library: the library that opens it, for the card's metadata.
       curve: file name of a picture of the loss beside the card, if any.
       with_paths: whether local paths, such as of the data, may be in it.
+      licence: the Hub's identifier; "" for that of the weights that training began from.
     """
     classes = count(len(bundle.classes), "class", "classes")
     title = PAPERS.get(bundle.kind, classes if bundle.classes else "a backbone")
     title = f"{bundle.backbone_name}, {title}"
     config = bundle.config if with_paths else without_paths(bundle.config)
     parts = [
-        f"---\nlibrary_name: {library}\ntags: [masked-image-modeling, image-feature-extraction]\n---",
+        _metadata(bundle, library, licence),
         f"# {title}",
         f"```python\n{usage.strip()}\n```",
         "\n".join(f"- {fact}" for fact in (*_facts(bundle, with_paths), *_results(bundle))),
@@ -65,6 +78,29 @@ def model_card(
         f"## Config\n\n```json\n{json.dumps(flatten(config), indent=1)}\n```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _metadata(bundle: ModelBundle, library: str, licence: str) -> str:
+    """Return the header that the Hugging Face Hub reads: YAML of library, licence, task and tags."""
+    task = "image-classification" if bundle.classes else "image-feature-extraction"
+    licence = licence or _inherited_licence(bundle)
+    lines = [f"library_name: {library}", *([f"license: {licence}"] if licence else [])]
+    lines += [
+        f"pipeline_tag: {task}",
+        "tags: [masked-image-modeling, image-feature-extraction, fastmim_jax]",
+    ]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _inherited_licence(bundle: ModelBundle) -> str:
+    """Return the Hub's identifier of the licence of the starting weights.
+
+    Returns "unknown" where it is not recorded; "" for weights initialised at random.
+    """
+    origin = lineage(bundle).origin
+    text = next((text for key, text in LICENCES.items() if key in origin.get("format", "")), "")
+    known = next((name for start, name in LICENCE_IDS.items() if text.startswith(start)), "unknown")
+    return known if origin else ""
 
 
 def starting_weights(bundle: ModelBundle, with_paths: bool = False) -> str:

@@ -65,6 +65,7 @@ class Options(NamedTuple):
     settings: "key=value" of the config.
     overwrite: replace an export at the destination.
     with_paths: whether local paths may be in the files that are written.
+    hub, licence: USER/NAME and the Hub's identifier of the licence, for the model card; "" for none.
     """
 
     format: str = ""
@@ -78,6 +79,8 @@ class Options(NamedTuple):
     settings: tuple[str, ...] = ()
     overwrite: bool = False
     with_paths: bool = False
+    hub: str = ""
+    licence: str = ""
 
 
 DEFAULT_OPTIONS = Options()
@@ -160,8 +163,8 @@ class WriteReport:
 
 def convert(
     source: str | Path, destination: str | Path, options: Options = DEFAULT_OPTIONS, log: Log = print
-) -> None:
-    """Convert a checkpoint.
+) -> ModelBundle:
+    """Convert a checkpoint, and return the model that was written.
 
     Args:
       source: a work directory or one of its checkpoints; or another library's file or folder.
@@ -199,6 +202,7 @@ def convert(
         raise
     facts = f": {written.facts}" if written.facts else ""
     _log_lines([*written.lines(), Line("written", f"{destination}{facts}")], log)
+    return bundle
 
 
 def open_source(source: str | Path, options: Options = DEFAULT_OPTIONS) -> tuple[ModelBundle, SourceReport]:
@@ -336,7 +340,9 @@ def _write(
         return WriteReport(next=command)
     arrays = to_torch(bundle, options.to or "official")
     if options.to in FOLDERS and destination.suffix not in FILES:
-        code = model_folder.write_folder(bundle, arrays, path, destination, options.with_paths)
+        code = model_folder.write_folder(
+            bundle, arrays, path, destination, options.with_paths, options.hub, options.licence
+        )
         return WriteReport(arrays, ("; ".join(line for line in code.splitlines() if line),))
     FILES[destination.suffix](path, arrays.state, dump_settings(bundle))
     spec = model_folder.spec_of(bundle, arrays.format)

@@ -50,6 +50,8 @@ def write_folder(
     folder: str | Path,
     destination: str | Path,
     with_paths: bool = False,
+    hub: str = "",
+    licence: str = "",
 ) -> str:
     """Write the folder of a library.
 
@@ -58,6 +60,7 @@ def write_folder(
       folder: where to write; created.
       destination: where the folder will be moved to, for the lines that open it.
       with_paths: whether the model card may hold local paths.
+      hub, licence: see `convert.Options`.
 
     Returns:
       Python lines that open it.
@@ -71,13 +74,14 @@ def write_folder(
     spec, description = spec_of(bundle, arrays.format), describe(bundle, arrays.format)
     absolute = Path(destination).absolute()
     code = library.code(description, absolute)
-    card_code = library.code(description, absolute if with_paths else Path(absolute.name))
+    card_code = library.code(description, Path(hub or (absolute if with_paths else absolute.name)))
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / WEIGHTS, arrays.state, dump_settings(bundle))
     for name, content in {"config.json": description, **library.files(spec)}.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     curve = _copy_curve(bundle, folder)
-    (folder / "README.md").write_text(model_card(bundle, card_code, library.package, curve, with_paths))
+    card = model_card(bundle, card_code, library.package, curve, with_paths, licence)
+    (folder / "README.md").write_text(card)
     return code
 
 

@@ -84,6 +84,11 @@ def verify(
       UserError: one cannot be read, or they are models of different shapes.
     """
     ours, theirs = (open_source(path, options)[0] for path in (first, second))
+    return verify_bundles(ours, theirs, log)
+
+
+def verify_bundles(ours: ModelBundle, theirs: ModelBundle, log: Log = print) -> bool:
+    """Compare two opened models; see `verify`."""
     for name, bundle in (("A", ours), ("B", theirs)):
         _log(log, name, f"{bundle.origin}: {bundle.description}")
     _check_comparable(ours, theirs)

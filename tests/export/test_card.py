@@ -7,7 +7,14 @@ import pytest
 
 from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.export.bundle import ModelBundle
-from fastmim_jax.export.card import LICENCES, lineage, lineage_of_export, model_card, starting_weights
+from fastmim_jax.export.card import (
+    LICENCE_IDS,
+    LICENCES,
+    lineage,
+    lineage_of_export,
+    model_card,
+    starting_weights,
+)
 from fastmim_jax.export.formats import FORMATS
 from fastmim_jax.train.lineage import Lineage, record_lineage, write_lineage
 from fastmim_jax.train.runs import LoadedRun
@@ -191,7 +198,8 @@ def test_a_card_of_a_run_has_its_length_and_last_results(tmp_path):
     config.data.update(path="photos", image_size=(64, 96), channels=1, mean=(0.5,), std=(0.2,))
     config.schedule.update(steps=1, batch_size=2048)
     card = model_card(ModelBundle(config, {}, workdir=tmp_path), "import x\n", "timm", "curve.png")
-    assert card.startswith("---\nlibrary_name: timm\n")
+    header = "library_name: timm\npipeline_tag: image-feature-extraction\ntags: [masked-image-modeling"
+    assert card.startswith(f"---\n{header}")
     assert f"# {config.method.backbone.name}, MAE (arXiv 2111.06377)\n\n```python\nimport x\n```" in card
     assert "- Images of 64 x 96 pixels with 1 channel, normalised by [0.5] and [0.2].\n" in card
     assert "for 1 step, with a batch size of 2,048.\n" in card and "photos" not in card
@@ -205,3 +213,14 @@ def test_a_card_of_converted_weights_claims_no_training():
     assert "# vit_b16, 2 classes\n" in card and "- Pooling: " in card and "; 2 classes.\n" in card
     assert "not trained by it" in card and "Trained by" not in card and "![" not in card
     assert "ImageNet's mean and standard deviation" in card
+
+
+def test_the_header_names_the_licence_of_the_starting_weights(tmp_path):
+    converted = write_run(tmp_path / "converted", source="mae.pth", format="mae_vit")
+    lost = write_run(tmp_path / "lost", tmp_path / "gone")
+    runs = [bundle(), bundle(converted), bundle(write_run(tmp_path / "run", lost), lost)]
+    headers = [model_card(run, "", "timm").split("---")[1] for run in runs]
+    assert "license" not in headers[0]
+    assert "\nlicense: cc-by-nc-4.0\n" in headers[1] and "\nlicense: unknown\n" in headers[2]
+    assert "\nlicense: mit\n" in model_card(runs[2], "", "timm", licence="mit")
+    assert {text.split(" (")[0] for text in LICENCES.values()} == set(LICENCE_IDS)
