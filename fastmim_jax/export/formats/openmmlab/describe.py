@@ -46,7 +46,7 @@ def config_lines(library: str, spec: ModelSpec, path: Path) -> list[str]:
 
 
 def _refuse(library: str, reason: str) -> NoReturn:
-    raise UserError(f"{library} {reason}: choose another library, such as --to=official")
+    raise UserError(f"{library} {reason}: choose another library for --to=")
 
 
 def _formatted(x: Any, depth: int = 1) -> str:
