@@ -16,7 +16,7 @@ from fastmim_jax.data.sources import FolderSource
 from fastmim_jax.errors import UserError
 
 SIZE = (6, 9)
-KEYS = {"image", "label", "index", "valid", "undecodable"}
+KEYS = {"image", "label", "index", "valid", "undecodable", "doubtful"}
 BROKEN = {3, 4, 10}
 
 
@@ -78,6 +78,7 @@ def test_shapes_and_dtypes_of_a_batch(source):
         "index": ((13,), "int64"),
         "valid": ((13,), "bool"),
         "undecodable": ((13,), "bool"),
+        "doubtful": ((13,), "bool"),
     }
 
 
