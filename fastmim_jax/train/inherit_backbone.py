@@ -2,10 +2,9 @@
 
 import copy
 
-from fastmim_jax.errors import UserError
 from fastmim_jax.models.zoo import backbone_fields, create_model
 from fastmim_jax.stages import at_stage, stage_count
-from fastmim_jax.validate import check_start
+from fastmim_jax.validate import check_size_given, check_start
 
 OF_A_SIZE = ("window", "windows")  # chosen for the size of the images
 OWN = ("drop_path", "position_grid")  # of training, not of the parameters
@@ -30,11 +29,7 @@ def inherit_backbone(config, saved):
     ours = config.model.backbone
     if saved is None:
         check_start(config, None)
-        if not config.data.image_size:
-            raise UserError(
-                "config.data.image_size is (), and config.init, whose size it would be, is unset: type "
-                "--config.data.image_size='(64, 64)' or --config.init=WORKDIR"
-            )
+        check_size_given(config.data)
         return config
     saved = at_stage(saved, stage_count(saved) - 1)
     config.data.image_size = tuple(config.data.image_size) or tuple(saved.data.image_size)

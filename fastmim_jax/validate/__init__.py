@@ -6,7 +6,7 @@ known. Flags are those of the mode: `--config.method.*` in pre-training, `--conf
 """
 
 from fastmim_jax.validate.backbone import check_kernel
-from fastmim_jax.validate.finetuning import check_classes, check_finetuning, check_start
+from fastmim_jax.validate.finetuning import check_classes, check_finetuning, check_size_given, check_start
 from fastmim_jax.validate.pretraining import check_pretraining
 from fastmim_jax.validate.training import (
     channels_fit,
@@ -23,6 +23,7 @@ __all__ = [
     "check_kernel",
     "check_no_decay",
     "check_pretraining",
+    "check_size_given",
     "check_start",
     "check_steps",
     "check_stored_images",

@@ -25,6 +25,7 @@ def check_finetuning(config: ConfigDict, *, platform: str, devices: int) -> None
     """
     stage = stage_of(config)
     check_values(config)
+    check_size_given(config.data)
     check_kernel("model", config.model, platform)
     check_batch(stage, devices)
     check_gradient_dtype(config, "model")
@@ -79,6 +80,15 @@ def check_classes(config: ConfigDict, classes: int, source: object) -> None:
         raise UserError(
             f"config.model.classes is {config.model.classes}, but {source!r} has "
             f"{count(classes, 'class', 'classes')}: leave it unset or type --config.model.classes={classes}"
+        )
+
+
+def check_size_given(data: ConfigDict) -> None:
+    """Raise UserError if the image size was to be that of pre-training, and there is none."""
+    if not data.image_size:
+        raise UserError(
+            "config.data.image_size is (), and config.init, whose size it would be, is unset: type "
+            f"{flag('data.image_size', (64, 64))} or --config.init=WORKDIR"
         )
 
 
