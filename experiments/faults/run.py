@@ -10,6 +10,7 @@ Rows with a file system of their own need the right to mount one; "disk hangs" n
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -86,7 +87,7 @@ def table(lines: list[dict]) -> str:
     """Return the results of every row as a Markdown table; the sentence is that of its last try."""
     tries: dict[str, list[dict]] = {}
     for line in lines:
-        tries.setdefault(line["fault"], []).append(line)
+        tries.setdefault(re.sub(r"^random kill \d+", "random kills", line["fault"]), []).append(line)
     rows = ["| fault | held | steps lost | exit codes | what the user saw |", "|---|---|---|---|---|"]
     for name, found in tries.items():
         held = sum(line["held"] for line in found)
