@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import read_json, write_json
@@ -30,22 +31,26 @@ def cache_folder(kind: str, address: str) -> Path:
     return caches / "fastmim_jax" / kind / f"{name}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
 
 
-@contextlib.contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Let one process at a time fill a folder; the others wait.
+def open_lock_file(folder: Path, address: str) -> IO:
+    """Open the lock file of the copy of an address, in a folder that is made if need be.
 
     Raises:
       UserError: the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a")
+        return (folder / ".lock").open("a+")
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be made ({error.strerror}): set XDG_CACHE_HOME to a folder that "
-            "can be written to"
+            f"{folder}, for the files of {address}, cannot be made ({error.strerror}): set XDG_CACHE_HOME "
+            "to a folder that can be written to"
         ) from error
-    with file:
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path, address: str) -> Iterator[None]:
+    """Let one process at a time fill a folder; the others wait; see `open_lock_file`."""
+    with open_lock_file(folder, address) as file:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -90,7 +95,7 @@ def cached_copy(
                 f"{typed}{address} does not exist, expected objects there: type another address"
             )
         check_names(store, objects)
-        with folder_lock(folder):
+        with folder_lock(folder, address):
             return _update(store, objects, folder)
     except StoreError as error:
         raise UserError(f"{typed}{address} cannot be read ({error}): {how_to_reach(address)}") from error

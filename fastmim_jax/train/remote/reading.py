@@ -35,7 +35,7 @@ def local_run(path: str, step: int | None = None) -> str:
         if CONFIG not in objects or not any(name.startswith(FOLDERS) for name in objects):
             return str(cached_copy(path, kind="runs"))
         folder = cache_folder("runs", root)
-        with folder_lock(folder):
+        with folder_lock(folder, root):
             fetch_small_files(store, objects, folder, reading=True)
             found = None
             if kind is None and step is None:

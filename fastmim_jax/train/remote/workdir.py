@@ -15,7 +15,7 @@ import jax
 from fastmim_jax.errors import UserError
 from fastmim_jax.file_lock import try_lock
 from fastmim_jax.paths import is_store
-from fastmim_jax.stores.cache import cache_folder, how_to_reach
+from fastmim_jax.stores.cache import cache_folder, how_to_reach, open_lock_file
 from fastmim_jax.stores.store import Store, StoreError
 from fastmim_jax.train.peers import AgreedError, Peers, current_peers
 from fastmim_jax.train.remote.fetch import fetch_newest, fetch_small_files, newest_local
@@ -248,15 +248,7 @@ def _local_lock(folder: Path, address: str) -> Iterator[Callable[[dict], bool]]:
     Raises:
       UserError: another process of this machine has it, or it cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a+")
-    except OSError as error:
-        raise UserError(
-            f"{folder}, for the files of {address}, cannot be made ({error.strerror}): set XDG_CACHE_HOME "
-            "to a folder that can be written to"
-        ) from error
-    with file:
+    with open_lock_file(folder, address) as file:
         if not try_lock(file):
             raise UserError(
                 f"{address} is in use by another process on this host, which works in {folder}: wait until "
