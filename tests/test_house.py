@@ -16,7 +16,7 @@ FLOORS = [
     ("io", "file_lock", "run_folder"),
     ("stores",),
     ("data", "models"),
-    ("mim",),
+    ("mim", "draw"),
     ("config", "config_keys"),
     ("saved_config", "stages", "recipes"),
     ("auto_schedule",),

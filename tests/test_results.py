@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastmim_jax.draw.pages import is_own_png, save_png
 from fastmim_jax.evaluate.classify import Predictions
 from fastmim_jax.evaluate.features import _is_features, _write_npz, _write_parquet
 from fastmim_jax.evaluate.predict import _is_predictions, predictions_csv
 from fastmim_jax.evaluate.probe import _is_table
 from fastmim_jax.io import write_json
 from fastmim_jax.tools.bench import _is_bench
-from fastmim_jax.tools.draw.pages import is_own_png, save_png
 
 COLUMNS = (np.array(["a"]), np.array([0]), ("cat",), {"block 1": np.ones((1, 2), np.float32)})
 

@@ -15,17 +15,18 @@ from PIL import Image
 from skimage import data
 
 from fastmim_jax import hog
+from fastmim_jax.draw.glyphs import DECODED, FILLED, VISIBLE, mark_patches, prediction_glyphs
+from fastmim_jax.draw.pages import as_rgb, compose
+from fastmim_jax.draw.style import FLAT, GROUND
 from fastmim_jax.mim.masking import mixing_mask, num_visible, random_mask
 from fastmim_jax.mim.mixmim import mix, partner
 from fastmim_jax.mim.sampling import furthest, random_ranks
 from fastmim_jax.mim.targets.pixels import Pixels
 from fastmim_jax.models.layers import unpatchify, upsample_nearest
-from fastmim_jax.tools.draw.glyphs import DECODED, FILLED, VISIBLE, mark_patches, prediction_glyphs
-from fastmim_jax.tools.draw.pages import as_rgb, compose
 
 FOLDER = Path(__file__).parents[1] / "pictures"
 SIDE, SHOWN, PATCH = 128, 224, 16  # pixels of an image, of a panel and of a patch
-GRAY = 0.45  # of masked pixels; the mask token of a model is learned
+MASKED, ABSENT = (np.asarray(colour) / 255 for colour in (FLAT, GROUND))  # mask tokens; no token
 
 
 def photo(image, left, top, side):
@@ -47,7 +48,7 @@ def draw_mask(ratio, side, seed=0):
     return random_mask(noise, grid, num_visible(noise.shape[1], ratio)), noise
 
 
-def cover(image, mask, colour=GRAY):
+def cover(image, mask, colour=MASKED):
     """Return an image with its masked blocks in one colour."""
     return np.where(upsample_nearest(mask, SIDE // mask.shape[1])[..., None], colour, image)
 
@@ -93,10 +94,13 @@ def draw_mae(image):
         "mae",
         {
             "image": ((), panel(image)),
-            "encoder input": (("the visible 25 % of the patches alone",), panel(cover(image, mask, 0.1))),
+            "encoder input": (
+                ("the visible 25 % of the patches",),
+                panel(cover(image, mask, ABSENT)),
+            ),
             "target: pixels": (
                 ("of masked patches, each normalised to mean 0 and variance 1",),
-                panel(np.where(cover(np.zeros(()), mask, 1.0) > 0, normalized_patches(image), 0.1)),
+                panel(np.where(cover(np.zeros(()), mask, 1.0) > 0, normalized_patches(image), ABSENT)),
             ),
         },
     )
@@ -110,7 +114,7 @@ def draw_simmim(image):
         {
             "image": ((), panel(image)),
             "encoder input": (("60 % of the blocks of 32 px are mask tokens",), panel(cover(image, mask))),
-            "target: pixels": (("of the masked blocks, an L1 loss",), panel(np.where(fine, image, 0.1))),
+            "target: pixels": (("of the masked blocks, an L1 loss",), panel(np.where(fine, image, ABSENT))),
         },
     )
 
@@ -130,8 +134,8 @@ def draw_mixmim(image, other):
             "image": ((), panel(image)),
             "its partner": (("another image of the batch",), panel(partner_image)),
             "encoder input": (("the mixture; tokens attend to their own image",), panel(mixture)),
-            "target, image": (("where the mixture lacks it",), panel(np.where(fine, image, 0.1))),
-            "target, partner": (("likewise",), panel(np.where(fine, 0.1, partner_image))),
+            "target, image": (("where the mixture lacks it",), panel(np.where(fine, image, ABSENT))),
+            "target, partner": (("likewise",), panel(np.where(fine, ABSENT, partner_image))),
         },
     )
 
@@ -148,7 +152,7 @@ def draw_pr_mim(image):
         "pr_mim",
         {
             "image": ((), panel(image)),
-            "encoder input": (("MAE's: 25 % are visible",), panel(cover(image, mask, 0.1))),
+            "encoder input": (("MAE's: 25 % are visible",), panel(cover(image, mask, ABSENT))),
             "roles in the decoder": (
                 ("amber: 25 % decoded, far from each other; blue: 50 % thrown, filled in from neighbours",),
                 panel(marked),

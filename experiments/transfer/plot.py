@@ -6,46 +6,55 @@ python experiments/transfer/plot.py experiments/transfer/results.jsonl experimen
 import sys
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from fastmim_jax.draw.pages import save_figure
+from fastmim_jax.draw.style import (
+    AMBER,
+    BLUE,
+    CAPTION_FONT,
+    INK,
+    css,
+    make_figure,
+    points,
+    write_legend,
+    write_titles,
+)
 from fastmim_jax.io import read_json_lines
 
 NAMES = {
-    "none": "no pre-training",
-    "fastmim_hog": "FastMIM (HOG)",
-    "fastmim_pixel": "FastMIM (pixels)",
+    "none": "no pre-\ntraining",
+    "fastmim_hog": "FastMIM\n(HOG)",
+    "fastmim_pixel": "FastMIM\n(pixels)",
     "mae": "MAE",
     "pr_mim": "PR-MIM",
-    "pyramid_none": "no pre-training\n(pyramid)",
-    "pyramid_fastmim_hog": "FastMIM (HOG)\n(pyramid)",
+    "pyramid_none": "no pre-\ntraining\n(pyramid)",
+    "pyramid_fastmim_hog": "FastMIM\n(HOG)\n(pyramid)",
     "mixmim": "MixMIM\n(pyramid)",
 }
-FIGURES = {"tuned": "fine-tuned with 5,000 labels", "probe": "ridge probe of frozen features, best layer"}
+FIGURES = {
+    "tuned": ("fine-tuned with 5,000 labels", BLUE),
+    "probe": ("ridge probe of frozen features, best layer", AMBER),
+}
 
 
 def main(results, path):
     lines = read_json_lines(results).records
     names = [name for name in NAMES if any(line["name"] == name for line in lines)]
-    figure = Figure((9.5, 4.6), layout="constrained")
-    axes = figure.add_subplot()
-    for shift, (key, label) in zip((-0.2, 0.2), FIGURES.items(), strict=True):
-        color = {"tuned": "#3b6ea8", "probe": "#d9a441"}[key]
+    figure, axes = make_figure(1152, 576)
+    for shift, (key, (label, colour)) in zip((-0.2, 0.2), FIGURES.items(), strict=True):
         for position, name in enumerate(names):
             accuracies = [100 * line[key] for line in lines if line["name"] == name and key in line]
             if accuracies:
-                axes.bar(
-                    position + shift,
-                    np.mean(accuracies),
-                    0.36,
-                    color=color,
-                    label=label if position == 1 else None,
-                )
-                axes.plot([position + shift] * len(accuracies), accuracies, "o", color="black", ms=3.5)
-    axes.set_xticks(range(len(names)), [NAMES[name] for name in names], fontsize=9)
-    axes.set(ylabel="CIFAR-10 test accuracy, %", ylim=(0, 55))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left")
-    figure.savefig(path, dpi=110)
+                named = label if position == 1 else None
+                axes.bar(position + shift, np.mean(accuracies), 0.36, color=css(colour), label=named)
+                seeds = [position + shift] * len(accuracies)
+                edge = dict(markeredgecolor="black", markeredgewidth=0.7)
+                axes.plot(seeds, accuracies, "o", color=css(INK), markersize=4.5, **edge)
+    axes.set_xticks(range(len(names)), [NAMES[name] for name in names], fontsize=points(CAPTION_FONT))
+    axes.set(ylim=(0, 55))
+    write_titles(axes, "Accuracy on CIFAR-10 test images; a dot for every seed", y="accuracy, %")
+    write_legend(axes, loc="upper left", ncols=2)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def bench(values, paths):
     """Measure the training step, HOG and the input pipeline; or draw a batch with --show_batch."""
     config = _check_config(values.config)
     from fastmim_jax.tools.bench import bench
-    from fastmim_jax.tools.draw.contact_sheet import show_batch
+    from fastmim_jax.tools.contact_sheet import show_batch
 
     if values.show_batch and (values.distributed or values.coordinator):
         raise UserError("--show_batch draws in one process: leave out --distributed and --coordinator")

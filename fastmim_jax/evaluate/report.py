@@ -9,13 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from fastmim_jax.draw.confusion import draw_confusion
 from fastmim_jax.evaluate.classify import Predictions
 from fastmim_jax.io import write_json, write_text
 from fastmim_jax.paths import to_text
 from fastmim_jax.run_folder import BEST
 
+CONFUSION = Path("pictures") / "confusion.png"  # in a work directory
 LISTED = 5  # worst classes that the report names
-NAMED = 40  # classes up to which a picture names them
 
 
 def per_class(confusion: np.ndarray) -> np.ndarray:
@@ -75,7 +76,7 @@ def write_report(
         confusion = predictions.confusion(len(classes))
         write_json(workdir / "evaluation.json", summary)
         write_text(workdir / "confusion.csv", confusion_csv(confusion, classes))
-        picture = draw_confusion(workdir / "pictures" / "confusion.png", confusion, classes)
+        picture = draw_confusion(workdir / CONFUSION, confusion, classes, f"Evaluation after step {step:,}")
         lines.append(f"per class: {workdir / 'evaluation.json'}, {workdir / 'confusion.csv'}, {picture}")
     return lines
 
@@ -87,34 +88,3 @@ def confusion_csv(confusion: np.ndarray, classes: Sequence[str]) -> str:
     writer.writerow(["true", *map(to_text, classes)])
     writer.writerows([to_text(name), *row] for name, row in zip(classes, confusion.tolist(), strict=True))
     return text.getvalue()
-
-
-def draw_confusion(path: str | Path, confusion: np.ndarray, classes: Sequence[str]) -> Path:
-    """Draw the share of each true class, with numbers and names where there is room; return the path.
-
-    The row of a class without images is gray.
-    """
-    from matplotlib.figure import Figure  # slow import
-
-    count = confusion.sum(1, keepdims=True)
-    shares = np.where(count, confusion / np.maximum(count, 1), np.nan)
-    named = len(classes) <= NAMED
-    side = min(4 + 0.35 * len(classes), 12) if named else 9
-    figure = Figure((side, side), layout="constrained")
-    axes = figure.add_subplot(facecolor="lightgray")
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    if named:
-        classes = list(map(to_text, classes))
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
-    if len(classes) <= NAMED // 2:
-        for row, column in np.argwhere(confusion):
-            color = "white" if shares[row, column] > 0.5 else "black"
-            text = f"{shares[row, column]:.0%}"
-            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
-    axes.set(xlabel="likeliest class", ylabel="true class")
-    figure.colorbar(image, ax=axes, shrink=0.6, label="share of the true class")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
-    return path

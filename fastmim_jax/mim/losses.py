@@ -38,3 +38,6 @@ def mean_target(
     """Return the weighted mean of the targets of all tokens."""
     weight = weight[..., None]
     return jnp.where(weight > 0, weight * target, 0.0).sum((0, 1, 2)) / weight.sum()
+
+
+NAMES = {masked_mse: "mean squared error", masked_l1: "mean absolute error"}

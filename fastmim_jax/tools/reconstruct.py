@@ -9,14 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fastmim_jax.build import METHODS
 from fastmim_jax.data.sources import open_source
-from fastmim_jax.mim.method import Method
-from fastmim_jax.mim.mixmim import MixMIM, partner
-from fastmim_jax.mim.output import Output
-from fastmim_jax.mim.targets.depiction import Histograms, Images, Maps
-from fastmim_jax.models.typing import Array
-from fastmim_jax.tools.draw.curve import draw_curve
-from fastmim_jax.tools.draw.glyphs import (
+from fastmim_jax.draw.curve import draw_curve, step_axis
+from fastmim_jax.draw.glyphs import (
     ABSENT,
     DECODED,
     FILLED,
@@ -25,18 +21,26 @@ from fastmim_jax.tools.draw.glyphs import (
     shared_maximum,
     thrown_legend,
 )
-from fastmim_jax.tools.draw.pages import (
+from fastmim_jax.draw.pages import (
     Column,
     draw_hog_reconstruction,
     draw_pixel_reconstruction,
     marked_column,
 )
+from fastmim_jax.mim.losses import NAMES as LOSS_NAMES
+from fastmim_jax.mim.method import Method
+from fastmim_jax.mim.mixmim import MixMIM, partner
+from fastmim_jax.mim.output import Output
+from fastmim_jax.mim.targets import TARGETS
+from fastmim_jax.mim.targets.depiction import Histograms, Images, Maps
+from fastmim_jax.models.typing import Array
 from fastmim_jax.train.held_out import fixed_batches
 from fastmim_jax.train.hook import Hook
 from fastmim_jax.train.inference import MethodStage, open_method
 from fastmim_jax.train.metrics import read_metrics
 from fastmim_jax.train.pretrain import PretrainStage
 from fastmim_jax.train.report import summarize
+from fastmim_jax.train.runs import read_config
 from fastmim_jax.train.stage import open_held_out_data, open_training_data
 
 SHOWN = 6  # images in a picture
@@ -92,7 +96,19 @@ def draw_loss_curve(workdir: str | Path) -> Path | None:
         evals=([line["step"] for line in held_out], [line["eval_loss"] for line in held_out]),
         stages=stages,
         title="Pre-training loss",
+        x=step_axis([] if len(stages) > 1 else trained),
+        y=_loss_axis(workdir),
     )
+
+
+def _loss_axis(workdir: str | Path) -> str:
+    """Return "loss" with its kind and target, as far as the config of a work directory has them."""
+    if not (Path(workdir) / "config.json").exists():
+        return "loss"
+    method = read_config(workdir).method
+    kind: type[Method] = METHODS[method.name]
+    name = LOSS_NAMES.get(kind.loss_fn)
+    return f"loss: {name} of {TARGETS[method.target].label}" if name else "loss"
 
 
 def reconstruct(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastmim_jax.tools.draw import glyphs
+from fastmim_jax.draw import glyphs
 
 BINS = 9
 ROLES = np.array([[glyphs.VISIBLE, glyphs.DECODED], [glyphs.FILLED, glyphs.ABSENT]])

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from fastmim_jax.draw.glyphs import ABSENT, DECODED, FILLED, VISIBLE
 from fastmim_jax.tools import reconstruct
-from fastmim_jax.tools.draw.glyphs import ABSENT, DECODED, FILLED, VISIBLE
 from fastmim_jax.train.pretrain import make_pretrain_stage
 from helpers import small
 

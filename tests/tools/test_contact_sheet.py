@@ -3,14 +3,15 @@
 import jax
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import Image
 
 from fastmim_jax.__main__ import main
 from fastmim_jax.config import finetune_config
 from fastmim_jax.data.mixing import soft_targets
+from fastmim_jax.draw import style
 from fastmim_jax.errors import UserError
-from fastmim_jax.tools.draw import contact_sheet
-from fastmim_jax.tools.draw.contact_sheet import class_shares, show_batch, unsmoothed
+from fastmim_jax.tools import contact_sheet
+from fastmim_jax.tools.contact_sheet import class_shares, show_batch, unsmoothed
 from fastmim_jax.train.pretrain import make_pretrain_stage
 from fastmim_jax.train.stage import open_training_data
 from helpers import small
@@ -85,7 +86,7 @@ def test_class_shares():
 
 
 def test_captions_are_one_line_or_one_per_class():
-    font = ImageFont.load_default(14)
+    font = style.font(14)
 
     def lines(*shares, width=200):
         return contact_sheet._caption_lines(shares, font, width)

@@ -1,26 +1,36 @@
 """Pages of labelled pictures: rows of panels under column headers, saved as PNG.
 
-NumPy and Pillow only: drawing uses no device.
+NumPy and Pillow alone draw: no device is used.
 """
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from fastmim_jax.draw import glyphs
+from fastmim_jax.draw.glyphs import ABSENT, VISIBLE, thrown_legend
+from fastmim_jax.draw.style import (
+    GAP,
+    LEADING,
+    MARGIN,
+    NARROWEST,
+    NOTE,
+    NOTE_FONT,
+    PAGE,
+    PANEL,
+    TITLE,
+    TITLE_FONT,
+    WIDEST,
+    font,
+)
 from fastmim_jax.io import atomic_write
 from fastmim_jax.models.typing import Array
-from fastmim_jax.tools.draw import glyphs
-from fastmim_jax.tools.draw.glyphs import ABSENT, VISIBLE, thrown_legend
 
 SOFTWARE = "fastmim_jax"  # in the metadata of pictures
-PAGE, TITLE, NOTE, LINE = (24, 26, 31), (236, 238, 242), (158, 164, 175), (62, 66, 75)
-PANEL, WIDEST, NARROWEST, GAP, MARGIN = 256, 448, 200, 14, 24  # pixels
-TITLE_FONT, NOTE_FONT = 17, 13  # pixels
-LEADING = 1.3  # line height / font size
 
 
 class Column(NamedTuple):
@@ -93,16 +103,11 @@ def marked_column(images: Array, roles: Array) -> list[Column]:
     return [Column("the same, marked", notes, images, roles)] if legend else []
 
 
-def default_font(size: float) -> ImageFont.FreeTypeFont:
-    """Return Pillow's own font in a size in pixels."""
-    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))  # another type without FreeType
-
-
-def wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+def wrap(text: str, face: ImageFont.FreeTypeFont, width: float) -> list[str]:
     """Break text into lines of at most `width` pixels, or of a single longer word."""
     lines: list[str] = []
     for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+        if lines and face.getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         else:
             lines.append(word)
@@ -119,12 +124,12 @@ def write_lines(
     lines: Iterable[str],
     x: int,
     y: int,
-    font: ImageFont.FreeTypeFont,
+    face: ImageFont.FreeTypeFont,
     colour: tuple,
 ) -> None:
     """Draw lines of text downwards from (x, y)."""
     for i, line in enumerate(lines):
-        draw.text((x, y + i * line_height(font.size)), line, font=font, fill=colour)
+        draw.text((x, y + i * line_height(face.size)), line, font=face, fill=colour)
 
 
 def compose(
@@ -142,7 +147,7 @@ def compose(
     height, width = rows[0][0].shape[:2]
     column = max(width, NARROWEST)
     page_width = 2 * MARGIN + len(headers) * column + (len(headers) - 1) * GAP
-    large, small = default_font(TITLE_FONT), default_font(NOTE_FONT)
+    large, small = font(TITLE_FONT), font(NOTE_FONT)
     titles = [wrap(title, large, column) for title, _ in headers]
     notes = [wrap("; ".join(notes), small, column) for _, notes in headers]
     footer = wrap("  |  ".join(filter(None, footer)), small, page_width - 2 * MARGIN)
@@ -169,6 +174,12 @@ def save_png(image: Image.Image, path: str | Path) -> Path:
     with atomic_write(path) as temporary:
         image.save(temporary, format="PNG", pnginfo=texts)
     return path
+
+
+def save_figure(figure: Any, path: str | Path) -> Path:
+    """Write a figure of `style.make_figure` as `save_png` does, and return its path."""
+    figure.canvas.draw()
+    return save_png(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()), path)
 
 
 def is_own_png(path: str | Path) -> bool:

@@ -2,19 +2,14 @@
 
 import numpy as np
 
+from fastmim_jax.draw.style import AMBER, BLUE, DIM_GROUND, DIM_INK, FLAT, GROUND, INK
 from fastmim_jax.models.typing import Array
-
-GROUND = (17, 19, 24)
-INK = (246, 240, 228)
-PREDICTED_INK, FILLED_INK = (255, 198, 92), (111, 190, 255)  # amber, blue
-TRUE_INK, TRUE_GROUND = (98, 107, 122), (31, 34, 41)  # dimmed: cells that are not predicted
-FLAT = (62, 66, 75)
 
 # Roles of a patch. VISIBLE: the encoder sees it. The others are masked: DECODED by the decoder; thrown and
 # FILLED in from neighbours; thrown and ABSENT, without a prediction.
 VISIBLE, DECODED, FILLED, ABSENT = range(4)
-INKS = np.array([TRUE_INK, PREDICTED_INK, FILLED_INK, FLAT])  # by role
-GROUNDS = np.array([TRUE_GROUND, GROUND, GROUND, FLAT])
+INKS = np.array([DIM_INK, AMBER, BLUE, FLAT])  # by role
+GROUNDS = np.array([DIM_GROUND, GROUND, GROUND, FLAT])
 TINTS = np.array([0.0, 0.5, 0.5, 1.0])  # share of the ink in a marked patch
 THROWN_LEGEND = {
     FILLED: "blue: thrown, filled in from neighbours",

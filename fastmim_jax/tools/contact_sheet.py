@@ -7,20 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from fastmim_jax.auto_schedule import fill_auto
 from fastmim_jax.build import create_reader
 from fastmim_jax.data.image_reader import ImageReader
 from fastmim_jax.data.sources import Source, labelled
-from fastmim_jax.errors import UserError
-from fastmim_jax.paths import check_output
-from fastmim_jax.stages import at_stage
-from fastmim_jax.tools.draw.pages import (
-    GAP,
-    NARROWEST,
-    PAGE,
-    TITLE,
+from fastmim_jax.draw.pages import (
     as_rgb,
     channels_note,
     compose,
@@ -32,6 +25,10 @@ from fastmim_jax.tools.draw.pages import (
     wrap,
     write_lines,
 )
+from fastmim_jax.draw.style import CAPTION_FONT, GAP, NARROWEST, PAGE, TITLE, font
+from fastmim_jax.errors import UserError
+from fastmim_jax.paths import check_output
+from fastmim_jax.stages import at_stage
 from fastmim_jax.train.augmentation import device_augmentation, host_augmentation
 from fastmim_jax.train.data_values import settle_values
 from fastmim_jax.train.inference import run_key
@@ -40,7 +37,6 @@ from fastmim_jax.validate import check_values
 from fastmim_jax.validate.training import check_data
 
 COLUMNS, SHOWN = 6, 24
-CAPTION_FONT = 14  # pixels
 MIN_SHARE = 0.005  # smallest share of a class that is named
 
 Shares = list[tuple[str, float]]  # classes of an image and their shares, largest first
@@ -127,11 +123,11 @@ def _sheet(images, captions, footer):
     pictures = as_rgb(images)
     scale = panel_scale(*pictures.shape[1:3])
     height, width = (round(side * scale) for side in pictures.shape[1:3])
-    font = ImageFont.load_default(CAPTION_FONT)
-    lines = [_caption_lines(shares, font, max(width, NARROWEST)) for shares in captions]
+    face = font(CAPTION_FONT)
+    lines = [_caption_lines(shares, face, max(width, NARROWEST)) for shares in captions]
     below = max(map(len, lines)) * line_height(CAPTION_FONT)
     panels = [
-        _panel(enlarge(picture, height, width), text, below, font)
+        _panel(enlarge(picture, height, width), text, below)
         for picture, text in zip(pictures, lines, strict=True)
     ]
     columns = min(COLUMNS, len(panels))
@@ -140,25 +136,25 @@ def _sheet(images, captions, footer):
     return compose(rows, [("", ())] * columns, footer)
 
 
-def _caption_lines(shares, font, width):
+def _caption_lines(shares, face, width):
     """Return a caption as one line, "cat 63 % + dog 37 %", or with lines of its own for each class."""
     names = [name for name, _ in shares]
     if len(shares) > 1:
         names = [f"{name} {100 * share:.0f} %" for name, share in shares]
     caption = " + ".join(names)
-    if font.getlength(caption) <= width:
+    if face.getlength(caption) <= width:
         return [caption] if caption else []
-    return [line for name in names for line in wrap(name, font, width)]
+    return [line for name in names for line in wrap(name, face, width)]
 
 
-def _panel(picture, lines, below, font):
+def _panel(picture, lines, below):
     """Return a picture with lines of text on `below` pixels of page under it, (h, w, 3) uint8."""
     if not below:
         return picture
     height, width = picture.shape[:2]
     page = Image.new("RGB", (max(width, NARROWEST), height + GAP // 2 + below), PAGE)
     page.paste(Image.fromarray(picture))
-    write_lines(ImageDraw.Draw(page), lines, 0, height + GAP // 3, font, TITLE)
+    write_lines(ImageDraw.Draw(page), lines, 0, height + GAP // 3, font(CAPTION_FONT), TITLE)
     return np.asarray(page)
 
 

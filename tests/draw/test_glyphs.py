@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastmim_jax.tools.draw import glyphs
+from fastmim_jax.draw import glyphs
 from helpers.reconstructions import BINS, ROLES, plain_hog, random_reconstruction
 
 

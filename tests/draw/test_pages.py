@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim_jax.tools.draw import glyphs, pages
+from fastmim_jax.draw import glyphs, pages, style
 from helpers.reconstructions import ROLES, plain_hog, random_reconstruction
 from helpers.sweeps import sweep
 
@@ -26,10 +26,10 @@ def test_hog_page_has_four_panels_a_row(tmp_path, height, width, channels):
     h, w = height // 8, width // 8
     scale = max(8, round(pages.panel_scale(h, w)))
     assert 224 <= h * scale <= 288
-    columns = 4 * max(w * scale, pages.NARROWEST) + 3 * pages.GAP
-    assert page.shape[1] == columns + 2 * pages.MARGIN
-    assert page.shape[0] > 2 * h * scale + pages.GAP + 2 * pages.MARGIN
-    assert (page[:, : pages.MARGIN - 1] == pages.PAGE).all()
+    columns = 4 * max(w * scale, style.NARROWEST) + 3 * style.GAP
+    assert page.shape[1] == columns + 2 * style.MARGIN
+    assert page.shape[0] > 2 * h * scale + style.GAP + 2 * style.MARGIN
+    assert (page[:, : style.MARGIN - 1] == style.PAGE).all()
     assert [p.name for p in path.parent.iterdir()] == ["hog.png"]
 
 
@@ -82,14 +82,14 @@ def test_hog_page_marks_thrown_cells_in_one_more_column(tmp_path, labels, role, 
     assert "marked" not in plain and word not in plain
     assert marked.count(word) == 2 and "amber: decoded" in marked
     widths = [Image.open(tmp_path / name).size[0] for name in ("a.png", "b.png")]
-    assert widths[1] - widths[0] == 256 + pages.GAP
+    assert widths[1] - widths[0] == 256 + style.GAP
 
 
 def test_flat_patches_stay_flat_on_an_enlarged_page(tmp_path):
     images = np.random.default_rng(4).random((1, 16, 16, 3))
     path = pages.draw_pixel_reconstruction([pages.Column("a", (), images, ROLES[None])], tmp_path / "a.png")
     page = np.asarray(Image.open(path))
-    panel = page[-256 - pages.MARGIN : -pages.MARGIN, pages.MARGIN : -pages.MARGIN]
+    panel = page[-256 - style.MARGIN : -style.MARGIN, style.MARGIN : -style.MARGIN]
     flat = (panel == glyphs.FLAT).all(-1)
     assert flat[128:, 128:].all() and not flat[:128].any()
 
@@ -100,7 +100,7 @@ def test_the_header_states_the_gain_which_only_the_prediction_has(tmp_path, labe
     pages.draw_hog_reconstruction(*everything, tmp_path / "b.png", gain=1.5)
     assert "x1.5" not in labels[0][0] and "x1.5" in labels[1][0]
     one, two = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png"))
-    true_column = 3 * (256 + pages.GAP) + pages.MARGIN
+    true_column = 3 * (256 + style.GAP) + style.MARGIN
     np.testing.assert_array_equal(one[-560:, true_column:], two[-560:, true_column:])
     assert (one != two).any()
 
@@ -119,7 +119,7 @@ def test_pixel_page_says_where_patch_statistics_come_from(tmp_path, labels):
     assert NOTE in headers
     assert "step 5" in footer and "channels 1-3 of 4" in footer
     height, width = Image.open(path).size[::-1]
-    assert height > 2 * 256 and width == 3 * 427 + 2 * pages.GAP + 2 * pages.MARGIN
+    assert height > 2 * 256 and width == 3 * 427 + 2 * style.GAP + 2 * style.MARGIN
 
 
 def test_masked_patches_keep_their_flat_colour_and_sharp_edges():
@@ -131,7 +131,7 @@ def test_masked_patches_keep_their_flat_colour_and_sharp_edges():
 
 
 def test_text_is_wrapped_without_losing_words():
-    font = pages.ImageFont.load_default(13)
+    font = style.font(13)
     lines = pages.wrap(NOTE, font, 120)
     assert " ".join(lines) == NOTE and len(lines) > 2
     assert max(map(font.getlength, lines)) <= 120
