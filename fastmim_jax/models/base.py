@@ -85,6 +85,7 @@ class Backbone(nn.Module):
     official_no_decay: ClassVar[tuple[str, ...]] = ()  # arrays with several axes without weight decay
     official_tail_groups: ClassVar[int] = 1  # layer-decay groups from the last block to the head
     official_decoder_epsilon: ClassVar[float] = 1e-5  # of the norms of the published decoder
+    official_stage_norms: ClassVar[bool] = False  # published dense prediction normalises every stage
     finetunes_learned_positions: ClassVar[bool] = False  # fixed positions become learned in fine-tuning
 
     @property

@@ -73,6 +73,7 @@ class ConvNeXt(Pyramid):
     epsilon: float = 1e-6
 
     family = "convnext"
+    official_stage_norms = True
     downsample_offset = 1  # in the group of the next stage's first block, as in published fine-tuning
     pooling = "pool_norm"
 

@@ -37,12 +37,15 @@ class Conv(nn.Module):
     stride: int = 1
     dtype: DTypeLike = jnp.float32
     kernel_init: Initializer = fan_out_normal()
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B _h _w {self.width}"]:
         shape = (self.size, self.size, x.shape[-1], self.width)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         y = _convolve(x.astype(self.dtype), kernel, self.stride)
+        if not self.use_bias:
+            return y
         return y + broadcast_parameter(self.param("bias", nn.initializers.zeros, (self.width,)), y)
 
 

@@ -32,9 +32,11 @@ def unpatchify(patches: Shaped[Array, "B h w P"], size: int) -> Shaped[Array, "B
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * size, columns * size, -1)
 
 
-def upsample_nearest(mask: Shaped[Array, "B h w"], factor: int) -> Shaped[Array, "B {factor}*h {factor}*w"]:
+def upsample_nearest(
+    grid: Shaped[Array, "B h w *rest"], factor: int
+) -> Shaped[Array, "B {factor}*h {factor}*w *rest"]:
     """Repeat every cell of a grid factor x factor times."""
-    return mask.repeat(factor, axis=1).repeat(factor, axis=2)
+    return grid.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 @jax.custom_vjp

@@ -206,6 +206,7 @@ class WindowedBackbone(Pyramid):
     kernel: str = "auto"
 
     supports_groups = True
+    official_stage_norms = True
 
     @property
     def stage_widths(self) -> tuple[int, ...]:
