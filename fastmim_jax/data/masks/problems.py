@@ -1,0 +1,67 @@
+"""Masks that cannot be used: one as an error, all of a data set counted in one sentence."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from fastmim_jax.errors import UserError
+
+_SHOWN = 3  # files of a kind
+
+
+class _Kind(NamedTuple):
+    """A kind of problem: "2 masks" + what was seen, and what to do."""
+
+    seen: str
+    advice: str
+
+
+KINDS: Mapping[str, _Kind] = {
+    "value": _Kind(
+        "with values beyond the classes",
+        "give the file with all classes by --legend=FILE, or write the pixels without a label as 255",
+    ),
+    "colour": _Kind("with colours that the legend lacks", "add a line `NAME R G B` for each to the legend"),
+    "no legend": _Kind(
+        "with colours, but no legend", "write a line `NAME R G B` for each class and type --legend=FILE"
+    ),
+    "size": _Kind(
+        "of another size than their image",
+        "save image and mask with the same width and height; resize masks by the nearest pixel only",
+    ),
+    "rotated": _Kind(
+        "not rotated as the EXIF orientation of their image asks",
+        "write the images upright (`mogrify -auto-orient`) and rotate these masks alike, or drop the tag "
+        "(`exiftool -Orientation= FILE`)",
+    ),
+    "lossy": _Kind(
+        "in a format that does not keep labels exactly", "write them again from their origin as PNG"
+    ),
+    "unreadable": _Kind("that cannot be read", "write them again, or remove them with their images"),
+    "segment": _Kind("with segments that the JSON file lacks", "take masks and JSON file of one download"),
+    "image": _Kind("whose image cannot be read", "repair the images, or remove them with their masks"),
+}
+
+
+class MaskError(UserError):
+    """A mask that cannot be used; kind: of KINDS, detail: what was seen in this file."""
+
+    def __init__(self, kind: str, name: str, detail: str):
+        found = KINDS[kind]
+        super().__init__(f"{name}: a mask {found.seen} ({detail}): {found.advice}")
+        self.kind, self.name, self.detail = kind, name, detail
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.kind, self.name, self.detail)
+
+
+def describe_problems(path: str, total: int, problems: Sequence[MaskError]) -> str:
+    """Return the sentence on all masks of a data set that cannot be used, by kind, with files."""
+    sentences = []
+    for kind, (seen, advice) in KINDS.items():
+        found = [problem for problem in problems if problem.kind == kind]
+        if found:
+            shown = ", ".join(f"{problem.name}: {problem.detail}" for problem in found[:_SHOWN])
+            more = ", ..." * (len(found) > _SHOWN)
+            sentences.append(f"{len(found):,} {seen} ({shown}{more}): {advice}")
+    masks = f"{len(problems):,} of {total:,} mask{'s' * (total != 1)} of {path} cannot be used"
+    return f"{masks}; {'; '.join(sentences)}"

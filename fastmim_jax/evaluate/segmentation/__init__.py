@@ -1,0 +1,1 @@
+"""Evaluation of dense prediction: scores, frozen probes, and their pictures."""
