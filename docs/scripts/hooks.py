@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 import reference
+import results
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from notebook_page import notebook_markdown
@@ -16,6 +17,7 @@ GENERATED = {
     "recipes.md": reference.recipes,
     "commands.md": reference.commands,
     "python.md": reference.python_interface,
+    "results.md": results.page,
 }
 
 

@@ -1,0 +1,1 @@
+"""Tables and verdicts of the experiments, made from their logs."""

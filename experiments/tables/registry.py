@@ -1,0 +1,151 @@
+"""The tables that stand in the READMEs of the experiments, each between two marks."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastmim_jax.io import read_json_lines
+from tables.statistics import Summary, difference, summarize
+
+EXPERIMENTS = Path(__file__).parents[1]
+Lines = Sequence[Mapping[str, Any]]
+
+
+class Table(NamedTuple):
+    """A table of a README: the folder under experiments/, its name in the marks, its log, what makes it."""
+
+    folder: str
+    name: str
+    log: str
+    make: Callable[[Lines], str]
+
+    @property
+    def lines(self) -> Lines:
+        """The lines of the log, none without the file."""
+        path = EXPERIMENTS / self.folder / self.log
+        return read_json_lines(path).records if path.exists() else []
+
+    def render(self) -> str:
+        """Return the README with the table in its place.
+
+        Raises:
+          ValueError: the README has no marks of this name.
+        """
+        text = (EXPERIMENTS / self.folder / "README.md").read_text()
+        begin, end = f"<!-- table: {self.name} -->", "<!-- end -->"
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+        if not pattern.search(text):
+            raise ValueError(f"{self.folder}/README.md has no marks {begin} ... {end}")
+        return pattern.sub(lambda _: f"{begin}\n{self.make(self.lines)}\n{end}", text, count=1)
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def of_arms(lines: Lines, key: str) -> dict[str, Summary]:
+    """Return {name: Summary of `key`} of the lines that have it, in their order."""
+    names = dict.fromkeys(line["name"] for line in lines if key in line)
+    return {name: summarize([x[key] for x in lines if x["name"] == name and key in x]) for name in names}
+
+
+def accuracy_table(lines: Lines, labels: Mapping[str, str], baselines: Mapping[str, str]) -> str:
+    """Return a table of fine-tuned accuracies, their gain over a baseline, and probes.
+
+    Args:
+      lines: with "name", "seed", "tuned", and for pre-trained arms "probe" and others.
+      labels: name -> text of the row, in their order; names without lines are left out.
+      baselines: name -> name of the arm that it is compared with.
+    """
+    tuned, probed = of_arms(lines, "tuned"), of_arms(lines, "probe")
+    updates = {line["name"]: line.get("updates") or line.get("steps") for line in lines}
+    rows = []
+    for name, label in labels.items():
+        if name not in tuned:
+            continue
+        other = tuned.get(baselines.get(name, ""))
+        gain = difference(tuned[name], other) if other else None
+        rows.append(
+            [
+                label,
+                f"{updates[name]:,}" if updates[name] else "",
+                ", ".join(f"{100 * x['tuned']:.1f}" for x in lines if x["name"] == name),
+                str(tuned[name]),
+                f"{gain}: {gain.verdict}" if gain else "",
+                str(probed.get(name, "")),
+            ]
+        )
+    head = ("", "updates", "fine-tuned, by seed, %", "mean and spread", "over from scratch", "ridge probe")
+    return markdown(head, rows)
+
+
+def transfer(lines: Lines) -> str:
+    """The table of experiments/transfer."""
+    labels = {
+        "none": "ViT, from scratch",
+        "fastmim_hog": "FastMIM, HOG",
+        "fastmim_pixel": "FastMIM, pixels",
+        "mae": "MAE",
+        "pr_mim": "PR-MIM on MAE, `throw_ratio=0.5`",
+        "pyramid_none": "pyramid, from scratch",
+        "pyramid_fastmim_hog": "FastMIM, HOG, pyramid",
+        "mixmim": "MixMIM, pyramid",
+    }
+    baselines = dict.fromkeys(("fastmim_hog", "fastmim_pixel", "mae", "pr_mim"), "none")
+    baselines |= dict.fromkeys(("mixmim", "pyramid_fastmim_hog"), "pyramid_none")
+    return accuracy_table(lines, labels, baselines)
+
+
+def own_data(lines: Lines) -> str:
+    """The table of experiments/own_data."""
+    labels = {
+        "scratch": "from scratch",
+        "mae": "pre-trained on the 3,000 photos (MAE)",
+        "fastmim_hog": "pre-trained on the 3,000 photos (FastMIM, HOG)",
+    }
+    table = accuracy_table(lines, labels, dict.fromkeys(("mae", "fastmim_hog"), "scratch"))
+    majority = next((line["majority"] for line in lines if "majority" in line), None)
+    row = "" if majority is None else f"\n| majority class | | | {100 * majority:.1f} % | | |"
+    return table + row
+
+
+def claims(group: str, by: str, size: str) -> Callable[[Lines], str]:
+    """Return what makes a table of experiments/claims."""
+
+    def make(lines: Lines) -> str:
+        chosen = [x for x in lines if (x["group"], x["by"], x["size"]) == (group, by, size)]
+        if not chosen:
+            return "Not run yet."
+        names = dict.fromkeys(line["name"] for line in chosen)
+        trained = [name for name in names if "scratch" not in name]
+        baselines = {name: "pyramid_scratch" if _is_pyramid(name) else "scratch" for name in trained}
+        return accuracy_table(chosen, {name: f"`{name}`" for name in names}, baselines)
+
+    return make
+
+
+def _is_pyramid(name: str) -> bool:
+    return name == "mixmim" or name.startswith("pyramid")
+
+
+CLAIMS = {  # group -> what may be equal
+    "main": ("updates", "time"),
+    "resolution": ("updates",),
+    "depth": ("updates",),
+    "decoder": ("updates",),
+    "target_resolution": ("updates",),
+    "partial": ("updates",),
+}
+TABLES = (
+    Table("transfer", "accuracy", "results.jsonl", transfer),
+    Table("own_data", "accuracy", "results.jsonl", own_data),
+    *(
+        Table("claims", f"{group}, equal {by}, {size}", "results.jsonl", claims(group, by, size))
+        for size in ("tiny", "small")
+        for group, equal in CLAIMS.items()
+        for by in equal
+    ),
+)
