@@ -28,7 +28,7 @@ def augment_pair(
       image: (H, W, C) uint8.
       mask: (H, W) integers; resized by the nearest pixel.
       size: (h, w) of the result.
-      rng: decides everything, see `pair_rng`.
+      rng: decides everything, such as `crops.RandomOfPosition(seed).at(position)`.
       scale: range of the factor, drawn uniformly.
 
     Returns:
@@ -50,11 +50,6 @@ def augment_pair(
     classes = np.full(size, IGNORE, np.int32)
     classes[:crop_h, :crop_w] = labels[:, ::step]
     return pixels, classes
-
-
-def pair_rng(seed: int, position: int) -> np.random.Generator:
-    """Return the random generator of a position of the stream of training images, see `augment_pair`."""
-    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, position]))
 
 
 def resize_short_side(

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from fastmim_jax.data.crops import RandomOfPosition
 from fastmim_jax.data.masks.augment import (
     augment_pair,
     covering_size,
     fit,
     largest_share,
-    pair_rng,
     resize_mask,
     resize_short_side,
 )
@@ -37,7 +37,7 @@ def disagreement(image, mask):
 def test_masks_stay_on_their_images(shape, size):
     image, mask = drawn(*shape)
     for position in range(20):
-        pixels, classes = augment_pair(image, mask, size, pair_rng(0, position))
+        pixels, classes = augment_pair(image, mask, size, RandomOfPosition(0).at(position))
         assert pixels.shape == (*size, 3) and classes.shape == size and classes.dtype == np.int32
         share, count = disagreement(pixels, classes)
         assert share < 0.005 and count >= size[0] * size[1] / 5
@@ -47,18 +47,24 @@ def test_masks_stay_on_their_images(shape, size):
 def test_without_resizing_they_agree_exactly():
     image, mask = drawn(64, 64)
     for position in range(20):
-        pixels, classes = augment_pair(image, mask, (32, 32), pair_rng(0, position), scale=(2.0, 2.0))
+        pixels, classes = augment_pair(
+            image, mask, (32, 32), RandomOfPosition(0).at(position), scale=(2.0, 2.0)
+        )
         assert disagreement(pixels, classes) == (0, 1024)
         np.testing.assert_array_equal(np.unique(classes), [0, 1])  # no crop of one class
 
 
 def test_seed_and_position_decide():
     image, mask = drawn(64, 64)
-    first, again, other = (augment_pair(image, mask, (32, 32), pair_rng(0, p)) for p in (3, 3, 4))
+    first, again, other = (
+        augment_pair(image, mask, (32, 32), RandomOfPosition(0).at(p)) for p in (3, 3, 4)
+    )
     np.testing.assert_array_equal(first[0], again[0])
     np.testing.assert_array_equal(first[1], again[1])
     assert (first[0] != other[0]).any()
-    mirrored = [augment_pair(image, mask, (64, 64), pair_rng(0, p), (1, 1))[1] for p in range(20)]
+    mirrored = [
+        augment_pair(image, mask, (64, 64), RandomOfPosition(0).at(p), (1, 1))[1] for p in range(20)
+    ]
     same = [np.array_equal(classes, mask) for classes in mirrored]
     assert 0 < sum(same) < 20
     np.testing.assert_array_equal(mirrored[same.index(False)], mask[:, ::-1])
