@@ -128,6 +128,9 @@ def finetune_config() -> ConfigDict:
     config.data = _data(image_size=(224, 224), crop_scale=(0.08, 1.0))
     config.data.eval_path = ""  # data set to evaluate on; "": data.path
     config.data.eval_split = ""  # "": its val (valid, validation) or test split
+    # Share of every class that is held out of training, to evaluate on, where the data have no such split
+    # and eval_path and eval_split are not set; 0: none.
+    config.data.eval_share = 0.1
     config.data.eval_resize = placeholder(int)  # short side before the centre crop; unset: 256 for 224
 
     config.model = ConfigDict()

@@ -49,7 +49,7 @@ ZERO = {
     "seed": "a seed",
     **dict.fromkeys(("data.mean", "data.value_range", "stages.start_epochs"), "a value like others"),
     "data.nodata": "a value like others",
-    **dict.fromkeys(("data.max_bad_share", "schedule.warmup_epochs"), "none"),
+    **dict.fromkeys(("data.max_bad_share", "data.eval_share", "schedule.warmup_epochs"), "none"),
     "method.decoder.depth": "only a norm and a linear layer",
     **dict.fromkeys(("method.partial.throw_ratio", "method.partial.thrown_weight"), "none"),
     "stages.windows": "chosen from the image size",

@@ -99,8 +99,9 @@ def finetune(
     """Fine-tune a classifier on labelled images, or resume a run.
 
     Args:
-      data: a folder with train/ and val/ (or test/), each with a folder per class, or a labelled data set;
-        or one folder per class, with `eval_path` for the images to evaluate on.
+      data: a folder with a folder per class, of which `eval_share` (10 %) is held out to evaluate on, or
+        with train/ and val/ (or test/), each with a folder per class; or a labelled data set. `eval_path`
+        names other images to evaluate on.
       out: work directory of the run, made if missing, or an address such as gs://bucket/run; the same call
         resumes a run there to the bit.
       init: a run, checkpoint or `Model` to start from; "" trains from scratch and needs `model`.

@@ -5,20 +5,26 @@ from typing import Any, cast
 
 from ml_collections import ConfigDict
 
+from fastmim_jax.data.held_out_share import split_share
 from fastmim_jax.data.sources import Source, evaluation_split, labelled, open_source
 from fastmim_jax.data.sources.base import plain_name
+from fastmim_jax.data.sources.joined import absolute_path
 from fastmim_jax.errors import UserError
 
 
 def open_labelled(config: ConfigDict) -> tuple[Source, Source]:
     """Open the training and the evaluation data of a fine-tuning config.
 
+    Without a split to evaluate on, a share of the training data is held out, see `split_share`.
+
     Raises:
       UserError: no labels, no data to evaluate on, or classes that training lacks.
     """
     data = config.data
     source = labelled(open_source(data.path, data.split))
-    return source, open_evaluation(data, source.classes)
+    if not holds_out_share(data):
+        return source, open_evaluation(data, source.classes)
+    return split_share(source, data.eval_share)
 
 
 def open_evaluation(data: ConfigDict, classes: Sequence[str]) -> Source:
@@ -27,14 +33,29 @@ def open_evaluation(data: ConfigDict, classes: Sequence[str]) -> Source:
     Raises:
       UserError: no labels, no data to evaluate on, or classes that training lacks.
     """
+    if holds_out_share(data):
+        return with_classes(
+            split_share(labelled(open_source(data.path, data.split)), data.eval_share)[1], classes
+        )
     path = data.eval_path or data.path
     split = data.eval_split or evaluation_split(path) or ("train" if data.eval_path else None)
     if split is None:
         raise UserError(
             f"{path} has no val or test split to evaluate on: type --config.data.eval_path=DIR with a "
-            "folder of the same classes"
+            "folder of the same classes, or --config.data.eval_share=0.1 to hold out a share of it"
         )
     return with_classes(open_source(path, split), classes)
+
+
+def holds_out_share(data: ConfigDict) -> bool:
+    """Return whether the images to evaluate on are a share of the training data of `config.data`."""
+    given = data.eval_path or data.eval_split or not data.eval_share
+    return not given and evaluation_split(data.path) is None
+
+
+def trained_on(path: str, data: ConfigDict) -> bool:
+    """Return whether a data set without a val or test split is the one that `config.data` trains on."""
+    return evaluation_split(path) is None and absolute_path(path) == absolute_path(data.path)
 
 
 class RelabelledSource:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from fastmim_jax.data.labels import open_evaluation, with_classes
+from fastmim_jax.data.labels import open_evaluation, trained_on, with_classes
 from fastmim_jax.data.sources import evaluation_split, open_source
 from fastmim_jax.evaluate.classify import Predictions, classify
 from fastmim_jax.evaluate.inputs import compare_inputs
@@ -51,6 +51,8 @@ def evaluate(
         source = open_evaluation(loaded.config.data, stage.classes)
     else:
         source = with_classes(open_source(images, evaluation_split(images) or "train"), stage.classes)
+        if trained_on(images, loaded.config.data):
+            log(f"{images} holds images of training too: leave out --images for those held out")
     compare_inputs(loaded, source)
     log(f"{loaded.path} on {source!r}")
     stage = fit_eval_batch(stage, stage.classify, len(source), log)

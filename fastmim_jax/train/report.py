@@ -72,6 +72,7 @@ def describe_finetuning(
     return [
         Note("data", repr(source)),
         Note("evaluated on", f"{held_out!r}, every {config.run.eval_epochs:g} epochs"),
+        *(Note("held out", text) for text in getattr(held_out, "notes", ())),
         *_machine(stage),
         Note("model", f"{config.model.backbone.name}, {stage.model.pooling}, {len(stage.classes)} classes"),
         *_attention(stage),

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from fastmim_jax.data.held_out_share import SubsetSource
 from fastmim_jax.io import write_json
 from fastmim_jax.train.data_values import RunValues, settle_schedule, settle_values
 from fastmim_jax.train.disk_probe import probed_disk
@@ -83,7 +84,12 @@ def make_run_start(
     data = describe_data(source, held_out)
     shake_hands(workdir, config, data)
     data = check_training_data(
-        workdir, data, accept=accept_changed_data, log=log, classes_fixed=classes_fixed
+        workdir,
+        data,
+        accept=accept_changed_data,
+        log=log,
+        classes_fixed=classes_fixed,
+        shared=isinstance(held_out, SubsetSource),
     )
     config, reasons = settle_schedule(config, len(source), workdir)
     config, loaded = resolve(config, workdir)

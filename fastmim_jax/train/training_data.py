@@ -1,7 +1,6 @@
 """The data and parameters that a run was begun with, in data.json of its work directory."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import jax
 import numpy as np
 
 from fastmim_jax.data.sampled_content import count_changes, hash_records
+from fastmim_jax.data.sources.paths import relative_name
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import read_json
 from fastmim_jax.paths import absolute_place
@@ -58,6 +58,7 @@ def check_training_data(
     accept: bool,
     log: Callable[[str], None],
     classes_fixed: bool = False,
+    shared: bool = False,
 ) -> dict[str, Any]:
     """Compare the data to those that a run was begun with; nothing is written.
 
@@ -66,6 +67,7 @@ def check_training_data(
       now: see `describe_data`.
       accept: resume with changed data; the change is recorded.
       classes_fixed: the head has an output for each class, so that their number cannot change.
+      shared: the evaluation data are a share of the training data, so that other data would mix both.
 
     Returns:
       The content of data.json, to be written when the run starts.
@@ -88,6 +90,12 @@ def check_training_data(
         raise UserError(
             f"{workdir} was begun with other data: {sentence}. The head has an output per class: "
             "restore the data, or type another --workdir"
+        )
+    if shared:
+        raise UserError(
+            f"{workdir} was begun with other data: {sentence}. The images to evaluate on are chosen from "
+            "the data (config.data.eval_share), and some of them may have been trained on: restore the "
+            "data, or type another --workdir"
         )
     if not accept:
         raise UserError(
@@ -186,14 +194,7 @@ def _names(source: Any) -> Iterator[str]:
         root = str(getattr(part, "path", ""))
         count, most = len(part), _HASHED if getattr(part, "names_in_memory", True) else _HASHED_READS
         for index in range(0, count, -(-count // most)):
-            yield f"{_relative(part.name(index), root)}\t{part.label(index)}"
-
-
-def _relative(name: str, root: str) -> str:
-    for start in (root, os.path.dirname(root)) if root else ():
-        if start and name.startswith(start):
-            return name[len(start) :]
-    return "/".join(name.split("/")[-2:]) if name.startswith("/") else name
+            yield f"{relative_name(part.name(index), root)}\t{part.label(index)}"
 
 
 def _init_hash(workdir: Path) -> str:

@@ -240,6 +240,7 @@ PRETRAIN_RULES = {
 FINETUNE_RULES = {
     **COMMON,
     "data.image_size": SIZE_OR_OF_INIT,
+    "data.eval_share": number(0, below=1),
     "data.eval_resize": optional(integer(1, 256, LARGEST_SIDE)),
     **_rules(model=MODEL, augment=AUGMENT),
     **_compute_section("model"),

@@ -8,6 +8,7 @@ import fastmim_jax
 from fastmim_jax.api import training
 from fastmim_jax.auto_schedule import has_auto
 from fastmim_jax.errors import UserError
+from fastmim_jax.evaluate.predict import evaluate
 from helpers import labelled_images, small
 
 
@@ -75,10 +76,16 @@ def test_pretrain_probe_finetune_and_load(tmp_path, one_device, capsys):
         images,
         tmp_path / "tuned",
         init=fastmim_jax.load(run),
-        eval_path=str(images),
         epochs=1,
         workers=0,
         dtype="float32",
     )
-    assert "auto" in capsys.readouterr().out
+    lines = capsys.readouterr().out
+    assert "auto" in lines and "held out  3 images of 3 classes" in lines
+    summary, lines = (
+        [evaluate(tuned, path, log=print) for path in (None, str(images))],
+        capsys.readouterr().out,
+    )
+    assert [one["images"] for one in summary] == [3, 24]
+    assert lines.count(f"{images} holds images of training too: leave out --images") == 1
     assert len(fastmim_jax.load(tuned).predict(images)) == 24

@@ -3,7 +3,7 @@
 import pytest
 from ml_collections import ConfigDict
 
-from fastmim_jax.data.labels import open_evaluation, open_labelled, with_classes
+from fastmim_jax.data.labels import open_evaluation, open_labelled, trained_on, with_classes
 from fastmim_jax.data.sources.folder import FolderSource
 from fastmim_jax.errors import UserError
 
@@ -17,9 +17,13 @@ def write(folder, *classes):
     return folder
 
 
-def data(path, eval_path="", split="train", eval_split=""):
+def data(path, eval_path="", split="train", eval_split="", eval_share=0.0):
     settings = dict(path=str(path), split=split, eval_path=str(eval_path), eval_split=eval_split)
-    return ConfigDict({"data": settings})
+    return ConfigDict({"data": {**settings, "eval_share": eval_share}})
+
+
+def names(source):
+    return {source.name(index) for index in range(len(source))}
 
 
 def test_both_splits_of_a_folder_are_opened(tmp_path):
@@ -37,10 +41,14 @@ def test_a_folder_of_evaluation_data_needs_no_splits(tmp_path):
     assert open_labelled(data(train, other))[1].path == str(other)
 
 
-def test_training_data_alone_is_refused(tmp_path):
-    config = data(write(tmp_path, "cat", "dog"))
-    with pytest.raises(UserError, match="has no val or test split .* type --config.data.eval_path=DIR"):
-        open_labelled(config)
+def test_training_data_alone_lend_a_share(tmp_path):
+    config = data(write(tmp_path, "cat", "dog"), eval_share=0.1)
+    train, evaluation = open_labelled(config)
+    assert (len(train), len(evaluation)) == (2, 2) and not names(train) & names(evaluation)
+    assert names(open_evaluation(config.data, train.classes)) == names(evaluation)
+    assert trained_on(str(tmp_path), config.data) and not trained_on("sample", config.data)
+    with pytest.raises(UserError, match="has no val or test split .* or --config.data.eval_share=0.1"):
+        open_labelled(data(tmp_path))
 
 
 def test_evaluation_data_without_labels_is_refused(tmp_path):

@@ -59,6 +59,13 @@ def test_other_data_are_refused_or_accepted_and_recorded(run, tmp_path):
         run()
 
 
+def test_data_of_which_a_share_is_held_out_do_not_change(run, tmp_path):
+    assert run(shared=True)["changes"] == []
+    (tmp_path / "data/cat/5.png").touch()
+    with pytest.raises(UserError, match="some of them may have been trained on: restore the data, or type"):
+        run(accept=True, shared=True)
+
+
 def test_other_content_under_the_same_names_is_refused(run, tmp_path):
     (tmp_path / "data/cat/0.png").write_bytes(b"other")
     with pytest.raises(UserError, match="1 of 4 records that were compared have other content.*--accept"):

@@ -101,3 +101,16 @@ def numeric_order(names: set[str]) -> list[str]:
     if all(name.removeprefix("-").isdecimal() for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)
+
+
+def relative_name(name: str, root: str) -> str:
+    """Return the name of a record relative to its data set, wherever that lies.
+
+    Args:
+      name: of the record, such as its path.
+      root: path of the data set, or "".
+    """
+    for start in (root, os.path.dirname(root)) if root else ():
+        if start and name.startswith(start):
+            return name[len(start) :]
+    return "/".join(name.split("/")[-2:]) if name.startswith("/") else name
