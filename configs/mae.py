@@ -7,6 +7,8 @@ vit_b16   800 epochs, batch 4096, lr 1.5e-4 per 256           83.6 %
 vit_l16   as vit_b16                                          85.9 % (85.5 % after 800 epochs)
 vit_h14   as vit_b16                                          86.9 %
 vit_ti16, vit_s16   as vit_b16                                not published
+vit_b16_green       ColorMAE (arXiv 2407.13036): masks from   83.6 % (800 epochs), 83.8 %
+                    green noise, 800 epochs
 
 Normalised pixels are predicted by a decoder of 8 blocks, 512 wide. `--config.method.target=hog` predicts
 HOG (patches of 8 or 16 pixels), `--config.method.partial.throw_ratio=0.5` makes it PR-MIM (pr_mim.py).
@@ -20,6 +22,7 @@ VARIANTS = {
     "vit_s16": {"method.backbone.name": "vit_s16"},
     "vit_l16": {"method.backbone.name": "vit_l16"},
     "vit_h14": {"method.backbone.name": "vit_h14", "method.block_size": 14},
+    "vit_b16_green": {"method.mask_noise": "green"},
 }
 
 

@@ -48,6 +48,8 @@ def create_method(method: ConfigDict) -> Method:
         target=_find("target", method.target, TARGETS)(normalize=method.normalize_target),
         block_size=method.block_size,
         mask_ratio=method.mask_ratio,
+        mask_noise=method.mask_noise,
+        mask_grid=method.mask_grid,
         decoder=dict(method.decoder, layers=method.layers, **_compute(method)),
         reconstruct=PartialReconstruction(**method.partial) if method.partial.throw_ratio else decode_all,
         groups=method.groups,

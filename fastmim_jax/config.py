@@ -67,6 +67,10 @@ def pretrain_config() -> ConfigDict:
     config.method.backbone = _backbone(name="vit_b16")
     config.method.block_size = 16  # side of a masked block in pixels
     config.method.mask_ratio = 0.75  # share of the blocks that are masked, above 0 and below 1
+    # How masked blocks lie (ColorMAE). "white": at random; "green": in clusters of a few blocks; "blue":
+    # spread evenly; "red": in large patches; "purple": both of the last two.
+    config.method.mask_noise = "white"
+    config.method.mask_grid = 1  # side in blocks of the squares that are masked as a whole (Pixio: 4)
     config.method.groups = 1  # MixMIM: groups of a batch; images mix inside a group and share its mask
     config.method.target = "hog"  # "hog" or "pixel"
     config.method.normalize_target = True  # unit-norm HOG histograms; mean 0 and variance 1 per pixel patch

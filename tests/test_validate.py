@@ -269,6 +269,10 @@ THROW = {"method.partial.throw_ratio": 0.5}
             "16 groups of pairs: type .*batch_size=64",
         ),
         ({**MIXMIM, "method.mask_ratio": 0.01}, "masks 0 of 49 blocks"),
+        (
+            {"method.mask_grid": 6},
+            "6, which does not divide 8 x 8 blocks: type --config.method.mask_grid=2",
+        ),
         ({"method.name": "simmim", **THROW}, "no decoder: type --config.method.partial.throw_ratio=0"),
         (
             {"method.name": "simmim", "method.backbone.name": "swin_t", "method.block_size": 6},

@@ -65,20 +65,30 @@ def disjoint_noise(noise: Float[Array, "B N"], views: int, num_visible: int) -> 
     return jnp.take_along_axis(values, ranks, axis=2).reshape(-1, noise.shape[1])
 
 
+def reorder_noise(noise: Float[Array, "B N"], scores: Num[Array, "B N"]) -> Float[Array, "B N"]:
+    """Return the numbers of every row of the noise in the order of its scores; ties go by the index.
+
+    >>> import jax.numpy as jnp
+    >>> reorder_noise(jnp.array([[0.1, 0.9, 0.4]]), jnp.array([[7, 5, 6]]))
+    Array([[0.9, 0.1, 0.4]], dtype=float32)
+    """
+    _, ranks = shuffle_ids(scores)
+    return jnp.take_along_axis(jnp.sort(noise, axis=1), ranks, axis=1)
+
+
 def mixing_mask(
-    noise: Float[Array, "G N"], grid: tuple[int, int], mask_ratio: float
+    noise: Float[Array, "G N"], grid: tuple[int, int], num_masked: int
 ) -> tuple[Bool[Array, "G h w"], tuple[Int[Array, "G K"], Int[Array, "G M"]]]:
     """Mask the same number of cells in every group: the cells with the least noise, which a partner fills.
 
     Args:
       noise: one uniform number per cell, in row-major order.
       grid: (rows, columns) of cells.
-      mask_ratio: share of masked cells; their number is rounded down in double precision as published.
+      num_masked: cells of a group that are masked.
 
     Returns:
       The mask, and (ids_keep, ids_mask): the row-major indices of visible and masked cells, unsorted.
     """
-    num_masked = int(noise.shape[1] * mask_ratio)
     ids_shuffle, ids_restore = shuffle_ids(noise)
     mask = (ids_restore < num_masked).reshape(len(noise), *grid)
     return mask, (ids_shuffle[:, num_masked:], ids_shuffle[:, :num_masked])

@@ -120,9 +120,9 @@ class MixMIM(Method):
     groups: int = 1
     reconstruct: Callable = decode_all
 
-    def num_masked(self, num_blocks: int) -> int:
-        """Return how many of `num_blocks` come from the partner in every image."""
-        return int(num_blocks * self.mask_ratio)
+    def count_masked(self, num_cells: int) -> int:
+        """Return how many of `num_cells` come from the partner in every image."""
+        return int(num_cells * self.mask_ratio)
 
     def noise_shape(self, images_shape: tuple[int, ...]) -> tuple[int, int]:
         """Return (groups, blocks), the shape of the uniform noise that determines the mixture."""
@@ -144,7 +144,9 @@ class MixMIM(Method):
         groups, stride = len(noise), self.encoder.stride
         if batch % groups:
             raise ValueError(f"{groups} groups do not divide a batch of {batch}")
-        group_mask, ids = mixing_mask(noise, (height // stride, width // stride), self.mask_ratio)
+        group_mask, ids = mixing_mask(
+            noise, (height // stride, width // stride), self.num_masked(noise.shape[1])
+        )
         grid = group_mask.shape[1:]
         mask = jnp.broadcast_to(group_mask[:, None], (groups, batch // groups, *grid))
         mask = mask.reshape(batch, *grid)

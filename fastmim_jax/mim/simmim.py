@@ -27,9 +27,9 @@ class SimMIM(Method):
 
     loss_fn = staticmethod(masked_l1)
 
-    def num_masked(self, num_blocks: int) -> int:
-        """Return how many of `num_blocks` are masked in every image: rounded up, as published."""
-        return math.ceil(num_blocks * self.mask_ratio)
+    def count_masked(self, num_cells: int) -> int:
+        """Return how many of `num_cells` are masked in every image: rounded up, as published."""
+        return math.ceil(num_cells * self.mask_ratio)
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W C"], noise: Float[Array, "B N"] | None = None) -> Output:

@@ -21,7 +21,7 @@ TOP = 5  # likeliest classes of an image that are returned
 
 
 def mask_noise(key: jax.Array, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Return the uniform noise that decides the masks, a function of the seed and the step alone."""
+    """Return the uniform noise that masking noise is made of, a function of the seed and the step alone."""
     return jax.random.uniform(jax.random.fold_in(key, step), shape)
 
 
@@ -51,6 +51,7 @@ def pretrain_step(
     images = jax.eval_shape(prepare, batch["image"], batch["flip"])
     rows, blocks = method.noise_shape(images.shape)
     image_noise = mask_noise(key, state.step, (rows // mask_views, blocks))
+    image_noise = method.arrange_noise(image_noise, images.shape)
     noise = disjoint_noise(image_noise, mask_views, blocks - method.num_masked(blocks))
     images_of, shared = len(batch["image"]), len(noise) != len(batch["image"])  # by the groups of MixMIM
 
@@ -180,8 +181,9 @@ def _apply_gradients(state, loss, collections, grads, optimizer, schedule, ema_d
 
 def forward(variables, batch, index, *, method, prepare, key):
     """Return (the method's Output, the normalised images) of one batch, with the mask of batch `index`."""
-    noise = mask_noise(key, index, method.noise_shape(batch["image"].shape))
     images = prepare(batch["image"], batch["flip"])
+    noise = mask_noise(key, index, method.noise_shape(images.shape))
+    noise = method.arrange_noise(noise, images.shape)
     return method.apply(variables, images, noise=noise), images
 
 

@@ -142,8 +142,13 @@ def _check_blocks(stage: Stage, encoder: Backbone, unit: int) -> None:
 
 def _check_mask_ratio(stage: Stage, method: Method) -> int:
     """Return the number of blocks of an image."""
-    height, width = stage.config.data.image_size
-    blocks = (height // method.block_size) * (width // method.block_size)
+    rows, columns = (side // method.block_size for side in stage.config.data.image_size)
+    if rows % method.mask_grid or columns % method.mask_grid:
+        raise UserError(
+            f"config.method.mask_grid is {method.mask_grid}, which does not divide {rows} x {columns} "
+            f"blocks: type --config.method.mask_grid={math.gcd(rows, columns, method.mask_grid)}"
+        )
+    blocks = rows * columns
     masked = method.num_masked(blocks)
     if not masked:
         raise UserError(

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from fastmim_jax.build import METHODS
 from fastmim_jax.data.values import WHITE
 from fastmim_jax.errors import UserError
+from fastmim_jax.mim.mask_noise import COLORS
 from fastmim_jax.mim.partial import FILLS, SOURCES
 from fastmim_jax.mim.sampling import SAMPLERS
 from fastmim_jax.mim.targets import TARGETS
@@ -157,6 +158,8 @@ METHOD = {
     "name": choice(METHODS),
     "block_size": SIDE,
     "mask_ratio": number(above=0, below=1),
+    "mask_noise": choice(COLORS),
+    "mask_grid": integer(1, 4, LARGEST_SIDE),
     "groups": integer(1),
     "target": choice(TARGETS),
     "normalize_target": boolean(),

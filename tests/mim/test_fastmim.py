@@ -93,7 +93,8 @@ def on_one_grid(method, ours, theirs):
 
 def method(block=16, patch=16, ratio=0.75, target=None):
     encoder = ViT(patch_size=patch, width=16, depth=1, heads=2)
-    return FastMIM(encoder, target or HOG(), block, ratio, dict(width=32, depth=1))
+    options = dict(block_size=block, mask_ratio=ratio, decoder=dict(width=32, depth=1))
+    return FastMIM(encoder=encoder, target=target or HOG(), **options)
 
 
 def run(module, images, noise=None):

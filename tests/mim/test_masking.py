@@ -39,9 +39,9 @@ def test_upsampling_repeats_each_cell():
 
 def test_mixing_masks_the_least_noise_and_returns_its_indices():
     noise = jax.random.uniform(jax.random.key(2), (5, 12))
-    mask, (ids_keep, ids_mask) = mixing_mask(noise, (3, 4), 0.45)
+    mask, (ids_keep, ids_mask) = mixing_mask(noise, (3, 4), 5)
     mask = np.asarray(mask).reshape(5, 12)
-    assert mask.sum(1).tolist() == [int(12 * 0.45)] * 5
+    assert mask.sum(1).tolist() == [5] * 5
     for row, masked, keep, swap in zip(np.asarray(noise), mask, ids_keep, ids_mask, strict=True):
         assert row[masked].max() < row[~masked].min()
         assert sorted(swap.tolist()) == np.flatnonzero(masked).tolist()

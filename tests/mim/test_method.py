@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fastmim_jax.mim.mask_noise import arrange_noise
 from fastmim_jax.mim.method import Method
+from fastmim_jax.mim.mixmim import MixMIM
+from fastmim_jax.mim.simmim import SimMIM
 from fastmim_jax.mim.targets.pixels import Pixels
 from fastmim_jax.models.zoo import create_model
 
@@ -13,7 +16,7 @@ ENCODER = create_model("vit_b16", width=8, depth=1, heads=2)
 
 
 def create(block_size=16, mask_ratio=0.75, encoder=ENCODER):
-    return Method(encoder, Pixels(), block_size, mask_ratio)
+    return Method(encoder=encoder, target=Pixels(), block_size=block_size, mask_ratio=mask_ratio)
 
 
 @pytest.mark.parametrize(
@@ -63,3 +66,20 @@ def test_noise_comes_from_the_mask_stream():
     assert noise.shape == (2, 24) and noise.min() >= 0 and noise.max() < 1 and noise.std() > 0.1
     np.testing.assert_array_equal(draw(1, params=5), noise)
     assert (draw(2) != noise).all()
+
+
+def test_coarse_masks_round_the_number_of_squares():
+    options = dict(target=Pixels(), block_size=16, mask_ratio=0.6, mask_grid=2)
+    mixmim = MixMIM(encoder=create_model("swin_t"), decoder={}, **options)
+    methods = Method(encoder=ENCODER, **options), SimMIM(encoder=ENCODER, **options), mixmim
+    # Of 4 squares, 1.6 visible ones are rounded down, 2.4 masked ones up (SimMIM) or down (MixMIM).
+    assert [method.num_masked(16) for method in methods] == [12, 12, 8]
+
+
+def test_drawn_noise_has_the_colour_of_the_method():
+    method, images = create().clone(mask_noise="green"), jnp.zeros((2, 64, 96, 3))
+    keys = {"mask": jax.random.key(1)}
+    white = create().apply({}, images, rngs=keys, method="draw_noise")
+    green = method.apply({}, images, rngs=keys, method="draw_noise")
+    np.testing.assert_array_equal(green, arrange_noise(white, (4, 6), "green"))
+    assert (green != white).any()

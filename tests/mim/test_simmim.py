@@ -73,7 +73,8 @@ def tiny(family="vit", **changes):
 )
 def test_masked_blocks_are_rounded_up(blocks, ratio, masked):
     """Unlike in `Method`, which rounds 10 * (1 - 0.9) visible blocks down to 0."""
-    method = SimMIM(create_model("vit_b16"), Pixels(normalize=False), 32, ratio)
+    options = dict(target=Pixels(normalize=False), block_size=32, mask_ratio=ratio)
+    method = SimMIM(encoder=create_model("vit_b16"), **options)
     assert method.num_masked(blocks) == masked
 
 

@@ -73,6 +73,28 @@ def test_partial_reconstruction_on_eight_devices_gives_the_losses_of_one(host):
     np.testing.assert_allclose(train(config, 8, data, initial)[2], one, rtol=1e-5)
 
 
+IDEAS = {
+    "green masks": (small.mae, {"method.mask_noise": "green"}),
+    "green coarse masks": (small.mixmim, {"method.mask_noise": "green", "method.groups": 4}),
+    "coarse disjoint masks": (
+        small.mae,
+        {"method.mask_grid": 2, "data.views": "masks", "data.views_per_image": 4},
+    ),
+}
+
+
+@pytest.mark.parametrize("idea", sweep(IDEAS, ["green masks"]))
+def test_ideas_on_eight_devices_give_the_losses_of_one(idea):
+    """With accumulation, and parameters split."""
+    method, changes = IDEAS[idea]
+    config = method(small.config(accumulation=2))
+    config.update_from_flattened_dict(changes)
+    data = batches(*config.data.image_size, 3, count=2)
+    initial, _, one = train(config, 1, data)
+    config.run.mesh_fsdp = 2
+    np.testing.assert_allclose(train(config, 8, data, initial)[2], one, rtol=1e-5)
+
+
 @pytest.mark.parametrize("family", sweep(small.TINY, ["pvt_v2"]))
 def test_pixels_of_one_channel_with_large_blocks(family):
     config = small.over(family, small.config())

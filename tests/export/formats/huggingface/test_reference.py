@@ -226,7 +226,8 @@ def test_our_models_open_in_transformers(hf, name, tmp_path):
 
 
 def mae():
-    return MAE(VIT.clone(positions="fixed"), Pixels(), 16, RATIO, DECODER)
+    encoder = VIT.clone(positions="fixed")
+    return MAE(encoder=encoder, target=Pixels(), block_size=16, mask_ratio=RATIO, decoder=DECODER)
 
 
 def noise_of(shape):
@@ -357,7 +358,8 @@ def test_real_size_of_mae(hf):
     )
     ours = to_ours(arrays_of(model), "hf_vit_mae")
     images, noise = Case(encoder, size=(224, 224)).images()[:1], noise_of((1, 196))
-    method = MAE(encoder, Pixels(), 16, 0.75, dict(decoder, layers="scanned"))
+    options = dict(block_size=16, mask_ratio=0.75, decoder=dict(decoder, layers="scanned"))
+    method = MAE(encoder=encoder, target=Pixels(), **options)
     out = jax.jit(method.apply)(ours, images, noise)
     expected = {"prediction": out.prediction, "mask": out.mask, "loss": out.loss}
     found = reference_outputs(model, images, noise)

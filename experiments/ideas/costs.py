@@ -1,0 +1,85 @@
+"""FLOPs of a training step of every idea beside its base method, and the memory of some.
+
+    python experiments/ideas/costs.py --out=experiments/ideas/costs.json
+
+The steps are those of the config files (forward, backward, AdamW), built by `fastmim_jax.train.pretrain`
+and never run. FLOPs: the matrix products of the jaxpr, per image. Memory is what XLA plans for a
+CPU (float32, 8 images, one device), for the rows that ask for it. The table of README.md is printed from
+the file: `--table` prints it without measuring.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import numpy as np
+
+from fastmim_jax.recipes import load_config
+from fastmim_jax.tools.flops import matrix_flops
+from fastmim_jax.train.pretrain import make_pretrain_stage
+
+RECORDS, BATCH = 1_281_167, 8  # images of ImageNet-1k, on which no figure depends; images of a step
+ROWS = {  # name: (config, overrides, base, whether its memory is measured)
+    "MAE": ("configs/mae.py:vit_b16", {}, "MAE", False),
+    "ColorMAE, green": ("configs/mae.py:vit_b16_green", {}, "MAE", False),
+    "MAE, mask grid 2": ("configs/mae.py:vit_b16", {"method.mask_grid": 2}, "MAE", False),
+    "FastMIM": ("configs/fastmim.py:vit_b16", {}, "FastMIM", False),
+    "FastMIM, green": ("configs/fastmim.py:vit_b16", {"method.mask_noise": "green"}, "FastMIM", False),
+}
+
+
+def measure(name):
+    """Return {"step_flops": per image, "peak_bytes": or None} of a row."""
+    recipe, overrides, _, with_memory = ROWS[name]
+    config = load_config(recipe)
+    config.update_from_flattened_dict(overrides)
+    config.method.dtype, config.schedule.batch_size, config.schedule.accumulation = "float32", BATCH, 1
+    stage = make_pretrain_stage(config, RECORDS, jax.devices()[:1])
+    shape = (BATCH, *config.data.image_size, config.data.channels)
+    batch = {"image": jax.ShapeDtypeStruct(shape, np.uint8), "flip": jax.ShapeDtypeStruct(shape[:1], bool)}
+    with jax.set_mesh(stage.mesh):
+        flops = matrix_flops(stage.step.jitted.__wrapped__, stage.abstract, batch) / BATCH
+        if not with_memory:
+            return {"step_flops": flops, "temporary_bytes": None}
+        compiled = stage.step.jitted.lower(stage.abstract, batch).compile()
+    return {"step_flops": flops, "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes}
+
+
+def table(results):
+    """Return the lines of a Markdown table."""
+    lines = [
+        f"| | step, GFLOPs an image | of its base | temporaries at batch {BATCH}, GB | of its base |",
+        "|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        base = results[ROWS[name][2]]
+        cells = [name]
+        for key, unit, digits in (("step_flops", 1e9, 2), ("temporary_bytes", 1e9, 3)):
+            known = result[key] is not None and base[key] is not None
+            cells += (
+                [f"{result[key] / unit:.{digits}f}", f"{result[key] / base[key]:.3f}"]
+                if known
+                else ["", ""]
+            )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="a JSON file; rows that it has are kept")
+    parser.add_argument("--table", action="store_true", help="print the table of the file alone")
+    args = parser.parse_args()
+    results = json.loads(args.out.read_text()) if args.out.exists() else {}
+    for name in () if args.table else ROWS:
+        results[name] = results.get(name) or measure(name)
+        args.out.write_text(json.dumps(results, indent=2) + "\n")
+    print("\n".join(table({name: results[name] for name in ROWS if name in results})))
+
+
+if __name__ == "__main__":
+    main()
