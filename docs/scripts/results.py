@@ -16,6 +16,9 @@ has its command, its log and what was varied.
 MORE = """
 
 Speed, memory and cost on accelerators: `experiments/README.md` in the repository has a row per claim.
+
+`fastmim compare runs/mine --with=experiments/quickstart` draws the
+curve of a run of your own beside a logged one.
 """
 
 

@@ -149,6 +149,14 @@ def verify(values, paths):
     return 0 if verify(*paths, _conversion(values)) else 1
 
 
+def compare(values, paths):
+    """Compare the log of a run with those of others: their last values, and their curves in one picture."""
+    from fastmim_jax.tools.compare import compare
+
+    others = [local_path(path, "--with=") for path in values["with"].value]
+    compare(paths[0], others, values.out)
+
+
 def bench(values, paths):
     """Measure the training step, HOG and the input pipeline; or draw a batch with --show_batch."""
     config = _check_config(values.config)
@@ -320,6 +328,7 @@ COMMANDS = {
         paths=("SOURCE", "DESTINATION"),
     ),
     "verify": Command(verify, optional=CONVERSION, paths=("A", "B")),
+    "compare": Command(compare, optional=("with", "out"), paths=("RUN",)),
     "prepare": Command(
         prepare,
         optional=(

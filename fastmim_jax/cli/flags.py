@@ -81,6 +81,7 @@ FLAGS = {
     "images": _data("FILE_OR_DIR", "folder, data set, image or gs://, s3:// address to read instead"),
     "test": _data("DIR", "labelled data to test on; default: the val or test split of --images"),
     "split": Flag("NAME", "split of --images; default: val, test or train, the first that exists"),
+    "with": _words("RUN,RUN", "work directories of other runs, or folders with a metrics.jsonl"),
     "out": _path("FILE", "file to write"),
     "count": _integer("N", "images at most; default: 6 to draw, 20,000 to probe", 1),
     "folds": _integer("N", "folds of cross-validation; 0: test data, or else 5 folds", 0, 0),

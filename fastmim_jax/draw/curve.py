@@ -96,7 +96,7 @@ def draw_curve(
     quantiles = np.quantile(trained.losses[settled], [0.01, 0.99])
     frame = choose_frame(np.concatenate([smooth[settled], quantiles, held_out.losses]), baselines)
     figure, axes = make_figure(WIDTH, HEIGHT)
-    _set_axes(axes, frame, title, x, y)
+    set_axes(axes, frame, title, x, y)
     dropped = f", {trained.dropped} non-finite left out" if trained.dropped else ""
     training: dict[str, Any] = dict(
         color=css(TRAINED), alpha=0.35, linewidth=0.7, label="training" + dropped
@@ -145,7 +145,7 @@ def draw_accuracy(
     best = int(np.argmax(found.losses))
     figure, axes = make_figure(WIDTH, HEIGHT)
     frame = choose_frame(found.losses, baselines, reach=3.0)
-    _set_axes(axes, frame, title, x, y)
+    set_axes(axes, frame, title, x, y)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     axes.plot(found.steps, found.losses, "o-", color=css(HELD_OUT), markersize=4, linewidth=2.2)
     label = f"best: {found.losses[best]:.2%} at step {found.steps[best]:,.0f}"
@@ -213,8 +213,8 @@ def finite_points(steps: Numbers, losses: Numbers) -> Points:
     return Points(steps[chosen], losses[chosen], len(losses) - len(chosen))
 
 
-def _set_axes(axes, frame, title, x, y):
-    """Give axes their limits, scales and names."""
+def set_axes(axes: Any, frame: Frame, title: str, x: str, y: str) -> None:
+    """Give axes the limits and the scale of a frame, and their names."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     write_titles(axes, title, x, y)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 PAGE, TITLE, NOTE, LINE = (24, 26, 31), (236, 238, 242), (158, 164, 175), (62, 66, 75)
 GROUND, INK = (17, 19, 24), (246, 240, 228)  # behind panels; of what is true
 AMBER, BLUE = (255, 198, 92), (111, 190, 255)  # predicted or trained; filled in or held out
+SERIES = (AMBER, BLUE, (126, 211, 146), (238, 130, 150), (186, 154, 255), (200, 204, 212))  # of runs
 DIM_GROUND, DIM_INK = (31, 34, 41), (98, 107, 122)  # of what is not predicted
 FLAT = LINE  # of what is missing
 RAMP = ((0.0, GROUND), (0.15, (86, 66, 38)), (1.0, AMBER))  # (share, colour): small shares are seen too
