@@ -12,9 +12,10 @@ Result = TypeVar("Result")
 
 _KEY = re.compile(r"--config\.([\w.]+)(?:=('[^']*'|\"[^\"]*\"|[^\s,;)]+))?")
 _FLAG = re.compile(
-    r"--(images|test|kinds|folds|count|layers|step|to|overwrite|out|encoder_only|image_size|accept_changed_data|workdir|prefix|partial)\b(?:=([^\s,;)]+))?"
+    r"--(images|test|kinds|folds|count|layers|step|to|overwrite|out|encoder_only|image_size|accept_changed_data|extend|workdir|prefix|partial)\b(?:=([^\s,;)]+))?"
 )
 _NAMES = {"workdir": "out"}  # other names of flags
+_SWITCHES = ("accept_changed_data", "encoder_only", "extend", "overwrite", "partial")
 _PLAIN = re.compile(r"^(-?[\d.e-]+|True|False|None|\(.*\))$")
 
 
@@ -44,7 +45,7 @@ def _key(match: re.Match) -> str:
 
 
 def _flag(match: re.Match) -> str:
-    return _keyword(_NAMES.get(match[1], match[1]), match[2])
+    return _keyword(_NAMES.get(match[1], match[1]), "True" if match[1] in _SWITCHES else match[2])
 
 
 def _keyword(name: str, value: str | None) -> str:

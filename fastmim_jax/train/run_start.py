@@ -49,7 +49,7 @@ class RunStart(NamedTuple):
           UserError: another process uses it, it holds another run, or it cannot be written to.
         """
         with run_lock(workdir):
-            path = prepare_workdir(workdir, self.config, extend)
+            path = prepare_workdir(workdir, self.config, extend, self.data["records"])
             if jax.process_index() == 0:
                 write_json(path / DATA_FILE, self.data)
                 record_lineage(path, self.loaded)

@@ -16,6 +16,7 @@ from fastmim_jax.saved_config import config_from_dict, differences
 from fastmim_jax.stages import AUTO, at_stage, stage_count
 from fastmim_jax.train.accumulation_file import FILE as ACCUMULATION_FILE
 from fastmim_jax.train.accumulation_file import keep_accumulation
+from fastmim_jax.train.extension import check_extension, check_nothing_to_extend, only_length
 from fastmim_jax.train.run_lock import FILE as LOCK_FILE
 from fastmim_jax.train.runs import read_saved_config
 from fastmim_jax.train.warm_start import has_checkpoint
@@ -27,16 +28,17 @@ OF_A_START = {
     *("loggers.json", "wandb", "mlflow"),
 }
 
-LENGTHS = ("schedule.epochs", "schedule.steps")  # keys that set how long a run is
 
-
-def prepare_workdir(workdir: str | Path, config: Any, extend: bool = False) -> Path:
+def prepare_workdir(
+    workdir: str | Path, config: Any, extend: bool = False, records: int | None = None
+) -> Path:
     """Make the work directory, or check that the config in it agrees.
 
     A run that ended before its first metrics has left nothing to agree with.
 
     Args:
       extend: whether the run may be longer than it was begun for, where that leaves its past as it was.
+      records: images in the training data.
 
     Raises:
       UserError: it cannot be written to, or holds another config (the message names the keys).
@@ -52,8 +54,10 @@ def prepare_workdir(workdir: str | Path, config: Any, extend: bool = False) -> P
         workdir.mkdir(parents=True, exist_ok=True)
         before = read_saved_config(workdir) if config_file.exists() else None
         if before is not None and in_use(workdir):
-            _check_same(workdir, before, config, extend)
+            _check_same(workdir, before, config, extend, records)
             _keep_accumulation(workdir, before, config)
+        else:
+            check_nothing_to_extend(workdir, extend)
         if jax.process_index() == 0:
             _remove_leftovers(workdir, before, config)
             write_text(config_file, config.to_json(indent=2) + "\n")
@@ -117,34 +121,15 @@ def _keep_accumulation(workdir: Path, before: Mapping, config: Any) -> None:
         keep_accumulation(workdir, numbers)
 
 
-def _check_same(workdir, before, config, extend):
+def _check_same(workdir, before, config, extend, records):
     changed = differences(before, config)
-    if changed and all(key in LENGTHS for key, _, _ in changed):
-        old = config_from_dict(before)
-        if not _keeps_rates(old, config):
-            raise UserError(
-                f"{workdir} was started for another length ({_shown(changed)}), on which its learning "
-                f"rates depend from the start: type the old length to resume it, or "
-                f"--config.init={workdir} and another --workdir to train on from its end"
-            )
-        if not extend:
-            raise UserError(
-                f"{workdir} was started for another length ({_shown(changed)}): type --extend to go on "
-                "with it, which leaves the learning rates so far as they were, or the old length"
-            )
-        return
-    if changed:
+    if only_length(changed):
+        check_extension(workdir, config_from_dict(before), config, records, extend, _shown(changed))
+    elif changed:
         raise UserError(
             f"{workdir} was started with another config ({_shown(changed)}): resume with the old values, "
             "or type another --workdir"
         )
-
-
-def _keeps_rates(old, new):
-    """Return whether past learning rates do not depend on the length of a run: no cosine, no stages."""
-    if stage_count(new) > 1 or new.schedule.shape != "step":
-        return False
-    return old.schedule.warmup_epochs <= old.schedule.epochs or not old.schedule.warmup_epochs
 
 
 def _shown(changed):

@@ -15,6 +15,7 @@ from fastmim_jax.errors import OutOfMemoryError
         ("lower --config.optimizer.base_lr, set --config.x.y=1.", "lower optimizer__base_lr, set x__y=1."),
         ("type another --workdir", "type another out"),
         ("type --kinds=ridge or leave", "type kinds='ridge' or leave"),
+        ("type --extend to go on, or --overwrite.", "type extend=True to go on, or overwrite=True."),
         ("nothing to type", "nothing to type"),
     ],
 )

@@ -229,7 +229,7 @@ def test_killed_runs_resume_to_the_bit(data, pretrained, tmp_path):
         ("init={data}", "has no config.json: expected the --workdir of a run"),
         ("init={pretrained}/checkpoints/7", "has no checkpoint of step 7: choose from: 2"),
         ("data.path={flat}", "no class folders; expected one folder per class"),
-        ("data.eval_split=dev", "The split 'dev' was asked for"),
+        ("data.eval_split=other", "The split 'other' was asked for"),
         ("data.eval_path={other}", "not among the 4 of the model: zebra; expected"),
         ("schedule.batch_size=12", "--config.schedule.batch_size=16"),
         (
