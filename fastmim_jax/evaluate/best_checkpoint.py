@@ -4,9 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.classify import Predictions, classify
-from fastmim_jax.evaluate.report import write_report
+from fastmim_jax.evaluate.report import draw_evaluation, write_report
 from fastmim_jax.run_folder import BEST
 from fastmim_jax.train.checkpoint import describe_damage
 from fastmim_jax.train.finetune import FinetuneStage
@@ -53,8 +55,12 @@ class BestCheckpoint:
             return False
         return step - self._best_step >= max(1, round(epochs * plan.steps_per_epoch))
 
-    def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
-        """Return {"top1", "top5", "eval_loss", "best_top1"}: shares, and the mean cross-entropy."""
+    def evaluate(self, step: int, state: TrainState) -> dict[str, float | Path]:
+        """Return {"top1", "top5", "eval_loss", "best_top1"}: shares, and the mean cross-entropy.
+
+        The best evaluation so far has pictures too, see `draw_evaluation`.
+        """
+        pictures: dict[str, Path] = {}
         predictions = classify(self._stage, state.eval_variables(), self._source)
         history = self.history(step)
         best = history[-1][1] if history else None
@@ -64,6 +70,8 @@ class BestCheckpoint:
             classes = list(self._stage.classes)
             position = {"top1": predictions.top1, "history": history, "classes": classes}
             self._checkpoints.save(step, state, position, items=("params",))
+            if jax.process_index() == 0:
+                pictures = draw_evaluation(step, predictions, classes, self._workdir)
         elif self.ended(step):
             self._log(
                 f"early stopping after step {step:,}: the best evaluation was after step "
@@ -78,6 +86,7 @@ class BestCheckpoint:
             "top5": predictions.top5,
             "eval_loss": float(predictions.loss.mean(dtype="float64")),
             "best_top1": max(predictions.top1, best or 0.0),
+            **pictures,
         }
 
     def history(self, step: int) -> list[list]:

@@ -10,12 +10,14 @@ import jax
 import numpy as np
 
 from fastmim_jax.draw.confusion import draw_confusion
+from fastmim_jax.draw.curve import draw_accuracy, step_axis
 from fastmim_jax.evaluate.classify import Predictions
 from fastmim_jax.io import write_json, write_text
 from fastmim_jax.paths import to_text
 from fastmim_jax.run_folder import BEST
+from fastmim_jax.train.metrics import read_metrics
+from fastmim_jax.train.report import read_baselines
 
-CONFUSION = Path("pictures") / "confusion.png"  # in a work directory
 LISTED = 5  # worst classes that the report names
 
 
@@ -59,7 +61,7 @@ def describe(summary: dict[str, Any]) -> Iterator[str]:
 def write_report(
     step: int, predictions: Predictions, source: Any, classes: Sequence[str], workdir: str | Path
 ) -> list[str]:
-    """Write evaluation.json, confusion.csv and pictures/confusion.png of the best checkpoint.
+    """Write evaluation.json, confusion.csv, and the pictures of `draw_evaluation` of the best checkpoint.
 
     Args:
       step: of the checkpoint.
@@ -73,12 +75,40 @@ def write_report(
     summary = {"step": step, **summarize(predictions, source, classes)}
     lines = [f"best checkpoint: step {step:,}, {workdir / BEST}", *describe(summary)]
     if jax.process_index() == 0:
-        confusion = predictions.confusion(len(classes))
         write_json(workdir / "evaluation.json", summary)
+        confusion = predictions.confusion(len(classes))
         write_text(workdir / "confusion.csv", confusion_csv(confusion, classes))
-        picture = draw_confusion(workdir / CONFUSION, confusion, classes, f"Evaluation after step {step:,}")
-        lines.append(f"per class: {workdir / 'evaluation.json'}, {workdir / 'confusion.csv'}, {picture}")
+        pictures = draw_evaluation(step, predictions, classes, workdir)
+        files = [workdir / "evaluation.json", workdir / "confusion.csv", pictures["confusion"]]
+        lines += [f"per class: {', '.join(map(str, files))}", f"curve:     {pictures['curve']}"]
     return lines
+
+
+def draw_evaluation(
+    step: int, predictions: Predictions, classes: Sequence[str], workdir: str | Path
+) -> dict[str, Path]:
+    """Draw the confusion matrix of an evaluation, and the accuracies of all evaluations of the run so far.
+
+    Returns:
+      {name: path}, names as loggers show them.
+    """
+    folder, title = Path(workdir) / "pictures", f"Evaluation after step {step:,}"
+    confusion = predictions.confusion(len(classes))
+    lines = [line for line in read_metrics(workdir).records if "top1" in line]
+    accuracies = {line["step"]: line["top1"] for line in lines} | {step: predictions.top1}
+    curve = draw_accuracy(
+        folder / "curve.png",
+        list(accuracies),
+        list(accuracies.values()),
+        baselines=next(iter(read_baselines(workdir)), {}).get("evaluation"),
+        title="Fine-tuning",
+        x=step_axis([line for line in read_metrics(workdir).records if "epoch" in line]),
+        y="accuracy, likeliest class",
+    )
+    return {
+        "confusion": draw_confusion(folder / "confusion.png", confusion, classes, title),
+        "curve": curve,
+    }
 
 
 def confusion_csv(confusion: np.ndarray, classes: Sequence[str]) -> str:

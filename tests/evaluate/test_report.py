@@ -11,7 +11,6 @@ from PIL import Image
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.evaluate.classify import Predictions
 from fastmim_jax.evaluate.report import (
-    CONFUSION,
     confusion_csv,
     describe,
     per_class,
@@ -67,5 +66,5 @@ def test_the_report_is_written(predictions, source, tmp_path):
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert found["step"] == 40 and found["per_class"]["cat, the tame one"] is None
     assert (tmp_path / "confusion.csv").read_text().startswith("true,ant,bee,")
-    assert Image.open(tmp_path / CONFUSION).width > 300
-    assert "step 40" in messages[0] and "confusion.png" in messages[-1]
+    assert Image.open(tmp_path / "pictures" / "confusion.png").width > 300
+    assert "step 40" in messages[0] and "confusion.png" in messages[-2] and "curve.png" in messages[-1]

@@ -64,6 +64,9 @@ def test_a_run_describes_itself_and_its_result(finetuned, pretrained):
     assert header == ["true", *CLASSES] and counts.sum(1).tolist() == [5] * 4
     assert np.trace(counts) / 20 == found["top1"]
     assert (workdir / "pictures" / "confusion.png").stat().st_size
+    (events,) = (workdir / "tensorboard").glob("events*")
+    for name in ("confusion", "curve"):  # the names of the files
+        assert name.encode() in events.read_bytes() and (workdir / "pictures" / f"{name}.png").exists()
     report = json.loads((workdir / "transfer.json").read_text())
     assert "params/head/kernel" in report["fresh"] and not report["resampled"]
 

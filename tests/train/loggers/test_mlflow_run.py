@@ -8,6 +8,7 @@ from PIL import Image
 from fastmim_jax.train.loggers.items import Picture, RunFacts, Scalars
 from fastmim_jax.train.loggers.mlflow_run import MlflowRun
 
+PICTURES = ("reconstructions", "curve", "confusion")  # names of a run's pictures
 pytestmark = [pytest.mark.slow, pytest.mark.torch]  # both are heavy and may be missing
 
 
@@ -22,7 +23,8 @@ def test_a_run_its_config_pictures_and_continuation(tmp_path, monkeypatch):
     facts = RunFacts(tmp_path, {f"section.key{index}": index for index in range(120)})
     run = MlflowRun(facts, {})
     run.log_scalars(Scalars(1, 9.5, {"loss": 0.25, "lr": float("nan")}))
-    run.log_picture(Picture(1, 9.5, "reconstructions", tmp_path / "a.png"))
+    for name in PICTURES:
+        run.log_picture(Picture(1, 9.5, name, tmp_path / "a.png"))
     run.finish(False)
     assert run.note.startswith(f"recorded in sqlite:///{tmp_path}/mlflow/mlflow.db; `mlflow ui ")
     client = MlflowClient(tracking_uri=run.where["server"])
@@ -30,7 +32,7 @@ def test_a_run_its_config_pictures_and_continuation(tmp_path, monkeypatch):
     assert (found.info.status, found.info.run_name) == ("KILLED", tmp_path.name)
     assert len(found.data.params) == 120 and found.data.params["section.key7"] == "7"
     assert found.data.metrics["loss"] == 0.25 and math.isnan(found.data.metrics["lr"])
-    assert len(list((tmp_path / "mlflow").rglob("reconstructions*.png"))) == 1
+    assert all(len(list((tmp_path / "mlflow").rglob(f"{name}*.png"))) == 1 for name in PICTURES)
 
     again = MlflowRun(facts._replace(config={**facts.config, "run.keep": 3}), run.where)
     for step, loss in ((1, 0.25), (2, 0.125)):

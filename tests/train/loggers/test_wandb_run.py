@@ -10,6 +10,7 @@ from fastmim_jax.train.loggers.items import Picture, RunFacts, Scalars
 from fastmim_jax.train.loggers.wandb_run import WandbRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]  # both are heavy and may be missing
+PICTURES = ("reconstructions", "curve", "confusion")  # names of a run's pictures
 BLOCK = 2**15  # bytes
 LAST = (1, 4)  # a whole record, or its last fragment
 
@@ -49,13 +50,15 @@ def test_a_run_its_config_pictures_and_continuation(tmp_path, monkeypatch):
     facts = RunFacts(tmp_path, {"optimizer.base_lr": 0.5})
     run = WandbRun(facts, {})
     run.log_scalars(Scalars(1, 9.5, {"loss": 0.25, "lr": float("nan")}))
-    run.log_picture(Picture(1, 9.5, "reconstructions", tmp_path / "a.png"))
+    for name in PICTURES:
+        run.log_picture(Picture(1, 9.5, name, tmp_path / "a.png"))
     run.finish(False)
     assert run.note.startswith("recorded offline; `wandb sync ")
     folder = next((tmp_path / "wandb").glob("offline-run-*"))
     (first,) = history(folder)
     assert first["loss"] == 0.25 and first["_step"] == 1 and first["_timestamp"] == 9.5
-    assert first["reconstructions/path"].startswith("media/images/reconstructions_1")
+    for name in PICTURES:
+        assert first[f"{name}/path"].startswith(f"media/images/{name}_1")
     (started,) = [record.run for record in records_of(folder) if record.HasField("run")][:1]
     updates = {item.key: item.value_json for item in started.config.update}
     assert updates["optimizer.base_lr"] == "0.5"
