@@ -26,7 +26,8 @@ RUN case "$ACCELERATOR" in \
     && useradd --create-home --uid 1000 fastmim \
     && install --directory --owner=fastmim /runs
 
-USER fastmim
+# By number, which Kubernetes can check (runAsNonRoot).
+USER 1000
 WORKDIR /runs
 VOLUME /runs
 ENTRYPOINT ["fastmim"]

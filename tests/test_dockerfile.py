@@ -46,4 +46,5 @@ def test_the_image_is_pinned_and_not_root():
     least = PROJECT["requires-python"].removeprefix(">=")
     assert tuple(map(int, python.split("."))) >= tuple(map(int, least.split(".")))
     assert instructions("FROM") == ["python:${PYTHON}-slim-bookworm"]
-    assert instructions("USER") == ["fastmim"] and instructions("ENTRYPOINT") == ['["fastmim"]']
+    assert instructions("USER") == ["1000"] and instructions("ENTRYPOINT") == ['["fastmim"]']
+    assert "useradd --create-home --uid 1000 " in instructions("RUN")[0]

@@ -2,11 +2,9 @@
 
 import ast
 import inspect
-import json
 import re
 import shlex
 import tomllib
-from pathlib import Path
 
 import pytest
 
@@ -19,10 +17,8 @@ from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.errors import UserError
 from fastmim_jax.saved_config import flatten
 from fastmim_jax.validate import check_values
+from helpers.code_blocks import NOTEBOOKS, PAGES, ROOT, blocks, cells
 
-ROOT = Path(__file__).parents[2]
-NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 PLACEHOLDERS = {
     "--config=...": "--config=configs/mae.py",
@@ -35,16 +31,6 @@ SETTINGS = {
     "make_step": pretrain_config,
     "finetune": finetune_config,
 }
-
-
-def blocks(path, language):
-    """Return the code blocks of a page in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
-
-
-def cells(path):
-    """Return the code cells of a notebook."""
-    return ["".join(x["source"]) for x in json.loads(path.read_text())["cells"] if x["cell_type"] == "code"]
 
 
 SHELL = [(path.name, block) for path in PAGES for block in blocks(path, "sh")]
