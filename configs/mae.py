@@ -9,6 +9,10 @@ vit_h14   as vit_b16                                          86.9 %
 vit_ti16, vit_s16   as vit_b16                                not published
 vit_b16_green       ColorMAE (arXiv 2407.13036): masks from   83.6 % (800 epochs), 83.8 %
                     green noise, 800 epochs
+vit_h16_pixio       Pixio (arXiv 2512.15715) on ImageNet:     not published; its 2 billion web images give
+                    256 px, 8 cls tokens, a decoder of 32     50.2 mIoU on ADE20K with a frozen encoder
+                    blocks, masked squares of 4 x 4 patches,  and a linear layer (MAE: 35.2)
+                    642,000 steps of 8,192 images
 
 Normalised pixels are predicted by a decoder of 8 blocks, 512 wide. `--config.method.target=hog` predicts
 HOG (patches of 8 or 16 pixels), `--config.method.partial.throw_ratio=0.5` makes it PR-MIM (pr_mim.py).
@@ -23,6 +27,19 @@ VARIANTS = {
     "vit_l16": {"method.backbone.name": "vit_l16"},
     "vit_h14": {"method.backbone.name": "vit_h14", "method.block_size": 14},
     "vit_b16_green": {"method.mask_noise": "green"},
+    "vit_h16_pixio": {
+        "data.image_size": (256, 256),
+        "method.backbone.name": "vit_h16",
+        "method.backbone.positions": "learned",
+        "method.backbone.class_tokens": 8,
+        "method.backbone.drop_path": 0.4,
+        "method.decoder.depth": 32,
+        "method.mask_grid": 4,
+        "optimizer.base_lr": 2.5e-5,
+        "schedule.batch_size": 8192,
+        "schedule.steps": 1605 * 400,
+        "schedule.warmup_epochs": 40.0 * 1605 * 8192 / 1_281_167,
+    },
 }
 
 

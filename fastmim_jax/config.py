@@ -225,6 +225,7 @@ def _backbone(name: str) -> ConfigDict:
     backbone.positions = placeholder(str)  # "none", "fixed" (sine-cosine) or "learned": ViT, Swin, MixMIM
     backbone.relative_positions = placeholder(str)  # "none", "shared" (one table) or "own" (per block): ViT
     backbone.class_token = placeholder(bool)  # whether a cls token comes before the patches: ViT
+    backbone.class_tokens = placeholder(int)  # number of cls tokens: ViT (Pixio: 8)
     backbone.layer_scale = placeholder(float)  # initial value of the layer scale: ViT, ConvNeXt
     backbone.drop_path = placeholder(
         float

@@ -273,6 +273,14 @@ THROW = {"method.partial.throw_ratio": 0.5}
             {"method.mask_grid": 6},
             "6, which does not divide 8 x 8 blocks: type --config.method.mask_grid=2",
         ),
+        (
+            {"method.backbone.class_tokens": 8, "method.backbone.relative_positions": "own"},
+            "relative positions are of one cls token: type --config.method.backbone.class_tokens=1",
+        ),
+        (
+            {"method.backbone.class_tokens": 8, "method.backbone.class_token": False},
+            "class_tokens is 8 and class_token False: type --config.method.backbone.class_tokens=1",
+        ),
         ({"method.name": "simmim", **THROW}, "no decoder: type --config.method.partial.throw_ratio=0"),
         (
             {"method.name": "simmim", "method.backbone.name": "swin_t", "method.block_size": 6},

@@ -27,6 +27,13 @@ ROWS = {  # name: (config, overrides, base, whether its memory is measured)
     "MAE": ("configs/mae.py:vit_b16", {}, "MAE", False),
     "ColorMAE, green": ("configs/mae.py:vit_b16_green", {}, "MAE", False),
     "MAE, mask grid 2": ("configs/mae.py:vit_b16", {"method.mask_grid": 2}, "MAE", False),
+    "MAE ViT-H/16, 256 px": (
+        "configs/mae.py:vit_h14",
+        {"method.backbone.name": "vit_h16", "method.block_size": 16, "data.image_size": (256, 256)},
+        "MAE ViT-H/16, 256 px",
+        False,
+    ),
+    "Pixio": ("configs/mae.py:vit_h16_pixio", {}, "MAE ViT-H/16, 256 px", False),
     "FastMIM": ("configs/fastmim.py:vit_b16", {}, "FastMIM", False),
     "FastMIM, green": ("configs/fastmim.py:vit_b16", {"method.mask_noise": "green"}, "FastMIM", False),
 }

@@ -193,11 +193,11 @@ def _pool(
     """Return the features called `names`; () for all that are pooled."""
     columns = {}
     outputs = _outputs(variables, batch["image"], encoder, normalize)
-    for layer, (tokens, prefix) in zip(layers, outputs, strict=True):
-        patches = tokens.astype(jnp.float32)
+    for layer, output in zip(layers, outputs, strict=True):
+        patches = output.tokens.astype(jnp.float32)
         columns[f"{layer} mean"] = patches.mean((1, 2))
-        if prefix.shape[1]:
-            columns[f"{layer} cls"] = prefix[:, 0].astype(jnp.float32)
+        if output.prefix.shape[1]:
+            columns[f"{layer} cls"] = output.cls.astype(jnp.float32)
         if f"{layer} patches" in names:
             columns[f"{layer} patches"] = patches
     columns = {name: columns[name] for name in names} if names else columns

@@ -248,7 +248,9 @@ def position_tables(bundle: ModelBundle) -> dict[str, np.ndarray]:
         table = resampled_positions(height // cell, width // cell, channels, grid)
         tables[f"{module}/position/pos_embed"] = table
         if has_cls:
-            tables[f"{module}/position/{CLS_TABLE}"] = np.zeros((1, channels), np.float32)
+            tables[f"{module}/position/{CLS_TABLE}"] = np.zeros(
+                (encoder.class_tokens, channels), np.float32
+            )
 
     if encoder.positions == "fixed":
         add("encoder", encoder.embed_stride, encoder.stage_widths[0], encoder.position_grid)

@@ -151,6 +151,8 @@ def _vit(shapes):
         relative_positions=relative,
         class_token="cls_token" in shapes or "position/pos_embed_cls" in shapes,
     )
+    if "cls_token" in shapes and (count := shape_of(shapes, "cls_token", 3)[1]) > 1:
+        sizes["class_tokens"] = count
     if "blocks/0/scale1/gamma" in shapes:
         sizes["layer_scale"] = 0.1  # only the initial value; it has no effect on loaded arrays
     tables = [path for path in (SHARED_BIASES, f"blocks/0/attn/{SHARED_BIASES}") if path in shapes]

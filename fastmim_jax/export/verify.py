@@ -139,7 +139,7 @@ def layer_outputs(bundle: ModelBundle, images: np.ndarray, noise: np.ndarray | N
     names, encoded = encoder_outputs(encoder, variables, images)
     outputs = {name: np.asarray(x.tokens) for name, x in zip(names, encoded, strict=True)}
     if encoded[-1].prefix.shape[1]:
-        outputs["cls"] = np.asarray(encoded[-1].prefix[:, 0])
+        outputs["cls"] = np.asarray(encoded[-1].cls)
     network = bundle._replace(config=_with_section(bundle, section)).network()
     if bundle.classes and not isinstance(network, BareBackbone):
         outputs["logits"] = np.asarray(jax.jit(network.apply)(bundle.variables, images))

@@ -24,6 +24,11 @@ class EncoderOutput(NamedTuple):
     tokens: Array
     prefix: Array
 
+    @property
+    def cls(self) -> Array:
+        """(B, D) cls, or the mean of several ones (as Pixio pools them), in the dtype of the tokens."""
+        return self.prefix.mean(1)
+
 
 class AttentionGroups(NamedTuple):
     """A partition of every image's cells; attention stays inside each group of cells.
@@ -78,6 +83,7 @@ class Backbone(nn.Module):
     # (rows, columns) of the sine-cosine table that is resampled; None: the image's
     position_grid = cast("tuple[int, int] | None", None)
     norm_groups = 1  # groups of a batch with batch-norm statistics of their own
+    class_tokens = 1  # prefix tokens of a backbone that `has_cls_token`
 
     # Published training and fine-tuning.
     pooling: ClassVar[str] = "norm_pool"  # of the published classifier, a key of `heads.POOLINGS`
@@ -90,7 +96,7 @@ class Backbone(nn.Module):
 
     @property
     def has_cls_token(self) -> bool:
-        """Whether the first prefix token summarises the image."""
+        """Whether the prefix tokens summarise the image."""
         return False
 
     @property

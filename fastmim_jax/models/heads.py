@@ -57,13 +57,13 @@ class Pool(nn.Module):
 
 
 class Cls(nn.Module):
-    """The cls token that the backbone has normalised."""
+    """The cls token that the backbone has normalised; the mean of several ones."""
 
     encoder_norm: ClassVar[bool] = True
     dtype: DTypeLike = jnp.float32
 
     def __call__(self, encoded: EncoderOutput) -> Float[Array, "B D"]:
-        return encoded.prefix[:, 0]
+        return encoded.cls
 
 
 class WidePool(nn.Module):

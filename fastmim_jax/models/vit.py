@@ -36,6 +36,8 @@ class ViT(Backbone):
       position_grid: (h, w) of the sine-cosine table, which is resampled to the image's grid as in published
         fine-tuning, and initialises learned positions; None: the image's own grid.
       class_token: whether a cls token comes before the patches.
+      class_tokens: number of cls tokens, if there is one (Pixio, arXiv 2512.15715, has 8). Each is learned,
+        and has a learned position of its own if the patches do.
     """
 
     patch_size: int = 16
@@ -50,6 +52,7 @@ class ViT(Backbone):
     layer_scale: float | None = None
     position_grid: tuple[int, int] | None = None
     class_token: bool = True
+    class_tokens: int = 1
 
     family = "vit"
     pooling = "pool_norm"
@@ -114,7 +117,7 @@ class ViT(Backbone):
         self.position = make_positions(self.positions, self.position_grid)
         self.relative_position = RelativePositionBias(self.heads)
         if self.class_token:
-            self.cls_token = self.param("cls_token", token_init, (1, 1, self.width))
+            self.cls_token = self.param("cls_token", token_init, (1, self.class_tokens, self.width))
         options = dict(
             heads=self.heads,
             mlp_ratio=self.mlp_ratio,
@@ -147,7 +150,7 @@ class ViT(Backbone):
           ids_keep: row-major indices of the visible patches.
 
         Returns:
-          Normalised tokens (B, n, D), in the order of `ids_keep`, and cls (B, 1, D).
+          Normalised tokens (B, n, D), in the order of `ids_keep`, and cls (B, K, D).
         """
         patches = patchify(images, self.patch_size)
         batch, *grid, values = patches.shape
@@ -158,7 +161,7 @@ class ViT(Backbone):
         positions = jnp.take_along_axis(positions.reshape(1, -1, self.width), ids_keep, axis=1)
         x = self._with_cls(self.patch_embed.project(patches) + positions)
         x = self.norm(self.blocks(x))
-        prefix = int(self.class_token)
+        prefix = x.shape[1] - ids_keep.shape[1]
         return EncoderOutput(x[:, prefix:], x[:, :prefix])
 
     def layer_group(self, path: str) -> int:
@@ -198,12 +201,14 @@ class ViT(Backbone):
             )
         if self.relative_positions != "none" and not self.class_token:
             raise ValueError("relative_positions need a class_token, expected class_token=True")
+        if self.relative_positions != "none" and self.class_tokens > 1:
+            raise ValueError("relative_positions are of one cls token, expected class_tokens=1")
         if self.kernel == "cudnn" and not self.supports_cudnn:
             # No gradient of a bias over an odd number of tokens, which patches with cls mostly are.
             raise ValueError("kernel is 'cudnn', which cannot learn relative positions, expected 'xla'")
 
     def _transform_sequence(self, tokens):
-        """Return cls and the tokens of a grid (B, h, w, D) after the last block, (B, 1 + h*w, D)."""
+        """Return cls and the tokens of a grid (B, h, w, D) after the last block, (B, K + h*w, D)."""
         return self.blocks(self._sequence(tokens), *self._relative_positions(tokens))
 
     def _relative_positions(self, tokens):
@@ -211,15 +216,16 @@ class ViT(Backbone):
         return RELATIVE_POSITIONS[self.relative_positions](cells, len(tokens), self.relative_position)
 
     def _sequence(self, tokens):
-        """Return cls and the tokens of a grid (B, h, w, D) with their positions, (B, 1 + h*w, D)."""
+        """Return cls and the tokens of a grid (B, h, w, D) with their positions, (B, K + h*w, D)."""
         tokens = self.position(tokens)
         return self._with_cls(tokens.reshape(len(tokens), -1, self.width))
 
     def _with_cls(self, tokens):
-        """Return (B, 1 + N, D): cls, if there is one, in front of tokens (B, N, D)."""
+        """Return (B, K + N, D): cls, if there is one, in front of tokens (B, N, D)."""
         if not self.class_token:
             return tokens
-        cls = self.position.add_to_prefix(broadcast_parameter(self.cls_token, tokens[:, :1]))
+        prefix = jnp.zeros((len(tokens), self.class_tokens, self.width), tokens.dtype)
+        cls = self.position.add_to_prefix(broadcast_parameter(self.cls_token, prefix))
         return jnp.concatenate([cls, tokens], axis=1)
 
 

@@ -85,6 +85,17 @@ def _check_heads(encoder: Backbone, section: str) -> None:
 
 
 def _check_positions(encoder: Backbone, section: str) -> None:
+    if encoder.class_tokens > 1 and not encoder.supports_token_dropping:
+        raise UserError(
+            f"config.{section}.backbone.class_tokens is {encoder.class_tokens}, but relative positions "
+            f"are of one cls token: type --config.{section}.backbone.class_tokens=1, or "
+            f"--config.{section}.backbone.relative_positions=none"
+        )
+    if encoder.class_tokens > 1 and not encoder.has_cls_token:
+        raise UserError(
+            f"config.{section}.backbone.class_tokens is {encoder.class_tokens} and class_token False: type "
+            f"--config.{section}.backbone.class_tokens=1 or --config.{section}.backbone.class_token=True"
+        )
     if encoder.positions != "none":
         check_sincos_width(encoder.stage_widths[0], f"{section}.backbone.width")
 

@@ -115,6 +115,7 @@ BACKBONE = {
     "positions": optional(choice(POSITIONS)),
     "relative_positions": optional(choice(RELATIVE_POSITIONS)),
     "class_token": optional(boolean()),
+    "class_tokens": optional(integer(1, 8, MOST_BLOCKS)),
     "layer_scale": optional(number(0, example=0.1)),
     "drop_path": optional(number(0, below=1, example=0.1)),
 }

@@ -187,3 +187,21 @@ def test_outputs_are_those_of_every_block():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
     for grid, after in zip(features, (2, 3, 4, 5), strict=True):  # quarters of 5, rounded up
         np.testing.assert_array_equal(grid, outputs[after - 1].tokens)
+
+
+def test_several_cls_tokens_have_positions_of_their_own():
+    """Pixio's: the mean of the tokens is pooled; all patches visible are the whole image."""
+    model = ViT(patch_size=8, width=8, depth=1, heads=2, positions="learned", class_tokens=3)
+    images = jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
+    variables = initial.variables(model, jax.random.key(1), images)
+    params = variables["params"]
+    assert params["cls_token"].shape == (1, 3, 8) and params["position"]["pos_embed_cls"].shape == (3, 8)
+    whole = model.apply(variables, images)
+    assert whole.prefix.shape == (2, 3, 8) and whole.tokens.shape == (2, 2, 3, 8)
+    order = jnp.broadcast_to(jnp.arange(6)[::-1], (2, 6))
+    visible = model.apply(variables, images, order, method="encode_visible")
+    np.testing.assert_allclose(visible.tokens[:, ::-1].reshape(2, 2, 3, 8), whole.tokens, atol=1e-5)
+    np.testing.assert_allclose(visible.prefix, whole.prefix, atol=1e-5)
+    np.testing.assert_allclose(whole.cls, whole.prefix.mean(1), atol=1e-6)
+    moved = {**params, "position": {**params["position"], "pos_embed_cls": jnp.ones((3, 8))}}
+    assert (model.apply({"params": moved}, images).prefix != whole.prefix).any()

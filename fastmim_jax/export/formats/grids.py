@@ -87,36 +87,40 @@ def complete_cls(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 def _restore_positions(arrays: dict[str, Any], path: str, fmt: Format, hints: GridHints) -> None:
     table, cls = arrays[path], path.replace(POSITIONS, CLS)
-    has_place, has_token = cls in arrays, "encoder/cls_token" in arrays
+    token = arrays.get("encoder/cls_token")
+    has_token = token is not None
+    count = 1 if token is None or token.ndim != 3 else token.shape[1]
+    places = count if cls in arrays else 0
     if hints.image_size is not None and (cell := _cell(path, arrays, fmt)):
-        grid, entries = _known_grid(len(table), has_place, cell, hints.image_size)
+        grid, entries = _known_grid(len(table), places, cell, hints.image_size)
     else:
-        grid, entries = _likely_grid(table, has_place, has_token)
+        grid, entries = _likely_grid(table, places, has_token)
     arrays[path] = table[entries:].reshape(*grid, -1)
     arrays.pop(cls, None)
     if entries:
-        arrays[cls] = table[:1]
-    elif has_place and has_token:  # a file with entries of patches only, as of DeiT III
-        arrays[cls] = np.zeros_like(table[:1])
+        arrays[cls] = table[:entries]
+    elif places and has_token:  # a file with entries of patches only, as of DeiT III
+        arrays[cls] = np.zeros_like(table[:places])
 
 
-def _known_grid(count, has_place, cell, image_size):
-    """-> (sides of the grid, number of entries before it), for images of a size."""
+def _known_grid(count, places, cell, image_size):
+    """-> (sides of the grid, number of entries before it: 0 or `places`), for images of a size."""
     grid = image_size[0] // cell, image_size[1] // cell
-    for entries in (0, 1) if has_place else (0,):
+    for entries in (0, places):
         if prod(grid) + entries == count:
             return grid, entries
     raise FormatMismatch(
         f"{count} positions are not those of {image_size[0]} x {image_size[1]} pixels, {grid[0]} x "
-        f"{grid[1]} cells of {cell} pixels{' and cls' if has_place else ''}: {ADVICE}"
+        f"{grid[1]} cells of {cell} pixels{' and cls' if places else ''}: {ADVICE}"
     )
 
 
-def _likely_grid(table, has_place, has_token):
+def _likely_grid(table, places, has_token):
     """-> (sides of the grid, number of entries before it): sine-cosine tables tell, others are square."""
     count = len(table)
     is_square = isqrt(count) ** 2 == count
-    entries = int(has_place and not is_square and (has_token or isqrt(count - 1) ** 2 == count - 1))
+    rest = max(count - places, 0)
+    entries = 0 if is_square or not (has_token or isqrt(rest) ** 2 == rest) else places
     side = isqrt(count - entries)
     grids = [(side, side)] if side**2 == count - entries else []
     divisors = (rows for rows in range(1, count) if (count - entries) % rows == 0)

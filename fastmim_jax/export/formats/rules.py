@@ -130,7 +130,7 @@ OIHW = Transform(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 
 TABLE = Transform(lambda x: x, _to_flat, 2)
 PIXEL = Transform(lambda x: x.reshape(-1), lambda x: x.reshape(1, -1, 1, 1), 4)
 
-# (1, 1 + N, D) -> (1 + N, D) and no entry of cls, (0, D); (h, w, D) and (1, D) of cls -> (1, 1 + N, D).
+# (1, K + N, D) -> (K + N, D) and no entry of cls, (0, D); (h, w, D) and (K, D) of cls -> (1, K + N, D).
 POSITIONS = Transform(_split_positions, _join_positions, 3)
 # (1, N, D) <-> (h, w, D)
 GRID_POSITIONS = Transform(first_of, lambda x: _to_flat(x)[None], 3)

@@ -214,8 +214,8 @@ def _feature_extractor(bundle):
         )
 
     def outputs_of(images):
-        tokens, prefix = encoder.apply(variables, images)
-        features = {"mean": tokens.mean((1, 2)), "cls": prefix[:, :1].sum(1)}
+        encoded = encoder.apply(variables, images)
+        features = {"mean": encoded.tokens.mean((1, 2)), "cls": encoded.cls}
         return {name: features[name] for name in output_names(bundle)}
 
     return outputs_of

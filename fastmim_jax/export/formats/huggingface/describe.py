@@ -35,6 +35,8 @@ def describe(spec: ModelSpec) -> Config:
     if spec.mae:
         return _describe_mae(spec, spec.mae)
     family, pooling = _find_family(spec.encoder), spec.head_pooling
+    if pooling and not family.poolings:
+        raise UserError(f"transformers' {family.model} has no classifier: type --to=official")
     if pooling not in (None, *family.poolings):
         raise UserError(
             f"transformers' {family.model} has no classifier with '{pooling}', only with "
@@ -127,6 +129,8 @@ class Family(NamedTuple):
 
 
 def _find_family(encoder: nn.Module) -> Family:
+    if isinstance(encoder, ViT) and encoder.class_tokens > 1:
+        return PIXIO
     for kind, family in FAMILIES.items():
         if isinstance(encoder, kind):
             return family
@@ -144,6 +148,25 @@ def _common(spec: ModelSpec) -> Config:
 
 
 def _vit(encoder: nn.Module, image_size: Size) -> Config:
+    if encoder.class_tokens > 1:
+        raise UserError(
+            f"transformers' MAE has one class token, this has {encoder.class_tokens}: type --to=official"
+        )
+    return _vit_sizes(encoder)
+
+
+def _pixio(encoder: nn.Module, image_size: Size) -> Config:
+    sizes = _vit_sizes(encoder)
+    if not float(encoder.mlp_ratio).is_integer():
+        raise UserError(
+            f"transformers' Pixio has an integer mlp_ratio, this has {encoder.mlp_ratio}: "
+            "type --to=official"
+        )
+    del sizes["intermediate_size"]
+    return {**sizes, "mlp_ratio": int(encoder.mlp_ratio), "n_cls_tokens": encoder.class_tokens}
+
+
+def _vit_sizes(encoder: nn.Module) -> Config:
     if encoder.relative_positions != "none":
         raise UserError("transformers' ViT has no relative positions: type --to=official")
     if encoder.layer_scale is not None:
@@ -223,6 +246,7 @@ def _convnext(encoder: nn.Module, image_size: Size) -> Config:
     }
 
 
+PIXIO = Family("Pixio", "pixio", _pixio, ())
 FAMILIES = {
     ViT: Family("ViT", "vit", _vit, ("cls",)),
     Swin: Family("Swin", "swin", _swin, ("norm_pool", "pool")),
@@ -251,6 +275,12 @@ _VIT_ENTRIES = _Readable({"heads": ("num_attention_heads", 12)}, {"qkv_bias": Tr
 _MODEL_TYPES = {
     "vit": _VIT_ENTRIES,
     "vit_mae": _VIT_ENTRIES,
+    "pixio": _Readable(
+        {"heads": ("num_attention_heads", 16), "class_tokens": ("n_cls_tokens", 8)},
+        {"qkv_bias": True},
+        1e-6,
+        "cls",
+    ),
     "swin": _Readable(
         {"heads": ("num_heads", (3, 6, 12, 24)), "window": ("window_size", 7)},
         {"qkv_bias": True, "patch_size": 4},

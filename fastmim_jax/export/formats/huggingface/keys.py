@@ -1,4 +1,4 @@
-"""Key tables of transformers' ViT, MAE, Swin, PVT v2 and ConvNeXt, bare and with their heads.
+"""Key tables of transformers' ViT, Pixio, MAE, Swin, PVT v2 and ConvNeXt, bare and with their heads.
 
 Transformers 5 renamed modules of ViT, MAE and Swin, but not the names in files: `from_pretrained` reads
 names of version 4, and `save_pretrained` writes them. So the names of 4 are written, which both versions
@@ -104,6 +104,18 @@ def _vit(prefix: str = "") -> tuple[Rule, ...]:
     )
 
 
+# A ViT with several class tokens (arXiv 2512.15715), under DINOv2's names, which files on the hub have.
+_DINO_BLOCK = {
+    "norm1": ("norm1", NORM),
+    "attention.attention": ("attn/qkv", _joined("query", "key", "value")),
+    "attention.output.dense": ("attn/proj", LINEAR),
+    "norm2": ("norm2", NORM),
+    "mlp.fc1": ("mlp/fc1", LINEAR),
+    "mlp.fc2": ("mlp/fc2", LINEAR),
+}
+# `save_pretrained` of transformers 5.23 writes its norms with ViT's other names, see `_vit`.
+PIXIO = (*_blocks("encoder.layer", "encoder/blocks", _DINO_BLOCK), *_vit())
+
 MAE = (
     *_vit("vit."),
     Rule("decoder.mask_token", "mask_token", array()),
@@ -196,6 +208,7 @@ FORMATS = (
     _format("hf_vit_mae", "vit", MAE, kind="mae"),
     _format("hf_vit", "vit", (*_vit("vit."), HEAD)),
     _format("hf_vit_model", "vit", _vit()),
+    _format("hf_pixio_model", "vit", PIXIO),
     _format("hf_swin", "swin", (*_swin("swin."), HEAD), relative_indices),
     _format("hf_swin_model", "swin", _swin(), relative_indices),
     _format("hf_pvt_v2", "pvt_v2", (*_pvt_v2("pvt_v2."), HEAD)),

@@ -127,8 +127,9 @@ def _stages(model: Any, states: Sequence["Tensor"], norm: "Module | None" = None
 def _blocks(model: Any, out: Any, pixels: "Tensor") -> Layers:
     states = list(out.hidden_states[-model.config.num_hidden_layers :])
     states[-1] = model.base_model.layernorm(states[-1])
-    blocks = {f"block {number}": _grid(x[:, 1:], model, pixels) for number, x in enumerate(states, 1)}
-    return blocks | {"cls": states[-1][:, 0]}
+    count = getattr(model.config, "n_cls_tokens", 1)
+    blocks = {f"block {number}": _grid(x[:, count:], model, pixels) for number, x in enumerate(states, 1)}
+    return blocks | {"cls": states[-1][:, :count].mean(1)}
 
 
 def _grid(x: "Tensor", model: Any, pixels: "Tensor") -> "Tensor":
@@ -149,6 +150,7 @@ def _reconstruction(model: Any, pixels: "Tensor", noise: "Tensor") -> Layers:
 _OUTPUTS: dict[str, Callable[[Any, "Tensor"], Layers]] = {
     "vit": _vit_outputs,
     "vit_mae": _mae_outputs,
+    "pixio": _vit_outputs,
     "swin": _swin_outputs,
     "pvt_v2": _grid_outputs,
     "convnext": _grid_outputs,

@@ -84,6 +84,8 @@ def _pooling(spec: ModelSpec) -> str:
 def _check_vit(refuse: Refuse, encoder: nn.Module) -> None:
     if encoder.positions == "none" or encoder.relative_positions != "none":
         refuse("has no ViT with relative positions or without absolute ones")
+    if encoder.class_tokens > 1:
+        refuse("has no ViT with several class tokens")
 
 
 def _mmpretrain_vit(refuse: Refuse, spec: ModelSpec) -> Described:

@@ -64,6 +64,10 @@ def _beit(encoder: nn.Module, size: Size) -> Arguments:
 
 
 def _vit_sizes(encoder: nn.Module, size: Size) -> Arguments:
+    if encoder.class_tokens > 1:
+        raise UserError(
+            f"timm's ViT has one class token, this one has {encoder.class_tokens}: type --to=hf"
+        )
     return dict(
         img_size=_side(size),
         patch_size=encoder.patch_size,

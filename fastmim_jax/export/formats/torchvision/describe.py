@@ -75,6 +75,8 @@ def _vit_arguments(encoder: nn.Module, image_size: tuple[int, int]) -> dict[str,
         _refuse("has no ViT without position embeddings")
     if not encoder.class_token:
         _refuse("has no ViT without a class token")
+    if encoder.class_tokens > 1:
+        _refuse("has no ViT with several class tokens")
     if encoder.relative_positions != "none":
         _refuse("has no ViT with relative positions")
     if encoder.layer_scale is not None:

@@ -1,6 +1,7 @@
 """transformers' models against ours: the same weights give the same outputs in both directions."""
 
 import json
+import re
 from functools import cache
 from typing import NamedTuple
 
@@ -66,6 +67,7 @@ CONVNEXT = ConvNeXt(widths=(8, 16, 24, 32), depths=(1, 2, 1, 1))
 CASES = {
     "hf_vit": Case(VIT, "cls"),
     "hf_vit_model": Case(VIT.clone(patch_size=8), size=(32, 32), channels=1),
+    "hf_pixio_model": Case(VIT.clone(class_tokens=3)),
     "hf_swin": Case(SWIN, "pool"),
     "hf_swin_model": Case(SWIN.clone(positions="learned", window=None), size=(128, 128)),
     "hf_pvt_v2": Case(PVT, "pool"),
@@ -153,7 +155,7 @@ def forward(name):
         outputs = case.encoder.apply({"params": params["encoder"]}, images, method=outputs_of(case))
         found = {key: x.tokens for key, x in zip(case.encoder.layer_names, outputs, strict=True)}
         if isinstance(case.encoder, ViT):
-            found["cls"] = outputs[-1].prefix[:, 0]
+            found["cls"] = outputs[-1].cls
         if case.pooling:
             found["logits"] = network(case).apply({"params": params}, images)
         return found
@@ -192,6 +194,10 @@ def both_spellings(model, name, folder):
     ours = to_ours(written, name)
     # 5.23 writes names of MAE's decoder blocks that neither transformers 4 nor files on the hub have.
     in_4 = {key.replace("decoder_encoder.layer.", "decoder_layers."): x for key, x in written.items()}
+    if name == "hf_pixio_model":  # and ViT's names of its MLPs
+        names = {"intermediate": "mlp.fc1", "output": "mlp.fc2"}
+        mlp = re.compile(r"(layer\.\d+)\.(intermediate|output)\.dense")
+        in_4 = {mlp.sub(lambda m: f"{m[1]}.{names[m[2]]}", key): x for key, x in in_4.items()}
     assert_same_bits(to_theirs(ours, name), in_4)
     of_state_dict = to_ours(arrays_of(model), name)
     assert_same_bits(flatten_dict(of_state_dict, sep="/"), flatten_dict(ours, sep="/"))
