@@ -4,10 +4,10 @@ from fastmim_jax.export.formats.huggingface.describe import (
     describe,
     folder_code,
     preprocessor_files,
-    read_settings,
 )
 from fastmim_jax.export.formats.huggingface.keys import FORMATS
 from fastmim_jax.export.formats.huggingface.reference import build_reference, reference_outputs
+from fastmim_jax.export.formats.huggingface.settings import read_settings
 from fastmim_jax.export.formats.library import Folder, Library, Reference
 
 HUGGINGFACE = Library(

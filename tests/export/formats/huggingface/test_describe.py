@@ -4,7 +4,8 @@ import pytest
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.extras import import_transformers
-from fastmim_jax.export.formats.huggingface.describe import describe, read_settings
+from fastmim_jax.export.formats.huggingface.describe import describe
+from fastmim_jax.export.formats.huggingface.settings import read_settings
 from fastmim_jax.export.formats.library import MAESpec, ModelSpec
 from fastmim_jax.models.cmt import CMT
 from fastmim_jax.models.convnext import ConvNeXt
