@@ -21,6 +21,8 @@ from fastmim_jax.mim.partial import PartialReconstruction, decode_all
 from fastmim_jax.mim.simmim import SimMIM
 from fastmim_jax.mim.targets import TARGETS
 from fastmim_jax.models.base import Backbone
+from fastmim_jax.models.dense.heads import HEADS
+from fastmim_jax.models.dense.segmenter import Segmenter
 from fastmim_jax.models.heads import POOLINGS, Classifier
 from fastmim_jax.models.zoo import backbone_fields, create_model
 
@@ -100,6 +102,26 @@ def create_classifier(model: ConfigDict, classes: int) -> Classifier:
     return Classifier(encoder, classes, pooling, options)
 
 
+def create_segmenter(model: ConfigDict, classes: int) -> Segmenter:
+    """Return a backbone with heads of segmentation, from `config.model`.
+
+    Raises:
+      ValueError: an unknown name, or a size that the backbone does not have.
+    """
+    head = model.head
+    _find("head", head.name, HEADS)
+    return Segmenter(
+        create_backbone(model),
+        classes,
+        head.name,
+        channels=head.channels,
+        layers=tuple(head.layers),
+        auxiliary_channels=head.auxiliary_channels,
+        auxiliary_input=head.auxiliary_input,
+        dropout=head.dropout,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class StoredImages:
     """The stored images of prepared data.
@@ -116,6 +138,7 @@ class StoredImages:
 
 
 NOT_PREPARED = StoredImages()
+WHOLE = (1.0, 1.0)
 
 
 def create_reader(config: ConfigDict, stored: StoredImages = NOT_PREPARED) -> ImageReader:
@@ -130,13 +153,13 @@ def create_reader(config: ConfigDict, stored: StoredImages = NOT_PREPARED) -> Im
         channels=data.channels,
         mean=tuple(data.mean) or mean,
         std=tuple(data.std) or std,
-        crop_scale=tuple(data.crop_scale),
-        crop_ratio=tuple(data.crop_ratio),
+        crop_scale=tuple(data.get("crop_scale", WHOLE)),  # segmentation crops with the masks
+        crop_ratio=tuple(data.get("crop_ratio", WHOLE)),
         eval_resize=data.get("eval_resize"),
         workers=pick_workers(cpu_share().cpus) if run.workers < 0 else run.workers,
         threads=run.threads,
         layout="yuv420" if stored.layout == "yuv420" and _takes_planes(config) else "rgb",
-        canvas=stored.largest if data.crop_on == "device" else None,
+        canvas=stored.largest if data.get("crop_on") == "device" else None,
         rules=decode_rules(data),
         max_worker_restarts=run.max_worker_restarts,
     )

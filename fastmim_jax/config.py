@@ -40,9 +40,9 @@ CHOICES = {
     "data.crop_on": ("host", "device"),
     "data.views": ("crops", "masks"),
     "optimizer.gradient_dtype": ("float32", "bfloat16"),
-    "schedule.shape": ("cosine", "step"),
+    "schedule.shape": ("cosine", "poly", "step"),
 }
-PATH_KEYS = ("init", "data.path", "data.eval_path", "monitor.path")
+PATH_KEYS = ("init", "data.path", "data.eval_path", "data.legend", "monitor.path")
 
 
 def pretrain_config() -> ConfigDict:
@@ -51,7 +51,7 @@ def pretrain_config() -> ConfigDict:
     config.seed = 0  # of parameters, masks, crops and the order of the images
     # Warm start: a converted checkpoint, the work directory of a run, or one checkpoint in it.
     config.init = ""  # "": all parameters are initialised randomly
-    config.data = _data(image_size=(128, 128), crop_scale=(0.2, 1.0))
+    config.data = data_section(image_size=(128, 128), crop_scale=(0.2, 1.0))
     # Views of one decoded image that follow each other in a batch, for when reading is the bottleneck.
     # They count as images: an epoch has as many views as the data has images, of 1 / k of the images.
     config.data.views_per_image = 1  # k; it divides every batch size
@@ -64,7 +64,7 @@ def pretrain_config() -> ConfigDict:
 
     config.method = ConfigDict()
     config.method.name = "fastmim"  # "fastmim", "mae", "mixmim" or "simmim"
-    config.method.backbone = _backbone(name="vit_b16")
+    config.method.backbone = backbone_section(name="vit_b16")
     config.method.block_size = 16  # side of a masked block in pixels
     config.method.mask_ratio = 0.75  # share of the blocks that are masked, above 0 and below 1
     # How masked blocks lie (ColorMAE). "white": at random; "green": in clusters of a few blocks; "blue":
@@ -95,11 +95,11 @@ def pretrain_config() -> ConfigDict:
     config.method.partial.aggregate = "decoded_and_visible"  # tokens that fill them; or "decoded"
     config.method.partial.stages = 2  # of the progressive fill
     config.method.partial.thrown_weight = 1.0  # loss weight of a thrown token; that of a decoded one is 1
-    config.method.update(_compute())
+    config.method.update(compute_section())
 
-    config.optimizer = _optimizer(base_lr=1.5e-4, min_base_lr=0.0, betas=(0.9, 0.95))
+    config.optimizer = optimizer_section(base_lr=1.5e-4, min_base_lr=0.0, betas=(0.9, 0.95))
     config.optimizer.no_decay = ()  # parameters without weight decay beside biases and norms
-    config.schedule = _schedule(batch_size=4096, epochs=800.0, warmup_epochs=20.0)
+    config.schedule = schedule_section(batch_size=4096, epochs=800.0, warmup_epochs=20.0)
 
     # FastMIM-P (progressive image sizes): one entry per stage in every tuple; (): the key of the same
     # name in data, schedule or method holds in all stages.
@@ -117,7 +117,7 @@ def pretrain_config() -> ConfigDict:
     config.monitor.epochs = 10.0  # between probes
     config.monitor.images = 5000  # training images, and test images, at most
 
-    config.run = _run()
+    config.run = run_section()
     config.run.eval_every = 0  # steps between held-out losses; 0: never
     config.run.picture_every = 1000  # steps between pictures of reconstructions; 0: never
     return config
@@ -129,7 +129,7 @@ def finetune_config() -> ConfigDict:
     config.seed = 0  # of new parameters, augmentation, drop path and the order of the images
     # Warm start: a converted checkpoint, the work directory of a run, or one checkpoint in it.
     config.init = ""  # "": all parameters are initialised randomly
-    config.data = _data(image_size=(224, 224), crop_scale=(0.08, 1.0))
+    config.data = data_section(image_size=(224, 224), crop_scale=(0.08, 1.0))
     config.data.eval_path = ""  # data set to evaluate on; "": data.path
     config.data.eval_split = ""  # "": its val (valid, validation) or test split
     # Share of every class that is held out of training, to evaluate on, where the data have no such split
@@ -138,7 +138,7 @@ def finetune_config() -> ConfigDict:
     config.data.eval_resize = placeholder(int)  # short side before the centre crop; unset: 256 for 224
 
     config.model = ConfigDict()
-    config.model.backbone = _backbone(name="")  # "": name and unset sizes are those of config.init
+    config.model.backbone = backbone_section(name="")  # "": name and unset sizes are those of config.init
     # (rows, columns) of the sine-cosine table that is resampled; unset: the grid of config.init
     config.model.backbone.position_grid = placeholder(tuple)
     config.model.backbone.drop_path = 0.1
@@ -146,7 +146,7 @@ def finetune_config() -> ConfigDict:
     config.model.pooling = placeholder(str)
     config.model.pooling_width = placeholder(int)  # channels of "wide_pool"; unset: 1280
     config.model.classes = placeholder(int)  # unset: as many as the data has
-    config.model.update(_compute())
+    config.model.update(compute_section())
 
     config.augment = ConfigDict()
     config.augment.magnitude = 9.0  # mean magnitude of RandAugment, 0 to 10; 0: no RandAugment
@@ -160,12 +160,12 @@ def finetune_config() -> ConfigDict:
     config.augment.label_smoothing = 0.1  # share of a target that all classes get alike
     config.augment.repeated_augmentation = 1  # augmented copies of an image in a row; 1: none repeated
 
-    config.optimizer = _optimizer(base_lr=5e-4, min_base_lr=2.5e-7, betas=(0.9, 0.999))
+    config.optimizer = optimizer_section(base_lr=5e-4, min_base_lr=2.5e-7, betas=(0.9, 0.999))
     config.optimizer.layer_decay = 0.65  # learning rate of a block divided by that of the next block
     config.optimizer.official = False  # parameter groups as in the published code, oddities included
     config.optimizer.ema_decay = 0.0  # decay of the parameters' moving average, which is evaluated; 0: none
-    config.schedule = _schedule(batch_size=1024, epochs=100.0, warmup_epochs=5.0)
-    config.run = _run()
+    config.schedule = schedule_section(batch_size=1024, epochs=100.0, warmup_epochs=5.0)
+    config.run = run_section()
     config.run.eval_epochs = 1.0  # epochs between evaluations; 0: only after the last step
     # Early stopping: epochs without a better top-1 accuracy after which the run ends; 0: never.
     config.run.patience_epochs = 0.0
@@ -174,7 +174,8 @@ def finetune_config() -> ConfigDict:
     return config
 
 
-def _data(image_size: tuple[int, int], crop_scale: tuple[float, float]) -> ConfigDict:
+def data_section(image_size: tuple[int, int], crop_scale: tuple[float, float]) -> ConfigDict:
+    """Return the section of the images and of how they are read."""
     data = ConfigDict()
     # A folder, .zip, .txt list, "shard-{000..012}.tar", .parquet, directory of Hugging Face, TFDS or
     # `fastmim prepare`, "tfds:NAME", "sample" (bundled photos), or several as "FIRST::SECOND".
@@ -205,7 +206,7 @@ def _data(image_size: tuple[int, int], crop_scale: tuple[float, float]) -> Confi
     return data
 
 
-def _backbone(name: str) -> ConfigDict:
+def backbone_section(name: str) -> ConfigDict:
     """Return the section of a backbone; unset keys are as in the table of models (`models.zoo`)."""
     backbone = ConfigDict()
     backbone.name = name  # such as "vit_b16" or "swin_b"
@@ -233,7 +234,8 @@ def _backbone(name: str) -> ConfigDict:
     return backbone
 
 
-def _compute() -> ConfigDict:
+def compute_section() -> ConfigDict:
+    """Return the keys of a model on how it computes."""
     compute = ConfigDict()
     compute.dtype = "bfloat16"  # of activations; parameters, softmax, norm statistics, HOG, loss: float32
     compute.residual_dtype = ""  # of the residual stream; "": dtype; "float32" is exacter and slower
@@ -244,7 +246,8 @@ def _compute() -> ConfigDict:
     return compute
 
 
-def _optimizer(base_lr: float, min_base_lr: float, betas: tuple[float, float]) -> ConfigDict:
+def optimizer_section(base_lr: float, min_base_lr: float, betas: tuple[float, float]) -> ConfigDict:
+    """Return the section of AdamW and its learning rates."""
     optimizer = ConfigDict()
     optimizer.base_lr = base_lr  # peak learning rate for a batch of 256 images (linear rule), as all *_lr
     optimizer.min_base_lr = min_base_lr  # at the end of the cosine
@@ -259,7 +262,8 @@ def _optimizer(base_lr: float, min_base_lr: float, betas: tuple[float, float]) -
     return optimizer
 
 
-def _schedule(batch_size: int, epochs: float, warmup_epochs: float) -> ConfigDict:
+def schedule_section(batch_size: int, epochs: float, warmup_epochs: float) -> ConfigDict:
+    """Return the section of the batch, of the length of a run, and of its learning rate."""
     schedule = ConfigDict()
     schedule.batch_size = batch_size  # images per update, over all devices and micro-batches
     # Gradient accumulation: micro-batches per update. "auto": the fewest that fit in memory.
@@ -267,12 +271,12 @@ def _schedule(batch_size: int, epochs: float, warmup_epochs: float) -> ConfigDic
     schedule.epochs = epochs  # passes over the training data
     schedule.steps = 0  # updates; above 0 it replaces epochs
     schedule.warmup_epochs = warmup_epochs  # of a linear rise to the peak learning rate
-    schedule.shape = "cosine"  # of the learning rate after the warm-up: "cosine" or "step"
+    schedule.shape = "cosine"  # of the learning rate after the warm-up: "cosine", "poly" or "step"
     schedule.decay_epochs = 100.0  # "step": epochs between multiplications of the learning rate by 0.1
     return schedule
 
 
-def _run() -> ConfigDict:
+def run_section() -> ConfigDict:
     """Return the section of keys that may differ when a run is resumed: none changes the loss."""
     run = ConfigDict()
     run.log_every = 10  # steps between metrics; 0: never

@@ -1,4 +1,4 @@
-"""The config keys: their meanings, read from the comments of config.py, and what a mistyped one means."""
+"""The config keys: their meanings, read from comments of the code, and what a mistyped one means."""
 
 import ast
 import difflib
@@ -8,16 +8,22 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-# Function of config.py -> the section that it returns, for pre-training and for fine-tuning.
+# Function of the configs' files -> the section that it returns, for pre-training and for the others.
 _SECTIONS = {
-    "_data": ("data", "data"),
-    "_backbone": ("method.backbone", "model.backbone"),
-    "_compute": ("method", "model"),
-    "_optimizer": ("optimizer", "optimizer"),
-    "_schedule": ("schedule", "schedule"),
-    "_run": ("run", "run"),
+    "data_section": ("data", "data"),
+    "_masked_data_section": ("", "data"),
+    "backbone_section": ("method.backbone", "model.backbone"),
+    "compute_section": ("method", "model"),
+    "optimizer_section": ("optimizer", "optimizer"),
+    "schedule_section": ("schedule", "schedule"),
+    "run_section": ("run", "run"),
 }
-_KINDS = {"method": ("pretrain_config", 0), "model": ("finetune_config", 1)}
+# Kind of training -> its file and function, and the column of _SECTIONS.
+_KINDS = {
+    "pretrain": ("config.py", "pretrain_config", 0),
+    "finetune": ("config.py", "finetune_config", 1),
+    "segment": ("segment_config.py", "segment_config", 1),
+}
 
 # Words that users try, and the keys that they mean.
 SYNONYMS = {
@@ -52,18 +58,31 @@ SYNONYMS = {
 
 
 @cache
-def key_meanings(section: str = "method") -> dict[str, str]:
-    """Return {key: meaning} of pre-training (section "method") or fine-tuning ("model")."""
-    source = Path(__file__).with_name("config.py").read_text()
-    comments = _comments(source)
-    functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
-    name, kind = _KINDS[section]
-    found = {}
-    for function, prefixes in {name: ("", ""), **_SECTIONS}.items():
-        for key, node in _assignments(functions[function]):
-            prefix = prefixes[kind]
-            found[f"{prefix}.{key}" if prefix else key] = _meaning(node, comments)
+def key_meanings(kind: str = "pretrain") -> dict[str, str]:
+    """Return {key: meaning} of a kind of training, see `saved_config.kind_of`."""
+    file, name, column = _KINDS[kind]
+    found: dict[str, str] = {}
+    for source in dict.fromkeys(("config.py", file)):
+        text = Path(__file__).with_name(source).read_text()
+        comments = _comments(text)
+        body = ast.parse(text).body
+        functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+        for function, prefixes in {name: ("", ""), **_SECTIONS}.items():
+            for key, node in _assignments(functions[function]) if function in functions else ():
+                prefix = prefixes[column]
+                full = f"{prefix}.{key}" if prefix else key
+                found[full] = _meaning(node, comments) or found.get(full, "")
+        for key in _removed(body):
+            found.pop(f"data.{key}", None)
     return found
+
+
+def _removed(body: list[ast.stmt]) -> tuple[str, ...]:
+    """Return the keys of the images that a kind of training lacks: WITHOUT of its file."""
+    named = [
+        node for node in body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "WITHOUT"
+    ]
+    return ast.literal_eval(named[0].value) if named else ()
 
 
 def suggest_key(name: str, keys: Iterable[str]) -> str | None:

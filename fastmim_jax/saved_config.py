@@ -8,6 +8,9 @@ from ml_collections import ConfigDict
 
 from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.errors import FormatMismatch
+from fastmim_jax.segment_config import segment_config
+
+DEFAULTS = {"pretrain": pretrain_config, "finetune": finetune_config, "segment": segment_config}
 
 COMPUTE = tuple(
     f"{section}.{key}" for section in ("method", "model") for key in ("kernel", "remat", "layers")
@@ -16,7 +19,7 @@ ACCUMULATION = ("schedule.accumulation", "stages.accumulations")
 # Sections and keys that may differ when a run is resumed. Those of COMPUTE and ACCUMULATION change rounding
 # alone, but for batch norms and drop path.
 # Data and the parameters of `init` may move: `train.training_data` compares what they hold.
-PLACES = ("data.path", "data.eval_path", "init")
+PLACES = ("data.path", "data.eval_path", "data.legend", "init")
 RESUMABLE = ("run.", "monitor.", "data.cache", *PLACES, *COMPUTE, *ACCUMULATION)
 
 # Old name -> current name of a key "section.key". Saved configs may have either.
@@ -30,9 +33,16 @@ RENAMED_KEYS = {
 }
 
 
+def kind_of(config: Mapping) -> str:
+    """Return what a config is for, as its command is called: "pretrain", "finetune" or "segment"."""
+    if "model" not in config:
+        return "pretrain"
+    return "segment" if "head" in config["model"] else "finetune"
+
+
 def default_config(config: Mapping) -> ConfigDict:
-    """Return the default config of the same kind as `config`: pre-training or fine-tuning."""
-    return finetune_config() if "model" in config else pretrain_config()
+    """Return the default config of the same kind as `config`."""
+    return DEFAULTS[kind_of(config)]()
 
 
 def rename_keys(saved: Mapping) -> dict:

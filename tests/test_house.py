@@ -18,6 +18,7 @@ FLOORS = [
     ("data", "models"),
     ("mim", "draw"),
     ("config", "config_keys"),
+    ("segment_config",),
     ("saved_config", "stages", "recipes"),
     ("auto_schedule",),
     ("build",),

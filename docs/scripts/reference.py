@@ -12,7 +12,8 @@ from fastmim_jax.config import PATH_KEYS, finetune_config, pretrain_config
 from fastmim_jax.config_keys import key_meanings
 from fastmim_jax.recipes import list_config_files
 from fastmim_jax.saved_config import flatten
-from fastmim_jax.validate.values import FINETUNE_RULES, PRETRAIN_RULES
+from fastmim_jax.segment_config import segment_config
+from fastmim_jax.validate.values import FINETUNE_RULES, PRETRAIN_RULES, SEGMENT_RULES
 
 KEYS_INTRO = """# Config keys
 
@@ -40,13 +41,14 @@ PARTS = {
 def config_keys() -> str:
     """Return the page of all config keys."""
     kinds = (
-        ("Pre-training", pretrain_config(), "method", PRETRAIN_RULES),
-        ("Fine-tuning", finetune_config(), "model", FINETUNE_RULES),
+        ("Pre-training", pretrain_config(), "pretrain", PRETRAIN_RULES),
+        ("Fine-tuning", finetune_config(), "finetune", FINETUNE_RULES),
+        ("Segmentation", segment_config(), "segment", SEGMENT_RULES),
     )
     text = [KEYS_INTRO, KEYS_COMMAND]
-    for title, config, section, rules in kinds:
+    for title, config, kind, rules in kinds:
         text.append(f"## {title}\n")
-        text += _key_tables(title.lower(), flatten(config), key_meanings(section), rules)
+        text += _key_tables(title.lower(), flatten(config), key_meanings(kind), rules)
     return "\n".join(text) + "\n"
 
 

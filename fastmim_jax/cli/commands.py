@@ -5,23 +5,11 @@ import sys
 from pathlib import Path
 
 from fastmim_jax.cli.command import Command
+from fastmim_jax.cli.training import check_config, finetune, is_segmentation, pretrain, segment
 from fastmim_jax.errors import UserError
 from fastmim_jax.paths import local_path
 from fastmim_jax.run_folder import find_checkpoint
 from fastmim_jax.start_jax import start_jax
-
-
-def pretrain(values, paths):
-    """Pre-train in --workdir, or resume a run there."""
-    config = _check_config(values.config, "method")
-    from fastmim_jax.data.workers import start_resource_tracker
-
-    start_resource_tracker()
-    from fastmim_jax.api.training import run_pretraining
-
-    start_jax(values, config.run.peer_timeout_seconds)
-    options = dict(accept_changed_data=values.accept_changed_data, extend=values.extend)
-    run_pretraining(config, values.workdir, **options)
 
 
 def reconstruct(values, paths):
@@ -32,27 +20,6 @@ def reconstruct(values, paths):
     start_jax()
     workdir = Path(local_run(values.workdir, values.step))
     print(reconstruct(workdir, values.images, values.count or 6, values.step, values.set))
-
-
-def finetune(values, paths):
-    """Fine-tune a classifier from config.init in --workdir, or resume a run there."""
-    config = _check_config(values.config, "model")
-    from fastmim_jax.data.workers import start_resource_tracker
-
-    start_resource_tracker()
-    from fastmim_jax.evaluate.best_checkpoint import BestCheckpoint
-    from fastmim_jax.evaluate.finetune_baselines import measure_baselines
-    from fastmim_jax.train.finetune import finetune
-
-    start_jax(values, config.run.peer_timeout_seconds)
-    finetune(
-        config,
-        values.workdir,
-        BestCheckpoint,
-        accept_changed_data=values.accept_changed_data,
-        extend=values.extend,
-        measure_baselines=measure_baselines,
-    )
 
 
 def probe(values, paths):
@@ -99,20 +66,24 @@ def features(values, paths):
 
 
 def evaluate(values, paths):
-    """Measure the accuracy of a fine-tuned checkpoint on labelled images."""
-    from fastmim_jax.evaluate.predict import evaluate
-
+    """Measure the accuracy of a fine-tuned checkpoint on labelled images, or the mIoU of a segmentation."""
     start_jax(values)
+    if is_segmentation(values.workdir, values.step):
+        from fastmim_jax.evaluate.segmentation.predict import evaluate
+    else:
+        from fastmim_jax.evaluate.predict import evaluate
     with _progress() as progress:
         options = dict(step=values.step, settings=values.set, out=values.out)
         evaluate(values.workdir, values.images, **options, log=progress.log, progress=progress.show)
 
 
 def predict(values, paths):
-    """Predict the classes of an image, or of all images in a folder."""
-    from fastmim_jax.evaluate.predict import predict
-
+    """Predict the classes of images, or of all their pixels, in a file or folder."""
     start_jax(values)
+    if is_segmentation(values.workdir, values.step):
+        from fastmim_jax.evaluate.segmentation.predict import predict
+    else:
+        from fastmim_jax.evaluate.predict import predict
     with _progress() as progress:
         options = dict(step=values.step, settings=values.set, out=values.out)
         predict(values.workdir, values.images, **options, log=progress.log, progress=progress.show)
@@ -159,7 +130,7 @@ def compare(values, paths):
 
 def bench(values, paths):
     """Measure the training step, HOG and the input pipeline; or draw a batch with --show_batch."""
-    config = _check_config(values.config)
+    config = check_config(values.config)
     from fastmim_jax.tools.bench import bench
     from fastmim_jax.tools.contact_sheet import show_batch
 
@@ -177,7 +148,7 @@ def bench(values, paths):
 def plan(values, paths):
     """Plan a run on TPUs or GPUs that are not here: memory, work, a bound on its hours, and what fits."""
     os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported: plug-ins must not look for a device
-    config = _check_config(values.config)
+    config = check_config(values.config)
     from fastmim_jax.tools.plan.command import plan
 
     return plan(config, values.topology, values.batch, values.records, values.out)
@@ -265,17 +236,6 @@ def _progress():
     return ProgressCounter("images", COMMANDS["predict"].as_typed)
 
 
-def _check_config(config, section=""):
-    """Check every key of a config and return it; section: "method" or "model" if the command needs it."""
-    if section and section not in config:
-        command = "finetune" if section == "method" else "pretrain"
-        raise UserError(f"this config is for another command: type fastmim {command} with it")
-    from fastmim_jax.validate import check_values
-
-    check_values(config)
-    return config
-
-
 SMALLER_COUNT = "type a smaller --count"
 DISTRIBUTED = ("distributed", "coordinator", "processes", "process")
 TRAINING = (*DISTRIBUTED, "accept_changed_data", "extend")
@@ -298,6 +258,7 @@ COMMAND_SYNONYMS = {
     "benchmark": "bench",
     "linprobe": "probe",
     "check": "prepare",
+    "segmentation": "segment",
 }
 COMMANDS = {
     "pretrain": Command(pretrain, ("config", "workdir"), TRAINING, less_memory=SMALLER_BATCH),
@@ -317,6 +278,7 @@ COMMANDS = {
         less_memory="choose fewer --layers or fewer --images",
     ),
     "finetune": Command(finetune, ("config", "workdir"), TRAINING, less_memory=SMALLER_BATCH),
+    "segment": Command(segment, ("config", "workdir"), TRAINING, less_memory=SMALLER_BATCH),
     "evaluate": Command(evaluate, ("workdir",), ("images", "step", "reading", "out", *DISTRIBUTED)),
     "predict": Command(predict, ("workdir", "images"), ("step", "reading", "out", *DISTRIBUTED)),
     "convert": Command(

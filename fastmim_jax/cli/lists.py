@@ -73,10 +73,9 @@ def model_lines(name: str = "") -> Iterator[str]:
 def key_lines(config: Any) -> Iterator[str]:
     """Yield every key of a config: its value, its default where that differs, and its meaning."""
     from fastmim_jax.config_keys import key_meanings
-    from fastmim_jax.saved_config import default_config, flatten
+    from fastmim_jax.saved_config import default_config, flatten, kind_of
 
-    section = "model" if "model" in config else "method"
-    meanings, defaults, before = key_meanings(section), flatten(default_config(config)), ""
+    meanings, defaults, before = key_meanings(kind_of(config)), flatten(default_config(config)), ""
     for key, value in flatten(config).items():
         part = key.rpartition(".")[0]
         if part != before:

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastmim_jax.data.decode import DEFAULT_RULES, read_image
 from fastmim_jax.data.limits import MAX_TRIES, DecodeError, DecodeRules
+from fastmim_jax.data.masks.problems import MaskError
 from fastmim_jax.data.replacements import candidates, describe_classes, label_of
 from fastmim_jax.data.sources import Source
 from fastmim_jax.errors import UserError
@@ -162,9 +163,14 @@ class UndecodableRecords:
     def _reason(self, index):
         """Return why a record cannot be decoded, or "" if it can."""
         try:
-            read_image(self._source, index, self._channels, self._rules)
+            if hasattr(self._source, "read"):  # with a mask
+                self._source.read(index)
+            else:
+                read_image(self._source, index, self._channels, self._rules)
         except DecodeError as error:
             return " ".join(error.reason.split())
+        except MaskError as error:
+            return " ".join(f"{error.kind}: {error.detail}".split())
         return ""
 
     def _counts(self):

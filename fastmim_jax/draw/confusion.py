@@ -28,7 +28,7 @@ BRIGHT = 0.5  # share from which its number is dark
 
 
 def draw_confusion(
-    path: str | Path, confusion: np.ndarray, classes: Sequence[str], title: str = ""
+    path: str | Path, confusion: np.ndarray, classes: Sequence[str], title: str = "", noun: str = "images"
 ) -> Path:
     """Draw the share of each true class, with numbers and names where there is room; return the path.
 
@@ -39,6 +39,7 @@ def draw_confusion(
       confusion: (K, K) counts; rows are true classes.
       classes: their names.
       title: text above the matrix.
+      noun: of what is counted.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -66,5 +67,5 @@ def draw_confusion(
     bar = figure.colorbar(image, ax=axes, shrink=0.6, format=lambda share, _: f"{share:.0%}")
     bar.outline.set_edgecolor(css(PAGE))
     bar.ax.tick_params(colors=css(NOTE), length=0, labelsize=points(NOTE_FONT))
-    bar.set_label("share of the images of the true class", color=css(NOTE), fontsize=points(NOTE_FONT))
+    bar.set_label(f"share of the {noun} of the true class", color=css(NOTE), fontsize=points(NOTE_FONT))
     return save_figure(figure, path)

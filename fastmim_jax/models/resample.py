@@ -45,6 +45,20 @@ def _cubic(distance):
     return np.where(distance <= 1, near, far)
 
 
+def bilinear(source: int, target: int) -> Float[np.ndarray, "{target} {source}"]:
+    """Return the matrix of linear interpolation along one axis.
+
+    As `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`: pixel centres are aligned,
+    the border is repeated, without antialiasing.
+    """
+    positions = np.clip((np.arange(target) + 0.5) * (source / target) - 0.5, 0, source - 1)
+    first = np.floor(positions).astype(int)
+    matrix = np.zeros((target, source))
+    for step, weights in ((0, 1 - (positions - first)), (1, positions - first)):
+        np.add.at(matrix, (np.arange(target), np.minimum(first + step, source - 1)), weights)
+    return matrix
+
+
 def geometric(
     source: int, target: int, bounds: tuple[float, float] = FASTMIM_BOUNDS
 ) -> Float[np.ndarray, "{target} {source}"]:

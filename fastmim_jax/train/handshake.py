@@ -17,7 +17,7 @@ from fastmim_jax.train.peers import AgreedError, Peers, current_peers
 from fastmim_jax.train.remote.workdir import has_own_copy
 
 # Keys of a config, and flags, that each host may choose for itself.
-LOCAL = ("run.workers", "run.threads", "data.path", "data.eval_path", "data.cache")
+LOCAL = ("run.workers", "run.threads", "data.path", "data.eval_path", "data.legend", "data.cache")
 LOCAL_FLAGS = ("coordinator", "processes", "process", "config", "workdir", "images", "test", "out")
 SAME_DATA = "give every host the same data"
 MESSAGES = {

@@ -131,7 +131,8 @@ def make_schedule(
 
     Args:
       warmup, total: epochs. The rate rises linearly from `start` to `peak` during the warm-up.
-      shape: "cosine": half a cosine down to `floor` at `total`; "step": x 0.1 every `decay_epochs`.
+      shape: "cosine": half a cosine down to `floor` at `total`; "step": x 0.1 every `decay_epochs`; "poly":
+        a line from `peak` at 0 to `floor` at `total`, whose part in the warm-up is scaled, as in mmcv.
 
     >>> schedule = make_schedule(peak=1.0, floor=0.0, warmup=5.0, total=105.0)
     >>> [round(float(schedule(epoch)), 3) for epoch in (0, 2.5, 5, 55, 105)]
@@ -143,10 +144,13 @@ def make_schedule(
     slope, span = max(warmup, 1e-9), max(total - warmup, 1e-9)
 
     def schedule(epoch):
+        top = peak
         if shape == "cosine":
             decayed = floor + (peak - floor) * cosine((epoch - warmup) / span)
+        elif shape == "poly":
+            top = decayed = floor + (peak - floor) * jnp.maximum(0.0, 1 - epoch / max(total, 1e-9))
         else:
             decayed = step_decay(epoch)
-        return jnp.where(epoch < warmup, start + (peak - start) * epoch / slope, decayed)
+        return jnp.where(epoch < warmup, start + (top - start) * epoch / slope, decayed)
 
     return schedule

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from fastmim_jax.build import StoredImages, stored_images
 from fastmim_jax.data.cpus import cpu_share
 from fastmim_jax.data.image_reader import ImageReader
+from fastmim_jax.saved_config import kind_of
 
 DECODED = ("yuv420", "raw")  # layouts of prepared images that need no decoding
 
@@ -24,7 +25,7 @@ def how_to_read_faster(
     """Return the changes that help, of a run that resumes and of a new one.
 
     Args:
-      config: of pre-training or fine-tuning.
+      config: of training.
       reader: of its images.
       stored: its training data.
       cpus: of this process.
@@ -43,11 +44,14 @@ def _when_resumed(config: ConfigDict, reader: ImageReader, cpus: int) -> list[st
         choices = [f"--config.run.workers={workers} (now {reader.workers} on {cores})"]
     else:
         choices = [f"more CPU cores (now {cores}, all in use)"]
-    return choices if config.data.cache == "ram" else [*choices, "--config.data.cache=ram"]
+    uncached = config.data.get("cache") == ""  # segmentation has no cache
+    return [*choices, "--config.data.cache=ram"] if uncached else choices
 
 
 def _in_a_new_run(config: ConfigDict, stored: StoredImages, on_cpu: bool) -> list[str]:
     data, choices = config.data, []
+    if kind_of(config) == "segment":
+        return ["images and masks shrunk once to about the size of the crops"]
     layout = "yuv420" if data.channels == 3 else "raw"
     if not stored.layout:
         choices.append(f"a data set shrunk once by `fastmim prepare SRC DST --format={layout}`")

@@ -23,6 +23,7 @@ from fastmim_jax.train.xla_options import compiler_options, describe_options
 if TYPE_CHECKING:
     from fastmim_jax.train.finetune import FinetuneStage
     from fastmim_jax.train.pretrain import PretrainStage
+    from fastmim_jax.train.segment import SegmentStage
 
 BASELINES_FILE = "baselines.json"
 
@@ -79,11 +80,7 @@ def describe_finetuning(
         _parameters(stage, config.model.dtype),
         *start,
         *describe_plan(stage.plan),
-        Note(
-            "layer-wise",
-            f"learning rate x {config.optimizer.layer_decay:g} per block from the last to the first, "
-            f"drop path up to {config.model.backbone.drop_path or 0:g}",
-        ),
+        _layer_wise(config),
         Note(
             "augmented by",
             f"RandAugment {augment.magnitude:g}, random erasing {augment.random_erasing:g}, "
@@ -91,6 +88,38 @@ def describe_finetuning(
             f"label smoothing {augment.label_smoothing:g}",
         ),
     ]
+
+
+def describe_segmentation(
+    stage: "SegmentStage", source: Any, held_out: Any, start: Sequence[Note] = ()
+) -> list[Note]:
+    """Return the description of a run of segmentation; start: see `describe_start`."""
+    config, model = stage.config, stage.model
+    auxiliary = f", auxiliary loss x {config.loss.auxiliary_weight:g}" * bool(model.auxiliary_channels)
+    return [
+        Note("data", repr(source)),
+        Note("evaluated on", f"{held_out!r}, every {config.run.eval_epochs:g} epochs"),
+        *_machine(stage),
+        Note(
+            "model",
+            f"{config.model.backbone.name}, {model.head} of {model.channels} channels, "
+            f"{_count(len(stage.classes), 'class', 'es')}{auxiliary}",
+        ),
+        *_attention(stage),
+        _parameters(stage, config.model.dtype),
+        *start,
+        *describe_plan(stage.plan),
+        _layer_wise(config),
+        Note("augmented by", "scales of {:g} to {:g}, crops, mirroring".format(*config.data.scale)),
+    ]
+
+
+def _layer_wise(config: Any) -> Note:
+    return Note(
+        "layer-wise",
+        f"learning rate x {config.optimizer.layer_decay:g} per block from the last to the first, "
+        f"drop path up to {config.model.backbone.drop_path or 0:g}",
+    )
 
 
 def describe_start(loaded: LoadedRun, report: TransferReport) -> list[Note]:

@@ -21,7 +21,8 @@ _LOG = logging.getLogger(__name__)
 # Keys that an evaluation may set: how images are read, by which resources.
 READING = (
     *("run.workers", "run.threads", "run.max_worker_restarts", "run.verify_checkpoints"),
-    *("data.max_pixels", "data.value_range", "data.nodata", "data.eval_resize", "data.max_bad_share"),
+    *("data.max_pixels", "data.value_range", "data.nodata", "data.max_bad_share"),
+    *("data.eval_resize", "data.eval_mode", "data.eval_stride"),
 )
 
 

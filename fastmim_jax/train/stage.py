@@ -176,7 +176,7 @@ def cached(source: Any, config: Any, log: Callable[[str], None]) -> Any:
     Raises:
       UserError: it does not fit in memory.
     """
-    return cache_in_memory(source, config.run.threads, log) if config.data.cache == "ram" else source
+    return cache_in_memory(source, config.run.threads, log) if config.data.get("cache") == "ram" else source
 
 
 def open_held_out_data(config: Any, log: Callable[[str], None] = lambda text: None) -> Any:

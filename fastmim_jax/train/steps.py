@@ -1,7 +1,8 @@
 """One update and one evaluation, as pure functions of their arguments."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ from jax.typing import DTypeLike
 from fastmim_jax.mim.losses import mean_target
 from fastmim_jax.mim.masking import disjoint_noise
 from fastmim_jax.mim.mixmim import split_groups, split_pairs
+from fastmim_jax.models.dense.layers import resize_bilinear
 from fastmim_jax.models.device import shard_count
 from fastmim_jax.train.micro_batches import mean_gradients, split_strided
 from fastmim_jax.train.state import TrainState
@@ -101,6 +103,64 @@ def finetune_step(
         return losses.sum() / (len(losses) * shard_count()), collections
 
     return update(state, {"images": images, "targets": targets}, loss_fn, key=key, **options)
+
+
+def segment_step(
+    state: TrainState,
+    batch: Mapping[str, jax.Array],
+    *,
+    model: nn.Module,
+    prepare: Callable,
+    key: jax.Array,
+    auxiliary_weight: float = 0.4,
+    class_weights: Sequence[float] = (),
+    **options: Any,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Make one update of segmentation: the mean cross-entropy over the labelled pixels of the batch.
+
+    Args:
+      batch: {"image": (B, H, W, C) pixels, "mask": (B, H, W) classes, negative where there is no label}.
+      model: from images to SegmentationLogits, a Flax module.
+      prepare: image -> normalised float32 images.
+      key: the run's random key.
+      auxiliary_weight: of the auxiliary head's loss.
+      class_weights: (K,) weights of pixels by class; (): all alike.
+      options: see `update`.
+
+    Returns:
+      See `pretrain_step`.
+    """
+    weigh = partial(pixel_weights, class_weights=tuple(class_weights))
+    # Counted over the batch: its parts and shards hold other numbers of labelled pixels.
+    share = options.get("accumulation", 1) / jnp.maximum(weigh(batch["mask"]).sum(), 1e-9)
+    batch = {**batch, "share": jnp.full(len(batch["mask"]), share)}
+
+    def loss_fn(params, collections, part, rngs):
+        variables = {"params": params, **collections}
+        images, mask = prepare(part["image"]), part["mask"]
+        logits, collections = model.apply(variables, images, mutable=list(collections), rngs=rngs)
+        weights = weigh(mask) * part["share"][:, None, None]
+        loss = pixel_loss(logits.main, mask, weights)
+        if logits.auxiliary is not None:
+            loss += auxiliary_weight * pixel_loss(logits.auxiliary, mask, weights)
+        return loss, collections
+
+    return update(state, batch, loss_fn, key=key, **options)
+
+
+def pixel_weights(mask: jax.Array, class_weights: Sequence[float] = ()) -> jax.Array:
+    """Return (B, H, W) float32 weights of pixels in the loss: 0 without a label, else that of the class."""
+    if not class_weights:
+        return (mask >= 0).astype(jnp.float32)
+    return jnp.where(mask >= 0, jnp.asarray(class_weights, jnp.float32)[jnp.maximum(mask, 0)], 0.0)
+
+
+def pixel_loss(logits: jax.Array, mask: jax.Array, weights: jax.Array) -> jax.Array:
+    """Return the weighted sum of pixels' cross-entropies; logits (B, h, w, K) are resized to the mask."""
+    resized = resize_bilinear(logits, (mask.shape[1], mask.shape[2]))
+    labels = jnp.maximum(mask, 0).astype(jnp.int32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(resized, labels)
+    return (losses * weights).sum()
 
 
 def update(

@@ -5,6 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fastmim_jax.build import METHODS
+from fastmim_jax.data.masks import KINDS as LAYOUTS
 from fastmim_jax.data.values import WHITE
 from fastmim_jax.errors import UserError
 from fastmim_jax.mim.mask_noise import COLORS
@@ -12,11 +13,14 @@ from fastmim_jax.mim.partial import FILLS, SOURCES
 from fastmim_jax.mim.sampling import SAMPLERS
 from fastmim_jax.mim.targets import TARGETS
 from fastmim_jax.models.attention_kernels import KERNELS
+from fastmim_jax.models.dense.heads import HEADS
+from fastmim_jax.models.dense.segmenter import SCALES
 from fastmim_jax.models.heads import POOLINGS
 from fastmim_jax.models.positions import POSITIONS
 from fastmim_jax.models.stack import REMAT_POLICIES
 from fastmim_jax.models.vit import RELATIVE_POSITIONS
-from fastmim_jax.saved_config import default_config, flatten
+from fastmim_jax.saved_config import default_config, flatten, kind_of
+from fastmim_jax.segment_config import WITHOUT
 from fastmim_jax.stages import AUTO
 from fastmim_jax.validate.names import flag
 from fastmim_jax.validate.rules import (
@@ -41,7 +45,7 @@ VIEWS = ("crops", "masks")  # of one image
 LARGEST_SIDE = 2**15  # pixels
 MOST_BLOCKS = 1000  # of a model
 LARGEST_WIDTH = 2**16  # channels, or tokens in a row
-SHAPES = ("cosine", "step")  # of the learning rate, see `train.optimizer.make_schedule`
+SHAPES = ("cosine", "poly", "step")  # of the learning rate, see `train.optimizer.make_schedule`
 
 
 class _Missing:
@@ -257,6 +261,47 @@ FINETUNE_RULES = {
     "run.patience_epochs": FROM_ZERO,
     "run.baseline_images": integer(0),
 }
+# Segmentation reads masks, and neither crops by area nor augments as fine-tuning does.
+HEAD = {
+    "name": choice(HEADS),
+    "channels": integer(2, most=LARGEST_WIDTH),
+    "layers": several(
+        integer(1, most=MOST_BLOCKS),
+        f"numbers of {SCALES} blocks, or ()",
+        (2, 4, 10, 12),
+        lengths=(0, SCALES),
+    ),
+    "dropout": number(0, below=1),
+    "auxiliary_channels": integer(0, most=LARGEST_WIDTH),
+    "auxiliary_input": integer(1, most=SCALES),
+}
+SEGMENT_RULES = {
+    **{key: rule for key, rule in COMMON.items() if key not in {f"data.{name}" for name in WITHOUT}},
+    "data.path": text(),
+    "data.channels": integer(3, most=3),
+    "data.image_size": SIZE_OR_OF_INIT,
+    "data.pixel_dtype": Rule(lambda x: x in ("", "uint8"), "'uint8' or ''"),
+    "data.kind": choice(("auto", *LAYOUTS)),
+    "data.legend": text(),
+    "data.scale": ascending(POSITIVE, "two factors above 0 in ascending order"),
+    "data.max_class_share": SHARE,
+    "data.eval_mode": choice(("slide", "whole")),
+    "data.eval_resize": optional(integer(1, 512, LARGEST_SIDE)),
+    "data.eval_stride": several(SIDE, "(rows, columns) in pixels, or ()", (341, 341), lengths=(0, 2)),
+    **_compute_section("model"),
+    "model.backbone.name": text("vit_b16"),
+    "model.backbone.position_grid": optional(POSITION_GRID),
+    **_rules(**{"model.head": HEAD}),
+    "model.classes": optional(integer(1, 150, 2**15 - 1)),  # masks are int16
+    "loss.auxiliary_weight": FROM_ZERO,
+    "loss.class_weights": several(FROM_ZERO, "a weight per class, or ()", (1.0, 2.0)),
+    "optimizer.layer_decay": number(above=0, most=1),
+    "optimizer.official": boolean(),
+    "optimizer.ema_decay": number(0, below=1),
+    **dict.fromkeys(("run.eval_epochs", "run.patience_epochs"), FROM_ZERO),
+    **dict.fromkeys(("run.pictures", "run.baseline_images"), integer(0)),
+}
+RULES = {"pretrain": PRETRAIN_RULES, "finetune": FINETUNE_RULES, "segment": SEGMENT_RULES}
 
 
 def check_values(config: ConfigDict) -> None:
@@ -266,7 +311,7 @@ def check_values(config: ConfigDict) -> None:
       UserError: a value of another type, out of range, or an unknown name.
     """
     defaults = flatten(default_config(config))
-    for key, rule in (FINETUNE_RULES if "model" in config else PRETRAIN_RULES).items():
+    for key, rule in RULES[kind_of(config)].items():
         value = _value(config, key)
         if not rule.accepts(value):
             raise UserError(_sentence(key, value, rule, defaults[key]))

@@ -8,13 +8,15 @@ from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.config_keys import key_meanings, suggest_key
 from fastmim_jax.recipes import load_config
 from fastmim_jax.saved_config import flatten
+from fastmim_jax.segment_config import segment_config
 
 
 @pytest.mark.parametrize(
-    ("section", "config"), [("method", pretrain_config()), ("model", finetune_config())]
+    ("kind", "config"),
+    [("pretrain", pretrain_config()), ("finetune", finetune_config()), ("segment", segment_config())],
 )
-def test_every_key_has_a_meaning(section, config):
-    meanings = key_meanings(section)
+def test_every_key_has_a_meaning(kind, config):
+    meanings = key_meanings(kind)
     assert set(meanings) == set(flatten(config))
     assert not [key for key, meaning in meanings.items() if len(meaning) < 5]
 

@@ -16,6 +16,7 @@ from fastmim_jax.cli.parse import parse
 from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.errors import UserError
 from fastmim_jax.saved_config import flatten
+from fastmim_jax.segment_config import segment_config
 from fastmim_jax.validate import check_values
 from helpers.code_blocks import NOTEBOOKS, PAGES, ROOT, blocks, cells
 
@@ -30,6 +31,7 @@ SETTINGS = {
     "pretrain": pretrain_config,
     "make_step": pretrain_config,
     "finetune": finetune_config,
+    "segment": segment_config,
 }
 
 

@@ -6,8 +6,9 @@ from PIL import Image
 from fastmim_jax.config import finetune_config
 from fastmim_jax.io import write_json
 from fastmim_jax.train.checkpoint import Checkpoints
-from fastmim_jax.train.finetune import make_finetune_stage, resolve_start
+from fastmim_jax.train.finetune import make_finetune_stage
 from fastmim_jax.train.pretrain import pretrain
+from fastmim_jax.train.supervised import resolve_start
 from fastmim_jax.train.workdir import prepare_workdir
 from helpers import small
 

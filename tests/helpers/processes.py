@@ -24,7 +24,7 @@ def get_config():
     return config
 """
 
-MAKERS = {"pretrain": "config", "finetune": "tuning"}  # functions of small.py
+MAKERS = {"pretrain": "config", "finetune": "tuning", "segment": "segmenting"}  # functions of small.py
 
 
 def write_config(folder, data, changes="", command="pretrain", **options):

@@ -6,6 +6,7 @@ from PIL import Image
 
 from fastmim_jax import create_method
 from fastmim_jax.config import finetune_config, pretrain_config
+from fastmim_jax.segment_config import segment_config
 
 
 def _vit(config):
@@ -195,6 +196,26 @@ def tuning(data="sample", init="", **schedule):
     config.schedule.update(**schedule)
     config.optimizer.base_lr = 1.6e-2  # 1e-3 for 16 images
     config.run.update(log_every=1, checkpoint_every=3, eval_epochs=0.7, workers=0, threads=2)
+    return config
+
+
+def segmenting(data="", init="", **schedule):
+    """A config that trains a segmentation in seconds: a tiny ViT and semantic FPN on crops of 32 px.
+
+    init: what to start from, which then says the backbone.
+    """
+    config = segment_config()
+    config.data.update(path=str(data), image_size=(32, 32), scale=(0.9, 1.3), max_class_share=1.0)
+    config.init = str(init)
+    if not init:
+        config.model.backbone.update(name="vit_ti8", width=32, depth=2, heads=2, positions="learned")
+    config.model.backbone.drop_path = 0.0
+    config.model.head.update(name="fpn", channels=16, auxiliary_channels=8)
+    config.model.dtype = "float32"
+    config.optimizer.base_lr = 1.28  # 4e-2 for 8 images: few updates
+    config.schedule.update(batch_size=8, steps=6, warmup_epochs=0.5)
+    config.schedule.update(**schedule)
+    config.run.update(log_every=1, checkpoint_every=2, eval_epochs=1.5, pictures=2, workers=0, threads=2)
     return config
 
 

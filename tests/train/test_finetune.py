@@ -12,9 +12,10 @@ import pytest
 from fastmim_jax.evaluate.best_checkpoint import BestCheckpoint
 from fastmim_jax.evaluate.predict import evaluate
 from fastmim_jax.train.checkpoint import Checkpoints
-from fastmim_jax.train.finetune import finetune, make_finetune_stage, resolve_start
+from fastmim_jax.train.finetune import finetune, make_finetune_stage
 from fastmim_jax.train.inference import open_classifier
 from fastmim_jax.train.runs import load_run
+from fastmim_jax.train.supervised import resolve_start
 from fastmim_jax.train.warm_start import transfer_report
 from fastmim_jax.train.workdir import prepare_workdir
 from helpers import small
@@ -138,6 +139,7 @@ def test_the_history_of_best_ignores_later_steps(finetuned, tmp_path, monkeypatc
     monkeypatch.setattr(
         "fastmim_jax.evaluate.best_checkpoint.classify", lambda *_, **__: Found(accuracies[current[0]])
     )
+    monkeypatch.setattr("fastmim_jax.evaluate.best_checkpoint.draw_evaluation", lambda *_: {})
     current = [0]
 
     def evaluate_at(best, step):

@@ -1,0 +1,77 @@
+"""The commands that train: pre-training, fine-tuning, segmentation."""
+
+from typing import Any
+
+from fastmim_jax.errors import UserError
+from fastmim_jax.saved_config import kind_of
+from fastmim_jax.start_jax import start_jax
+
+
+def pretrain(values: Any, paths: list[str]) -> None:
+    """Pre-train in --workdir, or resume a run there."""
+    config = check_config(values.config, "pretrain")
+    from fastmim_jax.data.workers import start_resource_tracker
+
+    start_resource_tracker()
+    from fastmim_jax.api.training import run_pretraining
+
+    start_jax(values, config.run.peer_timeout_seconds)
+    run_pretraining(config, values.workdir, **_options(values))
+
+
+def finetune(values: Any, paths: list[str]) -> None:
+    """Fine-tune a classifier from config.init in --workdir, or resume a run there."""
+    config = check_config(values.config, "finetune")
+    from fastmim_jax.data.workers import start_resource_tracker
+
+    start_resource_tracker()
+    from fastmim_jax.evaluate.best_checkpoint import BestCheckpoint
+    from fastmim_jax.evaluate.finetune_baselines import measure_baselines
+    from fastmim_jax.train.finetune import finetune
+
+    start_jax(values, config.run.peer_timeout_seconds)
+    options = dict(_options(values), measure_baselines=measure_baselines)
+    finetune(config, values.workdir, BestCheckpoint, **options)
+
+
+def segment(values: Any, paths: list[str]) -> None:
+    """Train a segmentation on images with masks, from config.init, in --workdir, or resume a run there."""
+    config = check_config(values.config, "segment")
+    from fastmim_jax.data.workers import start_resource_tracker
+
+    start_resource_tracker()
+    from fastmim_jax.evaluate.segmentation.baselines import measure_baselines
+    from fastmim_jax.evaluate.segmentation.best import BestSegmentation
+    from fastmim_jax.train.segment import segment
+
+    start_jax(values, config.run.peer_timeout_seconds)
+    options = dict(_options(values), measure_baselines=measure_baselines)
+    segment(config, values.workdir, BestSegmentation, **options)
+
+
+def _options(values: Any) -> dict[str, Any]:
+    return dict(accept_changed_data=values.accept_changed_data, extend=values.extend)
+
+
+def check_config(config: Any, kind: str = "") -> Any:
+    """Check every key of a config and return it; kind: of `kind_of`, that the command needs, or "".
+
+    Raises:
+      UserError: a config of another kind, or a value that a key does not accept.
+    """
+    if kind and kind_of(config) != kind:
+        raise UserError(f"this config is for another command: type fastmim {kind_of(config)} with it")
+    from fastmim_jax.validate import check_values
+
+    check_values(config)
+    return config
+
+
+def is_segmentation(workdir: str, step: int | None) -> bool:
+    """Return whether a checkpoint is one of segmentation."""
+    from fastmim_jax.paths import place
+    from fastmim_jax.run_folder import find_checkpoint
+    from fastmim_jax.train.remote.reading import local_run
+    from fastmim_jax.train.runs import read_config
+
+    return kind_of(read_config(find_checkpoint(local_run(place(workdir), step)).workdir)) == "segment"
