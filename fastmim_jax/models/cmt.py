@@ -4,7 +4,6 @@ Source: the published `mim_cmt_pretrain.py` of FastMIM and `cmt.py` of CMT (arXi
 Grids are (B, h, w, D), and not square where the images are not.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -17,8 +16,8 @@ from fastmim_jax.models.convolution import BatchNorm, Conv, DepthwiseConv, fan_o
 from fastmim_jax.models.gelu import gelu
 from fastmim_jax.models.layers import PatchEmbed, PatchEmbedNorm, layer_norm, patchify
 from fastmim_jax.models.linear import Dense
-from fastmim_jax.models.pyramid import STAGES, Pyramid
-from fastmim_jax.models.stack import BranchScale, Stack, residual
+from fastmim_jax.models.pyramid import STAGES, Pyramid, PyramidStage
+from fastmim_jax.models.stack import BranchScale, residual
 from fastmim_jax.models.typing import Array
 
 REDUCTIONS = (8, 4, 2, 1)  # spatial reduction ratio of keys and values, along one side, by stage
@@ -145,21 +144,12 @@ class CMTBlock(nn.Module):
         return residual(x, InvertedResidualFFN(self.mlp_ratio, **common, name="mlp")(y), scales[1])
 
 
-class CMTStage(nn.Module):
+class CMTStage(PyramidStage):
     """Blocks on one grid that share one bias per head and pair of cells.
 
     The bias is as large as the grid: `relative_position` is (heads, h, w, h / reduction, w / reduction), of
     query and key cells.
-
-    block: keyword arguments of the blocks.
     """
-
-    depth: int
-    block: Mapping[str, Any]
-    remat: str = "none"
-    layers: str = "unrolled"
-    drop_path: tuple[float, ...] | None = None
-    residual_dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
@@ -168,8 +158,7 @@ class CMTStage(nn.Module):
         shape = (heads, rows, columns, rows // reduction, columns // reduction)
         position = self.param("relative_position", nn.initializers.normal(1.0), shape)
         bias = position.reshape(1, heads, rows * columns, -1)
-        stack = self.remat, self.layers, self.drop_path, self.residual_dtype
-        return Stack(CMTBlock, self.depth, self.block, *stack, name="blocks")(x, bias)
+        return self.stack(CMTBlock)(x, bias)
 
 
 class CMT(Pyramid):

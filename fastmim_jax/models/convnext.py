@@ -1,8 +1,5 @@
 """ConvNeXt: depthwise 7 x 7 convolutions in place of attention (arXiv 2201.03545)."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -11,8 +8,8 @@ from jaxtyping import Float
 from fastmim_jax.models.convolution import DepthwiseConv
 from fastmim_jax.models.layers import MLP, PatchEmbedNorm, layer_norm
 from fastmim_jax.models.linear import broadcast_parameter
-from fastmim_jax.models.pyramid import STAGES, Pyramid
-from fastmim_jax.models.stack import BranchScale, Stack, residual
+from fastmim_jax.models.pyramid import STAGES, Pyramid, PyramidStage
+from fastmim_jax.models.stack import BranchScale, residual
 from fastmim_jax.models.typing import Array
 
 KERNEL = 7  # side of a block's convolution, in cells
@@ -41,20 +38,12 @@ class ConvNeXtBlock(nn.Module):
         return residual(x, broadcast_parameter(gamma, y) * y, scales[0])
 
 
-class ConvNeXtStage(nn.Module):
-    """Blocks on one grid; `block` holds their keyword arguments."""
-
-    depth: int
-    block: Mapping[str, Any]
-    remat: str = "none"
-    layers: str = "unrolled"
-    drop_path: tuple[float, ...] | None = None
-    residual_dtype: DTypeLike | None = None
+class ConvNeXtStage(PyramidStage):
+    """Blocks on one grid."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
-        stack = self.remat, self.layers, self.drop_path, self.residual_dtype
-        return Stack(ConvNeXtBlock, self.depth, self.block, *stack, name="blocks")(x)
+        return self.stack(ConvNeXtBlock)(x)
 
 
 class ConvNeXt(Pyramid):

@@ -3,9 +3,6 @@
 Source: FastMIM's `mim_pvtv2_pretrain.py`, itself the code of PVT v2 (arXiv 2106.13797).
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +14,8 @@ from fastmim_jax.models.convolution import Conv, DepthwiseConv, fan_out_normal
 from fastmim_jax.models.gelu import gelu
 from fastmim_jax.models.layers import PatchEmbed, layer_norm
 from fastmim_jax.models.linear import Dense, SplitDense
-from fastmim_jax.models.pyramid import STAGES, Pyramid
-from fastmim_jax.models.stack import BranchScale, Stack, residual
+from fastmim_jax.models.pyramid import STAGES, Pyramid, PyramidStage
+from fastmim_jax.models.stack import BranchScale, residual
 from fastmim_jax.models.typing import Array
 
 REDUCTIONS = (8, 4, 2, 1)  # spatial reduction ratio of keys and values, along one side, by stage
@@ -126,20 +123,12 @@ class PVTBlock(nn.Module):
         return residual(x, y, scales[1])
 
 
-class PVTStage(nn.Module):
-    """Blocks on one grid, and a norm after them; `block` holds the keyword arguments of the blocks."""
-
-    depth: int
-    block: Mapping[str, Any]
-    remat: str = "none"
-    layers: str = "unrolled"
-    drop_path: tuple[float, ...] | None = None
-    residual_dtype: DTypeLike | None = None
+class PVTStage(PyramidStage):
+    """Blocks on one grid, and a norm after them."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
-        stack = self.remat, self.layers, self.drop_path, self.residual_dtype
-        x = Stack(PVTBlock, self.depth, self.block, *stack, name="blocks")(x)
+        x = self.stack(PVTBlock)(x)
         return layer_norm(self.block["epsilon"], self.block["dtype"], name="norm")(x)
 
 

@@ -1,15 +1,39 @@
 """The base class of hierarchical backbones: a stem, and four stages with downsampling between them."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from fastmim_jax.models.base import AttentionGroups, Backbone, EncoderOutput
-from fastmim_jax.models.stack import drop_path_rates
+from fastmim_jax.models.stack import Stack, drop_path_rates
 from fastmim_jax.models.typing import Array
 
 STAGES = 4
+
+
+class PyramidStage(nn.Module):
+    """Base class of a stage: blocks of one class on one grid.
+
+    Attributes:
+      block: keyword arguments of the blocks.
+      depth, remat, layers, drop_path, residual_dtype: see `Stack`.
+    """
+
+    depth: int
+    block: Mapping[str, Any]
+    remat: str = "none"
+    layers: str = "unrolled"
+    drop_path: tuple[float, ...] | None = None
+    residual_dtype: DTypeLike | None = None
+
+    def stack(self, block: type[nn.Module]) -> Stack:
+        """Return the module of all blocks, in a compact method; their parameters are under "blocks"."""
+        options = self.remat, self.layers, self.drop_path, self.residual_dtype
+        return Stack(block, self.depth, self.block, *options, name="blocks")
 
 
 class Pyramid(Backbone):

@@ -1,5 +1,7 @@
 """Crops on the device against the host's, on a photo, in RGB, gray and planes; the stream of images."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from fastmim_jax.data.planes import resize_crop_planes
 from fastmim_jax.data.records.yuv import from_rgb
 from fastmim_jax.data.sources import open_source
 from helpers.prepared import write_records
+from helpers.sweeps import sweep
 
 CANVAS = (160, 161)
 EDGES = [(0, 0, 30, 41), (110, 97, 49, 62), (0, 0, 159, 159), (31, 20, 3, 2), (0, 158, 159, 1)]
@@ -48,8 +51,10 @@ def library(monkeypatch, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cykooz", "Pillow"])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [(64, 48), (224, 192)], ids=["smaller", "larger"])
+@pytest.mark.parametrize(
+    ("channels", "size"),
+    sweep(itertools.product((1, 3), ((64, 48), (224, 192))), [(3, (64, 48)), (1, (224, 192))]),
+)
 def test_a_crop_is_that_of_the_host(photo, monkeypatch, name, channels, size):
     library(monkeypatch, name)
     image = photo[..., :channels]

@@ -19,6 +19,7 @@ import fastmim_jax
 from fastmim_jax.data.loader import make_loader
 from fastmim_jax.data.sources import FolderSource
 from fastmim_jax.errors import UserError
+from helpers.sweeps import sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
@@ -43,7 +44,7 @@ def test_a_closed_loader_raises(photos):
 OPTIONS = {"image_size": (8, 8), "channels": 3, "batch_size": 16, "seed": 0, "threads": 2}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", sweep([1, 2], [2]))
 def test_a_killed_worker_is_replaced(photos, workers, caplog, monkeypatch):
     """One is killed in the middle of the stream: every batch equals that of no worker."""
     monkeypatch.setattr(logging.getLogger("fastmim_jax"), "propagate", True)
@@ -94,8 +95,11 @@ SCRIPT = """
 
 
 @pytest.mark.parametrize(
-    "event, status",
-    [("end", 0), (signal.SIGINT, 2), (signal.SIGTERM, 15), (signal.SIGKILL, -9)],
+    ("event", "status"),
+    sweep(
+        [("end", 0), (signal.SIGINT, 2), (signal.SIGTERM, 15), (signal.SIGKILL, -9)],
+        [("end", 0), (signal.SIGTERM, 15), (signal.SIGKILL, -9)],
+    ),
 )
 def test_workers_end_quietly_with_their_parent(photos, tmp_path, event, status):
     """Signals go to the whole process group, as a terminal or a scheduler sends them."""

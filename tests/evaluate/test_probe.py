@@ -35,7 +35,7 @@ from helpers.labelled_images import (
     write_splits,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
 LAYERS = ["block 1 mean", "block 1 cls", "block 2 mean", "block 2 cls"]
 

@@ -1,16 +1,25 @@
 """Initial parameters without a program of their own: each is computed by itself.
 
-A program for all of them takes seconds to compile; here those of one shape share a small one, in one test
-and the next. test_state.py compares the values with those of the program.
+A program for all of them takes seconds to compile; here all share a few, in one test and the next.
+test_state.py compares the values with those of the program.
 """
 
+import math
+from contextlib import contextmanager
+from functools import partial
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core.scope import Scope
+from flax.linen import initializers
+from jax._src import random as random_of_initializers
 from jax.extend.core import Literal, jaxpr_as_fun
 
 from fastmim_jax.train.compilation import announced
+
+CONSTANT = {initializers.zeros: 0, initializers.ones: 1}
 
 
 def create_state(init, abstract, seed):
@@ -24,7 +33,7 @@ def create_state(init, abstract, seed):
 
 def variables(module, *args, **options):
     """Return what `module.init` returns, to rounding."""
-    return _evaluated(lambda: module.init(*args, **options))
+    return jax.tree.map(jnp.asarray, _evaluated(lambda: module.init(*args, **options)))
 
 
 def _evaluated(init):
@@ -37,6 +46,30 @@ def _evaluated(init):
     return jax.tree.unflatten(jax.tree.structure(shapes), values)
 
 
+class _Numbers(np.ndarray):
+    """An array whose products with JAX's arrays are computed by NumPy, without a program for its shape."""
+
+    __array_priority__ = 1000
+
+
+@contextmanager
+def _draws_of_few_sizes():
+    """Let the programs of random numbers be of a few sizes: a number depends on its index alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("uniform", "normal"):
+            draw = partial(_draw, getattr(jax.random, name))
+            for module in (jax.random, random_of_initializers):
+                patch.setattr(module, name, draw)
+        yield
+
+
+def _draw(draw, key, shape=(), *args, **options):
+    count, size = math.prod(shape), 4096
+    while size < count:
+        size *= 8
+    return np.asarray(draw(key, (size,), *args, **options))[:count].reshape(shape).view(_Numbers)
+
+
 def _with_values(param):
     """`Scope.param`, which computes a parameter where the rest is only traced."""
 
@@ -44,8 +77,10 @@ def _with_values(param):
         def value(key, *args, **options):
             if isinstance(key, jax.core.Tracer):  # inside of remat
                 return init_fn(key, *args, **options)
-            with jax.ensure_compile_time_eval():
-                return init_fn(key, *args, **options)
+            with jax.ensure_compile_time_eval(), _draws_of_few_sizes():
+                if init_fn in CONSTANT and len(args) == 1:
+                    return jax.device_put(np.full(args[0], CONSTANT[init_fn], np.float32))
+                return jax.device_put(init_fn(key, *args, **options))
 
         return param(scope, name, value, *args, **options)
 
@@ -65,13 +100,20 @@ def _with_keys(make_rng):
 
 
 def _without_forward(traced):
-    """Return the program without what its results do not need."""
-    needed, kept = _variables(traced.jaxpr.outvars), []
-    for equation in reversed(traced.jaxpr.eqns):
-        if needed.intersection(equation.outvars):
+    """Return the program without what its results do not need; arrays of one number become constants."""
+    jaxpr, consts = traced.jaxpr, list(traced.consts)
+    needed, kept, constvars = _variables(jaxpr.outvars), [], list(jaxpr.constvars)
+    for equation in reversed(jaxpr.eqns):
+        if not needed.intersection(equation.outvars):
+            continue
+        if equation.primitive.name == "broadcast_in_dim" and not _variables(equation.invars):
+            (variable,) = equation.outvars
+            constvars.append(variable)
+            consts.append(np.full(variable.aval.shape, equation.invars[0].val, variable.aval.dtype))
+        else:
             needed |= _variables(equation.invars)
             kept.append(equation)
-    return traced.replace(jaxpr=traced.jaxpr.replace(eqns=kept[::-1]))
+    return traced.replace(jaxpr=jaxpr.replace(constvars=constvars, eqns=kept[::-1]), consts=consts)
 
 
 def _variables(atoms):

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import pytest
 
 from fastmim_jax.data import image_reader
@@ -14,7 +15,7 @@ from helpers import small
 from helpers.commands import refused
 from helpers.labelled_images import tuning_config, write_images
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,7 @@ def benched(folder, tmp_path_factory):
         return make(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", jax.local_devices)
         patch.setattr(benches, "_reading_seconds", lambda batches: 0.5)
         patch.setattr(read_cost, "RECORDS", 8)
         patch.setattr(step_cost, "peak_flops", lambda kind: 1e12)

@@ -18,6 +18,7 @@ def forward(**method):
     """Return a stage, its output and the normalised images."""
     config = small.config(batch_size=8)
     config.method.update(**method)
+    config.method.backbone.depth = 1
     stage = make_pretrain_stage(config, records=64, devices=jax.devices()[:1])
     return stage, *stage.forward(stage.create().eval_variables(), BATCH, np.int32(0))
 

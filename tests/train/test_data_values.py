@@ -19,6 +19,8 @@ from fastmim_jax.train.runs import load_run
 from fastmim_jax.train.workdir import prepare_workdir
 from helpers import small
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 def write_images(folder, scale=1, highest=4095):
     """Two classes of 8 images of 12 bits."""

@@ -45,7 +45,7 @@ def one_device():
     return five_losses(1, 1)[2]
 
 
-@pytest.mark.parametrize("fsdp", sweep([1, 2, 8], [1, 2]))
+@pytest.mark.parametrize("fsdp", sweep([1, 2, 8], [2]))
 def test_eight_devices_give_the_losses_of_one(one_device, fsdp):
     stage, state, losses = five_losses(8, fsdp)
     np.testing.assert_allclose(losses, one_device, rtol=1e-5)

@@ -17,6 +17,8 @@ from fastmim_jax.validate import channels_fit
 from helpers import small
 from helpers.prepared import write_records
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(scope="module")
 def photos():

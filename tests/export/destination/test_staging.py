@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from fastmim_jax.export.destination.contents import FILE, find_foreign
 from fastmim_jax.export.destination.staging import clean_leftovers, staged, staging_folder
 from fastmim_jax.export.programs.stablehlo import SIGNATURE, _sign, describes
 from fastmim_jax.train.stop_signal import Stopped
+from helpers.sweeps import sweep
 
 # Forked processes here use nothing of JAX.
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
@@ -131,8 +133,13 @@ def in_child(function):
 CALLS = ("mkdir", "rename", "unlink", "rmdir", "replace", "fsync")
 
 
-@pytest.mark.parametrize("write", [write_folder, write_program])
-@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize(
+    ("write", "exchanges"),
+    sweep(
+        itertools.product((write_folder, write_program), (True, False)),
+        [(write_folder, False), (write_program, True)],
+    ),
+)
 @pytest.mark.slow
 def test_killed_before_any_call_of_the_system_the_old_or_the_new_stays(
     write, exchanges, tmp_path, monkeypatch
@@ -168,7 +175,7 @@ def test_killed_before_any_call_of_the_system_the_old_or_the_new_stays(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", sweep([signal.SIGKILL, signal.SIGTERM], [signal.SIGKILL]))
 def test_killed_at_random_moments_the_old_or_the_new_stays(number, tmp_path):
     path, drawn = tmp_path / "x", random.Random(0)
     write_folder(path, "0")
