@@ -53,7 +53,7 @@ class Filled(NamedTuple):
 
 def set_auto(config: ConfigDict) -> None:
     """Let the keys of KEYS follow from the number of images; any of them may be set to a number after."""
-    with config.ignore_type():
+    with config.unlocked(), config.ignore_type():
         for key in KEYS:
             section, name = key.split(".")
             del config[section][name]
@@ -81,7 +81,7 @@ def fill_auto(config: ConfigDict, records: int) -> Filled:
         if _get(config, key) != AUTO:
             return _get(config, key)
         section, name = key.split(".")
-        with config.ignore_type():
+        with config.unlocked(), config.ignore_type():
             del config[section][name]
             config[section][name] = value
         notes.append(("auto" if not notes else "", f"{key} {value:g}: {reason}"))

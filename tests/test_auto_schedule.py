@@ -3,6 +3,8 @@
 import pytest
 
 from fastmim_jax.auto_schedule import KEYS, fill_auto, has_auto, set_auto
+from fastmim_jax.cli.commands import COMMANDS
+from fastmim_jax.cli.parse import parse
 from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.recipes import load_config
 from fastmim_jax.validate import check_values
@@ -14,6 +16,17 @@ def own(config):
     set_auto(config)
     check_values(config)
     return config
+
+
+@pytest.mark.parametrize("command", [("pretrain", "own.py:tiny"), ("finetune", "finetune.py:own")])
+@pytest.mark.parametrize("flags", [(), ("--config.schedule.steps=150", "--config.schedule.batch_size=64")])
+def test_configs_of_the_command_line_which_are_locked_are_filled(command, flags):
+    name, config = command
+    words = [f"--config=configs/{config}", "--config.data.path=sample", "--workdir=x", *flags]
+    typed = parse(name, COMMANDS[name], words)[0].config
+    filled = fill_auto(typed, 60).config
+    assert typed.is_locked and filled.is_locked and has_auto(typed) and not has_auto(filled)
+    check_values(filled)
 
 
 @pytest.mark.parametrize(
