@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,9 +35,17 @@ def pytest_configure(config):
     from helpers import typecheck
 
     typecheck.install()
+    import_tensorboard()
 
     # Tests of sharding need several devices; a test that wants one builds its run on one.
     jax.config.update("jax_num_cpu_devices", 8)
+
+
+def import_tensorboard():
+    """Import TensorBoard's writer without PyTorch, which it would import where it is installed, for 2 s."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "torch", None)
+        import tensorboardX  # noqa: F401
 
 
 @pytest.fixture(scope="session", autouse=True)

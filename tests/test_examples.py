@@ -19,6 +19,7 @@ EXAMPLES = [  # (module, public function with a `>>>` example)
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "function"), EXAMPLES, ids=lambda name: name.split(".")[-1])
 def test_example_runs(module, function):
     module = import_module(module)

@@ -47,9 +47,14 @@ def tree_of(path):
     return ast.parse(path.read_text())
 
 
-def trees():
-    """Yield (path, syntax tree) of each file of the package."""
-    return ((path, tree_of(path)) for path in FILES)
+@cache
+def statements_of(path):
+    """Return all statements of a file, those inside of others too: a walk over expressions takes longer."""
+    found = [tree_of(path)]
+    for node in found:
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            found += getattr(node, name, ())
+    return found
 
 
 def name_of(path):
@@ -61,9 +66,9 @@ def module_of(path):
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imported_modules(tree):
-    """Yield the dotted names in the import statements of a syntax tree, lazy ones included."""
-    for node in ast.walk(tree):
+def imported_modules(path):
+    """Yield the dotted names in the import statements of a file, lazy ones included."""
+    for node in statements_of(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -78,11 +83,11 @@ def part(name):
 
 def test_no_import_runs_up_or_sideways():
     wrong = []
-    for path, tree in trees():
+    for path in FILES:
         here = part(module_of(path))
         if here is None:  # the package itself loads its public names on first use
             continue
-        for name in imported_modules(tree):
+        for name in imported_modules(path):
             there = part(name)
             if there in FLOOR and there != here and FLOOR[there] >= FLOOR[here]:
                 wrong.append(f"{name_of(path)} imports {name}")
@@ -117,33 +122,33 @@ def test_export_has_no_crowded_folder():
 def test_every_module_is_imported_by_a_test():
     tested = set()
     for path in (ROOT / "tests").rglob("*.py"):
-        tested |= set(imported_modules(tree_of(path)))
+        tested |= set(imported_modules(path))
     modules = {module_of(path) for path in FILES if path.name not in ("__init__.py", "__main__.py")}
     assert not modules - tested
 
 
-def docstrings(tree):
-    for node in ast.walk(tree):
+def docstrings(path):
+    for node in statements_of(path):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (
             text := ast.get_docstring(node)
         ):
             yield text
 
 
-def riddles_of(tree, starts):
-    return [doc for doc in docstrings(tree) if re.match(starts, doc)]
+def riddles_of(path, starts):
+    return [doc for doc in docstrings(path) if re.match(starts, doc)]
 
 
 def test_words_are_the_fields():
     private, riddles = {}, {}
-    for path, tree in trees():
+    for path in FILES:
         code = path.read_text()
         for key in ON_DISK:
             code = code.replace(key, "")
         private[name_of(path)] = re.findall(PRIVATE_WORDS, code)
-        riddles[name_of(path)] = riddles_of(tree, r"(What|Those|As of|Such|How)\b")
+        riddles[name_of(path)] = riddles_of(path, r"(What|Those|As of|Such|How)\b")
     for path in [*(ROOT / "tests").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]:
-        riddles[str(path)] = riddles_of(tree_of(path), r"(What|Those|As of)\b")
+        riddles[str(path)] = riddles_of(path, r"(What|Those|As of)\b")
     assert not {name: found for name, found in private.items() if found}
     assert not {name: found for name, found in riddles.items() if found}
 

@@ -36,6 +36,7 @@ def pixels():
     return np.random.default_rng(0).integers(0, 256, (100, 40, 36, 3), dtype=np.uint8)
 
 
+@pytest.mark.slow
 def test_features_of_100_images_take_one_compilation(model, pixels):
     traced = []
     jax.monitoring.register_event_duration_secs_listener(

@@ -237,6 +237,7 @@ def test_groups_are_independent():
     assert len(np.unique(draws(4, (9, 11), mixup=0.8, cutmix=0.0).lam)) == 4
 
 
+@pytest.mark.slow
 def test_unchanged_where_mixing_is_off():
     images, targets = batch()
     result = mix(KEY, images, targets, mixup=0.0, cutmix=0.0, groups=7)

@@ -93,6 +93,7 @@ def test_no_local_path_leaves(workdir, tmp_path, name, to):
     check(workdir("vit"), tmp_path / name, to)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "to"), SWIN)
 def test_no_local_path_leaves_with_a_pyramid(workdir, tmp_path, name, to):
     check(workdir("swin"), tmp_path / name, to)

@@ -49,7 +49,8 @@ def equations(jaxpr):
 @pytest.mark.parametrize(
     "case",
     [
-        *[("simmim", "vit"), ("mae", "vit", 0.5)],  # PR-MIM
+        ("simmim", "vit"),
+        pytest.param(("mae", "vit", 0.5), marks=pytest.mark.slow),  # PR-MIM
         pytest.param(("simmim", "swin"), marks=pytest.mark.slow),
         pytest.param(("mixmim", "mixmim", 0.25), marks=pytest.mark.slow),
         *(

@@ -118,6 +118,7 @@ def test_predictions_come_from_the_stream_where_cells_are_masked(mixture):
     assert not moved[0][mask[0]].any() and moved[0][~mask[0]].all()
 
 
+@pytest.mark.slow
 def test_unmixing_returns_constants_to_their_images():
     """Streams that predict one constant per image give it everywhere after unmixing."""
     constants = jnp.arange(6.0)[:, None, None, None] * jnp.ones((6, 3, 5, 2))

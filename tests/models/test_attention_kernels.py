@@ -51,6 +51,7 @@ def test_values_and_gradients_equal_plain_attention(masked, padded, monkeypatch)
         np.testing.assert_allclose(array, expected, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_no_float32_scores_are_kept():
     *qkv, bias = inputs(jnp.bfloat16)
     _, vjp = jax.vjp(lambda *arrays: xla_attention(*arrays, bias), *qkv)

@@ -69,6 +69,7 @@ def test_without_changing_statistics_images_do_not_touch_each_other(training):
     assert np.abs(before[1] - after[1]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_attention_is_its_definition_on_a_wide_grid():
     x = jax.random.normal(jax.random.key(0), (2, 4, 6, 8))
     bias = jax.random.normal(jax.random.key(1), (1, 2, 24, 6))

@@ -44,6 +44,7 @@ def batch_norm(x, groups=1):
     return module, variables, out, after["batch_stats"]
 
 
+@pytest.mark.slow
 def test_batch_norm_in_training_and_in_evaluation():
     x = RANDOM.normal(3, 2, size=(4, 3, 5, 6)).astype(np.float32)
     module, variables, out, after = batch_norm(x)

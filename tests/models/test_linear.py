@@ -13,6 +13,7 @@ X = jax.random.normal(KEYS[0], (4, 3, 5, 8))
 KERNEL = jax.random.normal(KEYS[1], (8, 6))
 
 
+@pytest.mark.slow
 def test_product_and_gradients_are_those_of_the_plain_product():
     weight = jax.random.normal(KEYS[2], (4, 3, 5, 6))
     grads = [

@@ -41,6 +41,7 @@ def outcome(params, x, branch, weight, passed, dtype=jnp.float32):
     return jax.tree.leaves((outputs, grads))
 
 
+@pytest.mark.slow
 def test_equals_flax():
     params, x, *_ = arrays((2, 5, 24))
     expected = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False).apply(params, x)

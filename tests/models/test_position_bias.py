@@ -41,6 +41,7 @@ def test_equals_the_lookup_to_the_bit():
     )
 
 
+@pytest.mark.slow
 def test_gradient_equals_that_of_the_lookup():
     table = make_table()
     weights = np.random.default_rng(1).standard_normal((HEADS, CELLS, CELLS)).astype(np.float32)

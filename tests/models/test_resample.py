@@ -161,6 +161,7 @@ def test_rectangular_tables_up_and_down():
     assert matrices[1] is None and matrices[2] is None
 
 
+@pytest.mark.slow
 def test_relative_positions_of_queries_and_keys_are_resampled_as_grids():
     x = np.broadcast_to(RANDOM.normal(size=(3, 4)).astype(np.float32)[:, :, None, None], (2, 3, 4, 2, 2))
     resized = resample("stages_1/relative_position", x, (2, 6, 6, 3, 2))

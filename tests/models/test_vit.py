@@ -82,6 +82,7 @@ def test_unknown_names_suggest_known_ones(name, overrides, suggestion):
         create_model(name, **overrides)
 
 
+@pytest.mark.slow
 def test_relative_positions_are_their_definition():
     random = np.random.default_rng(0)
     table, of_cls = (random.normal(size=s).astype(np.float32) for s in ((3, 5, 2), (3, 2)))

@@ -58,6 +58,7 @@ def test_processes_that_fail_at_the_same_time_wait_for_nobody(monkeypatch):
     assert {end.code for end in left} <= {None, 143}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_all(capsys, killed):
     """Its connections end without a word, as the system ends those of a killed process."""

@@ -66,6 +66,7 @@ def test_only_what_outlasts_the_step_before_is_waiting():
     timer.close()
 
 
+@pytest.mark.slow
 def test_a_slow_reader_is_seen_and_a_fast_one_is_not():
     def share(reading, computing):
         timer, rates = StepTimer(), StepRates()

@@ -53,6 +53,7 @@ def test_learning_rates_are_independent(digits):
             np.testing.assert_allclose(ours[number], theirs[0], atol=1e-5 * np.abs(theirs).max())
 
 
+@pytest.mark.slow
 def test_two_steps_by_hand():
     """One batch of all images, two epochs: factors 1 and 0.5 (half a cosine in two steps), momentum 0.9."""
     (x, labels), _ = separable(60)

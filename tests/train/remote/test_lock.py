@@ -35,6 +35,7 @@ def test_a_living_run_is_refused_and_an_ended_one_is_not(store):
     assert len(lines) == 1 and second.run == first.run and json.loads(store.read(LOCK))["ended"]
 
 
+@pytest.mark.slow
 def test_a_silent_run_is_replaced_and_knows(store):
     first = RemoteLock(store, 20 * BEAT)
     first.acquire()
