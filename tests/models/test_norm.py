@@ -49,7 +49,9 @@ def test_equals_flax():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", sweep([(3, 32), (2, 5, 192), (1, 2, 7, 64)], [(2, 5, 192)]))
+@pytest.mark.parametrize(
+    ("shape",), sweep([((3, 32),), ((2, 5, 192),), ((1, 2, 7, 64),)], [((2, 5, 192),)])
+)
 @pytest.mark.parametrize("has_branch", [True, False])
 def test_kernels_equal_plain_jax(shape, has_branch, request):
     params, x, branch, *weights = arrays(shape)
