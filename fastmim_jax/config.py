@@ -42,7 +42,7 @@ CHOICES = {
     "optimizer.gradient_dtype": ("float32", "bfloat16"),
     "schedule.shape": ("cosine", "poly", "step"),
 }
-PATH_KEYS = ("init", "data.path", "data.eval_path", "data.legend", "monitor.path")
+PATH_KEYS = ("init", "data.path", "data.eval_path", "data.legend", "monitor.path", "monitor.masks")
 
 
 def pretrain_config() -> ConfigDict:
@@ -111,9 +111,10 @@ def pretrain_config() -> ConfigDict:
     config.stages.block_sizes = ()  # pixels
     config.stages.windows = ()  # side of Swin's windows in cells; 0: chosen from the image size
 
-    # A ridge probe of the frozen features during pre-training; it does not change the training.
+    # Probes of the frozen features during pre-training; they do not change the training.
     config.monitor = ConfigDict()
-    config.monitor.path = ""  # a labelled data set; "": no monitor
+    config.monitor.path = ""  # a labelled data set for the ridge probe; "": none
+    config.monitor.masks = ""  # images with masks for the linear segmentation probe; "": none
     config.monitor.epochs = 10.0  # between probes
     config.monitor.images = 5000  # training images, and test images, at most
 

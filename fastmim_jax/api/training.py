@@ -19,6 +19,7 @@ from fastmim_jax.evaluate.finetune_baselines import measure_baselines
 from fastmim_jax.evaluate.monitor import open_monitor
 from fastmim_jax.evaluate.probe import Line
 from fastmim_jax.evaluate.probe import probe as probe_run
+from fastmim_jax.evaluate.segmentation.monitor import open_dense_monitor
 from fastmim_jax.models.zoo import create_model
 from fastmim_jax.paths import absolute_place, is_store, place
 from fastmim_jax.recipes import list_config_files, load_config
@@ -191,6 +192,7 @@ def run_pretraining(
 
     hooks: list[Callable[..., Hook]] = [picture_hook] if config.run.picture_every else []
     hooks += [open_monitor(config)] if config.monitor.path else []
+    hooks += [open_dense_monitor(config)] if config.monitor.masks else []
     options = dict(accept_changed_data=accept_changed_data, extend=extend)
     with open_workdir(workdir, config.run, log) as folder:
         pretrain_run(config, folder, hooks, log, **options)

@@ -8,7 +8,7 @@ from fastmim_jax.errors import UserError
 from fastmim_jax.paths import is_store
 from fastmim_jax.run_folder import find_checkpoint, is_checkpoint
 
-DATA_KEYS = ("data.path", "data.eval_path", "monitor.path")
+DATA_KEYS = ("data.path", "data.eval_path", "monitor.path", "monitor.masks")
 
 
 def check_inputs(name: str, command: Command, values: Any, paths: list[str]) -> None:

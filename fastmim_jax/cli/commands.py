@@ -23,10 +23,13 @@ def reconstruct(values, paths):
 
 
 def probe(values, paths):
-    """Probe the frozen features of a checkpoint for classes, layer by layer."""
+    """Probe the frozen features of a checkpoint, layer by layer, for classes of images or of pixels."""
     from fastmim_jax.evaluate.probe import probe
+    from fastmim_jax.evaluate.segmentation.probe import are_dense
     from fastmim_jax.train.remote.reading import local_run
 
+    if are_dense(values.kinds):
+        return _dense_probe(values)
     start_jax(values)
     run = local_run(values.workdir, values.step)
     with _progress() as progress:
@@ -41,6 +44,35 @@ def probe(values, paths):
             log=progress.log,
             progress=progress.show,
             **({"kinds": tuple(values.kinds)} if values.kinds else {}),
+            **({"count": values.count} if values.count else {}),
+        )
+
+
+def _dense_probe(values):
+    from fastmim_jax.evaluate.segmentation.probe import dense_probe
+    from fastmim_jax.train.remote.reading import local_run
+
+    if not values.images or values.folds:
+        flag = "leave out --folds" if values.folds else "type --images=DIR"
+        raise UserError(
+            f"probes of pixels need a folder of images with masks or depths, without folds: {flag}"
+        )
+    start_jax(values)
+    run = local_run(values.workdir, values.step)
+    with _progress() as progress:
+        dense_probe(
+            run,
+            values.images,
+            kinds=tuple(values.kinds),
+            test=values.test,
+            layers=tuple(values.layers),
+            legend=values.legend or "",
+            depth_unit=values.depth_unit,
+            step=values.step,
+            settings=values.set,
+            out=values.out or find_checkpoint(run).workdir / "dense_probe.json",
+            log=progress.log,
+            progress=progress.show,
             **({"count": values.count} if values.count else {}),
         )
 
@@ -268,7 +300,10 @@ COMMANDS = {
     "probe": Command(
         probe,
         ("workdir",),
-        ("images", "test", "kinds", "folds", "count", "step", "reading", "out", *DISTRIBUTED),
+        (
+            *("images", "test", "kinds", "probed_layers", "legend", "depth_unit", "folds", "count", "step"),
+            *("reading", "out", *DISTRIBUTED),
+        ),
         less_memory=SMALLER_COUNT,
     ),
     "features": Command(

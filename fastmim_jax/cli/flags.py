@@ -29,8 +29,8 @@ def _integer(value, help, least, default=None):
     return Flag(value, help, "integer", default, dict(lower_bound=least))
 
 
-def _words(value, help):
-    return Flag(value, help, "list", [])
+def _words(value, help, name=""):
+    return Flag(value, help, "list", [], name=name)
 
 
 def _boolean(help):
@@ -86,7 +86,14 @@ FLAGS = {
     "count": _integer("N", "images at most; default: 6 to draw, 20,000 to probe", 1),
     "folds": _integer("N", "folds of cross-validation; 0: test data, or else 5 folds", 0, 0),
     "step": _integer("N", "step of the checkpoint; default: the best or the newest", 0),
-    "kinds": _words("ridge,knn", "probes: ridge, knn, linear, attentive; default: ridge,knn"),
+    "kinds": _words(
+        "ridge,knn",
+        "probes of images: ridge, knn, linear, attentive; default: ridge,knn. Of pixels, with masks/ or "
+        "depths/ in --images: segmentation, knn_segmentation, depth",
+    ),
+    "legend": _path("FILE", "names of the classes of masks, and their colours or values"),
+    "depth_unit": Flag("0.001", "metres of a value of 16-bit depth images", "float", 0.001),
+    "probed_layers": _words('"block 12"', "layers that dense probes read; default: four", name="layers"),
     "layers": _words('"block 12 mean"', "layers to write; default: the last"),
     "format": Flag("NAME", "format of the source, such as mae_vit or timm_swin; default: detected"),
     "key": Flag("NAME", "entry of a file that has the arrays, such as model_ema"),

@@ -88,7 +88,7 @@ class BackboneStage(InferenceStage):
 
     def tokens(self, variables: dict, images: jax.Array, layer: str) -> jax.Array:
         """Return (B, N, D) float32 tokens of a layer, cls in front, of (B, H, W, C) pixels."""
-        outputs = _outputs(variables, images, self.model, self.reader.normalize)
+        outputs = layer_outputs(variables, images, self.model, self.reader.normalize)
         tokens, prefix = outputs[self.layers.index(layer)]
         flat = tokens.reshape(len(tokens), -1, tokens.shape[-1])
         return jnp.concatenate([prefix, flat], axis=1).astype(jnp.float32)
@@ -173,9 +173,10 @@ def feature_program(stage: BackboneStage, names: Sequence[str]) -> OnMesh:
     )
 
 
-def _outputs(
+def layer_outputs(
     variables: dict, images: jax.Array, encoder: Backbone, normalize: Callable
 ) -> Sequence[EncoderOutput]:
+    """Return the tokens after each layer of a backbone for (B, H, W, C) pixels."""
     flip = jnp.zeros(len(images), bool)
     outputs = encoder.apply(variables, normalize(images, flip), method="outputs")
     return cast(Sequence[EncoderOutput], outputs)
@@ -192,7 +193,7 @@ def _pool(
 ) -> dict[str, jax.Array]:
     """Return the features called `names`; () for all that are pooled."""
     columns = {}
-    outputs = _outputs(variables, batch["image"], encoder, normalize)
+    outputs = layer_outputs(variables, batch["image"], encoder, normalize)
     for layer, output in zip(layers, outputs, strict=True):
         patches = output.tokens.astype(jnp.float32)
         columns[f"{layer} mean"] = patches.mean((1, 2))

@@ -33,21 +33,10 @@ def open_monitor(config: Any) -> Callable[[PretrainStage, Path], Hook]:
 
 def _hook(stage: PretrainStage, parts: list[tuple[Images, Images]], epochs: float) -> Hook:
     every = max(1, round(epochs * stage.plan.steps_per_epoch))
-    devices = list(stage.mesh.devices.ravel())
-    replicate = jax.jit(
-        lambda tree: tree, out_shardings=sharding.replicated(sharding.make_mesh(devices=devices))
-    )
-    backbone: BackboneStage | None = None  # built at the first probe, compiled once
+    backbone_of = make_backbone_of(stage)
 
     def probe(step: int, state: TrainState) -> dict[str, float]:
-        nonlocal backbone
-        variables = replicate(backbone_variables(state.eval_variables()))
-        if backbone is None:
-            encoder, reader = stage.model.encoder, stage.reader
-            size = min(BATCH_SIZE, stage.eval_batch_size)  # as many as a training step computes at a time
-            backbone = make_backbone_stage(encoder, variables, reader, size, devices)
-        else:
-            backbone = dataclasses.replace(backbone, variables=variables)
+        backbone = backbone_of(state)
         lines = ridge_lines(extract(backbone, parts))
         best = max(lines, key=lambda line: line.held_out)
         layers, layer_of = backbone.layers, backbone.layer_of
@@ -59,6 +48,28 @@ def _hook(stage: PretrainStage, parts: list[tuple[Images, Images]], epochs: floa
         }
 
     return Hook(every, probe)
+
+
+def make_backbone_of(stage: PretrainStage) -> Callable[[TrainState], BackboneStage]:
+    """Return a function state -> the backbone with its parameters; it is compiled once."""
+    devices = list(stage.mesh.devices.ravel())
+    replicate = jax.jit(
+        lambda tree: tree, out_shardings=sharding.replicated(sharding.make_mesh(devices=devices))
+    )
+    backbone: BackboneStage | None = None  # built at the first call
+
+    def backbone_of(state: TrainState) -> BackboneStage:
+        nonlocal backbone
+        variables = replicate(backbone_variables(state.eval_variables()))
+        if backbone is None:
+            encoder, reader = stage.model.encoder, stage.reader
+            size = min(BATCH_SIZE, stage.eval_batch_size)  # as many as a training step computes at a time
+            backbone = make_backbone_stage(encoder, variables, reader, size, devices)
+        else:
+            backbone = dataclasses.replace(backbone, variables=variables)
+        return backbone
+
+    return backbone_of
 
 
 def mean(numbers: list[float]) -> float:

@@ -240,6 +240,7 @@ PRETRAIN_RULES = {
     **{f"method.partial.{key}": rule for key, rule in PARTIAL.items()},
     "optimizer.no_decay": several(text(empty=False), "a tuple of parameter names", ("mask_token",)),
     "monitor.path": text(),
+    "monitor.masks": text(),
     "monitor.epochs": POSITIVE,
     "monitor.images": integer(1),
     "run.eval_every": integer(0),

@@ -12,6 +12,7 @@ import pytest
 
 from fastmim_jax.__main__ import main
 from helpers.labelled_images import tuning_config, untrained, write_images
+from helpers.mask_files import write_folder
 from helpers.processes import Run, finish, lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess, pytest.mark.usefixtures("one_device")]
@@ -126,6 +127,20 @@ def test_two_processes_probe_as_one(pretrained, labelled, tmp_path):
     main([*words, f"--out={tmp_path / 'one.json'}"])
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
     assert one == two and "attentive" in said and silence == ""
+
+
+@pytest.mark.exhaustive
+def test_two_processes_segment_as_one(pretrained, tmp_path):
+    write_folder(tmp_path / "data", 15)
+    words = ["probe", f"--workdir={pretrained[0]}", f"--images={tmp_path / 'data'}"]
+    words.append("--kinds=segmentation,knn_segmentation")
+    said, silence = run_two(*words, f"--out={tmp_path / 'two.json'}")
+    main([*words, f"--out={tmp_path / 'one.json'}"])
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text())["dense"] for name in ("one", "two"))
+    assert "always class 0" in said and silence == "" and len(one) == len(two)
+    for line, other in zip(one, two, strict=True):
+        assert (line["kind"], line["layer"]) == (other["kind"], other["layer"])
+        assert line["scores"]["pixels"] == pytest.approx(other["scores"]["pixels"], abs=2e-3)
 
 
 @pytest.mark.exhaustive

@@ -114,8 +114,12 @@ class MaskedFiles:
     def read_mask(self, index: int) -> np.ndarray:
         """Return (H, W) int32, the mask of image `index`, IGNORE without a label; raises MaskError."""
         path = self.mask_paths[index]
-        mask = self.coding(read_label_image(path, self.rules), path)
+        mask = self.coding(self.read_values(path), path)
         return np.ascontiguousarray(mask, np.int32)
+
+    def read_values(self, path: str) -> np.ndarray:
+        """Return the values of a mask, see `read_label_image`."""
+        return read_label_image(path, self.rules)
 
     def check(self, index: int) -> np.ndarray:
         """Return the mask of image `index` after comparing its size with the header of the image.
