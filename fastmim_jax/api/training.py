@@ -15,11 +15,11 @@ from fastmim_jax.data.sources.joined import absolute_path
 from fastmim_jax.data.workers import start_resource_tracker
 from fastmim_jax.errors import UserError, did_you_mean
 from fastmim_jax.evaluate.best_checkpoint import BestCheckpoint
+from fastmim_jax.evaluate.dense_probes.monitor import open_dense_monitor
 from fastmim_jax.evaluate.finetune_baselines import measure_baselines
 from fastmim_jax.evaluate.monitor import open_monitor
 from fastmim_jax.evaluate.probe import Line
 from fastmim_jax.evaluate.probe import probe as probe_run
-from fastmim_jax.evaluate.segmentation.monitor import open_dense_monitor
 from fastmim_jax.models.zoo import create_model
 from fastmim_jax.paths import absolute_place, is_store, place
 from fastmim_jax.recipes import list_config_files, load_config

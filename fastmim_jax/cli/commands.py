@@ -24,8 +24,8 @@ def reconstruct(values, paths):
 
 def probe(values, paths):
     """Probe the frozen features of a checkpoint, layer by layer, for classes of images or of pixels."""
+    from fastmim_jax.evaluate.dense_probes.probe import are_dense
     from fastmim_jax.evaluate.probe import probe
-    from fastmim_jax.evaluate.segmentation.probe import are_dense
     from fastmim_jax.train.remote.reading import local_run
 
     if are_dense(values.kinds):
@@ -49,7 +49,7 @@ def probe(values, paths):
 
 
 def _dense_probe(values):
-    from fastmim_jax.evaluate.segmentation.probe import dense_probe
+    from fastmim_jax.evaluate.dense_probes.probe import dense_probe
     from fastmim_jax.train.remote.reading import local_run
 
     if not values.images or values.folds:

@@ -61,7 +61,7 @@ def draw_segmentations(
             overlay(picture.image, picture.mask, count),
             overlay(picture.image, picture.labels, count),
         ]
-        rows.append([_fit(panel) for panel in panels])
+        rows.append([fit_panel(panel) for panel in panels])
     seen = np.unique(np.concatenate([np.unique(picture.mask) for picture in pictures]))
     names = [classes[index] for index in seen if index >= 0]
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
@@ -73,7 +73,7 @@ def draw_segmentations(
     return save_png(compose(rows, headers, [caption]), path)
 
 
-def _fit(panel: np.ndarray) -> np.ndarray:
+def fit_panel(panel: np.ndarray) -> np.ndarray:
     """Return a panel of one size, with the image in its middle."""
     image = Image.fromarray(panel)
     factor = PANEL / max(image.size)

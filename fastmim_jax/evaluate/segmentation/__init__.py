@@ -1,1 +1,1 @@
-"""Evaluation of dense prediction: scores, frozen probes, and their pictures."""
+"""Segmentation: scores, and the evaluation of fine-tuned models by sliding windows."""

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fastmim_jax.evaluate.dense_probes import linear
+from fastmim_jax.evaluate.dense_probes.material import DenseMaterial, open_segmentation
+from fastmim_jax.evaluate.dense_probes.patch_features import COLORS, PatchFeatures, choose_layers
 from fastmim_jax.evaluate.monitor import make_backbone_of
-from fastmim_jax.evaluate.segmentation import linear
-from fastmim_jax.evaluate.segmentation.material import DenseMaterial, open_segmentation
-from fastmim_jax.evaluate.segmentation.patch_features import COLORS, PatchFeatures, choose_layers
 from fastmim_jax.train.hook import Hook
 from fastmim_jax.train.pretrain import PretrainStage
 from fastmim_jax.train.state import TrainState

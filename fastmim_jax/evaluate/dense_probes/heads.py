@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fastmim_jax.evaluate.segmentation.tasks import Task
+from fastmim_jax.evaluate.dense_probes.tasks import Task
 
 RATES = (2e-4, 1e-3, 5e-3)  # the first is Pixio's
 WEIGHT_DECAY = 0.01

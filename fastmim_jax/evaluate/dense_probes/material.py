@@ -11,8 +11,8 @@ from fastmim_jax.data.masks.depths import STEP, depth_evaluation_split, open_dep
 from fastmim_jax.data.masks.problems import describe_problems
 from fastmim_jax.data.masks.scan import map_pairs, scan_masks
 from fastmim_jax.errors import UserError
+from fastmim_jax.evaluate.dense_probes.tasks import MIN_DEPTH, DepthTask, SegmentationTask, Task
 from fastmim_jax.evaluate.probes.folds import HELD_OUT_FOLDS, held_out
-from fastmim_jax.evaluate.segmentation.tasks import MIN_DEPTH, DepthTask, SegmentationTask, Task
 from fastmim_jax.train.first_process import of_first_process
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.evaluate.segmentation import monitor
-from fastmim_jax.evaluate.segmentation.monitor import open_dense_monitor
+from fastmim_jax.evaluate.dense_probes import monitor
+from fastmim_jax.evaluate.dense_probes.monitor import open_dense_monitor
 from fastmim_jax.train.pretrain import pretrain
 from helpers import small
 from helpers.mask_files import write_folder

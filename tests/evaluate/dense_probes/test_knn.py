@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastmim_jax.evaluate.segmentation import knn
-from fastmim_jax.evaluate.segmentation.knn import NEIGHBORS, Patches, mode, segment
+from fastmim_jax.evaluate.dense_probes import knn
+from fastmim_jax.evaluate.dense_probes.knn import NEIGHBORS, Patches, mode, segment
 
 
 def test_mode():

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from fastmim_jax.evaluate.segmentation.dense_head import DenseHeads
-from fastmim_jax.evaluate.segmentation.tasks import (
+from fastmim_jax.evaluate.dense_probes.heads import DenseHeads
+from fastmim_jax.evaluate.dense_probes.tasks import (
     DepthTask,
     SegmentationTask,
     add_counts,

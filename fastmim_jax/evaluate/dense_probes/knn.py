@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastmim_jax.data.masks.base import IGNORE
-from fastmim_jax.evaluate.segmentation.linear import LayerScores, Progress
-from fastmim_jax.evaluate.segmentation.material import DenseMaterial
-from fastmim_jax.evaluate.segmentation.patch_features import PatchFeatures
-from fastmim_jax.evaluate.segmentation.tasks import add_counts
+from fastmim_jax.evaluate.dense_probes.linear import LayerScores, Progress
+from fastmim_jax.evaluate.dense_probes.material import DenseMaterial
+from fastmim_jax.evaluate.dense_probes.patch_features import PatchFeatures
+from fastmim_jax.evaluate.dense_probes.tasks import add_counts
 
 NEIGHBORS = (1, 3, 10, 30)
 MAX_PATCHES = 200_000  # of training

@@ -9,16 +9,18 @@ import numpy as np
 
 from fastmim_jax.data.masks.augment import fit
 from fastmim_jax.data.masks.depths import MILLIMETRE, STEP
+from fastmim_jax.draw.depths import DepthPicture, draw_depths
+from fastmim_jax.draw.overlays import LabelledPicture, draw_segmentations
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.backbone import open_backbone
+from fastmim_jax.evaluate.dense_probes import knn, linear
+from fastmim_jax.evaluate.dense_probes.heads import RATES
+from fastmim_jax.evaluate.dense_probes.linear import LayerScores, LinearProbe
+from fastmim_jax.evaluate.dense_probes.material import DenseMaterial, open_depth, open_segmentation
+from fastmim_jax.evaluate.dense_probes.patch_features import COLORS, PatchFeatures, choose_layers
+from fastmim_jax.evaluate.dense_probes.tasks import DepthTask, SegmentationTask
 from fastmim_jax.evaluate.inputs import compare_inputs
-from fastmim_jax.evaluate.segmentation import knn, linear, overlay
-from fastmim_jax.evaluate.segmentation.dense_head import RATES
-from fastmim_jax.evaluate.segmentation.linear import LayerScores, LinearProbe
-from fastmim_jax.evaluate.segmentation.material import DenseMaterial, open_depth, open_segmentation
-from fastmim_jax.evaluate.segmentation.patch_features import COLORS, PatchFeatures, choose_layers
 from fastmim_jax.evaluate.segmentation.scores import scores
-from fastmim_jax.evaluate.segmentation.tasks import SegmentationTask
 from fastmim_jax.io import read_json, write_json
 from fastmim_jax.paths import check_output
 from fastmim_jax.train.runs import LoadedRun
@@ -224,21 +226,18 @@ class _Report:
         if jax.process_index():
             return
         pixels = [_resized(images.test.read(int(record)).image, size) for record in records]
-        write = [_pictures(material, image, *row) for image, row in zip(pixels, rows, strict=False)]
-        overlay.write_rows(path, write)
+        triples = [(image, *row) for image, row in zip(pixels, rows, strict=False)]  # rows end with padding
+        caption = f"{best.layer}: " + ", ".join(
+            f"{name} {_value(name, x)}" for name, x in best.scores.items()
+        )
+        if isinstance(material.task, DepthTask):
+            depths = [DepthPicture(image, truth * STEP, guess) for image, truth, guess in triples]
+            draw_depths(path, depths, material.task.largest, caption)
+        else:
+            draw_segmentations(
+                path, [LabelledPicture(*triple) for triple in triples], self._classes, caption
+            )
         self._log(f"picture: {path} (image, truth, prediction of {best.layer})")
-
-
-def _pictures(
-    material: DenseMaterial, image: np.ndarray, truth: np.ndarray, guess: np.ndarray
-) -> list[np.ndarray]:
-    """-> image, truth and prediction as pictures."""
-    task = material.task
-    if isinstance(task, SegmentationTask):
-        colors = overlay.class_colors(task.classes)
-        return [image, overlay.overlay(image, truth, colors), overlay.overlay(image, guess, colors)]
-    largest = getattr(task, "largest", 1.0)
-    return [image, overlay.depth_picture(truth * STEP, largest), overlay.depth_picture(guess, largest)]
 
 
 def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

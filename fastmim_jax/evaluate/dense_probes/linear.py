@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastmim_jax.data.masks.base import MaskedFiles
-from fastmim_jax.evaluate.segmentation.dense_head import DenseHeads, HeadState
-from fastmim_jax.evaluate.segmentation.material import DenseMaterial
-from fastmim_jax.evaluate.segmentation.patch_features import PatchFeatures
-from fastmim_jax.evaluate.segmentation.tasks import DepthTask, Task, add_counts
+from fastmim_jax.evaluate.dense_probes.heads import DenseHeads, HeadState
+from fastmim_jax.evaluate.dense_probes.material import DenseMaterial
+from fastmim_jax.evaluate.dense_probes.patch_features import PatchFeatures
+from fastmim_jax.evaluate.dense_probes.tasks import DepthTask, Task, add_counts
 
 EPOCHS = 60  # as published
 MAX_STEPS = 20_000

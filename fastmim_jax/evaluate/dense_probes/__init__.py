@@ -1,0 +1,1 @@
+"""Probes of pixels: segmentation and depth from frozen features."""
