@@ -196,8 +196,9 @@ class Model:
 
         Args:
           path: a folder; or a file that ends in .pth or .safetensors.
-          to: "timm", "hf", "torchvision", "mmpretrain", "mmdet", "mmseg", "stablehlo" or "onnx"; "" for the
-            names of the published code (a file) or a work directory (a folder).
+          to: "timm", "hf", "torchvision", "mmpretrain", "mmdet", "mmseg", "detectron2", "keras_hub",
+            "stablehlo" or "onnx"; "" for the names of the published code (a file) or a work directory (a
+            folder).
           encoder_only: leave out the decoder or head.
           image_size: (height, width) to resample positions to.
           overwrite: replace an earlier export.

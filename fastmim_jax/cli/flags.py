@@ -98,7 +98,10 @@ FLAGS = {
     "format": Flag("NAME", "format of the source, such as mae_vit or timm_swin; default: detected"),
     "key": Flag("NAME", "entry of a file that has the arrays, such as model_ema"),
     "prefix": Flag("NAME", "prefix of the arrays to take, such as base_encoder; default: detected"),
-    "to": Flag("NAME", "official, timm, hf, torchvision, mmpretrain, mmdet, mmseg, stablehlo or onnx"),
+    "to": Flag(
+        "NAME",
+        "official, timm, hf, torchvision, mmpretrain, mmdet, mmseg, detectron2, keras_hub, stablehlo, onnx",
+    ),
     "image_size": _words("224", "pixels: side, or height,width, to resample positions to"),
     "set": Flag(
         "KEY=VALUE",

@@ -54,6 +54,7 @@ def model_card(
     curve: str | None = None,
     with_paths: bool = False,
     licence: str = "",
+    sections: str = "",
 ) -> str:
     """Return the text of a README.md.
 
@@ -63,6 +64,7 @@ def model_card(
       curve: file name of a picture of the loss beside the card, if any.
       with_paths: whether local paths, such as of the data, may be in it.
       licence: the Hub's identifier; "" for that of the weights that training began from.
+      sections: further text, after the facts.
     """
     classes = count(len(bundle.classes), "class", "classes")
     title = PAPERS.get(bundle.kind, classes if bundle.classes else "a backbone")
@@ -74,6 +76,7 @@ def model_card(
         f"```python\n{usage.strip()}\n```",
         "\n".join(f"- {fact}" for fact in (*_facts(bundle, with_paths), *_results(bundle))),
         *([f"![Loss against step]({curve})"] if curve else []),
+        *([sections] if sections else []),
         f"## Starting weights\n\n{starting_weights(bundle, with_paths)}",
         f"## Config\n\n```json\n{json.dumps(flatten(config), indent=1)}\n```",
     ]

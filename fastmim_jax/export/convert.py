@@ -21,7 +21,7 @@ from fastmim_jax.export.destination.check import (
     is_folder,
 )
 from fastmim_jax.export.destination.staging import clean_leftovers, staged
-from fastmim_jax.export.files.array_files import Tensors, read_tensors, write_pth, write_safetensors
+from fastmim_jax.export.files.array_files import Tensors, read_tensors
 from fastmim_jax.export.formats import LIBRARIES
 from fastmim_jax.export.formats.detect import find_format
 from fastmim_jax.export.formats.names import flatten_variables
@@ -31,7 +31,7 @@ from fastmim_jax.export.from_torch import LoadReport, check_finite, from_torch
 from fastmim_jax.export.private_paths import shown_source, without_paths
 from fastmim_jax.export.programs.onnx import write_onnx
 from fastmim_jax.export.programs.stablehlo import describes, write_function
-from fastmim_jax.export.to_torch import TorchArrays, dump_settings, parse_settings, to_torch
+from fastmim_jax.export.to_torch import TorchArrays, parse_settings, to_torch
 from fastmim_jax.io import read_json
 from fastmim_jax.paths import check_output, is_store, place, utf8_path
 from fastmim_jax.run_folder import CONFIG, find_checkpoint, is_checkpoint
@@ -43,7 +43,6 @@ from fastmim_jax.train.transfer import TransferReport, modules
 from fastmim_jax.train.warm_start import has_checkpoint
 from fastmim_jax.validate.names import count
 
-FILES: dict[str, Callable[..., None]] = dict(zip(ARRAY_FILES, (write_pth, write_safetensors), strict=True))
 PROGRAMS: dict[str, Callable[..., str]] = {"stablehlo": write_function, "onnx": write_onnx}
 SHOWN_NAMES = 8  # in a line
 
@@ -327,7 +326,7 @@ def _write(
     """Write a bundle to a path that will be moved to the destination -> WriteReport."""
     if options.to in PROGRAMS:
         return WriteReport(facts=PROGRAMS[options.to](bundle, path))
-    if not options.to and destination.suffix not in FILES:
+    if not options.to and destination.suffix not in ARRAY_FILES:
         report = [list(line) for line in (*source.lines(options.with_paths), *lines)]
         origin = {"source": source.source(options.with_paths), "format": bundle.format}
         lineage = lineage_of_export(bundle, options.with_paths)
@@ -339,12 +338,12 @@ def _write(
         command = f"fastmim finetune --config=configs/finetune.py --config.init={destination} ..."
         return WriteReport(next=command)
     arrays = to_torch(bundle, options.to or "official")
-    if options.to in FOLDERS and destination.suffix not in FILES:
+    if options.to in FOLDERS and destination.suffix not in ARRAY_FILES:
         code = model_folder.write_folder(
             bundle, arrays, path, destination, options.with_paths, options.hub, options.licence
         )
         return WriteReport(arrays, ("; ".join(line for line in code.splitlines() if line),))
-    FILES[destination.suffix](path, arrays.state, dump_settings(bundle))
+    model_folder.write_arrays(path, bundle, arrays)
     spec = model_folder.spec_of(bundle, arrays.format)
     hints = LIBRARIES[arrays.format.library].file_hints(spec, destination)
     return WriteReport(arrays, tuple(hints))

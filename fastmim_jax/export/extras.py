@@ -1,6 +1,7 @@
-"""Packages of the extras `torch` and `onnx`, imported on demand."""
+"""Packages of the extras `torch` and `onnx`, and keras_hub, imported on demand."""
 
 import importlib
+import os
 from functools import cache
 from types import ModuleType
 
@@ -74,6 +75,29 @@ def _declare_operators(torch):
     for name in DECLARED:
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return library
+
+
+@cache
+def import_keras_hub() -> ModuleType:
+    """Import keras_hub with Keras on JAX, and return keras.
+
+    Raises:
+      UserError: it is not installed, or Keras runs on another backend already.
+    """
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    try:
+        importlib.import_module("keras_hub")
+    except ImportError as error:
+        raise UserError(
+            "this needs keras_hub, which is not installed: type pip install keras-hub (it brings "
+            "TensorFlow along, and does not use it here)"
+        ) from error
+    keras = importlib.import_module("keras")
+    if keras.backend.backend() != "jax":
+        raise UserError(
+            f"Keras runs on {keras.backend.backend()}, expected JAX: type KERAS_BACKEND=jax in front"
+        )
+    return keras
 
 
 def require(name: str, extra: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Folders that transformers and timm open: weights, their config.json and a model card."""
+"""Folders that libraries open: weights, a description or a detector's files, and a model card."""
 
 import json
 import shutil
@@ -8,13 +8,14 @@ from typing import Any
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.bundle import ModelBundle
 from fastmim_jax.export.card import model_card
-from fastmim_jax.export.files.array_files import write_safetensors
+from fastmim_jax.export.files.array_files import write_pth, write_safetensors
 from fastmim_jax.export.formats import LIBRARIES
 from fastmim_jax.export.formats.library import MAESpec, ModelSpec
 from fastmim_jax.export.formats.pixel_values import rescaling
 from fastmim_jax.export.formats.rules import Format
 from fastmim_jax.export.to_torch import TorchArrays, dump_settings
 from fastmim_jax.io import read_json
+from fastmim_jax.validate.names import count
 
 WEIGHTS = "model.safetensors"
 
@@ -71,18 +72,45 @@ def write_folder(
     library, folder = LIBRARIES[arrays.format.library].folder, Path(folder)
     if library is None:
         raise UserError(f"{arrays.format.library} opens no folders: choose another --to=")
-    spec, description = spec_of(bundle, arrays.format), describe(bundle, arrays.format)
+    spec, detector = spec_of(bundle, arrays.format), library.detector
+    texts = detector.files(_headless(spec)) if detector else {}
+    description = {} if detector else describe(bundle, arrays.format)
+    contents = {} if detector else {"config.json": description, **library.files(spec)}
+    texts |= {name: json.dumps(content, indent=2) + "\n" for name, content in contents.items()}
     absolute = Path(destination).absolute()
     code = library.code(description, absolute)
     card_code = library.code(description, Path(hub or (absolute if with_paths else absolute.name)))
     folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder / WEIGHTS, arrays.state, dump_settings(bundle))
-    for name, content in {"config.json": description, **library.files(spec)}.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+    write_arrays(folder / (detector.weights if detector else WEIGHTS), bundle, arrays)
     curve = _copy_curve(bundle, folder)
-    card = model_card(bundle, card_code, library.package, curve, with_paths, licence)
-    (folder / "README.md").write_text(card)
+    sections = detector.card(spec) if detector else ""
+    card = model_card(bundle, card_code, library.package, curve, with_paths, licence, sections)
+    for name, text in {**texts, "README.md": card}.items():
+        (folder / name).write_text(text)
     return code
+
+
+def _headless(spec: ModelSpec) -> ModelSpec:
+    """Return a ModelSpec for a detector, which has no place for a classifier."""
+    if spec.classes:
+        raise UserError(
+            "a detector takes the backbone alone, and this model has a head of "
+            f"{count(len(spec.classes), 'class', 'classes')}: type --encoder_only"
+        )
+    return spec
+
+
+def write_arrays(path: Path, bundle: ModelBundle, arrays: TorchArrays) -> None:
+    """Write the arrays of a model as a .pth or .safetensors file, by its suffix.
+
+    Raises:
+      UserError: torch is not installed, for .pth; or the file cannot hold the arrays.
+    """
+    settings = dump_settings(bundle)
+    if path.suffix == ".pth":
+        write_pth(path, arrays.state, settings, LIBRARIES[arrays.format.library].wrapper)
+    else:
+        write_safetensors(path, arrays.state, settings)
 
 
 def _copy_curve(bundle, folder):

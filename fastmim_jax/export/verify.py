@@ -34,7 +34,7 @@ class Comparison:
 
     Attributes:
       layer: its name, such as "block 3".
-      backend: what computed B's, "PyTorch" or "JAX".
+      backend: what computed B's, such as "PyTorch" or "JAX".
       error: the largest absolute difference; inf for another shape.
       largest: the largest absolute value of A's.
     """
@@ -52,16 +52,18 @@ class Comparison:
 
 @dataclass(frozen=True)
 class OpenedReference:
-    """The model B in PyTorch.
+    """The model B in the library.
 
     Attributes:
       library: a key of REFERENCES.
       class_name: of the module.
+      backend: see `formats.library.Reference`.
       outputs: (images, noise) -> Outputs.
     """
 
     library: str
     class_name: str
+    backend: str
     outputs: Callable[[np.ndarray, np.ndarray | None], Outputs]
 
 
@@ -70,7 +72,7 @@ def verify(
 ) -> bool:
     """Compare two checkpoints of the same model, in any formats.
 
-    The second runs in PyTorch if a library there has its architecture; the first always in JAX.
+    The second runs in PyTorch or Keras if a library there has its architecture; the first always in JAX.
 
     Args:
       first, second: sources of `convert`.
@@ -97,12 +99,12 @@ def verify_bundles(ours: ModelBundle, theirs: ModelBundle, log: Log = print) -> 
     images, noise = sample_images(ours.image_shape), _noise(ours)
     reference, reason = _open_reference(theirs)
     if reference:
-        _log(log, "B runs in", f"{reference.library}, {reference.class_name}, PyTorch")
+        _log(log, "B runs in", f"{reference.library}, {reference.class_name}, {reference.backend}")
     else:
         _log(log, "B runs in", f"JAX, as A does, not in PyTorch: {reason}")
     outputs, comparisons = layer_outputs(ours, images, noise), []
     if reference:
-        comparisons = compare(outputs, reference.outputs(images, noise), "PyTorch")
+        comparisons = compare(outputs, reference.outputs(images, noise), reference.backend)
     remaining = {name: x for name, x in outputs.items() if name not in _layers(comparisons)}
     if remaining:
         comparisons += compare(remaining, layer_outputs(theirs, images, _noise(theirs)), "JAX")
@@ -212,7 +214,7 @@ def _open_reference(bundle: ModelBundle) -> tuple[OpenedReference | None, str]:
         ) -> Outputs:
             return compute(module, images, **({"noise": noise} if takes_noise else {}))
 
-        return OpenedReference(library, type(module).__name__, outputs), ""
+        return OpenedReference(library, type(module).__name__, REFERENCES[library].backend, outputs), ""
     return None, reasons[0] if reasons else f"no library there has {bundle.family}"
 
 

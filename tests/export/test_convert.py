@@ -430,7 +430,7 @@ def run(capsys, *words):
     [
         (["convert", "{mae}"], "1 path was given, expected 2: type fastmim convert SOURCE DESTINATION"),
         (["convert", "{mae}", "{new}", "--to=keras"], "unknown --to=keras; choose from: official, timm"),
-        (["convert", "{mae}", "{new}", "--to=mmdet"], "--to=mmdet writes a file.*type .*new.safetensors"),
+        (["convert", "{mae}", "{new}", "--to=mmseg"], "--to=mmseg writes a file.*type .*new.safetensors"),
         (
             ["convert", "{mae}", "{new}.pt"],
             "suffix that is not written here: .* such as .*new.pth",

@@ -38,6 +38,7 @@ SHOWN_NAMES, SHOWN_LENGTH = 6, 80  # names in a message, characters of a name
 IN_FOLDER = (
     *("model.safetensors", "model.safetensors.index.json"),
     *("pytorch_model.bin", "pytorch_model.bin.index.json"),
+    "backbone.pth",  # of our folders for detectors
 )
 
 

@@ -2,15 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
 
 from fastmim_jax.export.formats.rules import Format, State
-
-if TYPE_CHECKING:
-    import torch
 
 
 class MAESpec(NamedTuple):
@@ -54,21 +51,40 @@ class ModelSpec(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """The library's own model in PyTorch, to verify conversions with.
+    """The library's own model, to verify conversions with.
 
     build: (description, state dict or None for random weights) -> the model in eval mode. Raises UserError
       if a package is missing, or if names or shapes of the state are not the model's.
     outputs: (model, images (B, H, W, C) float32, normalised) -> {"block 1" or "stage 1", ...: (B, h, w, D),
       "cls": (B, D) of a ViT, "logits": (B, classes) with a head}. A library with formats of an MAE also
       takes the keyword noise (B, N), and adds "prediction", "mask" and "loss".
+    backend: what computes its outputs.
     """
 
-    build: "Callable[[dict, State | None], torch.nn.Module]"
+    build: Callable[[dict, State | None], Any]
     outputs: Callable[..., dict[str, np.ndarray]]
+    backend: str = "PyTorch"
+
+
+class Detector(NamedTuple):
+    """Files of a folder that build a detector on the backbone's feature pyramid and train it.
+
+    weights: name of the file with the arrays; its suffix tells the kind.
+    files: ModelSpec -> {name: text}. Raises UserError if the library has no such detector.
+    card: ModelSpec -> section of the model card on the published recipe.
+    """
+
+    weights: str
+    files: Callable[[ModelSpec], dict[str, str]]
+    card: Callable[[ModelSpec], str]
+
+
+def _no_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {}
 
 
 class Folder(NamedTuple):
-    """A folder of model.safetensors and config.json that the library opens by itself.
+    """A folder that the library opens by itself: model.safetensors and config.json, or a detector's files.
 
     package: name of the Python package.
     code: (description, path) -> Python lines that open a folder.
@@ -79,9 +95,10 @@ class Folder(NamedTuple):
 
     package: str
     code: Callable[[dict, Path], str]
-    keys: tuple[str, ...]
-    read_settings: Callable[[Mapping[str, Any]], dict]
+    keys: tuple[str, ...] = ()
+    read_settings: Callable[[Mapping[str, Any]], dict] = _no_settings
     files: Callable[[ModelSpec], dict[str, dict]] = lambda spec: {}
+    detector: Detector | None = None
 
 
 class Library(NamedTuple):
@@ -92,6 +109,7 @@ class Library(NamedTuple):
     describe: ModelSpec -> the library's description of the model, JSON. Raises UserError if the library has
       no such model.
     file_hints: (ModelSpec, path of a file) -> lines on how to open the file.
+    wrapper: entry of a .pth file with the arrays.
     """
 
     name: str
@@ -100,3 +118,4 @@ class Library(NamedTuple):
     file_hints: Callable[[ModelSpec, Path], list[str]] = lambda spec, path: []
     reference: Reference | None = None
     folder: Folder | None = None
+    wrapper: str = "model"

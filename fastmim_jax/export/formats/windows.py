@@ -53,3 +53,16 @@ def one_window(encoder: nn.Module, image_size: tuple[int, int], refuse: Refuse) 
             f"has one window size for all stages, here they are {', '.join(map(str, sides))} tokens wide"
         )
     return sides[0]
+
+
+def check_shifts(encoder: nn.Module, image_size: tuple[int, int], refuse: Refuse) -> None:
+    """Check that a window which spans its grid does so along both axes.
+
+    Libraries shift the windows along both axes or none, ours along each axis that a window does not span.
+
+    refuse: raises a UserError, given the sentence's end.
+    """
+    for stage, side in enumerate(square_windows(encoder, image_size, refuse)):
+        reached = [length // (encoder.embed_stride * 2**stage) == side for length in image_size]
+        if any(reached) and not all(reached):
+            refuse("shifts no window that spans the grid along one axis only")

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from fastmim_jax.export.formats import FORMATS
+from fastmim_jax.export.formats.detectron2 import keys as detectron2
 from fastmim_jax.export.formats.huggingface import keys as huggingface
+from fastmim_jax.export.formats.keras_hub import keys as keras_hub
 from fastmim_jax.export.formats.official import convnets, pvt_v2
 from fastmim_jax.export.formats.official import keys as official
 from fastmim_jax.export.formats.openmmlab import dense_keys
@@ -27,7 +29,8 @@ from fastmim_jax.export.formats.rules import (
 from fastmim_jax.export.formats.timm import keys as timm
 from fastmim_jax.export.formats.torchvision import keys as torchvision
 
-MODULES = [official, convnets, pvt_v2, timm, huggingface, torchvision, openmmlab, dense_keys]
+LIBRARIES = (official, timm, huggingface, torchvision, openmmlab, detectron2, keras_hub)
+MODULES = [*LIBRARIES, convnets, pvt_v2, dense_keys]
 TABLES = {
     f"{module.__name__.removeprefix('fastmim_jax.export.formats.')}.{name}": value
     for module in MODULES
@@ -53,7 +56,7 @@ SHAPES = {
     torchvision.CHANNELS_FIRST: (5, 1, 1),
     dense_keys.POINTWISE: (6, 4, 1, 1),
 }
-BY_AXES = {None: (6, 4), 1: (12,), 2: (6, 8)}
+BY_AXES = {None: (6, 4), 1: (12,), 2: (6, 8), 4: (2, 3, 4, 5)}
 
 
 def listed(suffixes):
@@ -150,7 +153,6 @@ def test_every_table_belongs_to_a_format(name):
 
 
 def test_every_format_is_registered_under_a_name_of_its_own():
-    modules = (official, timm, huggingface, torchvision, openmmlab)
-    declared = [*chain(*(module.FORMATS for module in modules)), *dense_keys.MMDET, *dense_keys.MMSEG]
+    declared = [*chain(*(module.FORMATS for module in LIBRARIES)), *dense_keys.MMDET, *dense_keys.MMSEG]
     assert not repeated(fmt.name for fmt in declared)
     assert {fmt.name: fmt for fmt in declared} == FORMATS

@@ -3,7 +3,7 @@
 import pytest
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.formats.windows import fitted_windows, one_window, square_windows
+from fastmim_jax.export.formats.windows import check_shifts, fitted_windows, one_window, square_windows
 from fastmim_jax.models.zoo import create_model
 
 
@@ -40,3 +40,9 @@ def test_one_window_for_all_stages_or_none():
     assert one_window(create_model("swin_t"), (224, 224), refuse) == 7
     with pytest.raises(UserError, match="here they are 14, 14, 14, 7 tokens wide"):
         one_window(create_model("mixmim_b"), (224, 224), refuse)
+
+
+def test_windows_span_both_axes_or_none():
+    check_shifts(create_model("swin_t"), (224, 224), refuse)
+    with pytest.raises(UserError, match="the library shifts no window that spans the grid along one axis"):
+        check_shifts(create_model("swin_t", window=7), (224, 448), refuse)

@@ -12,7 +12,7 @@ import flax.linen as nn
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.export.formats.library import ModelSpec
-from fastmim_jax.export.formats.windows import Refuse, one_window, square_windows
+from fastmim_jax.export.formats.windows import Refuse, check_shifts, one_window, square_windows
 from fastmim_jax.models.pvt_v2 import REDUCTIONS
 
 STAGES = (0, 1, 2, 3)  # whose outputs a detector or segmenter takes
@@ -31,6 +31,17 @@ def config_lines(library: str, spec: ModelSpec, path: Path) -> list[str]:
     Raises:
       UserError: the library has no such backbone.
     """
+    arguments = backbone_arguments(library, spec, str(path))
+    imports = IMPORTS if arguments["type"].startswith("mmpretrain.") else ""
+    return f"{imports}backbone = {formatted(arguments)}".splitlines()
+
+
+def backbone_arguments(library: str, spec: ModelSpec, checkpoint: str) -> Arguments:
+    """Return the "backbone" of a config: its type, the arguments of the class, and the file to load.
+
+    Raises:
+      UserError: the library has no such backbone.
+    """
     family = spec.encoder.family
     describe_backbone = _BACKBONES.get((library, family))
     if describe_backbone is None:
@@ -38,26 +49,25 @@ def config_lines(library: str, spec: ModelSpec, path: Path) -> list[str]:
     arguments, prefix = describe_backbone(partial(_refuse, library), spec)
     if spec.channels != 3:
         arguments["in_channels"] = spec.channels
-    arguments["init_cfg"] = dict(type="Pretrained", checkpoint=str(path))
+    arguments["init_cfg"] = dict(type="Pretrained", checkpoint=checkpoint)
     if prefix:
         arguments["init_cfg"]["prefix"] = prefix
-    imports = IMPORTS if arguments["type"].startswith("mmpretrain.") else ""
-    return f"{imports}backbone = {_formatted(arguments)}".splitlines()
+    return arguments
 
 
 def _refuse(library: str, reason: str) -> NoReturn:
     raise UserError(f"{library} {reason}: choose another library for --to=")
 
 
-def _formatted(x: Any, depth: int = 1) -> str:
-    """A dict as dict(...), with one argument per line if it is nested; other values by their repr."""
+def formatted(x: Any, depth: int = 1) -> str:
+    """Return a dict as dict(...), its arguments on lines of their own at the top; other values by repr."""
     if isinstance(x, list):
-        return f"[{', '.join(_formatted(value, depth) for value in x)}]"
+        return f"[{', '.join(formatted(value, depth) for value in x)}]"
     if not isinstance(x, dict):
         return repr(x)
     if all(not isinstance(value, dict) for value in x.values()) and depth > 1:
         return f"dict({', '.join(f'{key}={value!r}' for key, value in x.items())})"
-    lines = [f"{'    ' * depth}{key}={_formatted(value, depth + 1)},\n" for key, value in x.items()]
+    lines = [f"{'    ' * depth}{key}={formatted(value, depth + 1)},\n" for key, value in x.items()]
     return f"dict(\n{''.join(lines)}{'    ' * (depth - 1)})"
 
 
@@ -142,10 +152,7 @@ def _mmpretrain_swin(refuse: Refuse, spec: ModelSpec) -> Described:
         refuse(f"has no Swin with an epsilon of {encoder.epsilon:g}, only with 1e-05")
     block = {} if encoder.mlp_ratio == 4 else {"block_cfgs": dict(ffn_ratio=float(encoder.mlp_ratio))}
     sides = square_windows(encoder, image_size, refuse)
-    for stage, side in enumerate(sides):
-        reached = [length // (encoder.embed_stride * 2**stage) == side for length in image_size]
-        if any(reached) and not all(reached):
-            refuse("shifts no window that spans the grid along one axis only")
+    check_shifts(encoder, image_size, refuse)
     stages = [dict(window_size=side, **block) for side in sides]
     arguments = dict(
         type="SwinTransformer",

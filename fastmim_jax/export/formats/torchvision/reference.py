@@ -2,7 +2,6 @@
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 Tensors = list["torch.Tensor"]
-_HEADS = {"VisionTransformer": "heads", "SwinTransformer": "head", "ConvNeXt": "classifier.2"}
 
 
 def build_reference(description: Mapping[str, Any], state: State | None = None) -> "Module":
@@ -31,20 +29,16 @@ def build_reference(description: Mapping[str, Any], state: State | None = None) 
     Raises:
       UserError: the state's names or shapes are not the model's; torch or torchvision is not installed.
     """
-    torch, models = import_torch(), models_module()
-    name, arguments = description["architecture"], dict(description["arguments"])
-    if name == "ConvNeXt":
-        setting = models.convnext.CNBlockConfig
-        arguments["block_setting"] = [setting(*stage) for stage in arguments["block_setting"]]
-    else:
-        arguments["norm_layer"] = partial(torch.nn.LayerNorm, eps=description["epsilon"])
-    classes = arguments.pop("num_classes")
-    model = getattr(models, name)(**arguments, num_classes=max(1, classes)).eval()
-    if not classes:
-        model.set_submodule(_HEADS[name], torch.nn.Identity())
+    import_torch(), import_torchvision()
+    model = _detector().build_backbone(description)
     if state is not None:
-        load_state(model, state, f"torchvision's {name}")
+        load_state(model, state, f"torchvision's {description['architecture']}")
     return model
+
+
+def _detector() -> ModuleType:
+    """Return the module that exported folders have as detector.py, which imports torchvision itself."""
+    return importlib.import_module("fastmim_jax.export.formats.torchvision.detector")
 
 
 def models_module() -> ModuleType:
@@ -83,7 +77,9 @@ def reference_outputs(model: Any, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _has_head(model: Any) -> bool:
-    return not isinstance(model.get_submodule(_HEADS[type(model).__name__]), import_torch().nn.Identity)
+    return not isinstance(
+        model.get_submodule(_detector().HEADS[type(model).__name__]), import_torch().nn.Identity
+    )
 
 
 def _vit_blocks(model: Any) -> Sequence["Module"]:
