@@ -160,6 +160,7 @@ class Model:
         return ImagePredictions(
             names=[source.name(int(number)) for number in found.index],
             labels=found.label,
+            true=np.array([*source.classes, ""], dtype=object)[found.label],  # -1 for none
             classes=np.asarray(self.classes, dtype=object)[found.best],
             probabilities=found.probability,
             undecodable=_missing(source, found.index),

@@ -77,10 +77,12 @@ class ImagePredictions:
       names, labels, undecodable: see `ImageFeatures`.
       classes: (n, k) names of the likeliest classes, likeliest first, k up to 5.
       probabilities: (n, k) of these classes.
+      true: (n,) names of the classes that the images have by their folder or data set, "" without one.
     """
 
     names: list[str]
     labels: np.ndarray
+    true: np.ndarray
     classes: np.ndarray
     probabilities: np.ndarray
     undecodable: list[str]
@@ -92,6 +94,20 @@ class ImagePredictions:
     def best(self) -> list[str]:
         """The likeliest class of each image."""
         return list(self.classes[:, 0])
+
+    @property
+    def accuracy(self) -> float:
+        """The share of images with a class whose likeliest class it is.
+
+        Raises:
+          UserError: no image has a class.
+        """
+        labelled = self.true != ""
+        if not labelled.any():
+            raise UserError(
+                "no classes to compare the predictions with: predict a folder with one folder per class"
+            )
+        return float((self.classes[:, 0] == self.true)[labelled].mean())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,5 +1,7 @@
 """A loaded model: its features, predictions, reconstructions and exports."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -111,4 +113,12 @@ def test_a_classifier_predicts_names(tmp_path, one_device):
     assert model.classes == ("blue", "green", "red") and len(found) == 6
     assert set(found.best) <= set(model.classes) and found.classes.shape == (6, 3)
     np.testing.assert_allclose(found.probabilities.sum(1), 1, atol=1e-5)
-    assert found.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert found.labels.tolist() == [0, 0, 1, 1, 2, 2] and found.true[::2].tolist() == list(model.classes)
+    right = [
+        best == path.parent.name for best, path in zip(found.best, map(Path, found.names), strict=True)
+    ]
+    assert found.accuracy == np.mean(right)
+    without = model.predict(Image.open(found.names[0]))
+    assert without.true.tolist() == [""]
+    with pytest.raises(UserError, match="no classes to compare the predictions with"):
+        without.accuracy  # noqa: B018

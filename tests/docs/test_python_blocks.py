@@ -40,7 +40,7 @@ def write_classifier(folder):
 @pytest.fixture
 def stand_ins(tmp_path, monkeypatch, one_device):
     """Let functions of training return untrained runs, and paths that do not exist be tiny ones."""
-    small.write_images(tmp_path / "images", 4)
+    small.write_images(tmp_path / "images" / "ant", 4)
     runs = {
         "pretrain": write_pretrained(tmp_path / "mae"),
         "finetune": write_classifier(tmp_path / "tuned"),
@@ -62,7 +62,7 @@ def stand_ins(tmp_path, monkeypatch, one_device):
 
     def open_any(images, *args):
         if isinstance(images, list):
-            images = [tmp_path / "images" / f"{index:03}.png" for index in range(len(images))]
+            images = [tmp_path / "images" / "ant" / f"{index:03}.png" for index in range(len(images))]
         missing = isinstance(images, str) and images != "sample"
         return open_images(str(tmp_path / "images") if missing else images, *args)
 

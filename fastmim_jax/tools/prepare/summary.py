@@ -17,7 +17,8 @@ def summary_lines(splits: Mapping[str, SplitFacts], settings: Settings) -> Itera
         yield f"  values from {_numbers(facts.lowest, 4)} to {_numbers(facts.highest, 4)} per channel"
         yield from _range_lines(facts, settings)
         if facts.copied:
-            yield f"  {facts.copied:,} JPEG files were small enough and are stored as they are"
+            stored = ": stored as the files that they are" if facts.shards else ""
+            yield f"  no need to shrink {_count(facts.copied, 'JPEG file')}{stored}"
         yield from _unreadable_lines(facts)
     yield from _class_lines(splits)
     first, facts = next(iter(splits.items()))
