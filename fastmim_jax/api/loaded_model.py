@@ -21,6 +21,7 @@ from fastmim_jax.export.bundle import ModelBundle
 from fastmim_jax.export.convert import Options, convert, is_ours, open_source
 from fastmim_jax.paths import local_path
 from fastmim_jax.paths import place as resolve_place
+from fastmim_jax.saved_config import kind_of
 from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.start_jax import start_jax
 from fastmim_jax.tools.reconstruct import central_crops, reconstruct_images
@@ -61,7 +62,9 @@ def load(path: str | os.PathLike, *, step: int | None = None, batch_size: int = 
         loaded = load_run(place, step)
         class_file = loaded.workdir / "classes.json"
         classes = (
-            read_classes(loaded.workdir, count_outputs(loaded.variables)) if class_file.exists() else ()
+            read_classes(loaded.workdir, count_outputs(loaded.variables))
+            if class_file.exists() and kind_of(loaded.config) == "finetune"  # not those of pixels
+            else ()
         )
         return Model(loaded, classes, batch_size)
     bundle, _ = open_source(place)

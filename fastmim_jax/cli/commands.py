@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from fastmim_jax.cli.command import Command
-from fastmim_jax.cli.training import check_config, finetune, is_segmentation, pretrain, segment
+from fastmim_jax.cli.training import check_measurable, finetune, is_segmentation, pretrain, segment
 from fastmim_jax.errors import UserError
 from fastmim_jax.paths import local_path
 from fastmim_jax.run_folder import find_checkpoint
@@ -162,7 +162,7 @@ def compare(values, paths):
 
 def bench(values, paths):
     """Measure the training step, HOG and the input pipeline; or draw a batch with --show_batch."""
-    config = check_config(values.config)
+    config = check_measurable(values.config)
     from fastmim_jax.tools.bench import bench
     from fastmim_jax.tools.contact_sheet import show_batch
 
@@ -180,7 +180,7 @@ def bench(values, paths):
 def plan(values, paths):
     """Plan a run on TPUs or GPUs that are not here: memory, work, a bound on its hours, and what fits."""
     os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported: plug-ins must not look for a device
-    config = check_config(values.config)
+    config = check_measurable(values.config)
     from fastmim_jax.tools.plan.command import plan
 
     return plan(config, values.topology, values.batch, values.records, values.out)

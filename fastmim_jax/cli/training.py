@@ -67,6 +67,16 @@ def check_config(config: Any, kind: str = "") -> Any:
     return config
 
 
+def check_measurable(config: Any) -> Any:
+    """Check a config that `bench` or `plan` measures, and return it; raises as `check_config`."""
+    if kind_of(config) == "segment":
+        raise UserError(
+            "bench and plan measure pre-training and fine-tuning: give such a config; `fastmim segment` "
+            "itself prints its images/s and the memory that its step needs"
+        )
+    return check_config(config)
+
+
 def is_segmentation(workdir: str, step: int | None) -> bool:
     """Return whether a checkpoint is one of segmentation."""
     from fastmim_jax.paths import place

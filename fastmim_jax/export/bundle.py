@@ -17,6 +17,7 @@ from fastmim_jax.io import write_json, write_text
 from fastmim_jax.models.base import Backbone
 from fastmim_jax.models.positions import resampled_positions
 from fastmim_jax.models.zoo import create_model
+from fastmim_jax.saved_config import kind_of
 from fastmim_jax.stages import at_stage, stage_count
 from fastmim_jax.train.checkpoint import Checkpoints
 from fastmim_jax.train.runs import count_outputs, load_run, read_classes
@@ -152,7 +153,7 @@ class BareBackbone(NamedTuple):
 
 
 def open_bundle(path: str | Path, step: int | None = None) -> ModelBundle:
-    """Open a work directory or one of its checkpoints.
+    """Open a work directory or one of its checkpoints; of a segmentation its backbone alone.
 
     Args:
       step: of the checkpoint; None for the newest.
@@ -164,8 +165,10 @@ def open_bundle(path: str | Path, step: int | None = None) -> ModelBundle:
     config = at_stage(run.config, stage_count(run.config) - 1)
     outputs = count_outputs(run.variables)
     classes = read_classes(run.workdir, outputs) if (run.workdir / "classes.json").exists() else ()
-    origin = f"{run.path}, step {run.step:,}"
-    return ModelBundle(config, jax.device_get(run.variables), classes, origin, run.workdir, step=run.step)
+    origin, variables = f"{run.path}, step {run.step:,}", jax.device_get(run.variables)
+    if kind_of(config) == "segment":  # no format has its heads
+        return backbone_only(ModelBundle(config, variables, (), origin, run.workdir, step=run.step))
+    return ModelBundle(config, variables, classes, origin, run.workdir, step=run.step)
 
 
 def write_workdir(bundle: ModelBundle, folder: str | Path, conversion: Mapping[str, Any]) -> None:
@@ -211,7 +214,7 @@ def resize(bundle: ModelBundle, image_size: tuple[int, int]) -> tuple[ModelBundl
 def backbone_only(bundle: ModelBundle) -> ModelBundle:
     """Return the bare backbone of a model; the norm of its pooling becomes its last norm if it has none."""
     config = finetune_config()
-    config.data = bundle.config.data if bundle.kind == "classifier" else config.data
+    config.data = bundle.config.data if kind_of(bundle.config) == "finetune" else config.data
     config.data.update({key: bundle.config.data[key] for key in ("image_size", "channels", "mean", "std")})
     config.model.backbone.update({key: x for key, x in bundle.section.backbone.items() if x is not None})
     config.model.dtype = "float32"

@@ -20,6 +20,7 @@ from fastmim_jax.data.undecodable import describe_doubtful
 from fastmim_jax.errors import UserError
 from fastmim_jax.mim.method import Method
 from fastmim_jax.models.heads import Classifier
+from fastmim_jax.saved_config import kind_of
 from fastmim_jax.stages import at_stage
 from fastmim_jax.train import sharding, steps
 from fastmim_jax.train.agreement import begin_unit
@@ -255,6 +256,11 @@ def open_classifier(
     """
     loaded = load_run(path, step, devices, settings)
     class_file = loaded.workdir / "classes.json"
+    if kind_of(loaded.config) == "segment":
+        raise UserError(
+            f"{loaded.workdir} is a segmentation, expected the --workdir of a `fastmim finetune`: it gives "
+            "classes of pixels, by `fastmim predict`"
+        )
     if "model" not in loaded.config or not class_file.exists():
         raise UserError(
             f"{loaded.workdir} was not fine-tuned: expected the --workdir of a `fastmim finetune` "

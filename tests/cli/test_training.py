@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastmim_jax.cli.training import check_config, is_segmentation
+from fastmim_jax.cli.training import check_config, check_measurable, is_segmentation
 from fastmim_jax.errors import UserError
 from helpers import small
 
@@ -17,6 +17,9 @@ def test_a_config_of_another_kind_is_refused_with_its_command():
         other = "segment" if kind == "finetune" else "finetune"
         with pytest.raises(UserError, match=f"type fastmim {kind} with it"):
             check_config(config, other)
+    assert check_measurable(small.tuning())
+    with pytest.raises(UserError, match="bench and plan measure"):
+        check_measurable(small.segmenting())
 
 
 def test_runs_of_segmentation_are_known_by_their_config(tmp_path):

@@ -14,6 +14,7 @@ from fastmim_jax.__main__ import main
 from helpers.labelled_images import tuning_config, untrained, write_images
 from helpers.mask_files import write_folder
 from helpers.processes import Run, finish, lines
+from helpers.stripes import write_stripes
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess, pytest.mark.usefixtures("one_device")]
 
@@ -34,6 +35,12 @@ def finetune():
     config = small.tuning("sample")
     config.schedule.update(steps=4, batch_size=16)
     config.run.update(checkpoint_every=2, eval_epochs=2 * 16 / 4096, log_every=1)
+    return config
+
+def segment():
+    config = small.segmenting({stripes!r}, steps=3)
+    config.model.head.auxiliary_channels = 0
+    config.run.update(baseline_images=2, pictures=1)
     return config
 
 def wide():
@@ -66,7 +73,9 @@ def run_both(command, folder, *more, name=""):
     name: of the config in CONFIG, if it is not that of the command.
     """
     config = folder / "processes.py"
-    config.write_text(CONFIG.format(tests=str(ROOT / "tests"), wide=str(folder / "wide")))
+    config.write_text(
+        CONFIG.format(tests=str(ROOT / "tests"), wide=str(folder / "wide"), stripes=str(folder / "stripes"))
+    )
     one, two = folder / f"{command}_one", folder / f"{command}_two"
     flags = [command, f"--config={config}:{name or command}", *more]
     run_two(*flags, f"--workdir={two}")
@@ -257,3 +266,12 @@ def test_two_processes_measure_one_range_of_values(tmp_path):
     assert (one / "config.json").read_text() == (two / "config.json").read_text()
     for name in ("loss", "clipped_share"):
         np.testing.assert_allclose(metrics(two, name), metrics(one, name), rtol=1e-5)
+
+
+def test_two_processes_segment_as_one(tmp_path):
+    """Losses, and the confusion of five evaluation images, of which one process has three."""
+    write_stripes(tmp_path / "stripes")
+    one, two = run_both("segment", tmp_path)
+    np.testing.assert_allclose(metrics(two, "loss"), metrics(one, "loss"), rtol=1e-4)
+    first, second = (json.loads((run / "evaluation.json").read_text()) for run in (one, two))
+    assert first["images"] == second["images"] == 5 and abs(first["miou"] - second["miou"]) < 2e-3

@@ -11,10 +11,14 @@ import optax
 import pytest
 from PIL import Image
 
+import fastmim_jax
+from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.segmentation.best import BestSegmentation
 from fastmim_jax.evaluate.segmentation.predict import evaluate, predict
+from fastmim_jax.export.bundle import open_bundle
 from fastmim_jax.models.dense.segmenter import SegmentationLogits
 from fastmim_jax.train import sharding, steps
+from fastmim_jax.train.inference import open_classifier
 from fastmim_jax.train.segment import segment
 from fastmim_jax.train.segmenter_stage import open_segmenter
 from fastmim_jax.train.state import initial_state
@@ -156,6 +160,12 @@ def test_evaluate_and_predict(run, data, tmp_path):
     assert labels.max() < 3 and (tmp_path / "maps" / "00_overlay.png").exists()
     loaded, _ = open_segmenter(run[0])
     assert loaded.path.parent.name == "best"
+    with pytest.raises(UserError, match="is a segmentation, expected"):
+        open_classifier(run[0])
+    bundle = open_bundle(run[0])
+    assert set(bundle.variables["params"]) == {"encoder"} and "a bare backbone" in bundle.description
+    model = fastmim_jax.load(run[0])
+    assert not model.classes and model.features(data / "images" / "val").pooled.shape == (5, 32)
 
 
 @pytest.mark.slow
