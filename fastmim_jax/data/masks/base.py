@@ -87,6 +87,10 @@ class MaskedFiles:
     def __getitem__(self, index: int) -> bytes:
         return read_file(self.image_paths[index])
 
+    def content(self, index: int) -> bytes:
+        """Return the bytes of mask and image `index`, which tell whether either has changed."""
+        return read_file(self.mask_paths[index]) + self[index]
+
     def name(self, index: int) -> str:
         """Return the path of image `index`."""
         return self.image_paths[index]

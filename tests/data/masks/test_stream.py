@@ -6,6 +6,7 @@ import pytest
 from fastmim_jax.data.masks import open_masks
 from fastmim_jax.data.masks.batches import training_pairs
 from fastmim_jax.data.masks.stream import MASK_DTYPE, make_mask_loader
+from fastmim_jax.data.sampled_content import hash_records
 from helpers.mask_files import save, write_folder
 
 STREAM = dict(size=(16, 24), batch_size=4, seed=1, scale=(0.5, 2.0), max_class_share=0.75)
@@ -30,6 +31,13 @@ def test_it_is_the_stream_of_training_pairs_for_any_rows_and_start(folder):
         assert one["mask"].dtype == MASK_DTYPE and not one["num_undecodable"].any()
         for name in ("image", "mask", "index"):
             np.testing.assert_array_equal(one[name], other[name][[1, 3]])
+
+
+def test_a_changed_mask_is_other_content(folder):
+    before = hash_records(open_masks(folder))
+    save(folder / "masks" / "02.png", np.zeros((32, 32), np.uint8))
+    changed = [old != new for old, new in zip(before, hash_records(open_masks(folder)), strict=True)]
+    assert changed == [False, False, True, False, False]
 
 
 def test_a_pair_that_cannot_be_used_is_replaced_and_counted(folder):
