@@ -256,12 +256,7 @@ def open_classifier(
     """
     loaded = load_run(path, step, devices, settings)
     class_file = loaded.workdir / "classes.json"
-    if kind_of(loaded.config) == "segment":
-        raise UserError(
-            f"{loaded.workdir} is a segmentation, expected the --workdir of a `fastmim finetune`: it gives "
-            "classes of pixels, by `fastmim predict`"
-        )
-    if "model" not in loaded.config or not class_file.exists():
+    if kind_of(loaded.config) != "finetune" or not class_file.exists():
         raise UserError(
             f"{loaded.workdir} was not fine-tuned: expected the --workdir of a `fastmim finetune` "
             "(`fastmim probe` and `fastmim features` take pre-trained ones)"

@@ -160,7 +160,7 @@ def test_evaluate_and_predict(run, data, tmp_path):
     assert labels.max() < 3 and (tmp_path / "maps" / "00_overlay.png").exists()
     loaded, _ = open_segmenter(run[0])
     assert loaded.path.parent.name == "best"
-    with pytest.raises(UserError, match="is a segmentation, expected"):
+    with pytest.raises(UserError, match="was not fine-tuned: expected"):
         open_classifier(run[0])
     bundle = open_bundle(run[0])
     assert set(bundle.variables["params"]) == {"encoder"} and "a bare backbone" in bundle.description
