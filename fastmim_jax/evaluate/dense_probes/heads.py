@@ -14,7 +14,7 @@ import optax
 
 from fastmim_jax.evaluate.dense_probes.tasks import Task
 
-RATES = (2e-4, 1e-3, 5e-3)  # the first is Pixio's
+RATES = (2e-4, 1e-3, 5e-3, 2e-2)  # the first is Pixio's
 WEIGHT_DECAY = 0.01
 POWER = 0.9  # of the decay
 MOMENTUM = 0.9  # of the running statistics
