@@ -8,13 +8,13 @@ import numpy as np
 
 from fastmim_jax.draw.curve import (
     HEIGHT,
-    SETTLING,
     WIDTH,
     Numbers,
     choose_frame,
     finite_points,
     running_mean,
     set_axes,
+    settled_points,
 )
 from fastmim_jax.draw.pages import save_figure
 from fastmim_jax.draw.style import SERIES, css, make_figure, write_legend
@@ -60,7 +60,7 @@ def draw_compared(path: str | Path, curves: Mapping[str, Curve], *, title: str, 
         smooth = running_mean(trained.losses, len(trained.losses) // 50 * 2 + 1)
         axes.plot(trained.steps, smooth, color=css(colour), linewidth=2.2, label=name)
         axes.plot(held_out.steps, held_out.losses, "o", color=css(colour), markersize=5)
-        settled = trained.steps >= trained.steps[0] + SETTLING * np.ptp(trained.steps)
+        settled = settled_points(trained.steps)
         shown += [smooth[settled], held_out.losses]
     set_axes(axes, choose_frame(np.concatenate(shown), {}), title, "step", y)
     write_legend(axes, loc="best")

@@ -28,6 +28,7 @@ Numbers = Sequence[float] | np.ndarray
 TRAINED, HELD_OUT = AMBER, BLUE
 WIDTH, HEIGHT = 1152, 576  # pixels
 SETTLING = 0.05  # share of the steps, the first ones, whose losses may leave the frame
+FEW = 20  # points, of which all are shown, with dots
 DECADE = 10.0  # largest / smallest value from which an axis is logarithmic
 LABEL_DISTANCE = 0.1  # of labels, in heights of the frame
 
@@ -91,19 +92,21 @@ def draw_curve(
     baselines = {name: loss for name, loss in (baselines or {}).items() if np.isfinite(loss)}
     window = len(trained.losses) // 100 * 2 + 1
     smooth = running_mean(trained.losses, window)
-    settled = trained.steps >= trained.steps[0] + SETTLING * np.ptp(trained.steps)
+    settled = settled_points(trained.steps)
     # Spikes of single steps may leave the frame too; the mean and the dots may not.
     quantiles = np.quantile(trained.losses[settled], [0.01, 0.99])
     frame = choose_frame(np.concatenate([smooth[settled], quantiles, held_out.losses]), baselines)
     figure, axes = make_figure(WIDTH, HEIGHT)
     set_axes(axes, frame, title, x, y)
-    dropped = f", {trained.dropped} non-finite left out" if trained.dropped else ""
-    training: dict[str, Any] = dict(
-        color=css(TRAINED), alpha=0.35, linewidth=0.7, label="training" + dropped
+    label = "training" + (f", {trained.dropped} non-finite left out" if trained.dropped else "")
+    mean: dict[str, Any] = dict(
+        color=css(TRAINED), linewidth=2.2, marker="." if len(smooth) < FEW else None
     )
-    axes.plot(trained.steps, trained.losses, **training)
-    dot, label = "." if len(smooth) < 20 else None, f"running mean of {window}"
-    axes.plot(trained.steps, smooth, color=css(TRAINED), linewidth=2.2, marker=dot, label=label)
+    if window > 1:
+        raw: dict[str, Any] = dict(color=css(TRAINED), alpha=0.35, linewidth=0.7, label=label)
+        axes.plot(trained.steps, trained.losses, **raw)
+        label = f"running mean of {window}"
+    axes.plot(trained.steps, smooth, label=label, **mean)
     if len(held_out.steps):
         dots: dict[str, Any] = dict(color=css(HELD_OUT), markersize=5, label="held out")
         axes.plot(held_out.steps, held_out.losses, "o", **dots)
@@ -185,6 +188,11 @@ def step_axis(lines: Sequence[Mapping[str, float]]) -> str:
     if not last.get("epoch") or not last.get("step"):
         return "step"
     return f"step ({last['step'] / last['epoch']:,.4g} an epoch)"
+
+
+def settled_points(steps: np.ndarray) -> np.ndarray:
+    """Return which points of a curve its frame has to show, (n,) bool: all but the first, or all of few."""
+    return steps >= steps[0] + SETTLING * np.ptp(steps) * (len(steps) >= FEW)
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:

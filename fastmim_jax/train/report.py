@@ -267,11 +267,14 @@ class Summary(NamedTuple):
 
 
 def summarize(workdir: str | Path, last: int = 20) -> Summary:
-    """Return the Summary of a work directory; last: number of logged steps to average the loss over."""
+    """Return the Summary of a work directory.
+
+    last: number of logged steps to average the loss over, at most a fifth of them.
+    """
     lines = read_metrics(workdir).records
     losses = [line["loss"] for line in lines if "loss" in line]
     eval_losses = [line["eval_loss"] for line in lines if "eval_loss" in line]
-    tail = losses[-last:]
+    tail = losses[-min(last, -(-len(losses) // 5) or 1) :]
     return Summary(
         steps=max((line["step"] for line in lines), default=0),
         train_loss=sum(tail) / len(tail) if tail else None,

@@ -9,6 +9,7 @@ from fastmim_jax.draw.curve import (
     draw_accuracy,
     draw_curve,
     running_mean,
+    settled_points,
     spread_labels,
     step_axis,
 )
@@ -48,6 +49,11 @@ def test_baseline_labels_never_overlap():
     moved = spread_labels([0.5, 0.1, 0.5, 0.52], 0.1)
     assert np.diff(np.sort(moved)).min() > 0.0999
     assert moved[1] == 0.1
+
+
+def test_the_first_losses_of_a_long_log_may_leave_the_frame():
+    assert settled_points(np.arange(0.0, 100.0)).tolist() == [False] * 5 + [True] * 95
+    assert settled_points(np.arange(8.0)).all() and settled_points(np.zeros(1)).all()
 
 
 def test_the_frame_wastes_no_range():
