@@ -57,6 +57,7 @@ def programs_own_creation():
     own = state.create_state
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state, "create_state", initial.create_state)
+        patch.setattr(state, "abstract_state", initial.abstract_state)
         yield own
 
 

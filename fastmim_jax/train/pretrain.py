@@ -112,7 +112,7 @@ def make_pretrain_stage(
     mesh = sharding.make_mesh(config.run.mesh_fsdp, devices)
     optimizer_of = partial(make_optimizer, **optimizer_options(config.optimizer))
     optimizer_of = partial(optimizer_of, no_decay=tuple(config.optimizer.no_decay))
-    init = state.initializer(method, optimizer_of, reader.image_shape)
+    init = state.Initializer(method, optimizer_of, reader.image_shape)
     abstract = abstract_state(init, mesh, config.run)
     variables, key = abstract.eval_variables(), run_key(config.seed)
     update = partial(

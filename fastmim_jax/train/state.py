@@ -42,30 +42,36 @@ class TrainState:
         return {"params": trees["params"], **trees["collections"]}
 
 
-def initializer(
-    model: nn.Module, optimizer_of: OptimizerOf, image_shape: tuple[int, int, int], with_ema: bool = False
-) -> Callable[[jax.Array], TrainState]:
-    """Return a pure function from a key to the initial TrainState.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Initializer:
+    """A pure function from a key to the initial TrainState.
 
-    Args:
+    Attributes:
       model: a pre-training method or a classifier, a Flax module.
       optimizer_of: the parameters (or their shapes) -> an optax transformation.
       image_shape: (H, W, C).
       with_ema: whether the state has moving averages.
     """
 
-    def init(key):
-        images = jnp.zeros((1, *image_shape), jnp.float32)
-        variables = model.init({"params": key, "mask": key}, images)
-        return initial_state(variables, optimizer_of, with_ema)
+    model: nn.Module
+    optimizer_of: OptimizerOf
+    image_shape: tuple[int, int, int]
+    with_ema: bool = False
 
-    return init
+    def __call__(self, key: jax.Array) -> TrainState:
+        """Return the state before the first update."""
+        return initial_state(self.variables(key), self.optimizer_of, self.with_ema)
+
+    def variables(self, key: jax.Array) -> Any:
+        """Return the variables {"params": ..., ...} of the model."""
+        images = jnp.zeros((1, *self.image_shape), jnp.float32)
+        return self.model.init({"params": key, "mask": key}, images)
 
 
 def initial_state(
     variables: dict[str, Any], optimizer_of: OptimizerOf, with_ema: bool = False
 ) -> TrainState:
-    """Return the TrainState before the first update; arguments: see `initializer`."""
+    """Return the TrainState before the first update; arguments: see `Initializer`."""
     params, collections = variables["params"], {k: x for k, x in variables.items() if k != "params"}
     zero = jnp.zeros((), jnp.int32)
     ema = {"params": params, "collections": collections} if with_ema else {}

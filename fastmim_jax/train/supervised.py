@@ -85,7 +85,7 @@ def supervised_fields(
     encoder: Backbone = model.encoder
     optimizer_of = partial(_optimizer, config.optimizer, encoder)
     mesh = sharding.make_mesh(config.run.mesh_fsdp, devices)
-    init = state.initializer(model, optimizer_of, reader.image_shape, bool(config.optimizer.ema_decay))
+    init = state.Initializer(model, optimizer_of, reader.image_shape, bool(config.optimizer.ema_decay))
     abstract = abstract_state(init, mesh, config.run)
     update = partial(
         step,

@@ -30,7 +30,7 @@ def warm_start(
     Args:
       variables: {"params": nested, ...} of a method or classifier.
       initial: the state with its own initial parameters.
-      optimizer_of: see `state.initializer`.
+      optimizer_of: see `state.Initializer`.
       abstract: the same state as ShapeDtypeStructs with shardings.
       schemes: see `transfer`.
     """

@@ -18,17 +18,52 @@ from jax._src import random as random_of_initializers
 from jax.extend.core import Literal, jaxpr_as_fun
 
 from fastmim_jax.train.compilation import announced
+from fastmim_jax.train.state import abstract_state as programs_abstract_state
+from fastmim_jax.train.state import initial_state
 
 CONSTANT = {initializers.zeros: 0, initializers.ones: 1}
 
 
+# By model, shape of its images and, of values, seed: tests have few models.
+SHAPES, VALUES = {}, {}
+
+
+def abstract_state(init, *args):
+    """Return what `train.state.abstract_state` returns; the shapes of equal models are traced once."""
+    known = repr(init.model), init.image_shape
+    if known not in SHAPES:
+        SHAPES[known] = jax.eval_shape(init.variables, jax.random.key(0))
+
+    def light(key):
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), SHAPES[known])
+        return initial_state(zeros, init.optimizer_of, init.with_ema)
+
+    return programs_abstract_state(light, *args)
+
+
 def create_state(init, abstract, seed):
-    """Return what `train.state.create_state` returns, to rounding."""
-    key = jax.random.key(seed)
+    """Return what `train.state.create_state` returns, to rounding; equal models share their values."""
+    known, key = (repr(init.model), init.image_shape, seed), jax.random.key(seed)
     with announced("the initial parameters"):
-        state = _evaluated(lambda: init(key))
+        if known not in VALUES:
+            values = _evaluated(lambda: init.variables(key))
+            VALUES[known] = jax.tree.map(np.asarray, values)
+        state = _state(VALUES[known], init)
     # A copy of each: the state is donated.
     return jax.tree.map(lambda x, leaf: jax.device_put(np.array(x), leaf.sharding), state, abstract)
+
+
+def _state(values, init):
+    """Return the state whose variables have these values: NumPy's arrays, of which nothing is computed."""
+    own = ("params", "collections", "ema")
+    found = {}
+
+    def rest():
+        state = initial_state(values, init.optimizer_of, init.with_ema)
+        found.update({name: getattr(state, name) for name in own})
+        return state.replace(**dict.fromkeys(own))
+
+    return _evaluated(rest).replace(**found)
 
 
 def variables(module, *args, **options):
