@@ -102,8 +102,8 @@ def _notes(source, share, chosen, labels, single) -> list[str]:
     classes = len(np.unique(labels[chosen]))
     count = int(chosen.sum())
     notes = [
-        f"{count:,} image{'s' * (count != 1)} of {classes:,} class{'es' * (classes != 1)}, about "
-        f"{share:.0%} of each, which are not trained on (config.data.eval_share)",
+        f"{count:,} image{'s' * (count != 1)} of {classes:,} class{'es' * (classes != 1)}, "
+        f"{share:.0%} of each and at least one, which are not trained on (config.data.eval_share)",
         "for a split of your own: folders train and val, or --config.data.eval_path=DIR",
     ]
     if single:

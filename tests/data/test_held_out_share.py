@@ -44,7 +44,7 @@ def test_every_class_lends_its_share_and_none_is_in_both(folder):
         assert part.all_labels().tolist() == [part.label(i) for i in range(len(part))]
         assert names(pickle.loads(pickle.dumps(part))) == names(part)
     chosen, other, single = held_out.notes
-    assert chosen.startswith("6 images of 3 classes, about 10% of each, which are not trained on")
+    assert chosen.startswith("6 images of 3 classes, 10% of each and at least one, which are not")
     assert "--config.data.eval_path=DIR" in other and single.endswith("and not evaluated: owl")
     assert repr(held_out) == f"6 of the images of {source!r}"
 
