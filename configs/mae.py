@@ -9,6 +9,8 @@ vit_h14   as vit_b16                                          86.9 %
 vit_ti16, vit_s16   as vit_b16                                not published
 vit_b16_green       ColorMAE (arXiv 2407.13036): masks from   83.6 % (800 epochs), 83.8 %
                     green noise, 800 epochs
+vit_b16_mff         MFF (arXiv 2308.00261): six layers are    83.7 % (800 epochs), 83.0 % (300)
+                    fused before the decoder, 800 epochs
 vit_h16_pixio       Pixio (arXiv 2512.15715) on ImageNet:     not published; its 2 billion web images give
                     256 px, 8 cls tokens, a decoder of 32     50.2 mIoU on ADE20K with a frozen encoder
                     blocks, masked squares of 4 x 4 patches,  and a linear layer (MAE: 35.2)
@@ -27,6 +29,7 @@ VARIANTS = {
     "vit_l16": {"method.backbone.name": "vit_l16"},
     "vit_h14": {"method.backbone.name": "vit_h14", "method.block_size": 14},
     "vit_b16_green": {"method.mask_noise": "green"},
+    "vit_b16_mff": {"method.fuse_layers": (1, 3, 5, 7, 9, 12)},
     "vit_h16_pixio": {
         "data.image_size": (256, 256),
         "method.backbone.name": "vit_h16",

@@ -13,7 +13,9 @@ from fastmim_jax.data.image_reader import ImageReader
 from fastmim_jax.data.limits import DecodeRules
 from fastmim_jax.data.planes import fits_planes
 from fastmim_jax.data.records.manifest import Manifest
+from fastmim_jax.mim.crossmae import CrossMAE
 from fastmim_jax.mim.fastmim import FastMIM
+from fastmim_jax.mim.fusion import LayerFusion
 from fastmim_jax.mim.mae import MAE
 from fastmim_jax.mim.method import Method
 from fastmim_jax.mim.mixmim import MixMIM
@@ -26,7 +28,7 @@ from fastmim_jax.models.dense.segmenter import Segmenter
 from fastmim_jax.models.heads import POOLINGS, Classifier
 from fastmim_jax.models.zoo import backbone_fields, create_model
 
-METHODS = {"fastmim": FastMIM, "mae": MAE, "mixmim": MixMIM, "simmim": SimMIM}
+METHODS = {"crossmae": CrossMAE, "fastmim": FastMIM, "mae": MAE, "mixmim": MixMIM, "simmim": SimMIM}
 
 
 def create_method(method: ConfigDict) -> Method:
@@ -55,9 +57,17 @@ def create_method(method: ConfigDict) -> Method:
         decoder=dict(method.decoder, layers=method.layers, **_compute(method)),
         reconstruct=PartialReconstruction(**method.partial) if method.partial.throw_ratio else decode_all,
         groups=method.groups,
+        throw_ratio=method.partial.throw_ratio,
+        feature_maps=method.feature_maps,
+        fuse=_fusion(method),
     )
     fields = {field.name for field in dataclasses.fields(kind)}
     return kind(**{key: value for key, value in options.items() if key in fields})
+
+
+def _fusion(method: ConfigDict) -> LayerFusion | None:
+    layers = tuple(method.fuse_layers)
+    return LayerFusion(layers, jnp.dtype(method.dtype)) if layers else None
 
 
 def _find(noun: str, name: str, table: Mapping[str, Any]) -> Any:

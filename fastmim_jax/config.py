@@ -63,7 +63,7 @@ def pretrain_config() -> ConfigDict:
     config.data.eval_records = 512  # images of the held-out loss, at most
 
     config.method = ConfigDict()
-    config.method.name = "fastmim"  # "fastmim", "mae", "mixmim" or "simmim"
+    config.method.name = "fastmim"  # "fastmim", "mae", "crossmae", "mixmim" or "simmim"
     config.method.backbone = backbone_section(name="vit_b16")
     config.method.block_size = 16  # side of a masked block in pixels
     config.method.mask_ratio = 0.75  # share of the blocks that are masked, above 0 and below 1
@@ -82,6 +82,11 @@ def pretrain_config() -> ConfigDict:
     config.method.decoder.epsilon = (
         1e-6  # of the layer norms; 1e-5 for hierarchical backbones, as published
     )
+    # Blocks of the encoder whose outputs are fused before the decoder (MFF), counted from 1, the last one
+    # among them, such as (1, 3, 5, 7, 9, 12); (): the last alone. FastMIM, MAE and SimMIM over a ViT.
+    config.method.fuse_layers = ()
+    # CrossMAE: encoder outputs that its decoder attends to. "all": each block a learned sum of all; "last"
+    config.method.feature_maps = "all"
     # PR-MIM (partial reconstruction): some masked tokens, the thrown ones, skip the decoder.
     config.method.partial = ConfigDict()
     config.method.partial.throw_ratio = 0.0  # share of an image's tokens; 0: all tokens are decoded

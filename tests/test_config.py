@@ -27,7 +27,10 @@ def load(name):
 SHAPES = [((96, 160), 1), ((128, 128), 3), ((96, 160), 4), ((64, 64), 1)]
 
 
-NAMES = {name: load(name).VARIANTS for name in ("fastmim", "mixmim", "mae", "simmim", "pr_mim", "own")}
+NAMES = {
+    name: load(name).VARIANTS
+    for name in ("fastmim", "mixmim", "mae", "crossmae", "simmim", "pr_mim", "own")
+}
 VARIANTS = [(name, variant) for name, variants in NAMES.items() for variant in variants]
 
 
@@ -36,6 +39,7 @@ STEPPED = {
     "fastmim": ("vit_b16", "swin_b", "pvt_v2_b2", "pvt_v2_b2_linear", "cmt_s", "convnext_t"),
     "mixmim": ("base", "base_hog", "swin_b"),
     "mae": ("vit_h14",),
+    "crossmae": ("vit_b16",),
     "simmim": ("swin_b", "vit_b16"),
     "pr_mim": ("mae_vit_b16", "mixmim_base"),
     "own": (),

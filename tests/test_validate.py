@@ -281,6 +281,19 @@ THROW = {"method.partial.throw_ratio": 0.5}
             {"method.backbone.class_tokens": 8, "method.backbone.class_token": False},
             "class_tokens is 8 and class_token False: type --config.method.backbone.class_tokens=1",
         ),
+        (
+            {**MAE, **THROW, "method.name": "crossmae"},
+            "CrossMAE decodes random tokens and fills in none: type --config.method.partial.sampler=random",
+        ),
+        ({**MAE, "method.name": "crossmae", "method.decoder.depth": 0}, "type .*decoder.depth=12"),
+        (
+            {**MIXMIM, "method.fuse_layers": (1, 2)},
+            "mixmim over mixmim_b has no layers of one grid .*type --config.method.fuse_layers='..'",
+        ),
+        (
+            {"method.fuse_layers": (3, 1)},
+            r"the last one, 12: type --config.method.fuse_layers='\(1, 3, 12\)'",
+        ),
         ({"method.name": "simmim", **THROW}, "no decoder: type --config.method.partial.throw_ratio=0"),
         (
             {"method.name": "simmim", "method.backbone.name": "swin_t", "method.block_size": 6},

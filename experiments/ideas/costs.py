@@ -24,7 +24,16 @@ from fastmim_jax.train.pretrain import make_pretrain_stage
 
 RECORDS, BATCH = 1_281_167, 8  # images of ImageNet-1k, on which no figure depends; images of a step
 ROWS = {  # name: (config, overrides, base, whether its memory is measured)
-    "MAE": ("configs/mae.py:vit_b16", {}, "MAE", False),
+    "MAE": ("configs/mae.py:vit_b16", {}, "MAE", True),
+    "PR-MIM, half thrown": ("configs/pr_mim.py:mae_vit_b16", {}, "MAE", True),
+    "CrossMAE, half thrown": ("configs/crossmae.py:vit_b16", {}, "MAE", True),
+    "CrossMAE, none thrown": (
+        "configs/crossmae.py:vit_b16",
+        {"method.partial.throw_ratio": 0.0},
+        "MAE",
+        False,
+    ),
+    "MFF": ("configs/mae.py:vit_b16_mff", {}, "MAE", False),
     "ColorMAE, green": ("configs/mae.py:vit_b16_green", {}, "MAE", False),
     "MAE, mask grid 2": ("configs/mae.py:vit_b16", {"method.mask_grid": 2}, "MAE", False),
     "MAE ViT-H/16, 256 px": (

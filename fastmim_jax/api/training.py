@@ -35,7 +35,8 @@ from fastmim_jax.train.report import summarize, summary_lines
 OWN_DATA = "configs/own.py:tiny"
 OWN_LABELS = "configs/finetune.py:own"
 MOST_GROUPS = 8  # of MixMIM, in the small batches of small data
-METHODS = ("fastmim", "fastmim_p", "mae", "mixmim", "pr_mim", "simmim")  # config files of methods
+# Config files of methods.
+METHODS = ("crossmae", "fastmim", "fastmim_p", "mae", "mixmim", "pr_mim", "simmim")
 
 
 @python_errors
@@ -59,8 +60,9 @@ def pretrain(
       out: work directory of the run, made if missing, or an address such as gs://bucket/run; the same call
         resumes a run there to the bit.
       model: name of the backbone, see `list_models`; "" for that of the config.
-      method: "mae", "simmim", "mixmim", "pr_mim", "fastmim" or "fastmim_p": its published recipe for the
-        model, with batch, epochs, warm-up and learning rate from the number of images; "" for the config.
+      method: "mae", "crossmae", "simmim", "mixmim", "pr_mim", "fastmim" or "fastmim_p": its published
+        recipe for the model, with batch, epochs, warm-up and learning rate from the number of images; ""
+        for the config.
       config: such as "configs/mae.py:vit_b16", see `list_configs`; "" for "configs/own.py:tiny".
       init: a run, checkpoint or `Model` to start from.
       accept_changed_data: resume although the data changed.

@@ -57,7 +57,11 @@ def model_lines(name: str = "") -> Iterator[str]:
     )
     for one in names:
         model: Any = create_model(one)
-        methods = ["fastmim"] + ["mae"] * model.supports_token_dropping + ["mixmim"] * model.supports_groups
+        methods = (
+            ["fastmim"]
+            + ["mae", "crossmae"] * model.supports_token_dropping
+            + ["mixmim"] * model.supports_groups
+        )
         methods += ["simmim"]
         depth = getattr(model, "depth", None) or "/".join(map(str, model.depths))
         width = "/".join(map(str, model.stage_widths))

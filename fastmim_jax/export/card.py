@@ -34,6 +34,7 @@ LICENCE_IDS = {
     "MIT": "mit",
 }
 PAPERS = {
+    "crossmae": "CrossMAE (arXiv 2401.14391)",
     "fastmim": "FastMIM (arXiv 2212.06593)",
     "mae": "MAE (arXiv 2111.06377)",
     "mixmim": "MixMIM / MixMAE (arXiv 2205.13137)",

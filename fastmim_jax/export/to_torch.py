@@ -45,7 +45,8 @@ class TorchArrays:
 def formats_for(bundle: ModelBundle, library: str) -> list[Format]:
     """Return the formats of a library for a model: those of its own kind, then those of its backbone."""
     formats = [fmt for fmt in FORMATS.values() if (fmt.library, fmt.family) == (library, bundle.family)]
-    same = [fmt for fmt in formats if fmt.kind == bundle.kind]
+    fused = "fuse" in bundle.variables.get("params", {})  # no format has layers that the decoder reads
+    same = [fmt for fmt in formats if fmt.kind == bundle.kind and not fused]
     return same + [fmt for fmt in formats if fmt.kind == "classifier" and fmt not in same]
 
 

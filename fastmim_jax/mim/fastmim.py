@@ -41,7 +41,7 @@ class FastMIM(Method):
         mask = upsample_nearest(block_mask, max(block // stride, 1))
 
         decoder = Decoder(self.target.values(stride, channels), **self.decoder, name="decoder")
-        tokens, prefix = decoder.embed_tokens(self.encoder(encoder_input))
+        tokens, prefix = decoder.embed_tokens(self.encode(self.encoder.embed(encoder_input)))
         num_masked = (self.num_masked(noise.shape[1]) * max(block // stride, 1) ** 2,)
         prediction, weight, thrown = self.reconstruct(decoder, tokens, prefix, mask, num_masked, noise)
 

@@ -44,7 +44,7 @@ class MAE(Method):
         ids_keep = ids_shuffle[:, :num_visible]
         mask = (ids_restore >= num_visible).reshape(-1, *grid)
 
-        encoded = self.encoder.encode_visible(images, ids_keep)
+        encoded = self.encode_visible(images, ids_keep)
         decoder = Decoder(self.target.values(size, images.shape[-1]), **self.decoder, name="decoder")
         tokens, cls = decoder.embed_tokens(encoded)
         tokens = gather_rows(tokens, ids_restore, ids_keep).reshape(-1, *grid, tokens.shape[-1])

@@ -2,13 +2,14 @@
 
 import flax.linen as nn
 import jax
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
+from fastmim_jax.mim.fusion import LayerFusion
 from fastmim_jax.mim.losses import masked_mse
 from fastmim_jax.mim.mask_noise import arrange_noise
 from fastmim_jax.mim.masking import num_visible, random_mask
 from fastmim_jax.mim.targets import Target
-from fastmim_jax.models.base import Backbone
+from fastmim_jax.models.base import Backbone, EncoderOutput
 from fastmim_jax.models.typing import Array
 
 
@@ -27,6 +28,7 @@ class Method(nn.Module, kw_only=True):
       mask_ratio: share of masked blocks.
       mask_noise: colour of the masking noise, see `mim.mask_noise`.
       mask_grid: side in blocks of the squares that are masked or visible as a whole.
+      fuse: a LayerFusion of the encoder's blocks, which needs `has_one_grid`; None: the last block alone.
     """
 
     encoder: Backbone
@@ -35,6 +37,7 @@ class Method(nn.Module, kw_only=True):
     mask_ratio: float
     mask_noise: str = "white"
     mask_grid: int = 1
+    fuse: LayerFusion | None = None
 
     loss_fn = staticmethod(masked_mse)
     groups = 1
@@ -73,6 +76,18 @@ class Method(nn.Module, kw_only=True):
         _, height, width, _ = images_shape
         grid = (height // self.block_size, width // self.block_size)
         return arrange_noise(noise, grid, self.mask_noise, self.mask_grid)
+
+    def encode(self, tokens: Float[Array, "B h w D"]) -> EncoderOutput:
+        """Return the encoded and normalised tokens for those of `encoder.embed`."""
+        if self.fuse is None:
+            return self.encoder.encode(tokens)
+        return self.encoder.normalize(self.fuse(self.encoder.grid_outputs(tokens)))
+
+    def encode_visible(self, images: Float[Array, "B H W C"], ids_keep: Int[Array, "B n"]) -> EncoderOutput:
+        """Return the encoded and normalised visible tokens; see `Backbone.encode_visible`."""
+        if self.fuse is None:
+            return self.encoder.encode_visible(images, ids_keep)
+        return self.encoder.normalize(self.fuse(self.encoder.visible_outputs(images, ids_keep)))
 
     def draw_noise(self, images: Float[Array, "B H W C"]) -> Float[Array, "G N"]:
         """Draw masking noise for images from the "mask" random stream."""

@@ -44,7 +44,7 @@ class SimMIM(Method):
         mask_token = self.param("mask_token", token_init, (1, 1, tokens.shape[-1]))
         mask_tokens = broadcast_parameter(mask_token, tokens)
         embed_mask = upsample_nearest(block_mask, block // self.encoder.embed_stride)[..., None]
-        encoded = self.encoder.encode(jnp.where(embed_mask, mask_tokens, tokens))
+        encoded = self.encode(jnp.where(embed_mask, mask_tokens, tokens))
         head = Dense(self.target.values(stride, channels), encoded.tokens.dtype, name="pred")
         prediction = head(encoded.tokens).astype(jnp.float32)
 

@@ -76,6 +76,7 @@ class Backbone(nn.Module):
     # Capabilities.
     family: ClassVar[str]  # shared by all sizes: "vit"
     supports_groups: ClassVar[bool] = False  # `encode` takes AttentionGroups
+    has_one_grid: ClassVar[bool] = False  # all blocks have the same grid: `grid_outputs`, `normalize`
     window_field: ClassVar[str | None] = None  # field with the side of attention windows
 
     # Values of backbones without a field of that name.
@@ -185,6 +186,26 @@ class Backbone(nn.Module):
           Normalised tokens (B, n, D), in the order of `ids_keep`.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot drop tokens")
+
+    def visible_outputs(
+        self, images: Float[Array, "B H W C"], ids_keep: Int[Array, "B n"]
+    ) -> list[EncoderOutput]:
+        """Return the embedded visible tokens, then the output of each block; none are normalised.
+
+        It needs `has_one_grid` and `supports_token_dropping`; arguments are those of `encode_visible`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot drop tokens")
+
+    def grid_outputs(self, tokens: Float[Array, "B h w D"]) -> list[EncoderOutput]:
+        """Return the tokens of `embed` with positions, then the output of each block; none are normalised.
+
+        It needs `has_one_grid`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has several grids")
+
+    def normalize(self, encoded: EncoderOutput) -> EncoderOutput:
+        """Apply the last norm; needs `has_one_grid`."""
+        raise NotImplementedError(f"{type(self).__name__} has several grids")
 
     def layer_group(self, path: str) -> int:
         """Return the group of a parameter for layer-wise learning rates, as in published fine-tuning.

@@ -56,6 +56,7 @@ class ViT(Backbone):
 
     family = "vit"
     pooling = "pool_norm"
+    has_one_grid = True
     official_no_decay = ("cls_token",)
     official_decoder_epsilon = 1e-6
     finetunes_learned_positions = True
@@ -152,6 +153,28 @@ class ViT(Backbone):
         Returns:
           Normalised tokens (B, n, D), in the order of `ids_keep`, and cls (B, K, D).
         """
+        x = self.norm(self.blocks(self._visible_sequence(images, ids_keep)))
+        return _split_visible(x, ids_keep)
+
+    def visible_outputs(
+        self, images: Float[Array, "B H W C"], ids_keep: Int[Array, "B n"]
+    ) -> list[EncoderOutput]:
+        """Return the embedded visible patches with their positions, then the output of each block."""
+        x = self._visible_sequence(images, ids_keep)
+        return [_split_visible(y, ids_keep) for y in (x, *self.blocks.outputs(x))]
+
+    def grid_outputs(self, tokens: Float[Array, "B h w D"]) -> list[EncoderOutput]:
+        """Return the tokens of `embed` with their positions, then the output of each block."""
+        x = self._sequence(tokens)
+        outputs = self.blocks.outputs(x, *self._relative_positions(tokens))
+        return [_split_cls(y, tokens.shape) for y in (x, *outputs)]
+
+    def normalize(self, encoded: EncoderOutput) -> EncoderOutput:
+        """Return tokens and cls after the last norm."""
+        return EncoderOutput(*(self.norm(x) if x.size else x for x in encoded))
+
+    def _visible_sequence(self, images, ids_keep):
+        """Return cls and the visible patches with their positions, (B, K + n, D)."""
         patches = patchify(images, self.patch_size)
         batch, *grid, values = patches.shape
         positions = self.position(jnp.zeros((1, *grid, self.width), self.dtype))
@@ -159,10 +182,7 @@ class ViT(Backbone):
         # Gather pixels, not their embeddings: fewer products, and no gradient of the gather.
         patches = jnp.take_along_axis(patches.reshape(batch, -1, values), ids_keep, axis=1)
         positions = jnp.take_along_axis(positions.reshape(1, -1, self.width), ids_keep, axis=1)
-        x = self._with_cls(self.patch_embed.project(patches) + positions)
-        x = self.norm(self.blocks(x))
-        prefix = x.shape[1] - ids_keep.shape[1]
-        return EncoderOutput(x[:, prefix:], x[:, :prefix])
+        return self._with_cls(self.patch_embed.project(patches) + positions)
 
     def layer_group(self, path: str) -> int:
         """Return the group of a parameter for layer-wise learning rates, as in published fine-tuning.
@@ -227,6 +247,12 @@ class ViT(Backbone):
         prefix = jnp.zeros((len(tokens), self.class_tokens, self.width), tokens.dtype)
         cls = self.position.add_to_prefix(broadcast_parameter(self.cls_token, prefix))
         return jnp.concatenate([cls, tokens], axis=1)
+
+
+def _split_visible(x, ids_keep):
+    """Return a sequence (B, K + n, D) as an EncoderOutput of visible tokens."""
+    prefix = x.shape[1] - ids_keep.shape[1]
+    return EncoderOutput(x[:, prefix:], x[:, :prefix])
 
 
 def _split_cls(x, shape):

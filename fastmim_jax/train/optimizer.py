@@ -17,7 +17,7 @@ GROUPS = {
     "no_decay": re.compile(r"(bias|scale|gamma|pos_embed|pos_embed_cls|position_scale)$"),
     "decay": re.compile(
         r"(kernel|cls_token|mask_token|thrown_token|relative_position_bias_table|relative_position"
-        r"|cls_relative_position_bias)$"
+        r"|cls_relative_position_bias|map_weights|layer_weights)$"
     ),
 }
 

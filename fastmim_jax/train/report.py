@@ -11,6 +11,8 @@ from fastmim_jax.data.decode import decoder_name
 from fastmim_jax.data.resize import resizer_name
 from fastmim_jax.errors import UserError
 from fastmim_jax.io import read_json
+from fastmim_jax.mim.crossmae import CrossMAE
+from fastmim_jax.models.cross_decoder import CrossDecoder
 from fastmim_jax.models.decoder import Decoder
 from fastmim_jax.plan import PretrainPlan, StagePlan, plan_warnings
 from fastmim_jax.train.metrics import read_metrics
@@ -187,7 +189,8 @@ def _attention(stage: TrainStage) -> list[Note]:
     """Return which kernels compute attention on the devices of a stage."""
     parts = {"encoder": stage.model.encoder}
     if getattr(stage.model, "decoder", None):
-        parts["decoder"] = Decoder(1, **stage.model.decoder)
+        kind = CrossDecoder if isinstance(stage.model, CrossMAE) else Decoder
+        parts["decoder"] = kind(1, **stage.model.decoder)
     with jax.set_mesh(stage.mesh):
         kernels = {name: part.attention_kernel for name, part in parts.items()}
     text = ", ".join(f"{kernel} in the {name}" for name, kernel in kernels.items() if kernel)

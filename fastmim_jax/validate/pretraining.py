@@ -62,6 +62,9 @@ def _check_stage(stage: Stage, devices: int) -> None:
     check_gradient_dtype(stage.config, "method")
     encoder = check_backbone(stage, "method")
     _check_cells(stage, encoder)
+    _check_fusion(stage.config.method, encoder)
+    if stage.config.method.name == "crossmae":
+        _check_cross_decoder(stage.config.method)
     method = create_method(stage.config.method)
     _check_blocks(stage, encoder, method.target.unit)
     check_windows(stage, "method", encoder)
@@ -78,14 +81,15 @@ def _check_cells(stage: Stage, encoder: Backbone) -> None:
     """The backbone and the block size that a method needs."""
     method = stage.config.method
     partial = bool(method.partial.throw_ratio)
-    if method.name == "mae":
+    if method.name in ("mae", "crossmae"):
+        name = {"mae": "MAE", "crossmae": "CrossMAE"}[method.name]
         if not encoder.supports_token_dropping:
             raise UserError(
-                f"config.method.backbone.name is '{method.backbone.name}', but MAE encodes visible tokens "
-                "alone: type --config.method.backbone.name=vit_b16 without relative_positions, or another "
-                "--config.method.name"
+                f"config.method.backbone.name is '{method.backbone.name}', but {name} encodes visible "
+                "tokens alone: type --config.method.backbone.name=vit_b16 without relative_positions, or "
+                "another --config.method.name"
             )
-        _check_equal(stage, encoder.stride, "MAE masks")
+        _check_equal(stage, encoder.stride, f"{name} masks")
     if method.name == "mixmim":
         if not encoder.supports_groups:
             raise UserError(
@@ -110,6 +114,41 @@ def _check_cells(stage: Stage, encoder: Backbone) -> None:
         raise UserError(
             "config.method.decoder.depth is 0, which leaves partial reconstruction nothing to save: type "
             "--config.method.decoder.depth=1 or --config.method.partial.throw_ratio=0"
+        )
+
+
+def _check_cross_decoder(method: ConfigDict) -> None:
+    """CrossMAE's decoder has blocks, and leaves thrown tokens out of the loss."""
+    partial = method.partial
+    if not method.decoder.depth:
+        raise UserError(
+            "config.method.decoder.depth is 0, but only the blocks of CrossMAE's decoder see the encoder: "
+            "type --config.method.decoder.depth=12"
+        )
+    if partial.throw_ratio and (partial.sampler, partial.fill) != ("random", "none"):
+        raise UserError(
+            f"config.method.partial has sampler '{partial.sampler}' and fill '{partial.fill}', but "
+            "CrossMAE decodes random tokens and fills in none: type --config.method.partial.sampler=random "
+            "--config.method.partial.fill=none"
+        )
+
+
+def _check_fusion(method: ConfigDict, encoder: Backbone) -> None:
+    """Fused layers are blocks of one grid, in order, and end with the last one."""
+    layers, depth = tuple(method.fuse_layers), encoder.num_blocks
+    if not layers:
+        return
+    if method.name in ("crossmae", "mixmim") or not encoder.has_one_grid:
+        raise UserError(
+            f"config.method.fuse_layers is {layers}, but {method.name} over {method.backbone.name} has no "
+            "layers of one grid to fuse before its decoder: type --config.method.fuse_layers='()', or "
+            "FastMIM, MAE or SimMIM over a ViT"
+        )
+    if list(layers) != sorted(set(layers)) or layers[-1] != depth:
+        fitting = tuple(sorted({*(n for n in layers if n < depth), depth}))
+        raise UserError(
+            f"config.method.fuse_layers is {layers}, expected ascending numbers of blocks that end with "
+            f"the last one, {depth}: type {flag('method.fuse_layers', fitting)}"
         )
 
 
@@ -193,7 +232,7 @@ def _check_decoder(method: ConfigDict, encoder: Backbone) -> None:
             f"{flag('method.decoder.width', max(1, round(width / heads)) * heads)} or another "
             "--config.method.decoder.heads"
         )
-    if method.name in ("mae", "mixmim") or (
+    if method.name in ("mae", "crossmae", "mixmim") or (
         method.partial.throw_ratio and method.partial.fill == "progressive"
     ):
         if decoder.depth:
@@ -208,7 +247,11 @@ def _check_throw_ratio(stage: Stage, method: Any, blocks: int) -> None:
     finer = max(method.block_size // method.encoder.stride, 1) ** 2  # tokens of a block
     tokens = blocks * finer
     counts = (blocks - masked, masked) if stage.config.method.name == "mixmim" else (masked * finer,)
-    thrown = method.reconstruct.num_thrown(tokens, counts) if partial.throw_ratio else 0
+    thrown = 0
+    if partial.throw_ratio and stage.config.method.name == "crossmae":
+        thrown = method.num_thrown(tokens)
+    elif partial.throw_ratio:
+        thrown = method.reconstruct.num_thrown(tokens, counts)
     if partial.throw_ratio and thrown >= min(counts):
         fitting = int(100 * len(counts) * (min(counts) - 1) / tokens) / 100
         raise UserError(

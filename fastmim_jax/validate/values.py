@@ -8,6 +8,7 @@ from fastmim_jax.build import METHODS
 from fastmim_jax.data.masks import KINDS as LAYOUTS
 from fastmim_jax.data.values import WHITE
 from fastmim_jax.errors import UserError
+from fastmim_jax.mim.crossmae import FEATURE_MAPS
 from fastmim_jax.mim.mask_noise import COLORS
 from fastmim_jax.mim.partial import FILLS, SOURCES
 from fastmim_jax.mim.sampling import SAMPLERS
@@ -164,6 +165,8 @@ METHOD = {
     "block_size": SIDE,
     "mask_ratio": number(above=0, below=1),
     "mask_noise": choice(COLORS),
+    "fuse_layers": several(integer(1, most=MOST_BLOCKS), "a tuple of block numbers, or ()", (1, 6, 12)),
+    "feature_maps": choice(FEATURE_MAPS),
     "mask_grid": integer(1, 4, LARGEST_SIDE),
     "groups": integer(1),
     "target": choice(TARGETS),

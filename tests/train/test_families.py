@@ -76,6 +76,16 @@ def test_partial_reconstruction_on_eight_devices_gives_the_losses_of_one(host):
 IDEAS = {
     "green masks": (small.mae, {"method.mask_noise": "green"}),
     "green coarse masks": (small.mixmim, {"method.mask_noise": "green", "method.groups": 4}),
+    "cross-attention": (
+        small.mae,
+        {
+            "method.name": "crossmae",
+            "method.partial.throw_ratio": 0.5,
+            "method.partial.sampler": "random",
+            "method.partial.fill": "none",
+        },
+    ),
+    "fused layers": (small.mae, {"method.fuse_layers": (1, 2)}),
     "coarse disjoint masks": (
         small.mae,
         {"method.mask_grid": 2, "data.views": "masks", "data.views_per_image": 4},
