@@ -147,7 +147,7 @@ def draw_accuracy(
     baselines = dict(baselines or {})
     best = int(np.argmax(found.losses))
     figure, axes = make_figure(WIDTH, HEIGHT)
-    frame = choose_frame(found.losses, baselines, reach=3.0)
+    frame = _linear_frame(np.array([*found.losses, *baselines.values()]))  # all that is to beat is seen
     set_axes(axes, frame, title, x, y)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     axes.plot(found.steps, found.losses, "o-", color=css(HELD_OUT), markersize=4, linewidth=2.2)
@@ -158,13 +158,13 @@ def draw_accuracy(
     return _save(figure, axes, path)
 
 
-def choose_frame(values: np.ndarray, levels: Mapping[str, float], reach: float = 1.0) -> Frame:
+def choose_frame(values: np.ndarray, levels: Mapping[str, float]) -> Frame:
     """Return the limits that show all values, and levels that are near.
 
     Args:
       values: (n,), n > 0.
       levels: name -> value; the nearest is shown if it is at most 3 spans of the values away, others up to
-        `reach` spans.
+        one span.
     """
     low, high = float(values.min()), float(values.max())
     span = (high - low) or abs(low) or 1.0
@@ -173,11 +173,16 @@ def choose_frame(values: np.ndarray, levels: Mapping[str, float], reach: float =
         return max(low - level, level - high, 0.0) / span
 
     ranking = sorted(levels.values(), key=away)
-    near = [level for rank, level in enumerate(ranking) if away(level) <= (reach if rank else 3.0)]
+    near = [level for rank, level in enumerate(ranking) if away(level) <= (1.0 if rank else 3.0)]
     low, high = min([low, *near]), max([high, *near])
     if low > 0 and high / low >= DECADE:
         pad = (high / low) ** 0.06
         return Frame(low / pad, high * pad, True)
+    return _linear_frame(np.array([low, high]))
+
+
+def _linear_frame(values: np.ndarray) -> Frame:
+    low, high = float(values.min()), float(values.max())
     pad = 0.06 * ((high - low) or abs(low) or 1.0)
     return Frame(low - pad, high + pad, False)
 
