@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastmim_jax.api.loaded_model import Model, load
     from fastmim_jax.api.own_loop import make_step
-    from fastmim_jax.api.training import finetune, pretrain, probe
+    from fastmim_jax.api.training import finetune, pretrain, probe, segment
     from fastmim_jax.build import create_method
     from fastmim_jax.data.sources import open_source as open_dataset
     from fastmim_jax.errors import UserError
@@ -34,6 +34,7 @@ _PUBLIC = {
     "open_dataset": "fastmim_jax.data.sources:open_source",
     "pretrain": "fastmim_jax.api.training",
     "probe": "fastmim_jax.api.training",
+    "segment": "fastmim_jax.api.training",
 }
 __all__ = [
     "Model",
@@ -51,6 +52,7 @@ __all__ = [
     "open_dataset",
     "pretrain",
     "probe",
+    "segment",
 ]
 
 

@@ -31,7 +31,7 @@ lists the values of one. *unset* means that the model or the data decides.
 """
 # Sections of the page of the Python interface; public names without one come last.
 PARTS = {
-    "Train and probe": ("pretrain", "finetune", "probe"),
+    "Train and probe": ("pretrain", "finetune", "segment", "probe"),
     "Use a model": ("load", "Model"),
     "Parts for your own loop": ("make_step", "create_method", "create_model", "hog"),
     "Lists, configs, data": ("list_models", "list_configs", "load_config", "open_dataset"),

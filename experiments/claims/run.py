@@ -27,6 +27,7 @@ from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.io import append_json_line, read_json, read_json_lines, write_json
 
 STEPS_OF_SPEED = 24
+EXPECTED = "a file of an earlier call: delete it to measure again"
 PROBED = 5000  # training images of the ridge probe, at most
 PRETRAINING_LR, TUNING_LR, SCRATCH_LR = 1.5e-3, 6e-3, 4e-3  # as experiments/transfer chose them
 
@@ -116,7 +117,7 @@ def measure(run, folder: Path, batch_size: int) -> Speed:
 def measure_speeds(arms: dict[str, Arm], place: Place, records: int) -> dict[str, dict[str, Speed]]:
     """Return {"pretraining": {name: Speed}, "tuning": ...}, measured where OUT/speeds.json has none."""
     file = place.out / "speeds.json"
-    known = read_json(file) if file.exists() else {"pretraining": {}, "tuning": {}}
+    known = read_json(file, dict, EXPECTED) if file.exists() else {"pretraining": {}, "tuning": {}}
     for name, arm in arms.items():
         before = place.out / "speeds" / name
         if arm.pretraining is not None and name not in known["pretraining"]:
@@ -176,7 +177,7 @@ def saved_updates(args, arms: dict[str, Arm], place: Place, records: int) -> dic
         "seeds": args.seeds,
     }
     if file.exists():
-        saved = read_json(file)
+        saved = read_json(file, dict, EXPECTED)
         if saved["asked"] != asked:
             sys.exit(f"{file} is the plan of {saved['asked']}, asked was {asked}: type another --out")
         return {name: Updates(*numbers) for name, numbers in saved["updates"].items()}

@@ -1,4 +1,4 @@
-"""Pre-train, fine-tune and probe from Python."""
+"""Pre-train, fine-tune, segment and probe from Python."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -20,9 +20,12 @@ from fastmim_jax.evaluate.finetune_baselines import measure_baselines
 from fastmim_jax.evaluate.monitor import open_monitor
 from fastmim_jax.evaluate.probe import Line
 from fastmim_jax.evaluate.probe import probe as probe_run
+from fastmim_jax.evaluate.segmentation.baselines import measure_baselines as measure_mask_baselines
+from fastmim_jax.evaluate.segmentation.best import BestSegmentation
 from fastmim_jax.models.zoo import create_model
 from fastmim_jax.paths import absolute_place, is_store, place
 from fastmim_jax.recipes import list_config_files, load_config
+from fastmim_jax.saved_config import kind_of
 from fastmim_jax.start_jax import start_jax
 from fastmim_jax.tools.reconstruct import draw_loss_curve, picture_hook
 from fastmim_jax.train.finetune import finetune as finetune_run
@@ -31,9 +34,11 @@ from fastmim_jax.train.metrics import ProgressCounter
 from fastmim_jax.train.pretrain import pretrain as pretrain_run
 from fastmim_jax.train.remote.workdir import open_workdir
 from fastmim_jax.train.report import summarize, summary_lines
+from fastmim_jax.train.segment import segment as segment_run
 
 OWN_DATA = "configs/own.py:tiny"
 OWN_LABELS = "configs/finetune.py:own"
+OWN_MASKS = "configs/segment.py:own"
 MOST_GROUPS = 8  # of MixMIM, in the small batches of small data
 # Config files of methods.
 METHODS = ("crossmae", "fastmim", "fastmim_p", "mae", "mixmim", "pr_mim", "simmim")
@@ -118,22 +123,50 @@ def finetune(
     Raises:
       UserError: see `pretrain`.
     """
-    chosen = _load(config, "model", "finetune")
-    if model:
-        chosen.model.backbone.name = model
-    chosen = _complete(chosen, data, init, settings, "finetune")
+    chosen = _supervised_config(config, "finetune", model, data, init, settings)
     start_resource_tracker()
     start_jax()
     workdir = place(out)
-    finetune_run(
-        chosen,
-        workdir,
-        BestCheckpoint,
-        log,
-        accept_changed_data=accept_changed_data,
-        extend=extend,
-        measure_baselines=measure_baselines,
-    )
+    options = dict(accept_changed_data=accept_changed_data, extend=extend)
+    finetune_run(chosen, workdir, BestCheckpoint, log, measure_baselines=measure_baselines, **options)
+    return workdir if is_store(workdir) else Path(workdir)
+
+
+@python_errors
+def segment(
+    data: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    init: "str | os.PathLike | Model" = "",
+    model: str = "",
+    config: str | ConfigDict = OWN_MASKS,
+    accept_changed_data: bool = False,
+    extend: bool = False,
+    log: Callable[[str], None] = print,
+    **settings: Any,
+) -> Path | str:
+    """Train a segmentation on images with masks, or resume a run.
+
+    Args:
+      data: a folder with images/ and masks/, each with train/ and val/ inside, or the folder of ADE20K,
+        Pascal VOC, Cityscapes or COCO; `eval_path` names other images to evaluate on.
+      out, init, model: see `finetune`.
+      config: by default a semantic FPN and 2,000 updates of 16 crops of the size of pre-training.
+      accept_changed_data, extend, log, **settings: see `pretrain`.
+
+    Returns:
+      The work directory, a Path or the address: `fastmim predict` writes the maps of its best checkpoint,
+      and `load` opens the backbone.
+
+    Raises:
+      UserError: see `pretrain`.
+    """
+    chosen = _supervised_config(config, "segment", model, data, init, settings)
+    start_resource_tracker()
+    start_jax()
+    workdir = place(out)
+    options = dict(accept_changed_data=accept_changed_data, extend=extend)
+    segment_run(chosen, workdir, BestSegmentation, log, measure_baselines=measure_mask_baselines, **options)
     return workdir if is_store(workdir) else Path(workdir)
 
 
@@ -210,7 +243,7 @@ def _pretraining_config(config: str | ConfigDict, model: str, method: str) -> Co
         raise UserError(f"pretrain() got both config and method='{method}': give one of them")
     if method or (model and not config):
         return _recipe(method or "mae", model)
-    chosen = _load(config or OWN_DATA, "method", "pretrain")
+    chosen = _load(config or OWN_DATA, "pretrain")
     if model:
         chosen.method.backbone.name = model
     return chosen
@@ -244,11 +277,22 @@ def _recipe(method: str, model: str) -> ConfigDict:
     return config
 
 
-def _load(config: str | ConfigDict, section: str, caller: str) -> ConfigDict:
+def _supervised_config(
+    config: str | ConfigDict, kind: str, model: str, data: Any, init: Any, settings: dict
+) -> ConfigDict:
+    """Return the config of fine-tuning or of segmentation; kind: of `kind_of`."""
+    chosen = _load(config, kind)
+    if model:
+        chosen.model.backbone.name = model
+    return _complete(chosen, data, init, settings, kind)
+
+
+def _load(config: str | ConfigDict, kind: str) -> ConfigDict:
     chosen = config.copy_and_resolve_references() if isinstance(config, ConfigDict) else load_config(config)
-    if section not in chosen:
-        other = "finetune" if caller == "pretrain" else "pretrain"
-        raise UserError(f"this config is for another function: call fastmim_jax.{other}() with it")
+    if kind_of(chosen) != kind:
+        raise UserError(
+            f"this config is for another function: call fastmim_jax.{kind_of(chosen)}() with it"
+        )
     return chosen
 
 

@@ -18,6 +18,7 @@ def chosen(monkeypatch):
     configs = []
     monkeypatch.setattr(training, "pretrain_run", lambda config, *_, **__: configs.append(config))
     monkeypatch.setattr(training, "finetune_run", lambda config, *_, **__: configs.append(config))
+    monkeypatch.setattr(training, "segment_run", lambda config, *_, **__: configs.append(config))
     monkeypatch.setattr(training, "draw_loss_curve", lambda workdir: None)
     monkeypatch.setattr(training, "summary_lines", lambda *_: [])
     monkeypatch.setattr(training, "summarize", lambda *_: None)
@@ -54,6 +55,7 @@ def test_the_recipe_of_a_method_and_a_model(chosen, tmp_path, options, name, bac
         (dict(method="mixmim", model="vit_b16"), "mixmim has no recipe for model='vit_b16'"),
         (dict(model="vit_x16", method="mae"), "'vit_x16'"),
         (dict(config="configs/finetune.py"), r"call fastmim_jax.finetune\(\) with it"),
+        (dict(config="configs/segment.py:tiny"), r"call fastmim_jax.segment\(\) with it"),
         (dict(config="configs/own.py:tiny", method="mae"), "give one of them"),
         (dict(batchsize=3), "did you mean schedule__batch_size"),
         (dict(mask_ratio=2), "type method__mask_ratio=0.75"),
@@ -63,6 +65,17 @@ def test_the_recipe_of_a_method_and_a_model(chosen, tmp_path, options, name, bac
 def test_what_cannot_be_meant(chosen, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         fastmim_jax.pretrain("sample", tmp_path, **options)
+
+
+def test_segment_chooses_its_config(chosen, tmp_path):
+    fastmim_jax.segment("photos", tmp_path, model="swin_t", steps=3, image_size=64)
+    (config,) = chosen
+    assert config.model.backbone.name == "swin_t" and config.schedule.steps == 3
+    assert config.data.image_size == (64, 64) and config.data.path.endswith("/photos")
+    with pytest.raises(UserError, match=r"call fastmim_jax.finetune\(\) with it"):
+        fastmim_jax.segment("photos", tmp_path, config="configs/finetune.py")
+    with pytest.raises(UserError, match=r"call fastmim_jax.segment\(\) with it"):
+        fastmim_jax.finetune("photos", tmp_path, config="configs/segment.py:tiny")
 
 
 @pytest.mark.slow
