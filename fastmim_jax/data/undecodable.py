@@ -170,7 +170,7 @@ class UndecodableRecords:
         except DecodeError as error:
             return " ".join(error.reason.split())
         except MaskError as error:
-            return " ".join(f"{error.kind}: {error.detail}".split())
+            return " ".join(error.reason.split())
         return ""
 
     def _counts(self):

@@ -169,6 +169,14 @@ def test_evaluate_and_predict(run, data, tmp_path):
 
 
 @pytest.mark.slow
+def test_masks_beyond_the_classes_are_named(capsys, data, tmp_path):
+    config = write_config(tmp_path, data, command="segment")
+    words = refused(capsys, "segment", config, f"--workdir={tmp_path / 'w'}", "--config.model.classes=2")
+    assert ".png (a mask with values beyond the classes (" in words
+    assert "with values beyond the classes" in (tmp_path / "w" / "bad_files.txt").read_text()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -176,7 +184,6 @@ def test_evaluate_and_predict(run, data, tmp_path):
         ("model.head.layers=(1,1,2,3)", "expected ascending numbers from 1 to 2 blocks: type"),
         ("loss.class_weights=(1.0,2.0)", "has 2 numbers for 3 classes"),
         ("data.eval_stride=(40,32)", "leaves gaps between windows of 32 x 32 pixels"),
-        ("model.classes=2", "with values beyond the classes"),
         ("model.head.name=psp", "config.model.head.name is 'psp'; choose from: upernet, fpn"),
     ],
 )

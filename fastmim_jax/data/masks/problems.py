@@ -18,7 +18,7 @@ class _Kind(NamedTuple):
 KINDS: Mapping[str, _Kind] = {
     "value": _Kind(
         "with values beyond the classes",
-        "give the file with all classes by --legend=FILE, or write the pixels without a label as 255",
+        "give a legend with all classes, or write the pixels without a label as 255",
     ),
     "colour": _Kind("with colours that the legend lacks", "add a line `NAME R G B` for each to the legend"),
     "no legend": _Kind(
@@ -43,12 +43,19 @@ KINDS: Mapping[str, _Kind] = {
 
 
 class MaskError(UserError):
-    """A mask that cannot be used; kind: of KINDS, detail: what was seen in this file."""
+    """A mask that cannot be used.
+
+    Attributes:
+      kind: of KINDS.
+      name, detail: of the file, and what was seen in it.
+      reason: kind and detail in words, such as "a mask with values beyond the classes (2)".
+    """
 
     def __init__(self, kind: str, name: str, detail: str):
         found = KINDS[kind]
-        super().__init__(f"{name}: a mask {found.seen} ({detail}): {found.advice}")
         self.kind, self.name, self.detail = kind, name, detail
+        self.reason = f"a mask {found.seen} ({detail})"
+        super().__init__(f"{name}: {self.reason}: {found.advice}")
 
     def __reduce__(self) -> tuple:
         return type(self), (self.kind, self.name, self.detail)

@@ -57,7 +57,7 @@ def test_scan_counts_pixels_and_every_kind_of_problem(tmp_path):
     assert text.startswith(f"6 of 6 masks of {tmp_path} cannot be used; ")
     for part in (
         "1 with values beyond the classes (",
-        "00.png: 7; expected at most 2): give the file with all classes by --legend=FILE",
+        "00.png: 7; expected at most 2): give a legend with all classes",
         "1 of another size than their image (",
         "01.png: 4 x 5, the image 32 x 28)",
         "1 not rotated as the EXIF orientation of their image asks (",
