@@ -169,7 +169,7 @@ def test_two_processes_evaluate_and_predict_as_one(labelled, tmp_path, capfd):
 @pytest.mark.exhaustive
 def test_two_processes_measure_together(tmp_path):
     config = tmp_path / "processes.py"
-    config.write_text(CONFIG.format(tests=str(ROOT / "tests"), wide=""))
+    config.write_text(CONFIG.format(tests=str(ROOT / "tests"), wide="", stripes=""))
     said, silence = run_two("bench", f"--config={config}:pretrain", f"--workdir={tmp_path / 'bench'}")
     (figures,) = json.loads((tmp_path / "bench" / "bench.json").read_text())
     assert figures["device"].startswith("2 ") and figures["reading_images_per_second"] > 0
@@ -191,7 +191,7 @@ def test_two_processes_fine_tune_and_evaluate_as_one(pretrained, tmp_path):
 def start(tmp_path):
     """-> start(*own flags of each process): two processes of an endless run that meet at a free port."""
     config = tmp_path / "processes.py"
-    config.write_text(CONFIG.format(tests=str(ROOT / "tests"), wide=""))
+    config.write_text(CONFIG.format(tests=str(ROOT / "tests"), wide="", stripes=""))
 
     def start(*own):
         with socket.socket() as probe:
