@@ -29,12 +29,13 @@ def hash_records(source: Any) -> list[str | None]:
     indices = np.unique(np.linspace(0, len(source) - 1, min(SAMPLED, len(source))).astype(int)).tolist()
     hashes: list[str | None] = [None] * len(indices)
     start, total = time.monotonic(), 0
-    read = getattr(source, "content", source.__getitem__)  # with masks, their bytes too
+    has_masks = hasattr(source, "content")  # whose bytes count too
     for number in sorted(range(len(indices)), key=lambda number: number * _STRIDE % SAMPLED):
         if total > _MAX_BYTES or time.monotonic() - start > _MAX_SECONDS:
             break
         try:
-            data = _content(read(indices[number]))
+            index = indices[number]
+            data = _content(source.content(index) if has_masks else source[index])
         except Exception:  # OSError, or an error of the storage behind the source
             continue
         total += len(data)
