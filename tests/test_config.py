@@ -77,10 +77,14 @@ def test_every_variant_builds_at_its_real_width(index, name, variant):
     config = load(name).get_config(variant)
     make_shallow(config.method.backbone)
     config.method.layers = "scanned"
+    if config.method.fuse_layers:
+        config.method.fuse_layers = (1, config.method.backbone.depth)
     shape, config.data.channels = SHAPES[index % len(SHAPES)]
     block = config.method.block_size
     if not config.method.backbone.window:  # one that is set fits its own size only
         config.data.image_size = tuple(side // 32 * 28 if block == 14 else side for side in shape)
+    cell = block * config.method.mask_grid
+    config.data.image_size = tuple(-(-side // cell) * cell for side in config.data.image_size)
     run = make_pretrain_stage(config, 100_000, jax.devices()[:1])
     height, width = config.data.image_size
     batch = {

@@ -3,7 +3,6 @@
 from typing import Any
 
 from fastmim_jax.errors import UserError
-from fastmim_jax.saved_config import kind_of
 from fastmim_jax.start_jax import start_jax
 
 
@@ -59,6 +58,8 @@ def check_config(config: Any, kind: str = "") -> Any:
     Raises:
       UserError: a config of another kind, or a value that a key does not accept.
     """
+    from fastmim_jax.saved_config import kind_of
+
     if kind and kind_of(config) != kind:
         raise UserError(f"this config is for another command: type fastmim {kind_of(config)} with it")
     from fastmim_jax.validate import check_values
@@ -69,6 +70,8 @@ def check_config(config: Any, kind: str = "") -> Any:
 
 def check_measurable(config: Any) -> Any:
     """Check a config that `bench` or `plan` measures, and return it; raises as `check_config`."""
+    from fastmim_jax.saved_config import kind_of
+
     if kind_of(config) == "segment":
         raise UserError(
             "bench and plan measure pre-training and fine-tuning: give such a config; `fastmim segment` "
@@ -81,6 +84,7 @@ def is_segmentation(workdir: str, step: int | None) -> bool:
     """Return whether a checkpoint is one of segmentation."""
     from fastmim_jax.paths import place
     from fastmim_jax.run_folder import find_checkpoint
+    from fastmim_jax.saved_config import kind_of
     from fastmim_jax.train.remote.reading import local_run
     from fastmim_jax.train.runs import read_config
 

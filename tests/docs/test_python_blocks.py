@@ -15,9 +15,12 @@ import fastmim_jax
 from fastmim_jax.api import loaded_model
 from fastmim_jax.api.settings import apply_settings
 from fastmim_jax.config import finetune_config, pretrain_config
+from fastmim_jax.data import masks
+from fastmim_jax.evaluate.dense_probes import probe as dense_probes
 from fastmim_jax.export.bundle import ModelBundle, write_workdir
 from helpers import classifiers, small
 from helpers.code_blocks import PAGES, blocks
+from helpers.stripes import write_stripes
 
 RUN = [path for path in PAGES if path.name != "README.md" and blocks(path, "python")]
 
@@ -66,6 +69,11 @@ def stand_ins(tmp_path, monkeypatch, one_device):
         missing = isinstance(images, str) and images != "sample"
         return open_images(str(tmp_path / "images") if missing else images, *args)
 
+    write_stripes(tmp_path / "stripes")
+    open_masks = partial(masks.open_masks, tmp_path / "stripes")
+    monkeypatch.setattr(masks, "open_masks", lambda path, **options: open_masks(**options))
+    dense_probe = inspect.signature(dense_probes.dense_probe)
+    monkeypatch.setattr(dense_probes, "dense_probe", dense_probe.bind)
     monkeypatch.setattr(fastmim_jax, "load", load_any, raising=False)
     monkeypatch.setattr(loaded_model, "open_images", open_any)
     monkeypatch.chdir(tmp_path)
@@ -79,8 +87,9 @@ def test_the_blocks_of_a_page_run(page, stand_ins, capsys):
         if "import fastmim_jax" not in block:
             assert "fastmim_jax" in names, f"{page.name}: the first block imports fastmim_jax"
         exec(compile(block, page.name, "exec"), names)
-    assert "model" in names or "run" in names
+    assert {"model", "run", "masks"} & {*names}
 
 
 def test_every_page_with_python_is_known():
-    assert {path.name for path in RUN} == {"convert.md", "evaluate.md", "index.md", "own_data.md"}
+    pages = {"convert.md", "dense.md", "evaluate.md", "index.md", "own_data.md"}
+    assert {path.name for path in RUN} == pages
