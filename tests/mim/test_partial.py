@@ -111,7 +111,8 @@ def test_decoded_tokens_are_predicted_as_if_thrown_ones_did_not_exist():
             weight = jnp.asarray(1.0 - thrown, jnp.float32)
             return full.reshape(*mask.shape, -1), weight, 1 - weight
 
-    by_hand = Only(method.encoder, method.target, 8, method.mask_ratio, method.decoder)
+    fields = {name: getattr(method, name) for name in ("encoder", "target", "mask_ratio", "decoder")}
+    by_hand = Only(block_size=8, **fields)
     by_hand = by_hand.clone(reconstruct=by_hand.decode)
     _, plain, _ = run(by_hand, images, params)
     np.testing.assert_allclose(np.asarray(out.prediction)[decoded], plain.prediction[decoded], atol=1e-5)

@@ -6,6 +6,7 @@ open. Later rules of the tables read the names of state_dict() in 5.
 """
 
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from fastmim_jax.export.formats.rules import (
 Block = Mapping[str, tuple[str, tuple[ArrayRule, ...]]]  # {their module: (ours, arrays)}
 
 
+@cache  # the same arrays in two tables are one correspondence
 def _joined(*names: str) -> tuple[ArrayRule, ...]:
     """The arrays of linear layers whose outputs are concatenated in a single one of ours."""
     count = len(names)
