@@ -43,7 +43,8 @@ def distributions(folder):
     return found
 
 
-OF_WRITTEN_SCRIPTS = {"keras", "keras-hub"}  # `convert --to=keras_hub` writes them, and nothing imports them
+# Of the script that `convert --to=keras_hub` writes, which nothing here imports.
+OF_WRITTEN_SCRIPTS = {"keras", "keras-hub"}
 DEPENDENCIES = {normalized(line) for line in PROJECT["dependencies"]}
 EXTRAS = {
     name: {normalized(line) for line in lines} - {"fastmim-jax"}
