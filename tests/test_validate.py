@@ -21,7 +21,8 @@ KEYS = [(section, key) for section, default in MODES.items() for key in flatten(
 ONCE = [case for case in KEYS if case[0] == "method" or ("method", case[1]) not in KEYS]
 FILES = {"method": ("pretrain", "configs/fastmim.py"), "model": ("finetune", "configs/finetune.py:vit_b16")}
 # Any word is a name of one of these; whether it exists is known later.
-FREE_TEXT = {"init", "data.path", "data.split", "data.eval_path", "data.eval_split", "monitor.path"}
+FREE_TEXT = {"init", "data.path", "data.split", "data.eval_path", "data.eval_split"}
+FREE_TEXT |= {"monitor.path", "monitor.masks"}
 FREE_TEXT |= {"run.project"}
 FREE_TEXT |= {f"{section}.backbone.name" for section in MODES}
 WORDS = ("nonsense", "-7", "nan", "(1, 'a')", "(-1, -1)")
