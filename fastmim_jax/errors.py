@@ -50,7 +50,16 @@ def describe_failure(error: BaseException) -> str:
     return first if len(first) <= 160 else f"{first[:160]} ..."
 
 
+def nearest(word: str, names: Iterable[str]) -> str:
+    """Return the name nearest to a mistyped word in any case of letters, or "" if none is near."""
+    folded: dict[str, str] = {}
+    for name in names:
+        folded.setdefault(name.casefold(), name)
+    near = difflib.get_close_matches(word.casefold(), list(folded), n=1, cutoff=0.6)
+    return folded[near[0]] if near else ""
+
+
 def did_you_mean(word: str, names: Iterable[str], prefix: str = "") -> str:
     """Return "; did you mean NAME?" of the name nearest to a mistyped word, or "" if none is near."""
-    near = difflib.get_close_matches(word, list(names), n=1, cutoff=0.6)
-    return f"; did you mean {prefix}{near[0]}?" if near else ""
+    near = nearest(word, names)
+    return f"; did you mean {prefix}{near}?" if near else ""

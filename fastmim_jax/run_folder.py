@@ -1,11 +1,10 @@
 """Work directories of runs, and how their checkpoints are typed: one spelling for every command."""
 
-import difflib
 import os
 from pathlib import Path
 from typing import NamedTuple
 
-from fastmim_jax.errors import UserError
+from fastmim_jax.errors import UserError, nearest
 from fastmim_jax.paths import local_path
 
 CHECKPOINTS, BEST = "checkpoints", "best"  # folders of a work directory
@@ -85,5 +84,5 @@ def _near(path: Path) -> str:
     """Return the run with the nearest name, for a path that does not exist."""
     parent = path.parent
     runs = [one.parent.name for one in parent.glob(f"*/{CONFIG}")] if parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, runs, n=1)
-    return f" (did you mean {parent / near[0]}?)" if near else ""
+    near = nearest(path.name, runs)
+    return f" (did you mean {parent / near}?)" if near else ""

@@ -1,18 +1,20 @@
 """Every bad value of a config gives one sentence, with the flag of the key in the mode of the command."""
 
+import difflib
+
 import pytest
 
 from fastmim_jax.cli.commands import COMMANDS
 from fastmim_jax.cli.parse import parse
 from fastmim_jax.config import finetune_config, pretrain_config
-from fastmim_jax.errors import UserError
+from fastmim_jax.errors import UserError, nearest
 from fastmim_jax.saved_config import flatten
 from fastmim_jax.validate.backbone import fitting_size
 from fastmim_jax.validate.finetuning import check_finetuning
 from fastmim_jax.validate.names import count, flag
 from fastmim_jax.validate.pretraining import check_pretraining
 from fastmim_jax.validate.training import check_no_decay
-from fastmim_jax.validate.values import FINETUNE_RULES, PRETRAIN_RULES, check_values
+from fastmim_jax.validate.values import FINETUNE_RULES, PRETRAIN_RULES, RULES, check_values
 from helpers.sweeps import sweep
 
 MODES = {"method": pretrain_config, "model": finetune_config}
@@ -113,6 +115,39 @@ def test_nonsense_on_the_command_line(section, key, words):
             word,
             str(error.value),
         )
+
+
+def _similarity(word, name):
+    return difflib.SequenceMatcher(None, name.casefold(), word.casefold()).ratio()
+
+
+CHOICES = {key: rule.names for rules in RULES.values() for key, rule in rules.items() if rule.names}
+
+
+def test_a_mistyped_choice_is_answered_with_the_nearest_name_and_a_strange_one_with_none():
+    """Every name with a letter left out, doubled, or in capitals."""
+    assert len(CHOICES) > 20
+    for key, names in CHOICES.items():
+        for name in filter(None, names):
+            typos = {name[:i] + name[i + 1 :] for i in range(len(name))} | {name + name[-1], name.upper()}
+            for word in typos - set(names) - {""}:
+                meant, most = nearest(word, names), max(_similarity(word, name) for name in names)
+                assert bool(meant) == (most >= 0.6), (key, word, meant)
+                assert not meant or _similarity(word, meant) == most, (key, word, meant)
+        assert nearest("#?!", names) == ""
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("mea", "; did you mean --config.method.name=mae?"), ("#?!", "=NAME)"), (7, "=NAME)")],
+)
+def test_the_sentence_on_a_choice_ends_with_what_to_type(word, hint):
+    config = pretrain_config()
+    with config.ignore_type():
+        config.method.name = word
+    with pytest.raises(UserError) as error:
+        check_values(config)
+    assert str(error.value).endswith(hint)
 
 
 @pytest.mark.slow
@@ -318,7 +353,7 @@ THROW = {"method.partial.throw_ratio": 0.5}
             r"image_sizes\[1\] is 100x100.*entry 2 of --config.stages.image_s",
         ),
         ({"stages.image_sizes": (64, 96), "stages.windows": (4, 5)}, "--config.stages.windows$"),
-        ({"data.crop_on": "gpu"}, "choose from: host, device .type --config.data.crop_on=host"),
+        ({"data.crop_on": "gpu"}, "choose from: host, device .type --config.data.crop_on=NAME"),
         ({"data.views_per_image": 24}, "64: type --config.data.views_per_image=8"),
         (
             {"data.views_per_image": 8, "data.views": "masks"},

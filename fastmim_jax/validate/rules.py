@@ -11,12 +11,15 @@ LARGEST_NUMBER = 1e9  # far above every sensible value, far below the largest fl
 class Rule(NamedTuple):
     """The values that a key accepts.
 
-    expected: in words, after "expected". example: what to type; None: the default of the key.
+    expected: in words, after "expected".
+    example: what to type; None: the default of the key.
+    names: all accepted values, if they are names: the one that was meant is found among them.
     """
 
     accepts: Callable[[Any], bool]
     expected: str
     example: Any = None
+    names: tuple[str, ...] = ()
 
 
 def integer(least: int, example: Any = None, most: int = LARGEST_INTEGER) -> Rule:
@@ -56,7 +59,8 @@ def boolean() -> Rule:
 
 def choice(names: Iterable[str]) -> Rule:
     names = tuple(names)
-    return Rule(lambda x: isinstance(x, str) and x in names, f"choose from: {', '.join(names)}", names[0])
+    listed = ", ".join(name or "''" for name in names)
+    return Rule(lambda x: isinstance(x, str) and x in names, f"choose from: {listed}", names[0], names)
 
 
 def several(item: Rule, expected: str, example: Any = None, lengths: tuple[int, ...] = ()) -> Rule:

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from fastmim_jax.build import METHODS
 from fastmim_jax.data.masks import KINDS as LAYOUTS
 from fastmim_jax.data.values import WHITE
-from fastmim_jax.errors import UserError
+from fastmim_jax.errors import UserError, nearest
 from fastmim_jax.mim.crossmae import FEATURE_MAPS
 from fastmim_jax.mim.mask_noise import COLORS
 from fastmim_jax.mim.partial import FILLS, SOURCES
@@ -334,7 +334,9 @@ def _value(config: Any, key: str) -> Any:
 
 def _sentence(key: str, value: Any, rule: Rule, default: Any) -> str:
     value = "{...}" if isinstance(value, ConfigDict) else value
+    if rule.names:
+        meant = nearest(value, rule.names) if isinstance(value, str) else ""
+        hint = f"; did you mean {flag(key, meant)}?" if meant else f" (type {flag(key, 'NAME')})"
+        return f"config.{key} is {value!r}; {rule.expected}{hint}"
     example = flag(key, rule.example if rule.example is not None else default)
-    if rule.expected.startswith("choose from"):
-        return f"config.{key} is {value!r}; {rule.expected} (type {example})"
     return f"config.{key} is {value!r}, expected {rule.expected}: type {example}"

@@ -101,7 +101,14 @@ COMMANDS = [
     ),
     (f"pretrain {QUICK} --workdir={{0}}/w --config.data.image_size=(64,)", "such as (128, 128)"),
     (f"pretrain {QUICK} --workdir={{0}}/w --config.method.dtype=float16", "--config.method.dtype=bfloat16"),
-    (f"pretrain {QUICK} --workdir={{0}}/w --config.method.name=MAE", "choose from: crossmae, fastmim, mae"),
+    (
+        f"pretrain {QUICK} --workdir={{0}}/w --config.method.name=MAE",
+        "did you mean --config.method.name=mae?",
+    ),
+    (
+        f"pretrain {QUICK} --workdir={{0}}/w --config.method.name=mea",
+        "did you mean --config.method.name=mae?",
+    ),
     (f"pretrain {OWN} --workdir={{0}}/w --config.schedule.epochs=lots", "above 0, or auto"),
     # paths of data
     (f"pretrain {QUICK} --workdir={{0}}/w --config.data.path={{0}}/photo", "photo does not exist"),
