@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 _KEY = re.compile(r"--config\.([\w.]+)(?:=('[^']*'|\"[^\"]*\"|[^\s,;)]+))?")
 _FLAG = re.compile(
-    r"--(images|test|kinds|folds|count|layers|step|to|overwrite|out|encoder_only|image_size|accept_changed_data|extend|workdir|prefix|partial)\b(?:=([^\s,;)]+))?"
+    r"--(images|test|kinds|legend|depth_unit|eval_mode|eval_resize|folds|count|layers|step|to|overwrite|out|encoder_only|image_size|accept_changed_data|extend|workdir|prefix|partial)\b(?:=([^\s,;)]+))?"
 )
 _NAMES = {"workdir": "out"}  # other names of flags
 _SWITCHES = ("accept_changed_data", "encoder_only", "extend", "overwrite", "partial")

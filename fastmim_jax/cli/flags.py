@@ -93,6 +93,12 @@ FLAGS = {
     ),
     "legend": _path("FILE", "names of the classes of masks, and their colours or values"),
     "depth_unit": Flag("0.001", "metres of a value of 16-bit depth images", "float", 0.001),
+    "eval_mode": Flag(
+        "slide",
+        "dense probes: windows over each image, as published, or whole (default): resized to the crop",
+        default="whole",
+    ),
+    "eval_resize": _integer("512", "short side of images under windows, in pixels; default: the crop's", 1),
     "probed_layers": _words('"block 12"', "layers that dense probes read; default: four", name="layers"),
     "layers": _words('"block 12 mean"', "layers to write; default: the last"),
     "format": Flag("NAME", "format of the source, such as mae_vit or timm_swin; default: detected"),

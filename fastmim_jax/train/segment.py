@@ -20,7 +20,7 @@ from fastmim_jax.plan import make_stage_plan
 from fastmim_jax.train import sharding, steps
 from fastmim_jax.train.report import Note, describe_segmentation
 from fastmim_jax.train.runs import LoadedRun
-from fastmim_jax.train.segmenter_stage import SegmenterStage, local_devices, make_segmenter_stage
+from fastmim_jax.train.segmenter_stage import SegmenterStage, make_segmenter_stage
 from fastmim_jax.train.stage import TrainStage, with_values
 from fastmim_jax.train.supervised import Evaluation, Task, supervised_fields, train_supervised
 from fastmim_jax.validate import check_data_given, check_segmentation
@@ -68,7 +68,7 @@ class SegmentStage(TrainStage):
 
     def segmenter(self) -> SegmenterStage:
         """Return the stage that segments images on the devices of this process, without parameters."""
-        devices = local_devices(self.mesh)
+        devices = sharding.local_devices(self.mesh)
         size = self.eval_batch_size * len(devices) // self.device_count
         return make_segmenter_stage(self.config, self.model, self.classes, size, devices)
 

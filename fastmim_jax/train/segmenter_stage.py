@@ -36,20 +36,6 @@ class SegmenterStage(InferenceStage):
     classes: tuple[str, ...]
     logits: OnMesh
 
-    def localize(self, variables: Any) -> Any:
-        """Return variables of all devices as copies on the devices of this process."""
-        leaves = jax.tree.leaves(variables)
-        mesh = leaves[0].sharding.mesh
-        full = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))(variables)
-        if jax.process_count() > 1:
-            full = jax.tree.map(lambda x: x.addressable_data(0), full)
-        return jax.device_put(full, sharding.replicated(self.mesh))
-
-
-def local_devices(mesh: jax.sharding.Mesh) -> list[jax.Device]:
-    """Return the devices of a mesh that belong to this process."""
-    return [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
-
 
 def make_segmenter_stage(
     config: Any,
@@ -118,4 +104,4 @@ def open_segmenter(
     devices, model = jax.local_devices(), create_segmenter(config.model, len(classes))
     size = batch_size or CROPS * len(devices)
     stage = make_segmenter_stage(config, model, classes, size, devices)
-    return loaded, dataclasses.replace(stage, variables=stage.localize(loaded.variables))
+    return loaded, dataclasses.replace(stage, variables=sharding.localize(loaded.variables, stage.mesh))

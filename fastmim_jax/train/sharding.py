@@ -137,3 +137,17 @@ def to_devices(
         name: jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
         for name, rows in batch.items()
     }
+
+
+def local_devices(mesh: Mesh) -> list[jax.Device]:
+    """Return the devices of a mesh that belong to this process."""
+    return [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+
+
+def localize(tree: Any, mesh: Mesh) -> Any:
+    """Return arrays of the devices of all processes as copies on a mesh of devices of this process."""
+    everywhere = replicated(jax.tree.leaves(tree)[0].sharding.mesh)
+    full = jax.jit(lambda leaves: leaves, out_shardings=everywhere)(tree)
+    if jax.process_count() > 1:
+        full = jax.tree.map(lambda leaf: leaf.addressable_data(0), full)
+    return jax.device_put(full, replicated(mesh))

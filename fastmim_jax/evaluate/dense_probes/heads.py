@@ -92,6 +92,12 @@ class DenseHeads:
 
         return jax.lax.map(one, state.params)
 
+    @partial(jax.jit, static_argnums=0)
+    def outputs(self, state: HeadState, features: jax.Array) -> jax.Array:
+        """Return (B, h, w, R, K), the outputs of every head for (B, h, w, D) features."""
+        kernel, bias = state.params
+        return jnp.einsum("bhwd,rdk->bhwrk", _normalize(state, features), kernel) + bias
+
     @partial(jax.jit, static_argnums=(0, 3, 4))
     def predict(self, state: HeadState, features: jax.Array, size: tuple[int, int], head: int) -> jax.Array:
         """Return (B, H, W) predictions of one head for (B, h, w, D) features; size: (H, W)."""

@@ -3,32 +3,19 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from fastmim_jax.data.masks.base import MaskedFiles
 from fastmim_jax.evaluate.dense_probes.heads import DenseHeads, HeadState
 from fastmim_jax.evaluate.dense_probes.material import DenseMaterial
 from fastmim_jax.evaluate.dense_probes.patch_features import PatchFeatures
-from fastmim_jax.evaluate.dense_probes.tasks import DepthTask, Task, add_counts
+from fastmim_jax.evaluate.dense_probes.tasks import DepthTask, Task
+from fastmim_jax.evaluate.dense_probes.whole_images import Evaluation, LinearProbe
 
 EPOCHS = 60  # as published
 MAX_STEPS = 20_000
 MIN_STEPS = 200
 
 Progress = Callable[[int], None] | None
-
-
-class LinearProbe(NamedTuple):
-    """Trained heads.
-
-    Attributes:
-      heads: their task and learning rates.
-      states: layer -> R heads.
-    """
-
-    heads: DenseHeads
-    states: dict[str, HeadState]
 
 
 class LayerScores(NamedTuple):
@@ -80,40 +67,19 @@ def train(
 
 
 def score_layers(
-    features: PatchFeatures, material: DenseMaterial, probe: LinearProbe
+    evaluation: Evaluation, material: DenseMaterial, probe: LinearProbe
 ) -> tuple[list[LayerScores], dict[str, float]]:
     """Return the scores of all layers on the test images, and those of the constant prediction."""
     images, task = material.images, material.task
-    chosen_by, _ = _count(features, images.train, images.chosen_by, probe)
-    tested, constant = _count(features, images.test, images.tested, probe, material.constant)
+    chosen_by = evaluation.count(images.train, images.chosen_by, probe).of_layers
+    tested = evaluation.count(images.test, images.tested, probe, material.constant)
     lines = []
     for layer, counts in chosen_by.items():
         found = [_main(task, of_rate) for of_rate in counts]
         rate = int(np.argmax(found))
-        best = tested[layer][rate]
+        best = tested.of_layers[layer][rate]
         lines.append(LayerScores(layer, rate, found[rate], best, task.summarize(best)))
-    return lines, task.summarize(constant)
-
-
-def _count(
-    features: PatchFeatures,
-    masks: MaskedFiles,
-    records: np.ndarray,
-    probe: LinearProbe,
-    constant: float = 0,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """-> {layer: (R, ...) counts}, and the counts of a constant prediction."""
-    task = probe.heads.task
-    total: dict[str, Any] = dict.fromkeys(probe.states)
-    of_constant: Any = None
-    dtype = jnp.float32 if isinstance(task, DepthTask) else jnp.int32
-    for batch in features.stream(features.evaluation(masks, records)):
-        for layer, state in probe.states.items():
-            counts = probe.heads.count(state, batch.features[layer], batch.mask)
-            total[layer] = add_counts(total[layer], counts)
-        guess = jnp.full(batch.mask.shape, constant, dtype)
-        of_constant = add_counts(of_constant, task.count(guess, batch.mask))
-    return total, of_constant
+    return lines, task.summarize(tested.constant)
 
 
 def _main(task: Task, counts: np.ndarray) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 from fastmim_jax.evaluate.dense_probes import linear
 from fastmim_jax.evaluate.dense_probes.material import DenseMaterial, open_segmentation
 from fastmim_jax.evaluate.dense_probes.patch_features import COLORS, PatchFeatures, choose_layers
+from fastmim_jax.evaluate.dense_probes.whole_images import WholeImages
 from fastmim_jax.evaluate.monitor import make_backbone_of
 from fastmim_jax.train.hook import Hook
 from fastmim_jax.train.pretrain import PretrainStage
@@ -41,7 +42,8 @@ def _hook(stage: PretrainStage, material: DenseMaterial, epochs: float) -> Hook:
             features = PatchFeatures(backbone, choose_layers(backbone.layers))
         features.stage = backbone
         trained = linear.train(features, material, STEPS)
-        lines = {line.layer: line for line in linear.score_layers(features, material, trained)[0]}
+        scored, _ = linear.score_layers(WholeImages(features), material, trained)
+        lines = {line.layer: line for line in scored}
         colors = lines.pop(COLORS)
         best = max(lines.values(), key=lambda line: line.held_out)
         return {

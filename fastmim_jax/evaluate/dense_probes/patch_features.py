@@ -43,6 +43,7 @@ class PatchFeatures:
       stage: of the backbone; another one of the same model may take its place.
       layers: their names, COLORS at last.
       batch_size: of training, and of evaluation.
+      grids: (variables, (B, H, W, 3) uint8 images) -> {layer: (B, h, w, D) float32}.
     """
 
     def __init__(self, stage: BackboneStage, layers: tuple[str, ...], batch_size: int = BATCH_SIZE):
@@ -54,14 +55,15 @@ class PatchFeatures:
             )
         self.stage, self.layers = stage, (*layers, COLORS)
         self.batch_size = round_up(batch_size, stage.device_count)
+        self.grids = partial(
+            layer_grids,
+            model=stage.model,
+            normalize=stage.reader.normalize,
+            numbers={layer: stage.layers.index(layer) for layer in layers},
+        )
         self._program: OnMesh = compile_eval(
             "the features of patches",
-            partial(
-                _features,
-                model=stage.model,
-                normalize=stage.reader.normalize,
-                numbers={layer: stage.layers.index(layer) for layer in layers},
-            ),
+            partial(_features, grids=self.grids),
             stage.variables,
             stage.mesh,
             sharding.batch_sharding(stage.mesh),
@@ -121,19 +123,28 @@ def choose_layers(names: tuple[str, ...], chosen: tuple[str, ...] = (), most: in
 
 
 def _features(
+    variables: dict, batch: dict[str, jax.Array], *, grids: Callable
+) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
+    return grids(variables, batch["image"]), batch["mask"], batch["index"]
+
+
+def layer_grids(
     variables: dict,
-    batch: dict[str, jax.Array],
+    images: jax.Array,
     *,
     model: Backbone,
     normalize: Callable,
     numbers: dict[str, int],
-) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
-    images = batch["image"]
+) -> dict[str, jax.Array]:
+    """Return {layer: (B, h, w, D) float32} of (B, H, W, 3) pixels, COLORS in the cells of the finest layer.
+
+    numbers: {layer: its number among the outputs of the model}.
+    """
     outputs = layer_outputs(variables, images, model, normalize)
     grids = {layer: jnp.asarray(outputs[number].tokens) for layer, number in numbers.items()}
     finest = max(grids.values(), key=lambda grid: grid.shape[1])
     found = {layer: grid.astype(jnp.float32) for layer, grid in grids.items()}
-    return {**found, COLORS: mean_colors(images, finest.shape[1:3])}, batch["mask"], batch["index"]
+    return {**found, COLORS: mean_colors(images, finest.shape[1:3])}
 
 
 def mean_colors(images: jax.Array, grid: tuple[int, ...]) -> jax.Array:

@@ -7,18 +7,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fastmim_jax.data.masks.augment import fit
 from fastmim_jax.data.masks.depths import MILLIMETRE, STEP
 from fastmim_jax.draw.depths import DepthPicture, draw_depths
 from fastmim_jax.draw.overlays import LabelledPicture, draw_segmentations
-from fastmim_jax.errors import UserError
+from fastmim_jax.errors import UserError, did_you_mean
 from fastmim_jax.evaluate.backbone import open_backbone
 from fastmim_jax.evaluate.dense_probes import knn, linear
 from fastmim_jax.evaluate.dense_probes.heads import RATES
-from fastmim_jax.evaluate.dense_probes.linear import LayerScores, LinearProbe
+from fastmim_jax.evaluate.dense_probes.linear import LayerScores
 from fastmim_jax.evaluate.dense_probes.material import DenseMaterial, open_depth, open_segmentation
 from fastmim_jax.evaluate.dense_probes.patch_features import COLORS, PatchFeatures, choose_layers
+from fastmim_jax.evaluate.dense_probes.sliding_windows import SlidingWindows
 from fastmim_jax.evaluate.dense_probes.tasks import DepthTask, SegmentationTask
+from fastmim_jax.evaluate.dense_probes.whole_images import Evaluation, LinearProbe, WholeImages
 from fastmim_jax.evaluate.inputs import compare_inputs
 from fastmim_jax.evaluate.segmentation.scores import scores
 from fastmim_jax.io import read_json, write_json
@@ -26,6 +27,7 @@ from fastmim_jax.paths import check_output
 from fastmim_jax.train.runs import LoadedRun
 
 KINDS = ("segmentation", "knn_segmentation", "depth")
+EVAL_MODES = ("whole", "slide")
 PICTURES = 6  # test images drawn
 MOST_CLASSES = 40  # printed one by one
 LOWER_IS_BETTER = ("rmse", "abs_rel")
@@ -67,6 +69,8 @@ def dense_probe(
     layers: Sequence[str] = (),
     legend: str = "",
     depth_unit: float = MILLIMETRE,
+    eval_mode: str = EVAL_MODES[0],
+    eval_resize: int | None = None,
     step: int | None = None,
     settings: Sequence[str] = (),
     out: str | Path | None = None,
@@ -75,8 +79,7 @@ def dense_probe(
 ) -> list[DenseLine]:
     """Probe a checkpoint for labels of pixels, log a table, and draw predictions.
 
-    Images and masks are resized to the image size of the checkpoint, as a whole to evaluate and choose, and
-    augmented to train; the scores count pixels of that size.
+    Images and masks are augmented to train, in crops of the image size of the checkpoint.
 
     Args:
       path, step, settings: see `train.runs.load_run`.
@@ -86,6 +89,10 @@ def dense_probe(
       count: images at most, of training and of test data each.
       layers: names such as "block 12"; () for four, the last among them.
       legend: see `open_masks`. depth_unit: see `open_depths`.
+      eval_mode: "whole": images and masks are resized as a whole to the size of the crop, and pixels of
+        that size are counted; "slide": windows of the crop over the image, as published, and pixels of the
+        image are counted. k-NN segmentation takes whole images always.
+      eval_resize: "slide": short side to which images are resized, in pixels; None: that of the crop.
       out: a JSON file for the table, with a picture beside it, or None.
       log: prints a line. progress: called with the number of images done.
 
@@ -93,16 +100,20 @@ def dense_probe(
       [DenseLine], baselines included.
 
     Raises:
-      UserError: no checkpoint, an unknown kind or layer, no masks, or masks that cannot be used.
+      UserError: no checkpoint, an unknown kind, layer or mode, no masks, or masks that cannot be used.
     """
     check_kinds(kinds)
+    check_eval_mode(eval_mode, eval_resize)
     loaded, stage = open_backbone(path, step, settings=settings)
     if out and jax.process_index() == 0:
         check_output(out, "--out=", is_result=_is_table)
     features = PatchFeatures(stage, choose_layers(stage.layers, tuple(layers)))
     for line in (f"{loaded.path}: {', '.join(features.layers[:-1])}", *stage.notes):
         log(line)
-    report = _Report(loaded, features, log, progress, Path(out) if out else None)
+    evaluation: Evaluation = WholeImages(features)
+    if eval_mode == "slide":
+        evaluation = SlidingWindows(features, eval_resize)
+    report = _Report(loaded, features, evaluation, log, progress, Path(out) if out else None)
     if {*kinds} & {"segmentation", "knn_segmentation"}:
         report.segmentation(open_segmentation(images, test, count, legend=legend), kinds)
     if "depth" in kinds:
@@ -117,6 +128,18 @@ def check_kinds(kinds: Sequence[str]) -> None:
     if unknown or not kinds:
         seen = f"no dense probe '{unknown[0]}'" if unknown else "no dense probe given"
         raise UserError(f"{seen}; choose from: {', '.join(KINDS)}")
+
+
+def check_eval_mode(mode: str, resize: int | None) -> None:
+    """Raise UserError for none of EVAL_MODES, or a short side to resize to without windows."""
+    if mode not in EVAL_MODES:
+        hint = did_you_mean(mode, EVAL_MODES)
+        raise UserError(f"--eval_mode is '{mode}'; choose from: {', '.join(EVAL_MODES)}{hint}")
+    if resize is not None and mode != "slide":
+        raise UserError(
+            f"--eval_resize is {resize}, but images are evaluated as a whole: leave it out, or type "
+            "--eval_mode=slide"
+        )
 
 
 def are_dense(kinds: Sequence[str]) -> bool:
@@ -141,12 +164,13 @@ class _Report:
         self,
         loaded: LoadedRun,
         features: PatchFeatures,
+        evaluation: Evaluation,
         log: Callable[[str], None],
         progress: Callable[[int], None] | None,
         out: Path | None,
     ):
-        self._loaded, self._features, self._log, self._progress = loaded, features, log, progress
-        self._out = out
+        self._loaded, self._features, self._evaluation = loaded, features, evaluation
+        self._log, self._progress, self._out = log, progress, out
         self.lines: list[DenseLine] = []
         self._classes: tuple[str, ...] = ()
 
@@ -159,6 +183,7 @@ class _Report:
             best = self._linear("segmentation", material)
             layers = tuple(dict.fromkeys((best, *layers[-2:])))
         if "knn_segmentation" in kinds:
+            self._log(f"knn_segmentation: evaluated on {WholeImages(self._features).describe()}")
             patches = knn.collect(self._features, material, layers, progress=self._progress)
             found = knn.score_neighbors(self._features, material, patches)
             settings = [f"{knn.NEIGHBORS[line.rate]} neighbours" for line in found]
@@ -173,7 +198,12 @@ class _Report:
         """Write the table as JSON."""
         if self._out is not None and jax.process_index() == 0:
             rows = [line.to_json() for line in self.lines]
-            content = {"checkpoint": str(self._loaded.path), "classes": [*self._classes], "dense": rows}
+            content = {
+                "checkpoint": str(self._loaded.path),
+                "evaluated_on": self._evaluation.describe(),
+                "classes": [*self._classes],
+                "dense": rows,
+            }
             write_json(self._out, content)
             self._log(f"table: {self._out}")
 
@@ -187,10 +217,10 @@ class _Report:
         epochs = steps * self._features.batch_size / len(material.images.fit)
         self._log(
             f"{kind}: linear heads on frozen features, {steps:,} steps of {self._features.batch_size} "
-            f"images, {epochs:.0f} epochs"
+            f"images, {epochs:.0f} epochs, evaluated on {self._evaluation.describe()}"
         )
         probe = linear.train(self._features, material, steps, progress=self._progress)
-        found, constant = linear.score_layers(self._features, material, probe)
+        found, constant = linear.score_layers(self._evaluation, material, probe)
         self._add(kind, found, [f"learning rate {RATES[line.rate]:g}" for line in found])
         self.lines.append(DenseLine(kind, material.baseline, constant))
         self._log(_row(self.lines[-1], ""))
@@ -214,34 +244,22 @@ class _Report:
 
     def _draw(self, kind: str, material: DenseMaterial, probe: LinearProbe, best: LayerScores) -> None:
         """Write a picture of the first test images: image, truth and prediction."""
-        images, size = material.images, self._features.size
+        images = material.images
         assert self._out is not None
         path = self._out.parent / "pictures" / f"{kind}.png"
         records = images.tested[:PICTURES]
-        rows: list[tuple[np.ndarray, np.ndarray]] = []
-        for batch in self._features.stream(self._features.evaluation(images.test, records)):
-            x = batch.features[best.layer]
-            predicted = probe.heads.predict(probe.states[best.layer], x, size, best.rate)
-            rows += zip(np.asarray(batch.mask), np.asarray(predicted), strict=True)
+        found = [*self._evaluation.predict(images.test, records, probe, best.layer, best.rate)]
         if jax.process_index():
             return
-        pixels = [_resized(images.test.read(int(record)).image, size) for record in records]
-        triples = [(image, *row) for image, row in zip(pixels, rows, strict=False)]  # rows end with padding
         caption = f"{best.layer}: " + ", ".join(
             f"{name} {_value(name, x)}" for name, x in best.scores.items()
         )
         if isinstance(material.task, DepthTask):
-            depths = [DepthPicture(image, truth * STEP, guess) for image, truth, guess in triples]
+            depths = [DepthPicture(image, truth * STEP, guess) for image, truth, guess in found]
             draw_depths(path, depths, material.task.largest, caption)
         else:
-            draw_segmentations(
-                path, [LabelledPicture(*triple) for triple in triples], self._classes, caption
-            )
+            draw_segmentations(path, [LabelledPicture(*row) for row in found], self._classes, caption)
         self._log(f"picture: {path} (image, truth, prediction of {best.layer})")
-
-
-def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return fit(image, np.zeros(image.shape[:2], np.int32), size)[0]
 
 
 def _or_null(value: float) -> float | None:

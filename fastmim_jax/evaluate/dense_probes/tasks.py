@@ -30,7 +30,7 @@ class Task(Protocol):
         """Return the mean loss of (B, H, W, K) outputs of a head for (B, H, W) targets."""
 
     def predict(self, raw: jax.Array) -> jax.Array:
-        """Return (B, H, W) predictions of (B, H, W, K) outputs of a head."""
+        """Return (...) predictions of (..., K) outputs of a head, such as (B, H, W)."""
 
     def count(self, predicted: jax.Array, target: jax.Array) -> jax.Array:
         """Return what `summarize` needs of (B, H, W) predictions; those of several batches are added."""
@@ -120,6 +120,12 @@ def depth_sums(predicted: jax.Array, depth: jax.Array, known: jax.Array) -> jax.
     d1, square = mean((ratio < 1.25).astype(jnp.float32)), mean((predicted - depth) ** 2)
     columns = d1, jnp.sqrt(square), mean(abs(predicted - depth) / depth), jnp.ones_like(d1)
     return jnp.stack([jnp.where(has_depth, column, 0.0).sum() for column in columns])
+
+
+def constant_counts(task: Task, constant: float, target: jax.Array | np.ndarray) -> jax.Array:
+    """Return `Task.count` of a constant prediction for (B, H, W) targets."""
+    dtype = jnp.float32 if isinstance(task, DepthTask) else jnp.int32
+    return task.count(jnp.full(target.shape, constant, dtype), jnp.asarray(target))
 
 
 def add_counts(total: Any, counts: Any) -> np.ndarray:

@@ -16,6 +16,7 @@ from fastmim_jax.evaluate.segmentation.segment_images import (
     Segmented,
     evaluate_segmentation,
 )
+from fastmim_jax.train import sharding
 from fastmim_jax.train.segmenter_stage import SegmenterStage
 
 
@@ -44,7 +45,8 @@ class BestSegmentation(BestOfRun[Measured]):
             if len(pictures) < most:
                 pictures.append(LabelledPicture(found.image.image, found.image.mask, found.labels))
 
-        result = evaluate_segmentation(stage, stage.localize(variables), self._source, keep)
+        local = sharding.localize(variables, stage.mesh)
+        result = evaluate_segmentation(stage, local, self._source, keep)
         return Measured(result, scores(result.confusion), pictures)
 
     def score(self, result: Measured) -> float:

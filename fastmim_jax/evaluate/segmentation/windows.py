@@ -1,16 +1,22 @@
-"""Windows of an image, and the matrices that put their logits together at the size of the image.
+"""Windows of an image, and the matrices that join their outputs, such as logits, at the size of the image.
 
-Everything after the network is linear until the likeliest class is taken: logits are resized to the window,
+Everything after the network is linear until a prediction is taken: outputs are resized to the window,
 averaged where windows overlap, and resized to the image. Windows are a grid, so that each axis has a matrix
 of its own. Source: `slide_inference` of mmsegmentation's `EncoderDecoder`.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from fastmim_jax.models.resample import bilinear
+
+STRIP = 64  # rows of an image that are predicted at once; sides are padded to multiples of it
 
 
 class WindowPlan(NamedTuple):
@@ -97,6 +103,54 @@ def axis_matrices(
     for start in starts:
         covered[start : start + crop] += 1
     return np.einsum("ps,nsc->npc", back / covered, placed)
+
+
+class WindowGrid(NamedTuple):
+    """The outputs of the windows of an image, and the matrices that join them.
+
+    outputs: (r, c, h, w, ...). rows: (r, H, h), columns: (c, W, w) float32 of `axis_matrices`, with H and W
+    padded by 0 to multiples of STRIP, so that images of similar sizes share a program.
+    """
+
+    outputs: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+def window_grid(outputs: np.ndarray, plan: WindowPlan) -> WindowGrid:
+    """Return the (n, h, w, ...) outputs of the windows of an image as a grid."""
+    axes = zip(
+        plan.image, plan.scaled, plan.crop, (plan.rows, plan.columns), outputs.shape[1:3], strict=True
+    )
+    rows, columns = (_pad_pixels(axis_matrices(*axis)) for axis in axes)
+    return WindowGrid(outputs.reshape(len(plan.rows), len(plan.columns), *outputs.shape[1:]), rows, columns)
+
+
+def pad_mask(mask: np.ndarray, fill: int) -> np.ndarray:
+    """Return a mask (H, W) whose sides are padded by `fill` as those of `join_windows` are."""
+    return np.pad(mask, [(0, -side % STRIP) for side in mask.shape], constant_values=fill)
+
+
+@partial(jax.jit, static_argnames="predict")
+def join_windows(grid: WindowGrid, predict: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """Return (H, W) predictions of the pixels of an image from the outputs of its windows.
+
+    Args:
+      grid: outputs (r, c, h, w, K).
+      predict: (..., K) -> (...), of outputs at the size of the image.
+    """
+    product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    wide = product("rchwk,cWw->rhWk", grid.outputs, grid.columns)
+    strips = grid.rows.reshape(len(grid.rows), -1, STRIP, grid.rows.shape[2]).swapaxes(0, 1)
+
+    def strip(rows: jax.Array) -> jax.Array:  # a strip at a time: outputs of a whole image take much memory
+        return predict(product("rHh,rhWk->HWk", rows, wide))
+
+    return jax.lax.map(strip, strips).reshape(-1, grid.columns.shape[1])
+
+
+def _pad_pixels(matrices: np.ndarray) -> np.ndarray:
+    return np.pad(matrices, ((0, 0), (0, -matrices.shape[1] % STRIP), (0, 0))).astype(np.float32)
 
 
 def cut_windows(image: np.ndarray, plan: WindowPlan) -> np.ndarray:

@@ -4,11 +4,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from fastmim_jax import create_model
-from fastmim_jax.evaluate.dense_probes.patch_features import COLORS, _features, choose_layers
+from fastmim_jax.evaluate.dense_probes.patch_features import COLORS, choose_layers, layer_grids
 
 pytestmark = pytest.mark.slow
 
@@ -27,17 +26,12 @@ def test_grids_of_an_image_that_is_not_square(name):
     )
     layers = choose_layers(model.layer_names)
     numbers = {layer: model.layer_names.index(layer) for layer in layers}
-    batch = {
-        "image": image,
-        "mask": jax.ShapeDtypeStruct((1, *size), jnp.int32),
-        "index": np.zeros(1, np.int32),
-    }
 
     def normalize(images, flip):
         return images.astype(jnp.float32)
 
-    program = partial(_features, model=model, normalize=normalize, numbers=numbers)
-    grids, mask, index = jax.eval_shape(program, variables, batch)
+    program = partial(layer_grids, model=model, normalize=normalize, numbers=numbers)
+    grids = jax.eval_shape(program, variables, image)
     assert set(grids) == {*layers, COLORS}
     for layer in layers:
         _, rows, columns, _ = grids[layer].shape
@@ -45,4 +39,3 @@ def test_grids_of_an_image_that_is_not_square(name):
     finest = max(grids[layer].shape[1] for layer in layers)
     assert grids[COLORS].shape == (1, finest, finest * 3 // 2, 9)
     assert grids[layers[-1]].shape[1] * model.stride == size[0]
-    assert mask.shape == (1, *size) and index.shape == (1,)

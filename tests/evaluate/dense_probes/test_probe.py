@@ -16,7 +16,14 @@ from fastmim_jax.evaluate.dense_probes.patch_features import (
     choose_layers,
     mean_colors,
 )
-from fastmim_jax.evaluate.dense_probes.probe import KINDS, are_dense, check_kinds, dense_probe
+from fastmim_jax.evaluate.dense_probes.probe import (
+    KINDS,
+    are_dense,
+    check_eval_mode,
+    check_kinds,
+    dense_probe,
+)
+from fastmim_jax.evaluate.dense_probes.whole_images import WholeImages
 from helpers import small, stages
 from helpers.commands import refused
 from helpers.mask_files import save, write_folder
@@ -82,6 +89,19 @@ def test_table(table, workdir):
     assert (out / "pictures" / "segmentation.png").exists() and (out / "pictures" / "depth.png").exists()
 
 
+def test_windows_over_images_of_any_size(folder, workdir, tmp_path, fewer_steps, monkeypatch):
+    monkeypatch.setattr(linear, "MIN_STEPS", 2)
+    messages, options = [], dict(layers=("block 2",), eval_mode="slide", eval_resize=40)
+    lines = dense_probe(
+        workdir, str(folder), kinds=("depth",), out=tmp_path / "d.json", log=messages.append, **options
+    )
+    assert [line.layer for line in lines[:2]] == ["block 2", COLORS] and 0 < lines[0].scores["rmse"] < 3
+    text = "windows of 32 x 48 pixels over images whose short side is 40, at the size of each image"
+    assert any(f"evaluated on {text}" in line for line in messages)
+    assert json.loads((tmp_path / "d.json").read_text())["evaluated_on"] == text
+    assert (tmp_path / "pictures" / "depth.png").exists()
+
+
 def test_it_learns_drawn_shapes(table):
     of = {(line.kind, line.layer): line.scores for line in table[0]}
     majority = of["segmentation", "always class 0"]
@@ -99,7 +119,7 @@ def test_devices_agree(folder, workdir, all_devices):
         stage = open_backbone(workdir, devices=devices)[1]
         features = PatchFeatures(stage, ("block 2",))
         probe = linear.train(features, task, steps=3)
-        lines, constant = linear.score_layers(features, task, probe)
+        lines, constant = linear.score_layers(WholeImages(features), task, probe)
         found.append((lines, constant))
     (one, constant), (eight, same) = found
     assert constant == same
@@ -136,6 +156,13 @@ def test_kinds():
         are_dense(["ridge", "depth"])
     with pytest.raises(UserError, match="no dense probe 'x'; choose from: segmentation"):
         check_kinds(["x"])
+
+
+def test_modes():
+    with pytest.raises(UserError, match="--eval_mode is 'slid'; choose from: whole, slide; did you mean"):
+        check_eval_mode("slid", None)
+    with pytest.raises(UserError, match="leave it out, or type --eval_mode=slide"):
+        check_eval_mode("whole", 64)
 
 
 def test_refusals(folder, workdir, tmp_path, capsys):
