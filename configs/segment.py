@@ -16,11 +16,12 @@ swin_b       Swin: 6e-5, no layer decay, .3; windows of 8 cells, as 7 (with     
              padding, as published) do not divide the grid
 own          the backbone of config.init at its image size, semantic FPN,         none: for your own images
              2,000 updates of 16 crops
-tiny         as own for a CPU: crops of 64 px, 64 channels, 600 updates           none
+tiny         as own for a CPU: crops of 64 px, 64 channels, 600 updates, colours  none
+             as they are
 
 The recipes of ADE20K train 160,000 updates of 16 crops: 126.7 epochs of its 20,210 images. Rates are for a
-batch of 16 and follow the linear rule. The published code also distorts colours, which this does not, and
-takes the last block of a ViT before its norm. None of the numbers has been repeated here yet.
+batch of 16 and follow the linear rule. The published code takes the last block of a ViT before its norm.
+None of the numbers has been repeated here yet.
 """
 
 from fastmim_jax.config import check_variant
@@ -74,6 +75,7 @@ VARIANTS = {
     "tiny": {
         "data.image_size": (64, 64),
         "data.scale": (0.8, 1.5),
+        "data.photometric_distortion": 0.0,
         "model.dtype": "float32",
         "model.head.name": "fpn",
         "model.head.channels": 64,

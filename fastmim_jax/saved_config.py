@@ -32,6 +32,9 @@ RENAMED_KEYS = {
     "augment.smoothing": "augment.label_smoothing",
 }
 
+# {kind: {key: value}}: what runs did before they had a key, where that is not its default.
+BEFORE_KEYS = {"segment": {"data.photometric_distortion": 0.0}}
+
 
 def kind_of(config: Mapping) -> str:
     """Return what a config is for, as its command is called: "pretrain", "finetune" or "segment"."""
@@ -43,6 +46,13 @@ def kind_of(config: Mapping) -> str:
 def default_config(config: Mapping) -> ConfigDict:
     """Return the default config of the same kind as `config`."""
     return DEFAULTS[kind_of(config)]()
+
+
+def _defaults_of_saved(saved: Mapping) -> ConfigDict:
+    """Return the values of the keys that a saved config lacks."""
+    config = default_config(saved)
+    config.update_from_flattened_dict(BEFORE_KEYS.get(kind_of(saved), {}))
+    return config
 
 
 def rename_keys(saved: Mapping) -> dict:
@@ -61,9 +71,9 @@ def rename_keys(saved: Mapping) -> dict:
 
 
 def config_from_dict(saved: Mapping) -> ConfigDict:
-    """Return the config that was saved as a nested dict; missing keys get their defaults."""
+    """Return the config that was saved as a nested dict; missing keys get their defaults or BEFORE_KEYS."""
     saved = rename_keys(saved)
-    return ConfigDict(_with_defaults(saved, default_config(saved).to_dict()))
+    return ConfigDict(_with_defaults(saved, _defaults_of_saved(saved).to_dict()))
 
 
 def _with_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -137,10 +147,11 @@ def _to_json(value: Any) -> Any:
 def differences(before: Mapping, now: Mapping | ConfigDict) -> list[tuple[str, Any, Any]]:
     """Return [(key, value before, value now)] of the keys that differ and change the training.
 
-    Sections and keys of RESUMABLE are left out. A key that the older config lacks counts as its default.
+    Sections and keys of RESUMABLE are left out. A key that the older config lacks counts as its default, or
+    as in BEFORE_KEYS.
     """
     before = rename_keys(before)
-    before, now = {**flatten(default_config(before)), **flatten(before)}, flatten(now)
+    before, now = {**flatten(_defaults_of_saved(before)), **flatten(before)}, flatten(now)
     keys = [key for key in sorted({*before, *now}) if not key.startswith(RESUMABLE)]
     return [(key, before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)]
 

@@ -69,6 +69,8 @@ def _masked_data_section() -> ConfigDict:
     data.legend = ""  # a file with the names and colours of the classes, for "folder"
     data.scale = (0.5, 2.0)  # (least, largest) random factor of an image that covers the crop
     data.max_class_share = 0.75  # of a crop that one class may have before another crop is drawn
+    # Strength of random changes of brightness, contrast, saturation and hue; 1: as published, 0: none.
+    data.photometric_distortion = 1.0
     data.eval_path = ""  # data set to evaluate on; "": data.path
     data.eval_split = ""  # "": its val (valid, validation) or test split
     # "slide": windows of the crop's size, averaged where they overlap; "whole": the image shrunk into one

@@ -5,7 +5,7 @@ import pytest
 
 from fastmim_jax.config_keys import key_meanings
 from fastmim_jax.recipes import load_config
-from fastmim_jax.saved_config import config_from_dict, flatten, kind_of
+from fastmim_jax.saved_config import config_from_dict, differences, flatten, kind_of
 from fastmim_jax.segment_config import segment_config
 from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.optimizer import make_schedule
@@ -30,6 +30,13 @@ def test_nonsense_is_refused_or_a_name(key):
     names = ("data.kind", "data.legend", "data.eval_mode", "model.head.name")
     for value in (-7, float("nan"), object(), {}, (-1, "a"), *(() if key in names else ("nonsense",))):
         assert not SEGMENT_RULES[key].accepts(value), value
+
+
+def test_runs_from_before_the_photometric_distortion_resume_without_it():
+    saved, now = segment_config().to_dict(), segment_config()
+    del saved["data"]["photometric_distortion"]
+    assert config_from_dict(saved).data.photometric_distortion == 0
+    assert differences(saved, now) == [("data.photometric_distortion", 0.0, 1.0)]
 
 
 def test_saved_configs_keep_their_kind():

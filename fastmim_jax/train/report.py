@@ -98,6 +98,8 @@ def describe_segmentation(
     """Return the description of a run of segmentation; start: see `describe_start`."""
     config, model = stage.config, stage.model
     auxiliary = f", auxiliary loss x {config.loss.auxiliary_weight:g}" * bool(model.auxiliary_channels)
+    data, strength = config.data, config.data.photometric_distortion
+    colours = f", photometric distortion of strength {strength:g}" * bool(strength)
     return [
         Note("data", repr(source)),
         Note("evaluated on", f"{held_out!r}, every {config.run.eval_epochs:g} epochs"),
@@ -112,7 +114,7 @@ def describe_segmentation(
         *start,
         *describe_plan(stage.plan),
         _layer_wise(config),
-        Note("augmented by", "scales of {:g} to {:g}, crops, mirroring".format(*config.data.scale)),
+        Note("augmented by", "scales of {:g} to {:g}, crops, mirroring".format(*data.scale) + colours),
     ]
 
 

@@ -60,6 +60,7 @@ class SegmentStage(TrainStage):
             seed=seed,
             scale=tuple(data.scale),
             max_class_share=data.max_class_share,
+            photometric=data.photometric_distortion,
             rows=self.rows(batch_size),
             threads=self.reader.threads,
             max_worker_restarts=self.reader.max_worker_restarts,

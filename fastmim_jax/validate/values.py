@@ -289,6 +289,7 @@ SEGMENT_RULES = {
     "data.legend": text(),
     "data.scale": ascending(POSITIVE, "two factors above 0 in ascending order"),
     "data.max_class_share": SHARE,
+    "data.photometric_distortion": number(0, most=2),
     "data.eval_mode": choice(("slide", "whole")),
     "data.eval_resize": optional(integer(1, 512, LARGEST_SIDE)),
     "data.eval_stride": several(SIDE, "(rows, columns) in pixels, or ()", (341, 341), lengths=(0, 2)),

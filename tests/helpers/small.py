@@ -206,6 +206,7 @@ def segmenting(data="", init="", **schedule):
     """
     config = segment_config()
     config.data.update(path=str(data), image_size=(32, 32), scale=(0.9, 1.3), max_class_share=1.0)
+    config.data.photometric_distortion = 0.2  # weak: few updates
     config.init = str(init)
     if not init:
         config.model.backbone.update(name="vit_ti8", width=32, depth=2, heads=2, positions="learned")

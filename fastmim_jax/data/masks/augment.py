@@ -3,6 +3,7 @@
 import numpy as np
 
 from fastmim_jax.data.masks.base import IGNORE
+from fastmim_jax.data.masks.photometric import distort, draw_distortion
 from fastmim_jax.data.resize import resample
 
 MAX_CLASS_SHARE = 0.75  # of one class in a crop: `cat_max_ratio` of mmsegmentation
@@ -16,13 +17,14 @@ def augment_pair(
     rng: np.random.Generator,
     scale: tuple[float, float] = (0.5, 2.0),
     max_class_share: float = MAX_CLASS_SHARE,
+    photometric: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resize by a random factor, crop, and mirror half of the time; the same for image and mask.
 
     The factor 1 makes the image cover `size` as closely as its aspect ratio allows. A crop with at least
     `max_class_share` of its labelled pixels in one class is drawn again, at most REDRAWS times. A smaller
-    image is padded at the right and below: black, and IGNORE in the mask. Source: RandomResize, RandomCrop
-    and RandomFlip of mmsegmentation.
+    image is padded at the right and below: black, and IGNORE in the mask. Source: RandomResize, RandomCrop,
+    RandomFlip and PhotoMetricDistortion of mmsegmentation.
 
     Args:
       image: (H, W, C) uint8.
@@ -30,6 +32,7 @@ def augment_pair(
       size: (h, w) of the result.
       rng: decides everything, such as `crops.RandomOfPosition(seed).at(position)`.
       scale: range of the factor, drawn uniformly.
+      photometric: strength of the distortion of the colours of RGB, see `draw_distortion`; 0: none.
 
     Returns:
       (h, w, C) of the dtype of the image, and (h, w) int32.
@@ -45,8 +48,11 @@ def augment_pair(
         if largest_share(labels) < max_class_share:
             break
     step = -1 if rng.random() < 0.5 else 1
+    crop = _resize_box(image, full, box)[:, ::step]
+    if photometric:
+        crop = distort(crop, draw_distortion(rng, photometric))
     pixels = np.zeros((*size, image.shape[2]), image.dtype)
-    pixels[:crop_h, :crop_w] = _resize_box(image, full, box)[:, ::step]
+    pixels[:crop_h, :crop_w] = crop
     classes = np.full(size, IGNORE, np.int32)
     classes[:crop_h, :crop_w] = labels[:, ::step]
     return pixels, classes

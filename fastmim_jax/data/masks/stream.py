@@ -1,6 +1,7 @@
 """The stream of a run of segmentation: that of `batches`, with unreadable images or masks replaced."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -29,15 +30,19 @@ class MaskCrops:
         seed: int,
         scale: tuple[float, float],
         max_class_share: float,
+        photometric: float,
     ):
         """Args:
         source: images with masks.
         order: position of the stream -> record.
         size: (H, W) of a crop.
-        seed, scale, max_class_share: see `augment_pair`.
+        seed, scale, max_class_share, photometric: see `augment_pair`.
         """
         self.source, self.order, self.size = source, order, size
-        self.seed, self.scale, self.max_class_share = seed, scale, max_class_share
+        self.seed = seed
+        self.options: dict[str, Any] = dict(
+            scale=scale, max_class_share=max_class_share, photometric=photometric
+        )
 
     @property
     def fields(self) -> Fields:
@@ -63,12 +68,7 @@ class MaskCrops:
                 arrays["image"][row], arrays["mask"][row] = 0, IGNORE
                 continue
             arrays["image"][row], arrays["mask"][row] = augment_pair(
-                found.image,
-                found.mask,
-                self.size,
-                random.at(position),
-                self.scale,
-                self.max_class_share,
+                found.image, found.mask, self.size, random.at(position), **self.options
             )
 
     def _read(self, index: int) -> tuple[int, MaskedImage | None]:
@@ -90,6 +90,7 @@ def make_mask_loader(
     seed: int,
     scale: tuple[float, float],
     max_class_share: float,
+    photometric: float,
     start: int = 0,
     rows: np.ndarray,
     workers: int = 0,
@@ -102,7 +103,7 @@ def make_mask_loader(
       source: images with masks.
       size: (H, W) of a crop.
       batch_size, seed, start, rows, workers, threads, max_worker_restarts: see `loader.make_loader`.
-      scale, max_class_share: see `augment_pair`.
+      scale, max_class_share, photometric: see `augment_pair`.
 
     Returns:
       Loader, an iterator over dicts of numpy arrays, with b = len(rows):
@@ -123,6 +124,7 @@ def make_mask_loader(
         seed=crop_seed,
         scale=scale,
         max_class_share=max_class_share,
+        photometric=photometric,
     )
     resources = dict(workers=workers, threads=threads, max_worker_restarts=max_worker_restarts)
     return Loader(read_in_chunks(crops, batch_size, rows, start=start, **resources))
