@@ -16,6 +16,14 @@ from fastmim_jax.data.workers import start_resource_tracker
 from fastmim_jax.errors import UserError, did_you_mean
 from fastmim_jax.evaluate.best_checkpoint import BestCheckpoint
 from fastmim_jax.evaluate.dense_probes.monitor import open_dense_monitor
+from fastmim_jax.evaluate.dense_probes.probe import (
+    OPTIONS,
+    are_dense,
+    check_given,
+    check_no_options,
+    dense_probe,
+)
+from fastmim_jax.evaluate.dense_probes.table import DenseTable
 from fastmim_jax.evaluate.finetune_baselines import measure_baselines
 from fastmim_jax.evaluate.monitor import open_monitor
 from fastmim_jax.evaluate.probe import Line
@@ -181,34 +189,47 @@ def probe(
     count: int = 20_000,
     step: int | None = None,
     log: Callable[[str], None] = print,
-) -> list[Line]:
-    """Probe the frozen features of a checkpoint for classes, layer by layer.
+    **options: Any,
+) -> list[Line] | DenseTable:
+    """Probe the frozen features of a checkpoint, layer by layer, for classes of images or of pixels.
 
     Args:
       run: a work directory, a checkpoint or a `Model` of one.
-      data: a labelled folder or data set; None for the data of the run.
-      kinds, test, folds, count, step, log: see `fastmim_jax.evaluate.probe.probe`.
+      data: a labelled folder or data set; None for the data of the run. Of pixels: images with masks or
+        depths, see `segment` and docs/dense.md.
+      kinds: of images: "ridge", "knn", "linear", "attentive"; of pixels: "segmentation",
+        "knn_segmentation", "depth".
+      test, folds, count, step, log: see `fastmim_jax.evaluate.probe.probe`; no folds of pixels.
+      **options: of pixels alone: layers, legend, depth_unit, eval_mode="slide" and eval_resize, see
+        `fastmim_jax.evaluate.dense_probes.probe.dense_probe`.
 
     Returns:
-      [Line] with kind, layer, accuracies (of each fold), held_out and setting.
+      Of images: [Line] with kind, layer, accuracies (of each fold), held_out and setting. Of pixels: a
+      DenseTable with lines of kind, layer, scores, held_out, setting and iou, and all of them as arrays.
 
     Raises:
-      UserError: no checkpoint, no labels, or an unknown kind.
+      UserError: no checkpoint, no labels, or an unknown kind or option.
     """
+    dense = are_dense(kinds)
+    _check_probe_options(dense, data, folds, options)
     start_jax()
-    paths = [None if path is None else absolute_path(os.fspath(path)) for path in (data, test)]
+    data, test = (None if path is None else absolute_path(os.fspath(path)) for path in (data, test))
     with ProgressCounter("images") as progress:
-        return probe_run(
-            _path_of(run),
-            paths[0],
-            kinds=kinds,
-            test=paths[1],
-            folds=folds,
-            count=count,
-            step=step,
-            log=log,
-            progress=progress.show,
-        )
+        shared = dict(test=test, count=count, step=step, log=log, progress=progress.show)
+        if dense:
+            return dense_probe(_path_of(run), str(data), kinds=kinds, **shared, **options)
+        return probe_run(_path_of(run), data, kinds=kinds, folds=folds, **shared)
+
+
+def _check_probe_options(dense: bool, data: Any, folds: int, options: dict[str, Any]) -> None:
+    unknown = [name for name in options if name not in OPTIONS]
+    if unknown:
+        hint = did_you_mean(unknown[0], OPTIONS)
+        raise UserError(f"no option '{unknown[0]}'; choose from: {', '.join(OPTIONS)}{hint}")
+    if dense:
+        check_given(data, folds, ("give data", "leave out folds"))
+    else:
+        check_no_options({**OPTIONS, **options})
 
 
 def run_pretraining(

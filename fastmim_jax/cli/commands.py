@@ -24,12 +24,15 @@ def reconstruct(values, paths):
 
 def probe(values, paths):
     """Probe the frozen features of a checkpoint, layer by layer, for classes of images or of pixels."""
-    from fastmim_jax.evaluate.dense_probes.probe import are_dense
+    from fastmim_jax.evaluate.dense_probes.probe import OPTIONS, are_dense, check_no_options
     from fastmim_jax.evaluate.probe import probe
     from fastmim_jax.train.remote.reading import local_run
 
+    options = {name: getattr(values, name) for name in OPTIONS}
+    options |= dict(layers=tuple(values.layers), legend=values.legend or "")
     if are_dense(values.kinds):
-        return _dense_probe(values)
+        return _dense_probe(values, options)
+    check_no_options(options)
     start_jax(values)
     run = local_run(values.workdir, values.step)
     with _progress() as progress:
@@ -48,15 +51,11 @@ def probe(values, paths):
         )
 
 
-def _dense_probe(values):
-    from fastmim_jax.evaluate.dense_probes.probe import dense_probe
+def _dense_probe(values, options):
+    from fastmim_jax.evaluate.dense_probes.probe import check_given, dense_probe
     from fastmim_jax.train.remote.reading import local_run
 
-    if not values.images or values.folds:
-        flag = "leave out --folds" if values.folds else "type --images=DIR"
-        raise UserError(
-            f"probes of pixels need a folder of images with masks or depths, without folds: {flag}"
-        )
+    check_given(values.images or None, values.folds)
     start_jax(values)
     run = local_run(values.workdir, values.step)
     with _progress() as progress:
@@ -65,16 +64,12 @@ def _dense_probe(values):
             values.images,
             kinds=tuple(values.kinds),
             test=values.test,
-            layers=tuple(values.layers),
-            legend=values.legend or "",
-            depth_unit=values.depth_unit,
-            eval_mode=values.eval_mode,
-            eval_resize=values.eval_resize,
             step=values.step,
             settings=values.set,
             out=values.out or find_checkpoint(run).workdir / "dense_probe.json",
             log=progress.log,
             progress=progress.show,
+            **options,
             **({"count": values.count} if values.count else {}),
         )
 

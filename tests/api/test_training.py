@@ -78,6 +78,27 @@ def test_segment_chooses_its_config(chosen, tmp_path):
         fastmim_jax.finetune("photos", tmp_path, config="configs/segment.py:tiny")
 
 
+def test_probes_of_pixels(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(training, "dense_probe", lambda *args, **options: seen.append((args, options)))
+    fastmim_jax.probe(tmp_path, "masks", kinds=("segmentation",), eval_mode="slide", count=9)
+    ((path, data), options) = seen[0]
+    assert path == str(tmp_path) and data.endswith("/masks") and data != "masks"
+    assert options["eval_mode"] == "slide" and options["count"] == 9 and options["test"] is None
+    for words, message in (
+        (dict(kinds=("depth",)), "without folds: give data$"),
+        (dict(kinds=("depth",), data="rooms", folds=2), "without folds: leave out folds$"),
+        (
+            dict(legend="a.txt"),
+            "legend is for probes of pixels: leave it out, or type kinds='segmentation'",
+        ),
+        (dict(evalmode="slide"), "no option 'evalmode'; .*did you mean eval_mode"),
+        (dict(kinds=("depth", "ridge")), "type two commands"),
+    ):
+        with pytest.raises(UserError, match=message):
+            fastmim_jax.probe(tmp_path, **words)
+
+
 @pytest.mark.slow
 def test_pretrain_probe_finetune_and_load(tmp_path, one_device, capsys):
     images = labelled_images.write_images(tmp_path / "images", each=8)

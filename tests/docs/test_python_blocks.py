@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 import fastmim_jax
-from fastmim_jax.api import loaded_model
+from fastmim_jax.api import loaded_model, training
 from fastmim_jax.api.settings import apply_settings
 from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.data import masks
-from fastmim_jax.evaluate.dense_probes import probe as dense_probes
+from fastmim_jax.evaluate.dense_probes.probe import dense_probe
+from fastmim_jax.evaluate.dense_probes.table import DenseLine, DenseTable
 from fastmim_jax.export.bundle import ModelBundle, write_workdir
 from helpers import classifiers, small
 from helpers.code_blocks import PAGES, blocks
@@ -38,6 +39,15 @@ def write_classifier(folder):
     """Write a tiny classifier; return its work directory."""
     write_workdir(classifiers.classifier("vit"), folder, {"source": "a test"})
     return folder
+
+
+def _table(signature, *args, **options):
+    """A table of one layer and a baseline for each kind."""
+    given = signature.bind(*args, **options).arguments
+    scores = {"mIoU": 0.5}
+    lines = [DenseLine(kind, "block 2", scores, 0.5, "", [0.5, 0.5]) for kind in given["kinds"]]
+    lines.append(DenseLine(given["kinds"][0], "always wall", scores))
+    return DenseTable(given["path"], "", lines, ("wall", "sky"))
 
 
 @pytest.fixture
@@ -72,8 +82,7 @@ def stand_ins(tmp_path, monkeypatch, one_device):
     write_stripes(tmp_path / "stripes")
     open_masks = partial(masks.open_masks, tmp_path / "stripes")
     monkeypatch.setattr(masks, "open_masks", lambda path, **options: open_masks(**options))
-    dense_probe = inspect.signature(dense_probes.dense_probe)
-    monkeypatch.setattr(dense_probes, "dense_probe", dense_probe.bind)
+    monkeypatch.setattr(training, "dense_probe", partial(_table, inspect.signature(dense_probe)))
     monkeypatch.setattr(fastmim_jax, "load", load_any, raising=False)
     monkeypatch.setattr(loaded_model, "open_images", open_any)
     monkeypatch.chdir(tmp_path)

@@ -1,11 +1,10 @@
 """`fastmim probe` for every pixel: segmentation and depth from frozen features, layer by layer."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 
 from fastmim_jax.data.masks.depths import MILLIMETRE, STEP
 from fastmim_jax.draw.depths import DepthPicture, draw_depths
@@ -18,45 +17,28 @@ from fastmim_jax.evaluate.dense_probes.linear import LayerScores
 from fastmim_jax.evaluate.dense_probes.material import DenseMaterial, open_depth, open_segmentation
 from fastmim_jax.evaluate.dense_probes.patch_features import COLORS, PatchFeatures, choose_layers
 from fastmim_jax.evaluate.dense_probes.sliding_windows import SlidingWindows
+from fastmim_jax.evaluate.dense_probes.table import (
+    KINDS,
+    DenseLine,
+    DenseTable,
+    class_table,
+    is_table,
+    row,
+    value_text,
+)
 from fastmim_jax.evaluate.dense_probes.tasks import DepthTask, SegmentationTask
 from fastmim_jax.evaluate.dense_probes.whole_images import Evaluation, LinearProbe, WholeImages
 from fastmim_jax.evaluate.inputs import compare_inputs
 from fastmim_jax.evaluate.segmentation.scores import scores
-from fastmim_jax.io import read_json, write_json
+from fastmim_jax.io import write_json
 from fastmim_jax.paths import check_output
 from fastmim_jax.train.runs import LoadedRun
 
-KINDS = ("segmentation", "knn_segmentation", "depth")
 EVAL_MODES = ("whole", "slide")
 PICTURES = 6  # test images drawn
-MOST_CLASSES = 40  # printed one by one
-LOWER_IS_BETTER = ("rmse", "abs_rel")
-
-
-class DenseLine(NamedTuple):
-    """A probe of one layer, or a baseline.
-
-    Attributes:
-      kind: one of KINDS.
-      layer: such as "block 12"; COLORS, or a baseline such as "always sky".
-      scores: on the test images: mIoU, pixels and classes (accuracies), or d1, rmse (metres) and abs_rel.
-      held_out: main score on the images to choose by; nan for a baseline that chooses nothing.
-      setting: such as "learning rate 0.001".
-      iou: of each class; [] for depth.
-    """
-
-    kind: str
-    layer: str
-    scores: dict[str, float]
-    held_out: float = float("nan")
-    setting: str = ""
-    iou: Sequence[float] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the line as the JSON file has it, null for nan."""
-        numbers = {"held_out": _or_null(self.held_out), "iou": [_or_null(value) for value in self.iou]}
-        found = {name: _or_null(value) for name, value in self.scores.items()}
-        return {**self._asdict(), **numbers, "scores": found}
+OPTIONS: dict[str, Any] = dict(  # of dense probes alone, with their defaults
+    layers=(), legend="", depth_unit=MILLIMETRE, eval_mode=EVAL_MODES[0], eval_resize=None
+)
 
 
 def dense_probe(
@@ -76,7 +58,7 @@ def dense_probe(
     out: str | Path | None = None,
     log: Callable[[str], None] = print,
     progress: Callable[[int], None] | None = None,
-) -> list[DenseLine]:
+) -> DenseTable:
     """Probe a checkpoint for labels of pixels, log a table, and draw predictions.
 
     Images and masks are augmented to train, in crops of the image size of the checkpoint.
@@ -97,7 +79,7 @@ def dense_probe(
       log: prints a line. progress: called with the number of images done.
 
     Returns:
-      [DenseLine], baselines included.
+      The table, baselines included.
 
     Raises:
       UserError: no checkpoint, an unknown kind, layer or mode, no masks, or masks that cannot be used.
@@ -106,7 +88,7 @@ def dense_probe(
     check_eval_mode(eval_mode, eval_resize)
     loaded, stage = open_backbone(path, step, settings=settings)
     if out and jax.process_index() == 0:
-        check_output(out, "--out=", is_result=_is_table)
+        check_output(out, "--out=", is_result=is_table)
     features = PatchFeatures(stage, choose_layers(stage.layers, tuple(layers)))
     for line in (f"{loaded.path}: {', '.join(features.layers[:-1])}", *stage.notes):
         log(line)
@@ -118,8 +100,11 @@ def dense_probe(
         report.segmentation(open_segmentation(images, test, count, legend=legend), kinds)
     if "depth" in kinds:
         report.depth(open_depth(images, test, count, unit=depth_unit))
-    report.write()
-    return report.lines
+    table = report.table()
+    if out and jax.process_index() == 0:
+        write_json(out, table.to_json())
+        log(f"table: {out}")
+    return table
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
@@ -128,6 +113,24 @@ def check_kinds(kinds: Sequence[str]) -> None:
     if unknown or not kinds:
         seen = f"no dense probe '{unknown[0]}'" if unknown else "no dense probe given"
         raise UserError(f"{seen}; choose from: {', '.join(KINDS)}")
+
+
+def check_given(
+    images: Any, folds: int, typed: tuple[str, str] = ("type --images=DIR", "leave out --folds")
+) -> None:
+    """Raise UserError if there are no images, or folds; typed: what to type in either case."""
+    if images is None or folds:
+        raise UserError(
+            "probes of pixels need a folder of images with masks or depths, without folds: "
+            f"{typed[1] if folds else typed[0]}"
+        )
+
+
+def check_no_options(options: Mapping[str, Any]) -> None:
+    """Raise UserError if probes of images are given OPTIONS of dense probes other than the defaults."""
+    given = [name for name, default in OPTIONS.items() if options[name] != default]
+    if given:
+        raise UserError(f"--{given[0]} is for probes of pixels: leave it out, or type --kinds={KINDS[0]}")
 
 
 def check_eval_mode(mode: str, resize: int | None) -> None:
@@ -194,18 +197,9 @@ class _Report:
         self._begin(material)
         self._linear("depth", material)
 
-    def write(self) -> None:
-        """Write the table as JSON."""
-        if self._out is not None and jax.process_index() == 0:
-            rows = [line.to_json() for line in self.lines]
-            content = {
-                "checkpoint": str(self._loaded.path),
-                "evaluated_on": self._evaluation.describe(),
-                "classes": [*self._classes],
-                "dense": rows,
-            }
-            write_json(self._out, content)
-            self._log(f"table: {self._out}")
+    def table(self) -> DenseTable:
+        """Return the lines so far."""
+        return DenseTable(str(self._loaded.path), self._evaluation.describe(), self.lines, self._classes)
 
     def _begin(self, material: DenseMaterial) -> None:
         compare_inputs(self._loaded, material.images.train, material.images.test)
@@ -223,10 +217,10 @@ class _Report:
         found, constant = linear.score_layers(self._evaluation, material, probe)
         self._add(kind, found, [f"learning rate {RATES[line.rate]:g}" for line in found])
         self.lines.append(DenseLine(kind, material.baseline, constant))
-        self._log(_row(self.lines[-1], ""))
+        self._log(row(self.lines[-1]))
         best = max((line for line in found if line.layer != COLORS), key=lambda line: line.held_out)
         if isinstance(material.task, SegmentationTask):
-            for text in _class_table(self._classes, best):
+            for text in class_table(self._classes, best):
                 self._log(text)
         if self._out is not None:
             self._draw(kind, material, probe, best)
@@ -240,7 +234,7 @@ class _Report:
             iou = [] if kind == "depth" else scores(line.counts).iou.tolist()
             self.lines.append(DenseLine(kind, line.layer, line.scores, line.held_out, setting, iou))
             mark = "  <- best on the images to choose by" if line.layer == best else ""
-            self._log(_row(self.lines[-1], mark))
+            self._log(row(self.lines[-1], mark))
 
     def _draw(self, kind: str, material: DenseMaterial, probe: LinearProbe, best: LayerScores) -> None:
         """Write a picture of the first test images: image, truth and prediction."""
@@ -252,7 +246,7 @@ class _Report:
         if jax.process_index():
             return
         caption = f"{best.layer}: " + ", ".join(
-            f"{name} {_value(name, x)}" for name, x in best.scores.items()
+            f"{name} {value_text(name, x)}" for name, x in best.scores.items()
         )
         if isinstance(material.task, DepthTask):
             depths = [DepthPicture(image, truth * STEP, guess) for image, truth, guess in found]
@@ -260,39 +254,3 @@ class _Report:
         else:
             draw_segmentations(path, [LabelledPicture(*row) for row in found], self._classes, caption)
         self._log(f"picture: {path} (image, truth, prediction of {best.layer})")
-
-
-def _or_null(value: float) -> float | None:
-    return None if np.isnan(value) else value
-
-
-def _row(line: DenseLine, mark: str) -> str:
-    values = "  ".join(f"{name} {_value(name, value):>7}" for name, value in line.scores.items())
-    return f"{line.kind:>16}  {line.layer:<16}  {values}  {line.setting}{mark}".rstrip()
-
-
-def _value(name: str, value: float) -> str:
-    return f"{value:.3f}" if name in LOWER_IS_BETTER else f"{value:.2%}"
-
-
-def _class_table(names: tuple[str, ...], best: LayerScores) -> Iterator[str]:
-    """Yield a line for each class, or a count of them where there are many."""
-    found = scores(best.counts)
-    present = [k for k in range(len(names)) if not np.isnan(found.iou[k])]
-    width = max(len(names[k]) for k in present) if present else 0
-    yield f"IoU of the classes, {best.layer}; share of the pixels of the test images"
-    for k in sorted(present, key=lambda k: -found.frequencies[k])[:MOST_CLASSES]:
-        yield f"  {names[k]:<{width}}  {found.iou[k]:>7.2%}  {found.frequencies[k]:>7.2%}"
-    if len(present) > MOST_CLASSES:
-        yield f"  {len(present) - MOST_CLASSES:,} rarer classes are in the table of --out"
-    absent = len(names) - len(present)
-    if absent:
-        yield f"  {absent:,} of {len(names):,} classes are neither in the test images nor predicted"
-
-
-def _is_table(path: Path) -> bool:
-    """Return whether `dense_probe` wrote a file."""
-    try:
-        return {"checkpoint", "dense"} <= read_json(path, dict, "a table of dense probes").keys()
-    except UserError:
-        return False

@@ -17,12 +17,12 @@ from fastmim_jax.evaluate.dense_probes.patch_features import (
     mean_colors,
 )
 from fastmim_jax.evaluate.dense_probes.probe import (
-    KINDS,
     are_dense,
     check_eval_mode,
     check_kinds,
     dense_probe,
 )
+from fastmim_jax.evaluate.dense_probes.table import KINDS
 from fastmim_jax.evaluate.dense_probes.whole_images import WholeImages
 from helpers import small, stages
 from helpers.commands import refused
@@ -61,14 +61,15 @@ def fewer_steps():
 
 @pytest.fixture(scope="module")
 def table(folder, workdir, tmp_path_factory, fewer_steps):
-    """(lines, log, folder of the JSON file) of all kinds."""
+    """(table, log, folder of the JSON file) of all kinds."""
     messages, out = [], tmp_path_factory.mktemp("out")
-    lines = dense_probe(workdir, str(folder), kinds=KINDS, out=out / "dense.json", log=messages.append)
-    return lines, messages, out
+    found = dense_probe(workdir, str(folder), kinds=KINDS, out=out / "dense.json", log=messages.append)
+    return found, messages, out
 
 
 def test_table(table, workdir):
-    lines, messages, out = table
+    found, messages, out = table
+    lines = found.lines
     kinds = ["segmentation"] * 4 + ["knn_segmentation"] * 3 + ["depth"] * 4
     assert [line.kind for line in lines] == kinds
     assert [line.layer for line in lines[:4]] == [*LAYERS, "always class 0"]
@@ -95,7 +96,7 @@ def test_windows_over_images_of_any_size(folder, workdir, tmp_path, fewer_steps,
     lines = dense_probe(
         workdir, str(folder), kinds=("depth",), out=tmp_path / "d.json", log=messages.append, **options
     )
-    assert [line.layer for line in lines[:2]] == ["block 2", COLORS] and 0 < lines[0].scores["rmse"] < 3
+    assert lines.layers[:2] == ["block 2", COLORS] and 0 < lines.scores("rmse")[0] < 3
     text = "windows of 32 x 48 pixels over images whose short side is 40, at the size of each image"
     assert any(f"evaluated on {text}" in line for line in messages)
     assert json.loads((tmp_path / "d.json").read_text())["evaluated_on"] == text
@@ -169,6 +170,8 @@ def test_refusals(folder, workdir, tmp_path, capsys):
     words = ["probe", f"--workdir={workdir}", "--kinds=segmentation"]
     assert "type --images=DIR" in refused(capsys, *words)
     assert "images/ and masks/" in refused(capsys, *words, f"--images={tmp_path}")
+    message = refused(capsys, "probe", f"--workdir={workdir}", "--eval_mode=slide")
+    assert "--eval_mode is for probes of pixels: leave it out, or type --kinds=segmentation" in message
     assert "leave out --folds" in refused(capsys, *words, f"--images={folder}", "--folds=3")
     write_folder(tmp_path, 4)
     assert "4 images are too few" in refused(capsys, *words, f"--images={tmp_path}")
