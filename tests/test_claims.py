@@ -25,6 +25,7 @@ def modules():
             sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 def test_every_arm_has_valid_configs(modules):
     arms, _, run = modules
     for size in arms.SIZES.values():

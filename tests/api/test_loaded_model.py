@@ -72,6 +72,7 @@ def test_features_do_not_depend_on_the_form_nor_on_the_batch(model, pixels, tmp_
     assert list(one.arrays) == ["block 1 mean", "block 2 mean"]
 
 
+@pytest.mark.slow
 def test_what_a_model_does_not_have(model, pixels):
     with pytest.raises(UserError, match="no layer 'block 3'; did you mean block"):
         model.features(pixels, layer="block 3")
@@ -94,6 +95,7 @@ def test_reconstructions_are_arrays_and_a_picture(model, pixels, tmp_path):
     assert Image.open(found.save(tmp_path / "picture.png")).width > 100
 
 
+@pytest.mark.slow
 def test_a_saved_model_opens_again(model, pixels, tmp_path, capsys):
     model.save(tmp_path / "mae.safetensors")
     again = fastmim_jax.load(tmp_path / "mae.safetensors", batch_size=16)

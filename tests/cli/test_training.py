@@ -10,6 +10,7 @@ from fastmim_jax.saved_config import kind_of
 from fastmim_jax.stages import AUTO
 from fastmim_jax.train import pretrain, supervised
 from helpers import mask_files, small
+from helpers.sweeps import thin
 
 
 def test_a_config_of_another_kind_is_refused_with_its_command():
@@ -49,7 +50,7 @@ class BuildsTheState(Exception):
     """A command has built method or model, reader and plan from its config."""
 
 
-@pytest.mark.parametrize("name", list_configs())
+@pytest.mark.parametrize("name", thin(list_configs(), 15))
 def test_every_config_passes_its_command_up_to_the_state(monkeypatch, tmp_path, images, name):
     """With the flags locking the config, as nothing but a command does."""
 

@@ -82,6 +82,7 @@ def test_the_device_converts_as_the_host(size):
     assert np.abs(on_device - on_host).max() <= 1.001 / 255 / min(statistics[1])
 
 
+@pytest.mark.slow
 def test_the_stream_of_planes_is_that_of_rgb(photos):
     """The same records, boxes and flips in either layout; undecodable records are replaced."""
     options = dict(image_size=(32, 48), channels=3, batch_size=6, seed=1)

@@ -16,6 +16,7 @@ from fastmim_jax.draw.curve import (
 from fastmim_jax.errors import UserError
 
 
+@pytest.mark.slow
 def test_curve_is_a_png_without_non_finite_points(tmp_path):
     steps = np.arange(0, 500, 5)
     losses = 0.1 * np.exp(-steps / 200) + 0.04

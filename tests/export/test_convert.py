@@ -204,6 +204,7 @@ def test_the_published_vit_b_has_six_heads():
         assert assumptions == expected
 
 
+@pytest.mark.slow
 def test_the_log_reports_every_step(converted):
     folder, log = converted
     for expected in (
@@ -223,6 +224,7 @@ def test_the_log_reports_every_step(converted):
     assert conversion["source"] == "published.safetensors"
 
 
+@pytest.mark.slow
 def test_a_work_directory_holds_the_same_bits_and_goes_back(mae, converted, tmp_path):
     before = read_tensors(mae).arrays
     convert(converted[0], tmp_path / "back.safetensors", log=lambda text: None)
@@ -306,6 +308,7 @@ def damaged(arrays, kind):
     return arrays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "message"),
     [

@@ -6,16 +6,10 @@ Modules have the names of ours, so that weights map by name: `to_flax`.
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from flax.traverse_util import unflatten_dict
-
-try:
-    import torch
-    from torch import nn
-    from torch.nn import functional
-except ImportError:  # tests with the marker "torch" are skipped
-
-    class nn:
-        Module = object
+from torch import nn
+from torch.nn import functional
 
 
 def resize(x, size):

@@ -17,5 +17,11 @@ def sweep(cases, kept, mark=pytest.mark.exhaustive):
     return [case if case in kept else pytest.param(*_values(case), marks=mark) for case in cases]
 
 
+def thin(cases, step):
+    """Return the cases for `pytest.mark.parametrize`; all but every `step`-th are slow together."""
+    cases = list(cases)
+    return sweep(cases, cases[::step], pytest.mark.slow)
+
+
 def _values(case):
-    return case if isinstance(case, tuple) else (case,)
+    return case if type(case) is tuple else (case,)  # a NamedTuple is one value

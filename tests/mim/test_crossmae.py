@@ -9,11 +9,12 @@ from fastmim_jax import create_method
 from fastmim_jax.mim.crossmae import CrossMAE
 from fastmim_jax.models.cross_decoder import CrossDecoder
 from helpers import initial, later_methods, published, small
+from helpers.sweeps import thin
 
 CASES, NUMBERS = published.load("crossmae")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", thin(reversed(CASES), 2))
 def test_equals_published(name):
     """The case "last" has the norm of the encoder that the published constructor forgets."""
     case, maps = CASES[name], name
@@ -45,6 +46,7 @@ def test_equals_published(name):
     np.testing.assert_allclose(predicted.reshape(expected.shape), expected, rtol=0, atol=5e-6)
 
 
+@pytest.mark.slow
 def test_thrown_patches_change_nothing_and_count_in_nothing():
     config = small.mae(small.config())
     config.method.name = "crossmae"
@@ -64,6 +66,7 @@ def test_thrown_patches_change_nothing_and_count_in_nothing():
     assert not np.asarray(out.prediction)[np.asarray(out.loss_weight) == 0].any()
 
 
+@pytest.mark.slow
 def test_predictions_do_not_depend_on_one_another():
     decoder = CrossDecoder(5, width=8, depth=2, heads=2)
     maps = [jax.random.normal(jax.random.key(i), (2, 3, 4)) for i in range(3)]

@@ -36,6 +36,7 @@ def test_layers_are_projected_and_summed_with_the_softmax_of_the_weights():
 METHODS = {"fastmim": lambda config: config, "mae": small.mae, "simmim": small.simmim}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sweep(METHODS, ["mae"], pytest.mark.slow))
 def test_one_fused_layer_is_the_method_itself(name):
     config = METHODS[name](small.config())

@@ -27,6 +27,7 @@ def gain(color):
     return {"red": blur(WIDE), "green": green, "blue": 1 - blur(NARROW), "purple": 1 - green}[color]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("color", ["red", "green", "blue", "purple"])
 def test_filters_multiply_the_spectrum_as_defined(color):
     white = np.round((np.asarray(NOISE, np.float64) - 0.5) * 2**mask_noise.NOISE_BITS).reshape(-1, *GRID)
@@ -36,6 +37,7 @@ def test_filters_multiply_the_spectrum_as_defined(color):
     )
 
 
+@pytest.mark.slow
 def test_masks_have_the_colours_of_their_noise():
     frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE))
     bands = [(0.01, 0.12), (0.15, 0.3), (0.4, 1)]  # cycles per cell
@@ -54,6 +56,7 @@ def test_masks_have_the_colours_of_their_noise():
     assert middle[purple] < middle[white] and high[green] < high[white]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("color", COLORS)
 def test_colours_keep_the_numbers_and_mask_every_cell_equally_often(color):
     noise = jax.random.uniform(jax.random.key(1), (4000, 16))
@@ -69,6 +72,7 @@ def test_white_noise_stays_the_same_array():
     assert arrange_noise(NOISE, GRID) is NOISE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("color", ["white", "green"])
 def test_squares_of_the_mask_grid_are_masked_as_a_whole(color):
     arranged = arrange_noise(NOISE, GRID, color, 4)
@@ -80,6 +84,7 @@ def test_squares_of_the_mask_grid_are_masked_as_a_whole(color):
     np.testing.assert_array_equal(mask[:, :, 0, :, 0], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", [1, 2])
 def test_disjoint_views_of_coloured_noise_are_disjoint(cell):
     arranged = arrange_noise(NOISE, GRID, "green", cell)

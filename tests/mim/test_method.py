@@ -76,6 +76,7 @@ def test_coarse_masks_round_the_number_of_squares():
     assert [method.num_masked(16) for method in methods] == [12, 12, 8]
 
 
+@pytest.mark.slow
 def test_drawn_noise_has_the_colour_of_the_method():
     method, images = create().clone(mask_noise="green"), jnp.zeros((2, 64, 96, 3))
     keys = {"mask": jax.random.key(1)}

@@ -95,6 +95,7 @@ def test_the_partners_pixels_do_not_reach_the_own_tokens(mixture):
     np.testing.assert_array_equal(tokens[0], call(elsewhere)[1][0])
 
 
+@pytest.mark.slow
 def test_both_mixtures_of_a_pair_hold_every_cell_once(mixture):
     _, images, _, call = mixture
     out, _ = call(images)

@@ -1,12 +1,14 @@
 """MAE with Pixio's switches against the published code, given sine-cosine positions in the decoder."""
 
 import numpy as np
+import pytest
 
 from helpers import later_methods, published, small
 
 CASES, NUMBERS = published.load("pixio")
 
 
+@pytest.mark.slow
 def test_equals_published():
     case = CASES["squares"]
     weights, tokens = published.weights(CASES, "squares"), case["config"]["n_cls_tokens"]

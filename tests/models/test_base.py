@@ -11,6 +11,7 @@ from fastmim_jax.models.heads import POOLINGS
 from fastmim_jax.models.positions import POSITIONS
 from fastmim_jax.models.resample import RULES
 from fastmim_jax.models.zoo import FAMILIES, ZOO, backbone_fields
+from helpers.sweeps import sweep
 
 FIRST = {}  # the first variant of each family
 for _name, (_constructor, _) in ZOO.items():
@@ -63,7 +64,7 @@ def test_capabilities_are_not_fields():
     }
 
 
-@pytest.fixture(scope="module", params=FIRST)
+@pytest.fixture(scope="module", params=sweep(FIRST, ["vit", "swin"], pytest.mark.slow))
 def traced(request):
     """A small backbone, images, and the shapes of its variables."""
     name = FIRST[request.param]

@@ -43,6 +43,7 @@ def test_without_blocks_there_is_a_norm_and_a_head_only():
     np.testing.assert_allclose(apply(decoder, variables, outputs), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", sweep([0, 1, 2], [1], pytest.mark.slow))
 def test_predictions_are_of_the_grid_alone(prefix):
     decoder, variables, outputs = create(prefix)
@@ -52,6 +53,7 @@ def test_predictions_are_of_the_grid_alone(prefix):
     assert bool((changed != predictions).any()) == (prefix > 0)  # the prefix takes part in the attention
 
 
+@pytest.mark.slow
 def test_predictions_follow_their_tokens():
     """No positions are added here: the method does that."""
     decoder, variables, outputs = create()

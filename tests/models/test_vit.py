@@ -190,6 +190,7 @@ def test_outputs_are_those_of_every_block():
         np.testing.assert_array_equal(grid, outputs[after - 1].tokens)
 
 
+@pytest.mark.slow
 def test_several_cls_tokens_have_positions_of_their_own():
     """Pixio's: the mean of the tokens is pooled; all patches visible are the whole image."""
     model = ViT(patch_size=8, width=8, depth=1, heads=2, positions="learned", class_tokens=3)

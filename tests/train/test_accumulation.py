@@ -177,6 +177,7 @@ def test_remat_is_advised_where_it_fits(monkeypatch, number, with_remat, advice)
     assert advice in str(error.value)
 
 
+@pytest.mark.slow
 def test_parameters_that_do_not_fit_need_a_smaller_backbone(monkeypatch):
     monkeypatch.setattr(Programs, "compile", lambda self, n: self.needs.setdefault(n, 1e8))
     stage = stage_of(accumulation=64)
@@ -188,6 +189,7 @@ def test_parameters_that_do_not_fit_need_a_smaller_backbone(monkeypatch):
         fit_stage(used, print, None, 60 * 10**6)
 
 
+@pytest.mark.slow
 def test_after_an_error_the_flag_halves_the_micro_batch():
     assert what_to_type(shared_stage(4)) == "type --config.schedule.accumulation=8"
     assert "remat=full" in what_to_type(shared_stage(64))

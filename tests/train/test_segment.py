@@ -78,6 +78,7 @@ def expected_loss(class_weights):
     return mean(logits.main) + 0.4 * mean(logits.auxiliary)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [(), (1.0, 2.0, 0.5)])
 def test_the_loss_is_the_mean_over_labelled_pixels_whatever_the_parts_and_devices(weights):
     state, metrics = update(BATCH, class_weights=weights)
@@ -93,6 +94,7 @@ def test_the_loss_is_the_mean_over_labelled_pixels_whatever_the_parts_and_device
             np.testing.assert_allclose(one, two, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_batch_without_labels_changes_nothing():
     batch = {**BATCH, "mask": np.full_like(MASK, -1)}
     state, metrics = update(batch)

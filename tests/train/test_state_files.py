@@ -145,6 +145,7 @@ def test_every_damage_is_told_and_rebuilt_or_refused(name, run, source, tmp_path
             assert resume(workdir, run[1], source) == []  # told once
 
 
+@pytest.mark.slow
 def test_a_config_is_restored_from_the_newest_checkpoint_and_compared(run, source, tmp_path):
     workdir = shutil.copytree(run[0], tmp_path / "run")
     (workdir / "config.json").unlink()

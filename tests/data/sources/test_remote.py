@@ -28,6 +28,7 @@ def test_a_folder_with_splits(tmp_path, memory):
     assert len(open_source(f"memory://bucket/photos/train/class1::{folder / 'val'}")) == 4
 
 
+@pytest.mark.slow
 def test_a_pattern_fetches_its_shards_only(memory):
     webdataset = pytest.importorskip("webdataset")
     for number in range(3):

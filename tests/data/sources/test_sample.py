@@ -26,6 +26,7 @@ def test_sample_records():
         train[4096]
 
 
+@pytest.mark.slow
 def test_sample_splits_share_no_pixel():
     used = {}
     for split in ("train", "test"):

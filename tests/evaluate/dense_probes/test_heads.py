@@ -31,6 +31,7 @@ def trained():
     return heads, state, features, target
 
 
+@pytest.mark.slow
 def test_it_learns_classes_of_cells(trained):
     heads, state, features, target = trained
     assert int(state.step) == 60 and state.params[0].shape == (2, 5, 3)
@@ -42,6 +43,7 @@ def test_it_learns_classes_of_cells(trained):
     assert predicted.shape == (4, 8, 12) and (np.asarray(predicted) == target)[1:].mean() == accuracy[1]
 
 
+@pytest.mark.slow
 def test_statistics_are_those_of_the_batches(trained):
     _, state, features, _ = trained
     np.testing.assert_allclose(state.mean, features.mean((0, 1, 2)), rtol=1e-5, atol=1e-5)
@@ -77,6 +79,7 @@ def test_depth_scores():
     assert np.isnan(task.summarize(np.zeros(4))["rmse"])
 
 
+@pytest.mark.slow
 def test_depth_loss_is_scale_invariant_in_part():
     task = DepthTask(10.0)
     target = jnp.asarray([[[10_000, 20_000, -1, 900_000]]])  # 1 m, 2 m, unknown, beyond the largest
@@ -88,6 +91,7 @@ def test_depth_loss_is_scale_invariant_in_part():
     assert np.isfinite(jax.grad(lambda x: task.loss(x, jnp.full((1, 1, 4), -1)))(raw)).all()
 
 
+@pytest.mark.slow
 def test_it_learns_depths_of_cells():
     heads, features = DenseHeads(DepthTask(5.0), 60, rates=(1e-6, 0.1)), jnp.eye(2)[None, None]
     target = jnp.asarray([[[10_000, -1, -1, 40_000]]])

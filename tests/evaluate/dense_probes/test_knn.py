@@ -19,6 +19,7 @@ def few_keys(monkeypatch):
     monkeypatch.setattr(knn, "_QUERIES", 8)
 
 
+@pytest.mark.slow
 def test_neighbours_vote_for_each_pixel(few_keys):
     rng = np.random.default_rng(0)
     keys = rng.normal(size=(50, 6)).astype(np.float32)

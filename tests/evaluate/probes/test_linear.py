@@ -73,6 +73,7 @@ def test_two_steps_by_hand():
     np.testing.assert_allclose(fitted.logits(x)[0], ones @ weights, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_seed_decides(digits):
     settings = dict(epochs=2, batch_size=100)
     first, again, other = (fit(*digits[0], 10, [0.1], seed=seed, **settings) for seed in (0, 0, 1))
@@ -90,6 +91,7 @@ def test_a_rate_that_diverges_is_never_chosen(digits):
         probe(*digits, 10, [np.inf], **FAST)
 
 
+@pytest.mark.slow
 def test_the_rate_is_chosen_without_the_test_images(digits):
     train, (others, wanted) = digits
     honest, other = probe(*digits, 10, **FAST), probe(train, (others[::-1], wanted), 10, **FAST)

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from fastmim_jax.evaluate.segmentation.report import describe, summarize, write_report
 from fastmim_jax.evaluate.segmentation.segment_images import SegmentationResult
@@ -20,6 +21,7 @@ def test_a_class_that_is_nowhere_has_no_score():
     assert "1 could not be read" in lines and "never" not in lines and "sky  IoU  75.00%" in lines
 
 
+@pytest.mark.slow
 def test_files_of_the_report(tmp_path):
     lines = write_report(7, RESULT, "data", CLASSES, tmp_path)
     assert lines[0].startswith("best checkpoint: step 7")

@@ -54,7 +54,7 @@ def test_sliding_equals_the_whole_image_where_one_window_covers_it():
     assert slide == plan_windows((48, 48), (32, 32), mode="whole") and slide.starts == [(0, 0)]
 
 
-@pytest.mark.parametrize("stride", [(32, 32), (21, 9), (1, 16)])
+@pytest.mark.parametrize("stride", [(21, 9), pytest.param((1, 16), marks=pytest.mark.slow)])
 def test_windows_of_a_pointwise_model_give_the_whole_image(stride):
     """A model whose logits at a pixel depend on that pixel alone says the same in every window."""
     image = RNG.normal(size=(50, 75, 2))

@@ -150,6 +150,7 @@ def test_files_of_arrays_tell_who_wrote_them(tmp_path):
             check_replaceable(path, folder=False)
 
 
+@pytest.mark.slow
 def test_a_program_and_its_description_belong_together(source, tmp_path, monkeypatch):
     from fastmim_jax.export.convert import open_source
 

@@ -28,6 +28,7 @@ from fastmim_jax.export.formats.rules import (
 )
 from fastmim_jax.export.formats.timm import keys as timm
 from fastmim_jax.export.formats.torchvision import keys as torchvision
+from helpers.sweeps import thin
 
 LIBRARIES = (official, timm, huggingface, torchvision, openmmlab, detectron2, keras_hub)
 MODULES = [*LIBRARIES, convnets, pvt_v2, dense_keys]
@@ -85,12 +86,12 @@ def repeated(values):
     return {value for value, number in Counter(values).items() if number > 1}
 
 
-@pytest.mark.parametrize("fmt", FORMATS.values(), ids=lambda fmt: fmt.name)
+@pytest.mark.parametrize("fmt", thin(FORMATS.values(), 9), ids=lambda fmt: fmt.name)
 def test_a_published_name_has_one_meaning(fmt):
     assert repeated(names(fmt, 0)) == TWO_PLACES.get(fmt.name, set())
 
 
-@pytest.mark.parametrize("fmt", FORMATS.values(), ids=lambda fmt: fmt.name)
+@pytest.mark.parametrize("fmt", thin(FORMATS.values(), 9), ids=lambda fmt: fmt.name)
 def test_a_path_of_ours_is_written_to_one_name(fmt):
     """Except names of other versions of a library, which are read and never written."""
     twice = repeated(names(fmt, 1))
@@ -141,7 +142,7 @@ def test_equal_shapes_on_both_sides_are_equal_arrays_or_transposed():
     assert OIHW.to_ours(convolution)[0, 1, 1, 0] == convolution[0, 1, 0, 1]
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", thin(TABLES, 9))
 def test_every_table_belongs_to_a_format(name):
     """A format has all of its rules, perhaps with a prefix to their names."""
 

@@ -59,6 +59,7 @@ def mmpretrain_merging(x, weights, stage):
     return x @ weights[f"{name}.reduction.weight"].T
 
 
+@pytest.mark.slow
 def test_mmpretrain_merges_the_same_tokens_in_another_order():
     cases, _ = published.load("mixmim")
     ours = to_ours(published.weights(cases, "norm1"), "mixmim")

@@ -7,6 +7,7 @@ from fastmim_jax.export.formats import FORMATS
 from fastmim_jax.export.formats.names import published_name
 from fastmim_jax.export.formats.prefixes import EMBEDDINGS, choose_prefix
 from helpers.formats import names_of
+from helpers.sweeps import thin
 
 VIT = [name for name in names_of(FORMATS["timm_vit"]) if "fc_norm" not in name and ".ls" not in name]
 BARE = [name for name in VIT if not name.startswith("head")]
@@ -16,14 +17,14 @@ def under(prefix, names):
     return [prefix + name for name in names]
 
 
-@pytest.mark.parametrize("fmt", FORMATS.values(), ids=lambda fmt: fmt.name)
+@pytest.mark.parametrize("fmt", thin(FORMATS.values(), 9), ids=lambda fmt: fmt.name)
 def test_all_arrays_of_a_format_are_taken(fmt):
     names = names_of(fmt)
     assert choose_prefix(names).prefix == "" and not choose_prefix(names).outside
     assert any(published_name(path, fmt.name) != path for path in EMBEDDINGS)
 
 
-@pytest.mark.parametrize("fmt", FORMATS.values(), ids=lambda fmt: fmt.name)
+@pytest.mark.parametrize("fmt", thin(FORMATS.values(), 9), ids=lambda fmt: fmt.name)
 def test_every_format_is_found_under_a_prefix(fmt):
     inside = [name.replace("stem_conv0", "stem_conv1") for name in names_of(fmt)]  # CMT counts from 1
     names = [*under("learner.net.", inside), "learner.queue", "criterion.weight"]

@@ -203,6 +203,7 @@ def test_cut_files(tmp_path, write):
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
+@pytest.mark.slow
 @WRITERS
 def test_damaged_files(tmp_path, write):
     """Damage gives a UserError, or the right values in an archive, which has checksums."""

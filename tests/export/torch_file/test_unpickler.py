@@ -86,6 +86,7 @@ def test_nested_keys_are_not_hashed():
     assert run(io.BytesIO(b"\x80\x04\x8f(" + twice + b"\x90.")).name == "builtins.set"
 
 
+@pytest.mark.slow
 def test_deep_nesting_is_no_recursion():
     depth = 100_000
     found = run(io.BytesIO(program(b"]" * depth + b"a" * (depth - 1))))
@@ -95,6 +96,7 @@ def test_deep_nesting_is_no_recursion():
     assert run(io.BytesIO(program(chain)), size=2**24).name == "a.b"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [

@@ -1,5 +1,6 @@
 """Dense heads equal the published ones, written here in PyTorch, on the same random weights."""
 
+import importlib
 from functools import partial
 
 import jax
@@ -12,7 +13,7 @@ from fastmim_jax.models.dense.heads import FCN, SemanticFPN, UPerNet
 from fastmim_jax.models.dense.layers import adaptive_pool, resize_bilinear
 from fastmim_jax.models.dense.segmenter import SegmentationLogits, Segmenter, ViTNeck, quarter_layers
 from fastmim_jax.models.zoo import create_model
-from helpers import published_dense
+from helpers.sweeps import sweep
 
 WIDTHS, SIDES, CLASSES, CHANNELS = (4, 6, 8, 10), ((12, 20), (6, 10), (3, 5), (2, 3)), 5, 8
 
@@ -28,7 +29,14 @@ def relative(found, expected):
     return np.abs(np.asarray(found) - expected).max() / max(np.abs(expected).max(), 1e-6)
 
 
-def published(kind):
+@pytest.fixture(scope="module")
+def published_dense():
+    """The PyTorch modules; importing them takes two seconds."""
+    pytest.importorskip("torch")
+    return importlib.import_module("helpers.published_dense")
+
+
+def published(kind, published_dense):
     """-> (module, PyTorch module, grids), with widths that the neck keeps."""
     torch_of = {
         "upernet": lambda: published_dense.UPerHead(WIDTHS, CHANNELS, CLASSES),
@@ -50,9 +58,9 @@ def published(kind):
 @pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.parametrize("kind", ["upernet", "fpn", "fcn", "neck"])
-def test_forward_and_gradients_equal_the_published_module(kind):
+def test_forward_and_gradients_equal_the_published_module(kind, published_dense):
     """In evaluation, by the running statistics, and in training, by those of the batch."""
-    module, reference, inputs = published(kind)
+    module, reference, inputs = published(kind, published_dense)
     published_dense.randomize(reference)
     params, stats = published_dense.to_flax(reference)
     shapes = jax.eval_shape(module.init, jax.random.key(0), inputs)
@@ -130,7 +138,9 @@ def test_models_have_as_many_parameters_as_published(name):
         ("vit_b16", dict(channels=768, auxiliary_input=4, layers=(2, 4, 10, 12)), (768,) * 4, 768),
     ],
 )
-def test_heads_have_as_many_parameters_as_the_published_ones(name, options, widths, channels):
+def test_heads_have_as_many_parameters_as_the_published_ones(
+    published_dense, name, options, widths, channels
+):
     ours = parameters(name, **options)
     count = published_dense.count_parameters
     assert ours["segmentation"] == count(published_dense.UPerHead(widths, channels, 150))
@@ -152,7 +162,12 @@ TINY = {
 }
 
 
-@pytest.mark.parametrize("name, head", [*((name, "upernet") for name in TINY), ("swin_t", "fpn")])
+HEADS = [*((name, "upernet") for name in TINY), ("swin_t", "fpn")]
+
+
+@pytest.mark.parametrize(
+    "name, head", sweep(HEADS, [("vit_ti16", "upernet"), ("swin_t", "fpn")], pytest.mark.slow)
+)
 def test_every_backbone_gives_four_grids_and_logits_on_cells_of_four_pixels(name, head):
     model = Segmenter(create_model(name, **TINY[name]), 3, head=head, channels=8, auxiliary_channels=4)
     images = jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.float32)
@@ -171,6 +186,7 @@ def test_layers_of_a_vit():
     assert quarter_layers(24) == (6, 12, 18, 24)
 
 
+@pytest.mark.slow
 def test_channels_drop_whole_in_training_alone():
     module, x = FCN(CLASSES, CHANNELS, dropout=0.5), random_grids()[2]
     variables = module.init(jax.random.key(0), x)
