@@ -98,7 +98,7 @@ SCRIPT = """
     ("event", "status"),
     sweep(
         [("end", 0), (signal.SIGINT, 2), (signal.SIGTERM, 15), (signal.SIGKILL, -9)],
-        [("end", 0), (signal.SIGTERM, 15), (signal.SIGKILL, -9)],
+        [("end", 0), (signal.SIGKILL, -9)],
     ),
 )
 def test_workers_end_quietly_with_their_parent(photos, tmp_path, event, status):

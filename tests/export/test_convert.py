@@ -41,7 +41,7 @@ PRETRAINED = [(family, name) for family in FAMILIES for name in CASES[family] if
 # One of every family that is hidden by noise, and a model without a decoder.
 COMPUTED = [(family, next(iter(CASES[family]))) for family in FAMILIES if "simmim" not in family]
 COMPUTED += [("fastmim_vit", "hog_nodec")]
-KEPT = [*COMPUTED, ("simmim_vit", "abs_rpb"), ("simmim_vit", "m32"), ("simmim_swin", "ape")]
+KEPT = [*COMPUTED[::2], ("simmim_vit", "abs_rpb"), ("simmim_swin", "ape")]
 BUFFERS = (
     "pos_embed",
     "absolute_pos_embed",
@@ -121,7 +121,7 @@ def in_words(module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sweep(CLASSIFIERS, ["vit_pool", "swin_w4", "pvtv2", "cmt_eval", "mixmim"]))
+@pytest.mark.parametrize("name", sweep(CLASSIFIERS, ["vit_pool", "swin_w4", "mixmim"]))
 def test_a_published_classifier_is_detected_and_exported_unchanged(name, tmp_path):
     case, family = CLASSIFIERS[name], name.split("_")[0]
     if family == "mixmim":

@@ -35,7 +35,7 @@ CASES = [
     ("vit", (48, 48), {"class_token": False}),
     ("vit", (16, 64), {}),  # 2 x 8 positions: a square number
 ]
-KEPT = [case for case in CASES if case[1] != (64, 64) or case[0] == "vit"]
+KEPT = [case for case in CASES if case[1] == SIZES[1] and not case[2]]
 
 
 def model(family, size, others, classes=()):

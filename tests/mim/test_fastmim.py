@@ -17,8 +17,8 @@ FAMILIES = {name: published.load(f"fastmim_{name}") for name in small.BACKBONES}
 CASES = [(family, name) for family, (cases, _) in FAMILIES.items() for name in cases]
 # Targets, norms and blocks do not depend on the backbone: ViT covers them, the others what is their own.
 KEPT = [
-    *(("vit", name) for name in ("hog_block32", "hog_nodec", "hog_norm1", "hog_patch32_block16")),
-    *(("vit", name) for name in ("l2_norm0", "l2_norm1")),
+    *(("vit", name) for name in ("hog_block32", "hog_nodec", "hog_patch32_block16")),
+    ("vit", "l2_norm1"),
     ("swin", "hog_norm1"),
     ("pvtv2", "l2_block16"),
     ("cmt", "hog_norm1"),

@@ -37,7 +37,7 @@ METHODS = {"fastmim": lambda config: config, "mae": small.mae, "simmim": small.s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sweep(METHODS, ["mae"], pytest.mark.slow))
+@pytest.mark.parametrize("name", sweep(METHODS, ["mae"]))
 def test_one_fused_layer_is_the_method_itself(name):
     config = METHODS[name](small.config())
     plain = create_method(config.method)

@@ -152,6 +152,7 @@ def test_pairs_are_never_split():
         split_pairs(jnp.arange(32), 4, 3)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_mask_ratio_of_no_cell_mixes_nothing():
     method = tiny(mask_ratio=0.2)  # of 4 cells: none

@@ -12,6 +12,7 @@ from fastmim_jax.mim.fill import InverseDistance, Nearest, NeighbourSum, Progres
 from fastmim_jax.mim.mae import MAE
 from fastmim_jax.mim.partial import PartialReconstruction, decode_all
 from helpers import initial, small
+from helpers.sweeps import sweep
 
 # host -> (its config, masked tokens of an image, of them thrown at a ratio of 0.5, its key table)
 HOSTS = {
@@ -19,6 +20,11 @@ HOSTS = {
     "fastmim": (small.config, 12, 8, "fastmim_vit"),
     "mixmim": (lambda: _mixmim(), 4, 4, "mixmim"),  # of 9 cells, 2 in either stream
 }
+CHOICES = [
+    {"sampler": "lattice", "fill": "nearest"},
+    {},
+    {"aggregate": "decoded", "stages": 3},
+]
 
 
 def keys():
@@ -57,7 +63,7 @@ def test_parameters_survive_export_and_import(host):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", sweep(HOSTS, ["mae", "fastmim"]))
 def test_counts_loss_and_gradients(host):
     method, images = build(host, throw_ratio=0.5, thrown_weight=0.25)
     _, out, grads = run(method, images)
@@ -121,11 +127,7 @@ def test_decoded_tokens_are_predicted_as_if_thrown_ones_did_not_exist():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "choice",
-    [{}, {"sampler": "lattice", "fill": "nearest"}, {"aggregate": "decoded", "stages": 3}],
-    ids=str,
-)
+@pytest.mark.parametrize("choice", sweep(CHOICES, CHOICES[:1]), ids=str)
 def test_gradients_of_thrown_tokens_reach_the_encoder(choice):
     """With a weight that leaves the loss to the thrown tokens alone."""
     method, images = build("mae", throw_ratio=0.5, thrown_weight=1e6, **choice)

@@ -136,7 +136,9 @@ def outcome(stage):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [dict(layers="scanned"), dict(remat="full")])
+@pytest.mark.parametrize(
+    "options", [dict(layers="scanned"), pytest.param(dict(remat="full"), marks=pytest.mark.exhaustive)]
+)
 def test_scan_and_remat_change_neither_results_nor_statistics(outcome, options):
     compute, expected = outcome
     jax.tree.map(

@@ -195,6 +195,7 @@ def test_scan_and_remat_drop_the_same_and_learn_the_same():
         )
 
 
+@pytest.mark.exhaustive
 def test_blocks_of_two_kinds_are_scanned_with_their_own_factors():
     """Every second block of a Swin is shifted; the third stage has one more than pairs."""
     model = tiny("swin", drop_path=0.5, depths=(1, 4, 3, 1), window=2, width=8)

@@ -6,11 +6,12 @@ import pytest
 
 from fastmim_jax.export.formats.names import to_theirs
 from helpers import published, small
+from helpers.sweeps import sweep
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("family", small.BACKBONES)
+@pytest.mark.parametrize("family", sweep(small.BACKBONES, ["vit", "swin"]))
 def test_initial_values_have_the_published_statistics(family):
     case = published.load(f"fastmim_{family}")[0]["hog_norm1"]
     method = small.published_method(family, case)

@@ -116,6 +116,7 @@ def test_a_change_reaches_its_window_and_no_further():
     np.testing.assert_array_equal(changed, expected)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_wide_images_scanned_and_unrolled():
     images = np.random.default_rng(0).normal(size=(2, 96, 160, 5)).astype(np.float32)
@@ -139,6 +140,7 @@ def test_wide_images_scanned_and_unrolled():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, scanned)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_learned_positions_begin_as_the_fixed_ones():
     images = jnp.zeros((1, 64, 32, 3))
@@ -212,6 +214,7 @@ def test_group_attention_equals_masked_attention():
     np.testing.assert_allclose(*both(qkv), atol=1e-6)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_outputs_are_those_of_every_stage():
     model = create_model("swin_t", **TINY)
@@ -230,6 +233,7 @@ def test_outputs_are_those_of_every_stage():
     np.testing.assert_allclose(outputs[-1].tokens, called.tokens, atol=1e-6)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_classifier_shows_what_its_head_sees():
     model = Classifier(create_model("swin_t", **TINY), 3)

@@ -8,6 +8,7 @@ from jax.sharding import AxisType
 
 from fastmim_jax.models import triton_attention, triton_blocks, triton_large_windows, triton_small_windows
 from fastmim_jax.models.triton_attention import window_attention
+from helpers.sweeps import sweep
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,8 @@ def plain_attention(query, key, value, bias, labels, shift_mask):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "tokens, has_labels, has_mask", [(16, False, True), (20, True, False), (70, True, True)]
+    "tokens, has_labels, has_mask",
+    sweep([(16, False, True), (20, True, False), (70, True, True)], [(70, True, True)]),
 )
 def test_equals_plain_attention(tokens, has_labels, has_mask):
     windows, heads, width = 4, 2, 16

@@ -97,6 +97,7 @@ def test_relative_positions_are_their_definition():
         np.testing.assert_array_equal(place, np.broadcast_to(expected[:, None], place.shape))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_own_tables_that_are_equal_are_a_shared_one():
     options = dict(width=16, depth=2, heads=2, positions="learned", layer_scale=0.5)

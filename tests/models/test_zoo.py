@@ -137,7 +137,7 @@ SIZED = [(name, side, gmacs) for name, sides in GMACS.items() for side, gmacs in
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side", "gmacs"),
-    sweep(SIZED, [case for case in SIZED if case[:2] in {*PRINTED, ("swin_b", 128)}]),
+    sweep(SIZED, [case for case in SIZED if case[:2] in {*PRINTED, ("swin_b", 128)} - {("mixmim_b", 224)}]),
 )
 def test_multiply_adds_are_the_published_ones(name, side, gmacs):
     model = create_model(name, layers="scanned")

@@ -17,6 +17,7 @@ from fastmim_jax.train.accumulation_search import PER_ESTIMATE, Programs, allowe
 from fastmim_jax.train.pretrain import make_pretrain_stage
 from fastmim_jax.train.report import describe_plan
 from helpers import small
+from helpers.sweeps import sweep
 
 NUMBERS = [1, 2, 4, 8, 16, 32, 64]
 
@@ -114,7 +115,7 @@ def whole_losses():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [1, 2, 4, 8])
+@pytest.mark.parametrize("number", sweep([1, 2, 4, 8], [2, 4, 8]))
 def test_auto_takes_the_fewest_that_fit_and_keeps_the_losses(tmp_path, number):
     lines = []
     stage = fit_stage(shared_stage(), lines.append, tmp_path, free_for(number))

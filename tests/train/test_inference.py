@@ -40,6 +40,7 @@ def test_a_classifier_is_evaluated_on_other_devices_than_it_was_trained_on(finet
     np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_mixing_method_takes_any_even_batch(tmp_path, folder):
     config = small.mixmim(small.config(folder, steps=1))

@@ -80,6 +80,7 @@ def test_only_a_fitting_checkpoint_is_resumed(tmp_path):
         pretrain(config, tmp_path / "work", log=lambda text: None)
 
 
+@pytest.mark.exhaustive
 def test_a_mixing_run_resumes_to_the_bit(tmp_path):
     config = small.mixmim(small.config(folder_of(tmp_path / "images", 3), steps=6))
     config.run.keep = 9

@@ -19,6 +19,7 @@ from fastmim_jax.train import sharding
 from fastmim_jax.train.micro_batches import divides_evenly, mean_gradients, split_strided
 from fastmim_jax.train.pretrain import make_pretrain_stage
 from helpers import small
+from helpers.sweeps import sweep
 
 RANDOM = np.random.default_rng(0)
 PARTS = 2
@@ -74,8 +75,11 @@ def expected(norm_groups):
     return gradients_of(norm_groups)(BATCH)
 
 
+SHARDS = [(1, 1), (4, 1), (16, 1), (1, 4)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("norm_groups", "fsdp"), [(1, 1), (4, 1), (16, 1), (1, 4)])
+@pytest.mark.parametrize(("norm_groups", "fsdp"), sweep(SHARDS, [(4, 1), (1, 4)]))
 def test_shards_give_the_gradients_of_the_batch(norm_groups, fsdp):
     mesh = sharding.make_mesh(fsdp)
     with jax.set_mesh(mesh):
@@ -119,7 +123,7 @@ def collective_bytes(accumulation, **changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shard_optimizer_state", [False, True])
+@pytest.mark.parametrize("shard_optimizer_state", sweep([False, True], [True]))
 def test_bytes_between_devices_do_not_grow_with_micro_batches(shard_optimizer_state):
     two, four = (collective_bytes(n, shard_optimizer_state=shard_optimizer_state) for n in (2, 4))
     assert 0 < four < 1.001 * two  # of every micro-batch, the sum of the loss's weights

@@ -268,6 +268,7 @@ def test_two_processes_measure_one_range_of_values(tmp_path):
         np.testing.assert_allclose(metrics(two, name), metrics(one, name), rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_two_processes_train_a_segmentation_as_one(tmp_path):
     """Losses, and the confusion of five evaluation images, of which one process has three."""
     write_stripes(tmp_path / "stripes")

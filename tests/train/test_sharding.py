@@ -60,6 +60,7 @@ def test_eight_devices_give_the_losses_of_one(one_device, fsdp):
     assert held < whole * (1 / fsdp + 0.15)  # only small arrays are held whole
 
 
+@pytest.mark.exhaustive
 def test_scanned_layers_and_accumulation_are_sharded_alike(one_device):
     losses = five_losses(8, 2, layers="scanned", remat="full", accumulation=2)[2]
     np.testing.assert_allclose(losses, one_device, rtol=1e-5)

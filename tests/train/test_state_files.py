@@ -119,7 +119,7 @@ def test_a_whole_run_is_resumed_without_a_word(run, source, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WRONG_TYPES)
+@pytest.mark.parametrize("name", sweep(WRONG_TYPES, ["config.json", "bad_files.txt", "data.json", "lock"]))
 def test_every_damage_is_told_and_rebuilt_or_refused(name, run, source, tmp_path, capsys):
     contents = [*DAMAGE.values(), *(json.dumps(value).encode() for value in WRONG_TYPES[name])]
     for number, content in enumerate(contents):

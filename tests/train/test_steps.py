@@ -62,6 +62,7 @@ def test_accumulation_changes_nothing_but_memory():
         np.testing.assert_allclose(float(one["grad_norm"]), float(other["grad_norm"]), rtol=1e-4)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("groups", "accumulation"), sweep([(1, 4), (2, 4), (4, 8)], [(4, 8)]))
 def test_accumulation_keeps_the_pairs_of_mixmim(groups, accumulation):
     random = np.random.default_rng(0)

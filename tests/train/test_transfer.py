@@ -12,6 +12,7 @@ from fastmim_jax.models.heads import Classifier
 from fastmim_jax.models.resample import flat_relative_position, resample
 from fastmim_jax.train.transfer import modules, transfer
 from helpers import published, small
+from helpers.sweeps import sweep
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +54,7 @@ def with_published_positions(family, source, before, after):
     return source
 
 
-@pytest.mark.parametrize("family", SIZES)
+@pytest.mark.parametrize("family", sweep(SIZES, ["vit", "swin"]))
 def test_a_checkpoint_gives_the_published_logits_at_another_size(family):
     model, images, initial = classifier(family, *SIZES[family])
     before, after = arrays(family, "before"), arrays(family, "after")

@@ -13,6 +13,7 @@ from helpers.processes import lines, losses
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device", "shared_stages")]
 
 
+@pytest.mark.exhaustive
 def test_it_is_logged_and_changes_no_loss(tmp_path, monkeypatch):
     monkeypatch.setattr(monitor, "STEPS", 3)
     write_folder(tmp_path / "data", 10)

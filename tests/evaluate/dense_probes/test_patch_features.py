@@ -8,6 +8,7 @@ import pytest
 
 from fastmim_jax import create_model
 from fastmim_jax.evaluate.dense_probes.patch_features import COLORS, choose_layers, layer_grids
+from helpers.sweeps import sweep
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +18,7 @@ SHALLOW = {
 }
 
 
-@pytest.mark.parametrize("name", SHALLOW)
+@pytest.mark.parametrize("name", sweep(SHALLOW, ["vit_ti16", "swin_t", "convnext_t"]))
 def test_grids_of_an_image_that_is_not_square(name):
     model, size = create_model(name, **(SHALLOW[name] or {"depths": (1, 1, 1, 1)})), (128, 192)
     image = jax.ShapeDtypeStruct((1, *size, 3), jnp.uint8)

@@ -51,6 +51,7 @@ def test_finds_the_token_that_holds_the_class():
     assert mean.accuracy < 0.6
 
 
+@pytest.mark.exhaustive
 def test_learning_rates_are_independent():
     """1e-4: Adam divides by gradients that differ in their last bits, over five steps."""
     data = needles(500, 0)

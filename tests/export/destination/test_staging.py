@@ -137,7 +137,7 @@ CALLS = ("mkdir", "rename", "unlink", "rmdir", "replace", "fsync")
     ("write", "exchanges"),
     sweep(
         itertools.product((write_folder, write_program), (True, False)),
-        [(write_folder, False), (write_program, True)],
+        [(write_folder, False)],
     ),
 )
 @pytest.mark.slow

@@ -83,6 +83,7 @@ def test_the_file_beside_it_describes_inputs_and_outputs(written):
     assert "MiB" in sentence and "logits, probabilities" in sentence
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("family", sweep(["swin", "cmt"], ["swin"]))
 def test_other_families(family, tmp_path):
     model, pixels = classifiers.classifier(family), classifiers.images(3)

@@ -67,6 +67,7 @@ def metrics():
     return {line["step"]: line["loss"] for line in map(json.loads, lines)}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_two_processes_with_sharded_parameters_resume(start, tmp_path):

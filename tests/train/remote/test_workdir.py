@@ -64,6 +64,7 @@ def test_a_run_and_its_data_in_memory(memory, tmp_path, capsys, one_device):
         local_run("memory://b/run", 5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_a_killed_run_in_a_bucket_resumes_to_the_bit(tmp_path, cache, monkeypatch):

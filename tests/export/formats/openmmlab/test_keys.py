@@ -260,6 +260,7 @@ def multihead(query, key_value, state, name, heads):
     return x @ state[f"{name}.out_proj.weight"].T + state[f"{name}.out_proj.bias"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("stage, reduction", [(2, 2), (3, 1)])
 def test_attention_of_pvt_is_that_of_joined_projections(stage, reduction):
