@@ -32,12 +32,12 @@ class Mode(NamedTuple):
         last: the run is not stopped again.
         """
         later = range(start + 1, STEPS - 2)
-        evaluated = [STEPS] if last else [step for step in later if step % EVALUATED == 0][:1]
+        evaluated = [step for step in later if step % EVALUATED == 0][:1]
         between = [step for step in later if 0 < step % EVALUATED < EVALUATED - 1][:3]
         if self.moment == SAVING:
             return [step for step in later if step % DUE == 0 and step % EVALUATED][:1]
         if self.moment == EVALUATING:
-            return evaluated
+            return [STEPS] if last else evaluated
         return between if self.moment else between + len(between) * evaluated
 
 
