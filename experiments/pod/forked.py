@@ -25,7 +25,7 @@ _alive: "set[Forked]" = set()
 
 
 class Forked:
-    """`fastmim` in a process and session of its own.
+    """`fastmim` in a process and process group of its own.
 
     Args:
       words: of the command line.
@@ -94,7 +94,7 @@ def _run(words: Sequence[str], output: int, settings: dict[str, object]) -> None
     code = 1
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.setsid()
+        os.setpgrp()
         os.dup2(output, 1)
         os.dup2(output, 2)
         for name, value in settings.items():
