@@ -96,6 +96,7 @@ class Chain:
         self._expected = pod.metrics(count)
         self.workdir = Path(tempfile.mkdtemp(dir=pod.folder)) / "run"
         self._open: list[dict] = []  # lines of tries after which no step was computed so far
+        self._began = 0.0  # the time at which the run was started last; after a kill, older lines are there
 
     def make_tries(self, modes: list[Mode], number: int) -> list[Mode]:
         """Make a try of each mode; return the modes that are left, as the run has ended or a try failed."""
@@ -121,6 +122,7 @@ class Chain:
         if mode.moment == COMPILING:
             settings = dict(jax_enable_compilation_cache=False, jax_log_compiles=True)
         flag = f"--config.run.checkpoint_every={every}"
+        self._began = time.time()
         processes = self._pod.start(self.workdir, count, flag, **settings)
         receivers = chance.sample(range(count), count if mode.sender.startswith("all") else 1)
         first = processes[receivers[0]]
@@ -155,7 +157,7 @@ class Chain:
             self._wait_until(lambda: COMPILES in first.output, processes)
             time.sleep(chance.uniform(0, 1))
             return
-        self._wait_until(lambda: self._logged() >= step, processes)
+        self._wait_until(lambda: self._logged(self._began) >= step, processes)
         time.sleep(0 if step % EVALUATED else chance.uniform(0, 0.3))
 
     def _in_moment(self, mode: Mode, first: Any, step: int) -> bool:
@@ -226,9 +228,10 @@ class Chain:
     def _lines(self) -> list[dict]:
         return lines(self.workdir)
 
-    def _logged(self) -> int:
-        """Return the last step that was logged with a loss."""
-        return max((line["step"] for line in self._lines() if "loss" in line), default=0)
+    def _logged(self, since: float = 0.0) -> int:
+        """Return the last step that was logged with a loss since a time, by the clock of the system."""
+        found = (line["step"] for line in self._lines() if "loss" in line and line["time"] >= since)
+        return max(found, default=0)
 
     def _saved(self) -> int:
         """Return the step of the newest complete checkpoint."""
