@@ -1,6 +1,7 @@
-"""Work directories of runs, and how their checkpoints are typed: one spelling for every command."""
+"""Names in a work directory, and how checkpoints are typed: one spelling for every command."""
 
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,18 @@ from fastmim_jax.paths import local_path
 
 CHECKPOINTS, BEST = "checkpoints", "best"  # folders of a work directory
 CONFIG = "config.json"
+_OF_A_PROCESS = re.compile(r"bad_files-([1-9]\d*)\.txt", re.ASCII)
+
+
+def list_of_bad_files(process: int) -> str:
+    """Return the name of the file in which a process lists the records that it could not decode."""
+    return f"bad_files-{process}.txt" if process else "bad_files.txt"
+
+
+def writer_of(name: str) -> int:
+    """Return the number of the process that writes a file of a work directory: mostly the first one."""
+    match = _OF_A_PROCESS.fullmatch(name)
+    return int(match[1]) if match else 0
 
 
 class CheckpointPath(NamedTuple):

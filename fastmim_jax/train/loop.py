@@ -14,6 +14,7 @@ from fastmim_jax.data.cpus import cpu_share
 from fastmim_jax.data.limits import DecodeRules
 from fastmim_jax.data.undecodable import UndecodableRecords
 from fastmim_jax.errors import UserError
+from fastmim_jax.run_folder import list_of_bad_files
 from fastmim_jax.saved_config import flatten
 from fastmim_jax.train.accumulation import fit_stage, saved_stage
 from fastmim_jax.train.accumulation_advice import what_to_type
@@ -86,7 +87,7 @@ def train(
             with refuse_out_of_memory(partial(what_to_type, stages[first])):
                 state = restore_or_create(start, stages, checkpoints, log)
         metrics = Metrics(workdir, step, total, config) if is_first else NullMetrics()
-        bad_files = workdir / ("bad_files.txt" if is_first else f"bad_files-{jax.process_index()}.txt")
+        bad_files = workdir / list_of_bad_files(jax.process_index())
         rules, threads = stages[0].reader.rules, config.run.threads or cpu_share().cpus
         undecodable = UndecodableRecords(
             source, data.max_bad_share, bad_files, data.channels, rules, metrics.log, threads

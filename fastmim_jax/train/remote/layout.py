@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from fastmim_jax.run_folder import BEST, CHECKPOINTS
+from fastmim_jax.run_folder import BEST, CHECKPOINTS, writer_of
 from fastmim_jax.train import checksums
 
 LOCK = "lock"
@@ -58,14 +58,17 @@ def is_small(name: str) -> bool:
     return not (parts[0] in FOLDERS and len(parts) > 1)
 
 
-def local_files(folder: Path) -> list[str]:
-    """Return the names of the small files of a work directory, sorted; files may vanish meanwhile."""
+def local_files(folder: Path, process: int = 0) -> list[str]:
+    """Return the names of the small files that a process writes, sorted; files may vanish meanwhile.
+
+    folder: its work directory.
+    """
     names = []
     for root, folders, files in os.walk(folder):
         if Path(root) == folder:
             folders[:] = [name for name in folders if name not in FOLDERS]
         names += [Path(root, name).relative_to(folder).as_posix() for name in files]
-    return sorted(filter(is_small, names))
+    return sorted(name for name in names if is_small(name) and writer_of(name) == process)
 
 
 def local_checkpoints(folder: Path) -> dict[Checkpoint, bytes]:

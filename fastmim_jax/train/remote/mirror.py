@@ -39,6 +39,7 @@ class Mirror:
       folder: the local work directory.
       keep: number of newest checkpoints to keep. keep_every: see `Checkpoints`.
       may_write: () -> a sentence once another process has taken the run over, or "".
+      process: whose small files are put; only the first process has checkpoints.
     """
 
     def __init__(
@@ -49,8 +50,9 @@ class Mirror:
         keep_every: int = 0,
         may_write: Callable[[], str] = lambda: "",
         clock: Callable[[], float] = time.monotonic,
+        process: int = 0,
     ):
-        self._store, self._folder, self._clock = store, folder, clock
+        self._store, self._folder, self._clock, self._process = store, folder, clock, process
         self._keep, self._keep_every, self._lost = keep, keep_every, may_write
         self._stamps: dict[str, Stamp] = {}  # of the small files as they were put
         self._sums: dict[Checkpoint, bytes] = {}  # of the checkpoints as they were put
@@ -70,7 +72,7 @@ class Mirror:
           StoreError: the store cannot be read.
         """
         if small:
-            self._stamps = {name: _stamp(self._folder / name) for name in local_files(self._folder)}
+            self._stamps = {name: _stamp(self._folder / name) for name in self._small_files()}
         for checkpoint in checkpoints_of(self._store.list()):
             sums = self._store.read(checkpoint.sums)
             if sums is not None:
@@ -180,8 +182,11 @@ class Mirror:
         if new or now:
             self._delete_outdated()
 
+    def _small_files(self) -> list[str]:
+        return local_files(self._folder, self._process)
+
     def _upload_small(self) -> None:
-        for name in local_files(self._folder):
+        for name in self._small_files():
             path = self._folder / name
             try:
                 stamp = _stamp(path)

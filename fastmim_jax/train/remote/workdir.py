@@ -58,8 +58,8 @@ def open_workdir(
     """Yield the local folder of a work directory; that of an address is a copy in this machine's cache.
 
     The first process fetches what a run there needs to be resumed, and uploads meanwhile whatever the run
-    writes; the others fetch copies of their own. At the end it waits until everything is uploaded: after a
-    signal for no longer than the grace time.
+    writes; the others fetch copies of their own, and upload the files that only they write. At the end each
+    waits until everything is uploaded: after a signal for no longer than the grace time.
 
     Args:
       workdir: a folder, or an address such as gs://bucket/runs/a.
@@ -87,11 +87,8 @@ def open_workdir(
     try:
         with _local_lock(folder, str(workdir)) as holder:
             if peers and peers.process:
-                peers.share("fetched", True)
-                with _reachable(str(workdir)):
-                    _fetch_small(store, folder)
-                yield folder
-                peers.share("uploaded", True)
+                with _other_process(store, folder, run, log, peers):
+                    yield folder
             else:
                 with _first_process(store, folder, holder, run, log, beat, peers):
                     yield folder
@@ -149,6 +146,26 @@ def _first_process(
         lock.release()
 
 
+@contextlib.contextmanager
+def _other_process(store: Store, folder: Path, run: Any, log: Log, peers: Peers) -> Iterator[None]:
+    """Fetch, upload the files of this process while the block runs, and wait for the last upload."""
+    peers.share("fetched", True)
+    with _reachable(store.address):
+        _fetch_small(store, folder)
+    mirror = Mirror(store, folder, process=peers.process)
+    mirror.start()
+    try:
+        yield
+        _end(mirror, store, folder, lambda line: None)
+        peers.share("uploaded", True)
+    except BaseException as error:
+        if not mirror.flush(_seconds_left(run, error)):
+            log(f"{store.address} lacks files of process {peers.process}, such as bad files that it met")
+        raise
+    finally:
+        mirror.stop()
+
+
 def _end(mirror: Mirror, store: Store, folder: Path, log: Log) -> None:
     """Upload what is left.
 
@@ -170,9 +187,7 @@ def _end_interrupted(
     mirror: Mirror, store: Store, folder: Path, run: Any, log: Log, error: BaseException
 ) -> None:
     """Upload what is left within the grace time that is left, and say what is not."""
-    since = getattr(error, "since", None) if isinstance(error, Stopped) else None
-    seconds = run.grace_seconds - (time.monotonic() - since if since else 0.0)
-    if mirror.flush(max(1.0, seconds)):
+    if mirror.flush(_seconds_left(run, error)):
         log(f"{store.address}: everything is uploaded")
         return
     newest = mirror.newest()
@@ -181,6 +196,12 @@ def _end_interrupted(
         f"{store.address} lacks what was not uploaded in time ({mirror.reason or 'it takes longer'}): "
         f"{there}; a start on this host goes on from {folder}"
     )
+
+
+def _seconds_left(run: Any, error: BaseException) -> float:
+    """Return the rest of the grace time of a run that an error ends, at least 1 s."""
+    since = getattr(error, "since", None) if isinstance(error, Stopped) else None
+    return max(1.0, run.grace_seconds - (time.monotonic() - since if since else 0.0))
 
 
 def _fetch_small(store: Store, folder: Path) -> None:

@@ -13,8 +13,12 @@ from fastmim_jax.__main__ import main
 from fastmim_jax.errors import UserError
 from fastmim_jax.paths import is_store
 from fastmim_jax.stores.cache import cache_folder
+from fastmim_jax.stores.store import Store
+from fastmim_jax.train.remote import workdir
+from fastmim_jax.train.remote.mirror import Mirror
 from fastmim_jax.train.remote.reading import local_run
 from fastmim_jax.train.remote.workdir import current_mirror, has_own_copy, open_workdir
+from fastmim_jax.train.stop_signal import Stopped
 from helpers import bucket, small
 from helpers.commands import refused
 from helpers.processes import Run, finish, losses, write_config
@@ -129,6 +133,37 @@ def test_a_copy_of_another_run_is_forgotten_and_a_newer_one_kept(memory, tmp_pat
     assert json.loads(memory.cat("/b/x/lock"))["ended"]
     with open_workdir(tmp_path / "local", run) as folder:
         assert folder == tmp_path / "local" and not has_own_copy()
+
+
+class Second:
+    """The second process of a run, without the first."""
+
+    process = 1
+
+    def share(self, name, value):
+        return [value, value]
+
+
+def test_another_process_uploads_the_files_that_only_it_writes(memory, monkeypatch):
+    run, lines = small.config().run, []
+    memory.pipe("/b/x/bad_files.txt", b"of the first")
+    memory.pipe("/b/x/checkpoints/2/SHA256SUMS", b"")
+    monkeypatch.setattr(workdir, "current_peers", Second)
+    with open_workdir("memory://b/x", run, lines.append) as folder:
+        assert (folder / "bad_files.txt").exists() and current_mirror() is None
+        (folder / "bad_files-1.txt").write_text("a.png\tdamaged\t0\n")
+        (folder / "bad_files-2.txt").touch()
+        (folder / "config.json").touch()
+    listed = {"/b/x/bad_files.txt", "/b/x/bad_files-1.txt", "/b/x/checkpoints/2/SHA256SUMS"}
+    assert set(memory.find("/b/x")) == listed and lines == []
+    with pytest.raises(Stopped), open_workdir("memory://b/x", run, lines.append) as folder:
+        with (folder / "bad_files-1.txt").open("a") as file:
+            file.write("b.png\tdamaged\t1\n")
+        raise Stopped("SIGTERM")
+    assert memory.cat("/b/x/bad_files-1.txt").count(b"\n") == 2
+    (folder / "bad_files-1.txt").write_text("as fetched by the first process")
+    Mirror(Store("memory://b/x"), folder).sync()
+    assert memory.cat("/b/x/bad_files-1.txt").count(b"\n") == 2
 
 
 def test_missing_packages_and_other_flags_are_refused(cache, tmp_path, capsys):
