@@ -72,7 +72,7 @@ class Forked:
 
     @property
     def output(self) -> str:
-        """What it has printed."""
+        """The text that it has printed."""
         return self._file.read_text()
 
     def forget(self) -> None:
