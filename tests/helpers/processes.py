@@ -124,7 +124,7 @@ def lines(workdir):
 
 def losses(workdir):
     """{(step, name): value} of everything that a run must repeat to the bit."""
-    names = ("loss", "grad_norm", "lr", "eval_loss", "top1", "top5", "best_top1", "epoch")
+    names = ("loss", "grad_norm", "lr", "eval_loss", "top1", "top5", "best_top1", "miou", "epoch")
     found = [
         ((line["step"], name), line[name]) for line in lines(workdir) for name in names if name in line
     ]

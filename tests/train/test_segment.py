@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import flax.linen as nn
 import jax
@@ -13,18 +14,16 @@ from PIL import Image
 
 import fastmim_jax
 from fastmim_jax.errors import UserError
-from fastmim_jax.evaluate.segmentation.best import BestSegmentation
 from fastmim_jax.evaluate.segmentation.predict import evaluate, predict
 from fastmim_jax.export.bundle import open_bundle
 from fastmim_jax.models.dense.segmenter import SegmentationLogits
 from fastmim_jax.train import sharding, steps
 from fastmim_jax.train.inference import open_classifier
-from fastmim_jax.train.segment import segment
+from fastmim_jax.train.runs import load_run
 from fastmim_jax.train.segmenter_stage import open_segmenter
 from fastmim_jax.train.state import initial_state
-from helpers import small
 from helpers.commands import refused
-from helpers.processes import losses, write_config
+from helpers.processes import finish, kill, losses, starter, write_config
 from helpers.stripes import write_stripes
 
 RNG = np.random.default_rng(0)
@@ -110,19 +109,27 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def run(data, tmp_path_factory):
-    """-> (work directory, lines) of a run."""
-    workdir, lines = tmp_path_factory.mktemp("run"), []
-    config = small.segmenting(data, steps=40)
+CHANGES = """
+    config.schedule.steps = 40
     config.run.update(checkpoint_every=20, eval_epochs=20.0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda *backend: jax.local_devices()[:1])
-        assert segment(config, workdir, BestSegmentation, lines.append) == 40
-    return workdir, "\n".join(lines)
+"""
+
+
+@pytest.fixture(scope="module")
+def command(data, tmp_path_factory):
+    """start(workdir): a process that trains on one device."""
+    return starter(tmp_path_factory.mktemp("config"), data, CHANGES, "segment")
+
+
+@pytest.fixture(scope="module")
+def run(command, tmp_path_factory):
+    """-> (work directory, what was printed) of a run that is never killed."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, finish(command(workdir))
 
 
 @pytest.mark.slow
+@pytest.mark.multiprocess
 def test_a_run_learns_what_colour_does_not_tell(run):
     workdir, message = run
     found = json.loads((workdir / "evaluation.json").read_text())
@@ -138,20 +145,28 @@ def test_a_run_learns_what_colour_does_not_tell(run):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_device")
-def test_an_interrupted_run_resumes_to_the_bit(run, data, tmp_path):
-    shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
-    shutil.rmtree(tmp_path / "checkpoints" / "40")
-    config = small.segmenting(data, steps=40)
-    config.run.update(checkpoint_every=20, eval_epochs=20.0)
-    lines = []
-    assert segment(config, tmp_path, BestSegmentation, lines.append) == 40
-    assert "resuming at step 20 of 40" in "\n".join(lines)
-    assert losses(tmp_path) == losses(run[0])
-    assert (tmp_path / "evaluation.json").read_text() == (run[0] / "evaluation.json").read_text()
+@pytest.mark.multiprocess
+def test_killed_runs_resume_to_the_bit(command, run, tmp_path):
+    """SIGTERM saves the current step; SIGKILL leaves an older one, and a best checkpoint ahead of it."""
+    output = finish(kill(command, tmp_path, signal.SIGTERM, 3), code=128 + signal.SIGTERM)
+    stopped = max(step for step, _ in losses(tmp_path))
+    assert f"stopped by SIGTERM after step {stopped}" in output and "Traceback" not in output
+    kill(command, tmp_path, signal.SIGKILL, 23).wait(60)
+    assert 23 <= max(step for step, _ in losses(tmp_path)) < 40 and (tmp_path / "best").exists()
+    output = finish(command(tmp_path))
+    assert "resuming at step 20 of 40" in output and "Traceback" not in output
+    expected = losses(run[0])
+    assert len([1 for _, name in expected if name == "miou"]) == 2
+    assert losses(tmp_path) == expected
+    for name in ("evaluation.json", "classes.csv", "confusion.csv"):
+        assert (tmp_path / name).read_text() == (run[0] / name).read_text()
+    one, other = load_run(tmp_path), load_run(run[0])
+    assert one.step == other.step and one.path.parent.name == "best"
+    jax.tree.map(np.testing.assert_array_equal, one.variables, other.variables)
 
 
 @pytest.mark.slow
+@pytest.mark.multiprocess
 def test_evaluate_and_predict(run, data, tmp_path):
     """On eight devices: what the run has measured on one, but for rounding."""
     found = json.loads((run[0] / "evaluation.json").read_text())
