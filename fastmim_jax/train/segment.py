@@ -113,14 +113,19 @@ def open_data(config: Any) -> tuple[MaskedFiles, MaskedFiles]:
     return source, open_evaluation(data, source.class_names)
 
 
-def open_evaluation(data: Any, classes: Sequence[str]) -> MaskedFiles:
-    """Open the evaluation data of `config.data` for a model with these classes; errors: see `open_data`."""
+def open_evaluation(
+    data: Any, classes: Sequence[str], other: str = "--config.data.eval_path=DIR"
+) -> MaskedFiles:
+    """Open the evaluation data of `config.data` for a model with these classes; errors: see `open_data`.
+
+    other: what to type for other data.
+    """
     path = data.eval_path or data.path
     split = data.eval_split or mask_evaluation_split(path, data.kind)
     if split is None and not data.eval_path:
         raise UserError(
             f"{path} has no val or test split to evaluate on: make images/train and images/val, and the "
-            "same in masks/, or type --config.data.eval_path=DIR with other images and masks"
+            f"same in masks/, or type {other} with other images and masks"
         )
     return open_split(data, path, split or "train", classes=tuple(classes))
 

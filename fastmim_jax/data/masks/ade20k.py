@@ -4,8 +4,8 @@ import os
 
 import numpy as np
 
-from fastmim_jax.data.masks.base import BEYOND, IGNORE, MaskedFiles, Request, number_names
-from fastmim_jax.data.masks.coding import ValueCoding
+from fastmim_jax.data.masks.base import BEYOND, IGNORE, MaskedFiles, Request, number_names, own_classes
+from fastmim_jax.data.masks.coding import OF_DOWNLOAD, ValueCoding
 from fastmim_jax.data.masks.pairs import pair_folders
 from fastmim_jax.data.masks.splits import choose_folder
 from fastmim_jax.errors import UserError
@@ -48,8 +48,9 @@ def open_split(path: str, request: Request) -> MaskedFiles:
     table = np.arange(-1, CLASSES, dtype=np.int32)
     table[0] = IGNORE
     table = np.r_[table, np.full(256 - len(table), BEYOND, np.int32)].astype(np.int32)
-    names = request.classes or _read_names(root)
-    return MaskedFiles(root, names, pairs.images, pairs.masks, ValueCoding(table), pairs.notices)
+    names = own_classes(root, _read_names(root), request.classes)
+    coding = ValueCoding(table, OF_DOWNLOAD)
+    return MaskedFiles(root, names, pairs.images, pairs.masks, coding, pairs.notices)
 
 
 def _is_tfds(path: str) -> bool:

@@ -13,6 +13,7 @@ from fastmim_jax.data.masks.label_image import read_label_image
 from fastmim_jax.data.masks.problems import MaskError
 from fastmim_jax.data.pillow_image import orientation_of
 from fastmim_jax.data.sources.pread import read_file
+from fastmim_jax.errors import UserError
 
 IGNORE = -1  # class of pixels without a label
 BEYOND = -2  # of a coding: the value stands for no class
@@ -179,6 +180,20 @@ class Request(NamedTuple):
     split: str
     legend: str = ""
     classes: tuple[str, ...] | None = None
+
+
+def own_classes(path: str, own: tuple[str, ...], given: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return the names of the classes of a data set: those that are given, or `own` without names given.
+
+    Raises:
+      UserError: names of another number of classes are given.
+    """
+    if given is not None and len(given) != len(own):
+        raise UserError(
+            f"{path} has {len(own):,} classes, expected {len(given):,}, as the model or the training data "
+            "has: give data with these classes, or leave config.model.classes unset"
+        )
+    return own if given in (None, number_names(len(own))) else given
 
 
 def number_names(count: int) -> tuple[str, ...]:

@@ -4,12 +4,11 @@ import os
 
 import numpy as np
 
-from fastmim_jax.data.masks.base import BEYOND, IGNORE, MaskedFiles, Request
-from fastmim_jax.data.masks.coding import ValueCoding, values_from_zero
+from fastmim_jax.data.masks.base import BEYOND, IGNORE, MaskedFiles, Request, own_classes
+from fastmim_jax.data.masks.coding import OF_DOWNLOAD, ValueCoding, values_from_zero
 from fastmim_jax.data.masks.pairs import pair_folders
 from fastmim_jax.data.masks.splits import choose_folder
 from fastmim_jax.data.sources.listing import subfolders
-from fastmim_jax.errors import UserError
 
 NAMES = (
     *(
@@ -50,16 +49,17 @@ def open_split(path: str, request: Request) -> MaskedFiles:
     """
     split = choose_folder(path, request.split, {name: name for name in split_names(path)})
     images, masks = os.path.join(path, _IMAGES, split), os.path.join(path, _MASKS, split)
-    if request.classes is not None and len(request.classes) != len(NAMES):
-        raise UserError(f"{len(request.classes)} classes are given for {path}, which has {len(NAMES)}")
+    names = own_classes(path, NAMES, request.classes)
     has_train_ids = any(
         name.endswith(f"{_TRAIN_IDS}.png") for _, _, files in os.walk(masks) for name in files
     )
     end, coding = (
-        (_TRAIN_IDS, values_from_zero(len(NAMES))) if has_train_ids else (_LABEL_IDS, _from_label_ids())
+        (_TRAIN_IDS, values_from_zero(len(NAMES), problems=OF_DOWNLOAD))
+        if has_train_ids
+        else (_LABEL_IDS, _from_label_ids())
     )
     pairs = pair_folders(images, masks, image_end=f"_{_IMAGES}", mask_end=end)
-    return MaskedFiles(path, request.classes or NAMES, pairs.images, pairs.masks, coding, pairs.notices)
+    return MaskedFiles(path, names, pairs.images, pairs.masks, coding, pairs.notices)
 
 
 def _from_label_ids() -> ValueCoding:
@@ -67,4 +67,4 @@ def _from_label_ids() -> ValueCoding:
     table = np.full(256, BEYOND, np.int32)
     table[: LABEL_IDS[-1] + 1] = table[255] = IGNORE
     table[list(LABEL_IDS)] = np.arange(len(LABEL_IDS))
-    return ValueCoding(table)
+    return ValueCoding(table, OF_DOWNLOAD)

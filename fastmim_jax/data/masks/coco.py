@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fastmim_jax.data.masks.base import BEYOND, IGNORE, MaskedFiles, Request, number_names
-from fastmim_jax.data.masks.coding import SegmentCoding, ValueCoding
+from fastmim_jax.data.masks.base import BEYOND, IGNORE, MaskedFiles, Request, number_names, own_classes
+from fastmim_jax.data.masks.coding import OF_DOWNLOAD, SegmentCoding, ValueCoding
 from fastmim_jax.data.masks.pairs import pair_folders, pair_names
 from fastmim_jax.data.masks.splits import choose_folder
 from fastmim_jax.errors import UserError
@@ -82,7 +82,12 @@ def _open_panoptic(
         ) from error
     pairs = pair_names(images, masks, [os.path.splitext(name)[0] for name in segments], file)
     return MaskedFiles(
-        path, names or own_names, pairs.images, pairs.masks, SegmentCoding(segments), pairs.notices
+        path,
+        own_classes(path, own_names, names),
+        pairs.images,
+        pairs.masks,
+        SegmentCoding(segments),
+        pairs.notices,
     )
 
 
@@ -104,8 +109,9 @@ def _open_stuff(path: str, images: str, masks: str, names: tuple[str, ...] | Non
     table[: len(used) if end else STUFF_CLASSES] = IGNORE
     table[np.arange(len(used)) if end else used] = np.arange(len(used))
     pairs = pair_folders(images, masks, mask_end=end)
-    own_names = names or _stuff_names(path, used)
-    return MaskedFiles(path, own_names, pairs.images, pairs.masks, ValueCoding(table), pairs.notices)
+    own_names = own_classes(path, _stuff_names(path, used), names)
+    coding = ValueCoding(table, OF_DOWNLOAD)
+    return MaskedFiles(path, own_names, pairs.images, pairs.masks, coding, pairs.notices)
 
 
 def _stuff_names(path: str, used: list[int]) -> tuple[str, ...]:

@@ -8,6 +8,9 @@ from fastmim_jax.data.masks.base import BEYOND, IGNORE
 from fastmim_jax.data.masks.problems import MaskError
 
 _SHOWN = 5  # values or colours of a file
+# Kinds of problems: with values beyond the classes, and with colours.
+OF_FOLDER = ("value", "no legend")
+OF_DOWNLOAD = ("foreign value", "foreign colour")  # of a data set with classes and files of its own
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -16,16 +19,18 @@ class ValueCoding:
 
     table: (n,) int32, value -> class, IGNORE or BEYOND; larger values are beyond the classes. Colours whose
     channels are equal count as gray values.
+    problems: OF_FOLDER or OF_DOWNLOAD.
     """
 
     table: np.ndarray
+    problems: tuple[str, str] = OF_FOLDER
 
     def __call__(self, values: np.ndarray, path: str) -> np.ndarray:
         """Return (H, W) int32 classes of the values of a file; raises MaskError."""
         if values.ndim == 3:
             if (values[..., 1:] != values[..., :1]).any():
                 color = next(iter(np.unique(values.reshape(-1, 3), axis=0)[-1:]))
-                raise MaskError("no legend", path, f"such as {' '.join(map(str, color))}")
+                raise MaskError(self.problems[1], path, f"such as {' '.join(map(str, color))}")
             values = values[..., 0]
         inside = (values >= 0) & (values < len(self.table))
         classes = np.where(inside, self.table[np.where(inside, values, 0)], BEYOND)
@@ -33,16 +38,18 @@ class ValueCoding:
             beyond = np.unique(values[classes == BEYOND])
             shown = ", ".join(map(str, beyond[:_SHOWN])) + ", ..." * (len(beyond) > _SHOWN)
             highest = np.flatnonzero(self.table >= 0).max(initial=0)
-            raise MaskError("value", path, f"{shown}; expected at most {highest}")
+            raise MaskError(self.problems[0], path, f"{shown}; expected at most {highest}")
         return classes
 
 
-def values_from_zero(classes: int, ignored: tuple[int, ...] = (255, 65535)) -> ValueCoding:
+def values_from_zero(
+    classes: int, ignored: tuple[int, ...] = (255, 65535), problems: tuple[str, str] = OF_FOLDER
+) -> ValueCoding:
     """Return the coding whose values are the classes themselves; an ignored value that is a class stays."""
     table = np.full(max((classes, *(value + 1 for value in ignored))), BEYOND, np.int32)
     table[list(ignored)] = IGNORE
     table[:classes] = np.arange(classes)
-    return ValueCoding(table)
+    return ValueCoding(table, problems)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

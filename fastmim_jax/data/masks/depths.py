@@ -81,7 +81,7 @@ def open_depths(path: str | os.PathLike, *, split: str = "train", unit: float = 
             "and val/ inside, if divided), with a 16-bit PNG, TIFF or .npy file for each image"
         )
     if not 0 < unit < 1000:
-        raise UserError(f"a depth unit of {unit} m is given; expected such as 0.001 for millimetres")
+        raise UserError(f"a depth unit of {unit} m is given: type --depth_unit=0.001 for millimetres")
     pairs = pair_folders(*choose_split(root, DEPTHS, split), noun="depth image")
     for notice in pairs.notices:
         _LOG.warning(notice)

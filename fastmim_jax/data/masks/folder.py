@@ -19,6 +19,7 @@ from fastmim_jax.data.sources.splits import Division, divide, split_of
 from fastmim_jax.errors import UserError
 
 MASKS, DEPTHS = "masks", "depths"
+SHOWN = 5  # names of classes in a message
 _IMAGES = "images"
 _UNLABELLED = 255, 65535  # values without a label, of 8 and of 16 bits
 
@@ -51,14 +52,28 @@ def open_split(path: str, request: Request) -> MaskedFiles:
     legend_path = request.legend or find_legend(path)
     if legend_path:
         legend = read_legend(legend_path)
-        if request.classes is not None and request.classes != legend.names:
-            raise UserError(f"both classes and the legend {legend_path} are given; expected one of them")
+        _check_names(legend_path, legend.names, request.classes)
         names, coding, notices = legend.names, legend.coding, pairs.notices
     else:
         masks = [mask for found in find_splits(path, MASKS).values() for mask in pair_folders(*found).masks]
         names, coding, more = _classes_of_values(path, _values_of(path, masks), request.classes)
         notices = (*pairs.notices, *more)
     return MaskedFiles(path, names, pairs.images, pairs.masks, coding, notices)
+
+
+def _check_names(legend_path: str, names: tuple[str, ...], given: tuple[str, ...] | None) -> None:
+    """Raise UserError for a legend with other classes than are given; classes without names fit any."""
+    if given is None or given in (names, number_names(len(names))):
+        return
+    raise UserError(
+        f"the legend {legend_path} has the classes {_listed(names)}, expected those of the model or the "
+        f"training data, {_listed(given)}: give these names in this order, or leave config.model.classes "
+        "unset"
+    )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:SHOWN]) + f" and {len(names) - SHOWN:,} others" * (len(names) > SHOWN)
 
 
 def find_splits(path: str, masks: str) -> dict[str, Folders]:

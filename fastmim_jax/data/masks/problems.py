@@ -18,11 +18,21 @@ class _Kind(NamedTuple):
 KINDS: Mapping[str, _Kind] = {
     "value": _Kind(
         "with values beyond the classes",
-        "give a legend with all classes, or write the pixels without a label as 255",
+        "add a line `NAME VALUE` for each to the legend, such as legend.txt beside images/, raise "
+        "config.model.classes where it is set, or write the pixels without a label as 255",
+    ),
+    "foreign value": _Kind(
+        "with values that this data set does not have", "take the masks of its download as they are"
     ),
     "colour": _Kind("with colours that the legend lacks", "add a line `NAME R G B` for each to the legend"),
     "no legend": _Kind(
-        "with colours, but no legend", "write a line `NAME R G B` for each class and type --legend=FILE"
+        "with colours, but no legend for them",
+        "write a line `NAME R G B` for each class to legend.txt beside images/",
+    ),
+    "foreign colour": _Kind(
+        "with colours, where this data set has values or a palette",
+        "take the masks of its download as they are, or put them into folders images/ and masks/ with "
+        "legend.txt, a line `NAME R G B` for each class",
     ),
     "size": _Kind(
         "of another size than their image",

@@ -2,8 +2,8 @@
 
 import os
 
-from fastmim_jax.data.masks.base import MaskedFiles, Request
-from fastmim_jax.data.masks.coding import values_from_zero
+from fastmim_jax.data.masks.base import MaskedFiles, Request, own_classes
+from fastmim_jax.data.masks.coding import OF_DOWNLOAD, values_from_zero
 from fastmim_jax.data.masks.pairs import pair_names
 from fastmim_jax.data.masks.splits import choose_folder
 from fastmim_jax.errors import UserError
@@ -48,10 +48,9 @@ def open_split(path: str, request: Request) -> MaskedFiles:
         raise UserError(f"{listed_in} cannot be read; expected a name of an image per line") from error
     folder = os.path.join(root, _MASKS.get(split, "SegmentationClass"))
     pairs = pair_names(os.path.join(root, "JPEGImages"), folder, names, listed_in)
-    classes = request.classes or NAMES
-    return MaskedFiles(
-        root, classes, pairs.images, pairs.masks, values_from_zero(len(classes)), pairs.notices
-    )
+    classes = own_classes(root, NAMES, request.classes)
+    coding = values_from_zero(len(classes), problems=OF_DOWNLOAD)
+    return MaskedFiles(root, classes, pairs.images, pairs.masks, coding, pairs.notices)
 
 
 def _root(path: str) -> str | None:

@@ -74,7 +74,7 @@ def open_segmentation(
     images = _divide(path, test, count, seed, open_split, mask_evaluation_split)
     names = images.train.class_names
     if len(names) < 2:
-        raise UserError(f"{images.train!r}: expected at least 2 classes")
+        raise UserError(f"{images.train!r}, expected at least 2 classes: give other masks")
 
     def pixels() -> list[int]:
         scan_masks(images.test, images.tested)

@@ -55,7 +55,7 @@ def evaluate(
     loaded, stage = open_segmenter(path, step, settings=settings)
     data = stage.config.data
     if images is None:
-        source = open_evaluation(data, stage.classes)
+        source = open_evaluation(data, stage.classes, other="--images=DIR")
     else:
         split = mask_evaluation_split(images, data.kind) or "train"
         source = open_split(data, images, split, classes=stage.classes)

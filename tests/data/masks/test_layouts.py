@@ -1,12 +1,14 @@
 """Every layout of images with masks, read back."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fastmim_jax.data.masks import (
     IGNORE,
+    MaskError,
     ade20k,
     cityscapes,
     coco,
@@ -87,7 +89,9 @@ def test_colours_with_a_legend(tmp_path):
     drawn = write_folder(tmp_path)
     for index, (_, mask) in enumerate(drawn):
         save(tmp_path / "masks" / f"{index:02}.png", COLORS[mask])
-    with pytest.raises(UserError, match=r"4 of 4 masks .* with colours, but no legend .*--legend=FILE"):
+    with pytest.raises(
+        UserError, match=r"4 of 4 masks .* with colours, but no legend .* to legend.txt beside images/"
+    ):
         open_masks(tmp_path)
     lines = [f"{name} {' '.join(map(str, color))}" for name, color in zip(NAMES, COLORS, strict=True)]
     (tmp_path / "legend.txt").write_text("\n".join(lines))
@@ -96,6 +100,10 @@ def test_colours_with_a_legend(tmp_path):
     agree(masks, [mask for _, mask in drawn])
     (tmp_path / "legend.txt").write_text("\n".join(["void " + lines[0].partition(" ")[2], *lines[1:]]))
     agree(open_masks(tmp_path), [mask.astype(int) - 1 for _, mask in drawn])
+    assert open_masks(tmp_path, classes=2).class_names == NAMES[1:]  # a number fits any names
+    message = r"the classes house, tree, expected those of .*, sky, house, tree: give these names"
+    with pytest.raises(UserError, match=message):
+        open_masks(tmp_path, classes=NAMES)
 
 
 def test_masks_of_black_and_white(tmp_path):
@@ -159,6 +167,26 @@ def test_coco(tmp_path, drawn):
     masks = open_masks(tmp_path)
     assert len(masks.class_names) == 171
     agree(masks, [with_border(np.array([0, 11, 170])[mask]) for _, mask in drawn])
+
+
+def test_data_sets_with_classes_of_their_own(tmp_path, drawn):
+    writers = (mask_files.write_ade20k, mask_files.write_voc, mask_files.write_cityscapes)
+    for write in (*writers, mask_files.write_panoptic, mask_files.write_stuff):
+        root = tmp_path / write.__name__ / "ADEChallengeData2016"
+        write(root, drawn)
+        split = "val" if write is mask_files.write_panoptic else "train"
+        with pytest.raises(
+            UserError, match="has .* classes, expected 7, as the model or the training data"
+        ):
+            open_masks(root, split=split, classes=7)
+        own = open_masks(root, split=split).class_names
+        assert open_masks(root, split=split, classes=len(own)).class_names == own
+    masks = open_masks(tmp_path / "write_voc" / "ADEChallengeData2016")
+    save(Path(masks.mask_paths[0]), drawn[0][0])
+    with pytest.raises(
+        MaskError, match="where this data set has values or a palette .*download as they are"
+    ):
+        masks.read(0)
 
 
 def test_masks_named_after_their_images(tmp_path):

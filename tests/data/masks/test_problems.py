@@ -57,7 +57,7 @@ def test_scan_counts_pixels_and_every_kind_of_problem(tmp_path):
     assert text.startswith(f"6 of 6 masks of {tmp_path} cannot be used; ")
     for part in (
         "1 with values beyond the classes (",
-        "00.png: 7; expected at most 2): give a legend with all classes",
+        "00.png: 7; expected at most 2): add a line `NAME VALUE` for each to the legend",
         "1 of another size than their image (",
         "01.png: 4 x 5, the image 32 x 28)",
         "1 not rotated as the EXIF orientation of their image asks (",
@@ -65,7 +65,7 @@ def test_scan_counts_pixels_and_every_kind_of_problem(tmp_path):
         "1 in a format that does not keep labels exactly (",
         "03.jpg: JPEG)",
         "1 that cannot be read (",
-        "1 with colours, but no legend (",
+        "1 with colours, but no legend for them (",
         "05.png: such as 1 2 3)",
     ):
         assert part in text, part
