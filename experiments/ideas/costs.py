@@ -4,8 +4,8 @@
 
 The steps are those of the config files (forward, backward, AdamW), built by `fastmim_jax.train.pretrain`
 and never run. FLOPs: the matrix products of the jaxpr, per image. Memory is what XLA plans for a
-CPU (float32, 8 images, one device), for the rows that ask for it. The table of README.md is printed from
-the file: `--table` prints it without measuring.
+CPU (float32, 8 images, one device), for the rows that ask for it. `python experiments/make_tables.py`
+writes the table of README.md from the file.
 """
 
 import argparse
@@ -49,8 +49,8 @@ ROWS = {  # name: (config, overrides, base, whether its memory is measured)
 
 
 def measure(name):
-    """Return {"step_flops": per image, "peak_bytes": or None} of a row."""
-    recipe, overrides, _, with_memory = ROWS[name]
+    """Return {"base": a row, "step_flops": per image, "temporary_bytes": or None} of a row."""
+    recipe, overrides, base, with_memory = ROWS[name]
     config = load_config(recipe)
     config.update_from_flattened_dict(overrides)
     config.method.dtype, config.schedule.batch_size, config.schedule.accumulation = "float32", BATCH, 1
@@ -60,41 +60,22 @@ def measure(name):
     with jax.set_mesh(stage.mesh):
         flops = matrix_flops(stage.step.jitted.__wrapped__, stage.abstract, batch) / BATCH
         if not with_memory:
-            return {"step_flops": flops, "temporary_bytes": None}
+            return {"base": base, "step_flops": flops, "temporary_bytes": None}
         compiled = stage.step.jitted.lower(stage.abstract, batch).compile()
-    return {"step_flops": flops, "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes}
-
-
-def table(results):
-    """Return the lines of a Markdown table."""
-    lines = [
-        f"| | step, GFLOPs an image | of its base | temporaries at batch {BATCH}, GB | of its base |",
-        "|---|---|---|---|---|",
-    ]
-    for name, result in results.items():
-        base = results[ROWS[name][2]]
-        cells = [name]
-        for key, unit, digits in (("step_flops", 1e9, 2), ("temporary_bytes", 1e9, 3)):
-            known = result[key] is not None and base[key] is not None
-            cells += (
-                [f"{result[key] / unit:.{digits}f}", f"{result[key] / base[key]:.3f}"]
-                if known
-                else ["", ""]
-            )
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    memory = compiled.memory_analysis().temp_size_in_bytes
+    return {"base": base, "step_flops": flops, "temporary_bytes": memory}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="a JSON file; rows that it has are kept")
-    parser.add_argument("--table", action="store_true", help="print the table of the file alone")
     args = parser.parse_args()
     results = json.loads(args.out.read_text()) if args.out.exists() else {}
-    for name in () if args.table else ROWS:
+    for name in ROWS:
         results[name] = results.get(name) or measure(name)
-        args.out.write_text(json.dumps(results, indent=2) + "\n")
-    print("\n".join(table({name: results[name] for name in ROWS if name in results})))
+        args.out.write_text(
+            json.dumps({row: results[row] for row in ROWS if row in results}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

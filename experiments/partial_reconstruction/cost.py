@@ -2,6 +2,7 @@
 
     python experiments/partial_reconstruction/cost.py --out=FILE.json
 
+The table of README.md comes from its measured_cost.json: `python experiments/make_tables.py`.
 The step is the package's own for `configs/mae.py:vit_b16` at 224 px (forward, backward, AdamW), built by
 `fastmim_jax.train.pretrain` and never run. Three counters: matrix products of its jaxpr, XLA's analysis for
 a CPU (float32, one device), and the TPU compiler's for each chip of four TPU v5e (bfloat16). The last needs
@@ -38,17 +39,6 @@ CPU_BATCH, CHIP_BATCH = 8, 64  # images on a device
 TOPOLOGY = "v5e:2x2"
 EFFORTS = {"O1": "O1", "default": "UNKNOWN"}  # of the TPU compiler: this script's name, JAX's
 RATIO, FEWER_FLOPS, LESS_MEMORY = 0.5, 27.5, 36.0  # thresholds: at this ratio at least these percentages
-ROWS = [  # label, key of a figure, unit, digits
-    ("forward, matrix products of the jaxpr, GFLOPs an image", "forward_flops", 1e9, 2),
-    ("training step, matrix products of the jaxpr, GFLOPs an image", "step_flops", 1e9, 2),
-    ("training step, XLA for CPU, GFLOPs an image", "cpu_flops", 1e9, 2),
-    (f"temporaries, XLA for CPU, batch {CPU_BATCH}, GB", "cpu_temporary_bytes", 1e9, 3),
-    ("training step, XLA for TPU v5e, GFLOPs an image", "tpu_flops", 1e9, 2),
-    ("arguments a chip, GB", "tpu_argument_bytes", 1e9, 3),
-    ("temporaries a chip, GB", "tpu_temporary_bytes", 1e9, 3),
-    ("**peak memory a chip, GB**", "tpu_peak_bytes", 1e9, 3),
-    ("sequential steps of the sampling loop", "sampling_steps", 1, 0),
-]
 FLOP_COUNTERS = ("step_flops", "cpu_flops", "tpu_flops")
 
 
@@ -129,24 +119,6 @@ def saving(results, result, key):
     return 100 * (1 - result[key] / results[0][key])
 
 
-def table(results):
-    """Return the lines of a Markdown table, one column per ratio."""
-    ratios = [f"throw_ratio {result['throw_ratio']:g}" for result in results]
-    lines = [f"| | {' | '.join(ratios)} |", "|---" * (len(ratios) + 1) + "|"]
-    for label, key, unit, digits in ROWS:
-        if key in results[0]:
-            cells = [_cell(results, result, key, unit, digits) for result in results]
-            lines.append(f"| {label} | {' | '.join(cells)} |")
-    return lines
-
-
-def _cell(results, result, key, unit, digits):
-    number = f"{result[key] / unit:.{digits}f}"
-    if result is results[0] or not results[0][key]:
-        return number
-    return f"{number} ({-saving(results, result, key):+.1f} %)"
-
-
 def verdict(results, where):
     """Return (True if every threshold is met, a line for the report)."""
     at_ratio = [result for result in results if result["throw_ratio"] == RATIO]
@@ -198,7 +170,6 @@ def main():
     except UserError as error:
         parser.error(str(error))
     print("\n" + ", ".join(f"{key} {value}" for key, value in about.items()) + "\n")
-    print("\n".join(table(results)) + "\n")
     if args.out:
         args.out.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
     passed, line = verdict(results, f"mesh {4 // args.fsdp} x {args.fsdp}, effort {args.effort}")

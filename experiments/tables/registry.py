@@ -1,29 +1,43 @@
 """The tables that stand in the READMEs of the experiments, each between two marks."""
 
+import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastmim_jax.io import read_json_lines
-from tables.statistics import Summary, difference, summarize
+from tables import cells, ideas, partial
+from tables.markdown import Lines, markdown
+from tables.statistics import difference, of_arms, summarize
 
+__all__ = ["EXPERIMENTS", "TABLES", "Table", "difference", "summarize"]
 EXPERIMENTS = Path(__file__).parents[1]
-Lines = Sequence[Mapping[str, Any]]
 
 
 class Table(NamedTuple):
-    """A table of a README: the folder under experiments/, its name in the marks, its log, what makes it."""
+    """A table of a README, or one cell of it.
+
+    Attributes:
+      folder: of the README, under experiments/.
+      name: in the marks.
+      log: in the folder: lines (.jsonl), or one object (.json).
+      make: of the lines or the object.
+      separator: between the marks and the text: nothing in a cell.
+    """
 
     folder: str
     name: str
     log: str
-    make: Callable[[Lines], str]
+    make: Callable[[Any], str]
+    separator: str = "\n"
 
     @property
-    def lines(self) -> Lines:
-        """The lines of the log, none without the file."""
+    def lines(self) -> Any:
+        """The lines of the log, none without the file; or its object."""
         path = EXPERIMENTS / self.folder / self.log
+        if path.suffix == ".json":
+            return json.loads(path.read_text())
         return read_json_lines(path).records if path.exists() else []
 
     def render(self) -> str:
@@ -37,19 +51,8 @@ class Table(NamedTuple):
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         if not pattern.search(text):
             raise ValueError(f"{self.folder}/README.md has no marks {begin} ... {end}")
-        return pattern.sub(lambda _: f"{begin}\n{self.make(self.lines)}\n{end}", text, count=1)
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-def of_arms(lines: Lines, key: str) -> dict[str, Summary]:
-    """Return {name: Summary of `key`} of the lines that have it, in their order."""
-    names = dict.fromkeys(line["name"] for line in lines if key in line)
-    return {name: summarize([x[key] for x in lines if x["name"] == name and key in x]) for name in names}
+        made = self.separator.join((begin, self.make(self.lines), end))
+        return pattern.sub(lambda _: made, text, count=1)
 
 
 def accuracy_table(lines: Lines, labels: Mapping[str, str], baselines: Mapping[str, str]) -> str:
@@ -121,7 +124,8 @@ def claims(group: str, by: str, size: str) -> Callable[[Lines], str]:
             return "Not run yet."
         names = dict.fromkeys(line["name"] for line in chosen)
         trained = [name for name in names if "scratch" not in name]
-        baselines = {name: "pyramid_scratch" if _is_pyramid(name) else "scratch" for name in trained}
+        scratch = "scratch_longer" if by == "time" else "scratch"  # as long as pre-training and it
+        baselines = {name: f"pyramid_{scratch}" if _is_pyramid(name) else scratch for name in trained}
         return accuracy_table(chosen, {name: f"`{name}`" for name in names}, baselines)
 
     return make
@@ -142,6 +146,19 @@ CLAIMS = {  # group -> what may be equal
 TABLES = (
     Table("transfer", "accuracy", "results.jsonl", transfer),
     Table("own_data", "accuracy", "results.jsonl", own_data),
+    Table("partial_reconstruction", "quality", "measured_quality.jsonl", partial.quality),
+    Table("partial_reconstruction", "search", "searched.jsonl", partial.search),
+    Table("partial_reconstruction", "cost of the search", "searched.jsonl", partial.search_cost),
+    Table("partial_reconstruction", "cost", "measured_cost.json", partial.cost),
+    Table("ideas", "costs", "costs.json", ideas.costs),
+    Table("", "transfer", "transfer/results.jsonl", cells.transfer, ""),
+    Table("", "transfer, longer", "transfer/longer.jsonl", cells.longer, ""),
+    Table("", "own data", "own_data/results.jsonl", cells.own_data, ""),
+    Table("", "partial", "partial_reconstruction/measured_quality.jsonl", cells.quality, ""),
+    Table("", "search", "partial_reconstruction/searched.jsonl", cells.search, ""),
+    Table("", "partial cost", "partial_reconstruction/measured_cost.json", partial.cost_at_half, ""),
+    Table("", "ideas", "ideas/costs.json", ideas.ratios, ""),
+    Table("", "faults", "faults/results.jsonl", cells.faults, ""),
     *(
         Table("claims", f"{group}, equal {by}, {size}", "results.jsonl", claims(group, by, size))
         for size in ("tiny", "small")

@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tables.markdown import Lines
+
 
 class Summary(NamedTuple):
     """Accuracies of several seeds, in percent: n, mean, lowest, highest, standard error of the mean.
@@ -59,3 +61,9 @@ def summarize(shares: Sequence[float]) -> Summary:
 def difference(ours: Summary, other: Summary) -> Difference:
     """Return ours minus the other, with the pooled standard error sqrt(a^2 + b^2)."""
     return Difference(ours.mean - other.mean, math.hypot(ours.error, other.error))
+
+
+def of_arms(lines: Lines, key: str) -> dict[str, Summary]:
+    """Return {name: Summary of `key`} of the lines that have it, in their order."""
+    names = dict.fromkeys(line["name"] for line in lines if key in line)
+    return {name: summarize([x[key] for x in lines if x["name"] == name and key in x]) for name in names}

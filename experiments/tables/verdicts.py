@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from fastmim_jax.io import read_json_lines
-from tables.registry import EXPERIMENTS, Lines, markdown, of_arms
-from tables.statistics import Difference, Summary, difference
+from tables.markdown import Lines, markdown
+from tables.registry import EXPERIMENTS
+from tables.statistics import Difference, Summary, difference, of_arms
 
 TRANSFER = "CIFAR-10, a ViT 96 wide, 500 updates of 256 images, 5,000 labels, 2 CPU cores"
 PYRAMID = "CIFAR-10, a pyramid 32 wide, 250 updates of 256 images, 5,000 labels, 2 CPU cores"
