@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastmim_jax.draw.overlays import fit_panel
+from fastmim_jax.draw.overlays import fit_panels
 from fastmim_jax.draw.pages import compose, save_png
 
 FAR = 0.15  # brightness of the largest depth; unknown depths are black
@@ -38,10 +38,10 @@ def draw_depths(
     rows = []
     for picture in pictures:
         depths = [gray_depth(values, largest) for values in (picture.depth, picture.predicted)]
-        rows.append([fit_panel(panel) for panel in (picture.image, *depths)])
+        rows.append((picture.image, *depths))
     headers = [
         ("image", ()),
         ("true depth", (f"white near, dark gray {largest:.3g} m", "black: unknown")),
         ("predicted depth", ()),
     ]
-    return save_png(compose(rows, headers, [caption]), path)
+    return save_png(compose(fit_panels(rows), headers, [caption]), path)

@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from fastmim_jax.draw.pages import compose, save_png
-from fastmim_jax.draw.style import PAGE, PANEL
+from fastmim_jax.draw.pages import compose, line_height, save_png
+from fastmim_jax.draw.style import GAP, MARGIN, NOTE, NOTE_FONT, PAGE, PANEL, font
 from fastmim_jax.io import atomic_write
 
 OPACITY = 0.6  # of the colours over the image
 PALETTE = 256  # classes up to which a label map has a palette
-LISTED = 12  # classes that a page names
+LISTED = 24  # classes that a page names
+SWATCH = 12  # pixels
 
 
 class LabelledPicture(NamedTuple):
@@ -54,33 +55,53 @@ def draw_segmentations(
     Args:
       classes: their names. caption: footer, such as the step and the mIoU.
     """
-    count, rows = len(classes), []
-    for picture in pictures:
-        panels = [
-            picture.image,
-            overlay(picture.image, picture.mask, count),
-            overlay(picture.image, picture.labels, count),
-        ]
-        rows.append([fit_panel(panel) for panel in panels])
-    seen = np.unique(np.concatenate([np.unique(picture.mask) for picture in pictures]))
-    names = [classes[index] for index in seen if index >= 0]
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    count = len(classes)
+    rows = [(x.image, overlay(x.image, x.mask, count), overlay(x.image, x.labels, count)) for x in pictures]
     headers = [
         ("image", ()),
-        ("true classes", (", ".join(names[:LISTED]) + more, "no colour: no label")),
-        ("predicted classes", ("one colour per class",)),
+        ("true classes", ("no colour: no label",)),
+        ("predicted classes", ()),
     ]
-    return save_png(compose(rows, headers, [caption]), path)
+    page = compose(fit_panels(rows), headers, [caption])
+    shown = np.unique(np.concatenate([x.ravel() for picture in pictures for x in picture[1:]]))
+    return save_png(add_key(page, shown[shown >= 0].tolist(), classes), path)
 
 
-def fit_panel(panel: np.ndarray) -> np.ndarray:
-    """Return a panel of one size, with the image in its middle."""
+def fit_panels(rows: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+    """Return panels of one size, as flat as the images allow, with each image in the middle of its own."""
+    height = max(round(PANEL * min(1, x.shape[0] / x.shape[1])) for row in rows for x in row)
+    return [[_fit_panel(panel, max(1, height)) for panel in row] for row in rows]
+
+
+def _fit_panel(panel: np.ndarray, height: int) -> np.ndarray:
     image = Image.fromarray(panel)
-    factor = PANEL / max(image.size)
+    factor = min(PANEL / image.width, height / image.height)
     image = image.resize([max(1, round(side * factor)) for side in image.size], Image.Resampling.BICUBIC)
-    page = Image.new("RGB", (PANEL, PANEL), PAGE)
-    page.paste(image, ((PANEL - image.width) // 2, (PANEL - image.height) // 2))
+    page = Image.new("RGB", (PANEL, height), PAGE)
+    page.paste(image, ((PANEL - image.width) // 2, (height - image.height) // 2))
     return np.asarray(page)
+
+
+def add_key(page: Image.Image, shown: Sequence[int], classes: Sequence[str]) -> Image.Image:
+    """Return a page with a strip below it: colour and name of the first LISTED classes that it shows."""
+    face, colours = font(NOTE_FONT), class_colours(len(classes))
+    entries = [(colours[index], classes[index]) for index in shown[:LISTED]]
+    if len(shown) > LISTED:
+        entries.append((PAGE, f"and {len(shown) - LISTED} more"))
+    places, x, y = [], MARGIN, page.height
+    for colour, name in entries:
+        width = SWATCH + round(face.getlength(name)) + 2 * GAP
+        if x > MARGIN and x + width > page.width - MARGIN:
+            x, y = MARGIN, y + line_height(NOTE_FONT) + 4
+        places.append((x, y, colour, name))
+        x += width
+    result = Image.new("RGB", (page.width, y + line_height(NOTE_FONT) + MARGIN), PAGE)
+    result.paste(page, (0, 0))
+    draw = ImageDraw.Draw(result)
+    for x, y, colour, name in places:
+        draw.rectangle((x, y + 2, x + SWATCH, y + 2 + SWATCH), fill=tuple(colour))
+        draw.text((x + SWATCH + 6, y), name, font=face, fill=NOTE)
+    return result
 
 
 def save_label_map(path: str | Path, labels: np.ndarray, classes: int) -> Path:

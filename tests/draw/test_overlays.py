@@ -34,3 +34,19 @@ def test_a_page_has_a_row_of_three_panels_for_each_image(tmp_path):
     path = draw_segmentations(tmp_path / "page.png", pictures, ("sky", "tree"), "step 3")
     width, height = Image.open(path).size
     assert width > 3 * 256 and height > 2 * 256
+    flat = draw_segmentations(tmp_path / "flat.png", pictures[:1] * 2, ("sky", "tree"))
+    assert Image.open(flat).height < 2 * 256  # 20 x 30 pixels: panels are as flat
+
+
+def test_a_page_shows_the_colours_of_its_classes(tmp_path):
+    """Of those that are there, and no more than a page can name."""
+    picture = LabelledPicture(np.zeros((20, 30, 3), np.uint8), np.full((20, 30), -1), np.full((20, 30), 2))
+    page = Image.open(draw_segmentations(tmp_path / "a.png", [picture], ("sky", "tree", "cat")))
+    colours = {colour for _, colour in page.getcolors(1 << 20)}
+    sky, _, cat = map(tuple, class_colours(3).tolist())
+    assert cat in colours and sky not in colours
+    labels = np.arange(600).reshape(20, 30) % 150
+    many = LabelledPicture(picture.image, labels, labels)
+    names = [f"a class of a long name {index}" for index in range(150)]
+    larger = Image.open(draw_segmentations(tmp_path / "b.png", [many], names))
+    assert page.height < larger.height < page.height + 400
