@@ -16,19 +16,28 @@ from fastmim_jax.data.records.manifest import Manifest
 from fastmim_jax.mim.crossmae import CrossMAE
 from fastmim_jax.mim.fastmim import FastMIM
 from fastmim_jax.mim.fusion import LayerFusion
+from fastmim_jax.mim.localmim import LocalMIM
 from fastmim_jax.mim.mae import MAE
 from fastmim_jax.mim.method import Method
 from fastmim_jax.mim.mixmim import MixMIM
 from fastmim_jax.mim.partial import PartialReconstruction, decode_all
 from fastmim_jax.mim.simmim import SimMIM
-from fastmim_jax.mim.targets import TARGETS
+from fastmim_jax.mim.targets import TARGETS, Target
+from fastmim_jax.mim.targets.multi_scale import MultiScale
 from fastmim_jax.models.base import Backbone
 from fastmim_jax.models.dense.heads import HEADS
 from fastmim_jax.models.dense.segmenter import Segmenter
 from fastmim_jax.models.heads import POOLINGS, Classifier
 from fastmim_jax.models.zoo import backbone_fields, create_model
 
-METHODS = {"crossmae": CrossMAE, "fastmim": FastMIM, "mae": MAE, "mixmim": MixMIM, "simmim": SimMIM}
+METHODS = {
+    "crossmae": CrossMAE,
+    "fastmim": FastMIM,
+    "localmim": LocalMIM,
+    "mae": MAE,
+    "mixmim": MixMIM,
+    "simmim": SimMIM,
+}
 
 
 def create_method(method: ConfigDict) -> Method:
@@ -49,7 +58,7 @@ def create_method(method: ConfigDict) -> Method:
     kind = _find("method", method.name, METHODS)
     options = dict(
         encoder=create_backbone(method),
-        target=_find("target", method.target, TARGETS)(normalize=method.normalize_target),
+        target=_target(method),
         block_size=method.block_size,
         mask_ratio=method.mask_ratio,
         mask_noise=method.mask_noise,
@@ -60,9 +69,16 @@ def create_method(method: ConfigDict) -> Method:
         throw_ratio=method.partial.throw_ratio,
         feature_maps=method.feature_maps,
         fuse=_fusion(method),
+        local_layers=tuple(method.local_layers),
     )
     fields = {field.name for field in dataclasses.fields(kind)}
     return kind(**{key: value for key, value in options.items() if key in fields})
+
+
+def _target(method: ConfigDict) -> Target:
+    target, scales = _find("target", method.target, TARGETS), tuple(method.target_scales)
+    own = target(normalize=method.normalize_target)
+    return MultiScale(own, scales) if scales else own
 
 
 def _fusion(method: ConfigDict) -> LayerFusion | None:

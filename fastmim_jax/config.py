@@ -63,7 +63,7 @@ def pretrain_config() -> ConfigDict:
     config.data.eval_records = 512  # images of the held-out loss, at most
 
     config.method = ConfigDict()
-    config.method.name = "fastmim"  # "fastmim", "mae", "crossmae", "mixmim" or "simmim"
+    config.method.name = "fastmim"  # "fastmim", "mae", "crossmae", "localmim", "mixmim", "simmim"
     config.method.backbone = backbone_section(name="vit_b16")
     config.method.block_size = 16  # side of a masked block in pixels
     config.method.mask_ratio = 0.75  # share of the blocks that are masked, above 0 and below 1
@@ -74,6 +74,12 @@ def pretrain_config() -> ConfigDict:
     config.method.groups = 1  # MixMIM: groups of a batch; images mix inside a group and share its mask
     config.method.target = "hog"  # "hog" or "pixel"
     config.method.normalize_target = True  # unit-norm HOG histograms; mean 0 and variance 1 per pixel patch
+    # Sides in pixels of squares whose HOG (a histogram per channel) or pixels are predicted, all with the
+    # same weight, such as (4, 8, 16, 32); (): HOG in cells of 8 pixels, or the pixels of a token.
+    config.method.target_scales = ()
+    # LocalMIM: blocks of a ViT, or stages of another backbone, that have a decoder, counted from 1, the
+    # last one among them, such as (2, 4, 10, 12): each predicts the entry of target_scales at its place.
+    config.method.local_layers = ()
     config.method.decoder = ConfigDict()
     config.method.decoder.width = 256  # channels of a token
     config.method.decoder.depth = 1  # transformer blocks; 0: only a norm and a linear layer

@@ -29,7 +29,7 @@ SHAPES = [((96, 160), 1), ((128, 128), 3), ((96, 160), 4), ((64, 64), 1)]
 
 NAMES = {
     name: load(name).VARIANTS
-    for name in ("fastmim", "mixmim", "mae", "crossmae", "simmim", "pr_mim", "own")
+    for name in ("fastmim", "mixmim", "mae", "crossmae", "localmim", "simmim", "pr_mim", "own")
 }
 VARIANTS = [(name, variant) for name, variants in NAMES.items() for variant in variants]
 
@@ -40,6 +40,7 @@ STEPPED = {
     "mixmim": ("base", "base_hog", "swin_b"),
     "mae": ("vit_h14",),
     "crossmae": ("vit_b16",),
+    "localmim": ("swin_b",),
     "simmim": ("swin_b", "vit_b16"),
     "pr_mim": ("mae_vit_b16", "mixmim_base"),
     "own": (),
@@ -79,6 +80,8 @@ def test_every_variant_builds_at_its_real_width(index, name, variant):
     config.method.layers = "scanned"
     if config.method.fuse_layers:
         config.method.fuse_layers = (1, config.method.backbone.depth)
+    if config.method.local_layers and config.method.backbone.depth:
+        config.method.update(local_layers=(1, 2), target_scales=(4, 32))
     shape, config.data.channels = SHAPES[index % len(SHAPES)]
     block = config.method.block_size
     if not config.method.backbone.window:  # one that is set fits its own size only

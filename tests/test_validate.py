@@ -8,9 +8,11 @@ from fastmim_jax.cli.commands import COMMANDS
 from fastmim_jax.cli.parse import parse
 from fastmim_jax.config import finetune_config, pretrain_config
 from fastmim_jax.errors import UserError, nearest
+from fastmim_jax.models.zoo import create_model
 from fastmim_jax.saved_config import flatten
 from fastmim_jax.validate.backbone import fitting_size
 from fastmim_jax.validate.finetuning import check_finetuning
+from fastmim_jax.validate.multi_scale import usual_layers
 from fastmim_jax.validate.names import count, flag
 from fastmim_jax.validate.pretraining import check_pretraining
 from fastmim_jax.validate.training import check_no_decay
@@ -271,6 +273,12 @@ MIXMIM = {
     "data.image_size": (224, 224),
 }
 THROW = {"method.partial.throw_ratio": 0.5}
+LOCAL = {
+    "method.name": "localmim",
+    "method.local_layers": (2, 4, 10, 12),
+    "method.target_scales": (4, 8, 16, 32),
+    "data.image_size": (224, 224),
+}
 
 
 @pytest.mark.parametrize(
@@ -326,6 +334,36 @@ THROW = {"method.partial.throw_ratio": 0.5}
             {**MIXMIM, "method.fuse_layers": (1, 2)},
             "mixmim over mixmim_b has no layers of one grid .*type --config.method.fuse_layers='..'",
         ),
+        ({"method.local_layers": (2, 12)}, "last layer: type .*local_layers='..', or .*name=localmim"),
+        (
+            {**LOCAL, "method.local_layers": ()},
+            r"several layers: type .*local_layers='\(2, 4, 10, 12\)' .*scales='\(4, 8, 16, 32\)'",
+        ),
+        (
+            {**LOCAL, "method.local_layers": (2, 4, 10, 14)},
+            r"the last one, 12 .block 12.: type --config.method.local_layers='\(2, 4, 10, 12\)'",
+        ),
+        ({**LOCAL, "method.target_scales": (4, 8)}, "has 4 layers and .* 2 scales, expected one scale"),
+        (
+            {**LOCAL, "method.target_scales": (4, 8, 16, 36)},
+            r"multiples of the tokens' 16 pixels: type .*target_scales='\(4, 8, 16, 32\)'",
+        ),
+        (
+            {**LOCAL, "method.backbone.name": "swin_t", "method.local_layers": (1, 4)}
+            | {"method.block_size": 32, "method.target_scales": (8, 2), "method.decoder.width": 72},
+            "decoder.width is 72, which cannot be halved for squares of 2 pixels .*decoder.width=64",
+        ),
+        (
+            {**LOCAL, "data.image_size": (208, 224)},
+            r"cut into squares of 32 pixels: type --config.data.image_size='\(192, 224\)'",
+        ),
+        ({**LOCAL, **THROW}, "decode all tokens: type --config.method.partial.throw_ratio=0"),
+        (
+            {**LOCAL, "method.block_size": 32},
+            "LocalMIM masks cells of 16 pixels: type --config.method.block_size=16",
+        ),
+        ({"method.target_scales": (32,)}, r"16 pixels is needed: type .*target_scales='\(16, 32\)'"),
+        ({"method.name": "simmim", "method.target_scales": (8,)}, "other weights: type .*scales='..', or"),
         (
             {"method.fuse_layers": (3, 1)},
             r"the last one, 12: type --config.method.fuse_layers='\(1, 3, 12\)'",
@@ -397,6 +435,18 @@ def test_pretraining_that_cannot_work(changes, message):
 def test_fine_tuning_that_cannot_work(changes, message):
     with pytest.raises(UserError, match=message):
         _check(_changed("model", {"schedule.batch_size": 64, **changes}), devices=4)
+
+
+@pytest.mark.parametrize("name", ["vit_b16", "vit_h14", "vit_ti4", "swin_t", "mixmim_b"])
+def test_the_layers_and_scales_that_are_suggested_for_localmim_work(name):
+    encoder = create_model(name)
+    layers, scales = usual_layers(encoder)
+    config = pretrain_config()
+    config.data.image_size = (224, 224)
+    config.method.backbone.name = name
+    config.method.update(name="localmim", block_size=encoder.stride, local_layers=layers)
+    config.method.target_scales = scales
+    _check(config)
 
 
 def test_names_of_parameters_without_decay():

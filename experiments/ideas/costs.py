@@ -33,6 +33,7 @@ ROWS = {  # name: (config, overrides, base, whether its memory is measured)
         "MAE",
         False,
     ),
+    "LocalMIM, 4 layers": ("configs/localmim.py:vit_b16", {}, "MAE", False),
     "MFF": ("configs/mae.py:vit_b16_mff", {}, "MAE", False),
     "ColorMAE, green": ("configs/mae.py:vit_b16_green", {}, "MAE", False),
     "MAE, mask grid 2": ("configs/mae.py:vit_b16", {"method.mask_grid": 2}, "MAE", False),

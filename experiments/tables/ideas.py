@@ -31,6 +31,7 @@ def ratios(measured: Mapping[str, Any]) -> str:
     memory = [x["temporary_bytes"] / mae["temporary_bytes"] for x in (cross, partial)]
     return (
         f"FLOPs of the step beside MAE's: ColorMAE {flops['ColorMAE, green']:.2f}, MFF {flops['MFF']:.3f}, "
+        f"LocalMIM {flops['LocalMIM, 4 layers']:.2f}, "
         f"CrossMAE {flops['CrossMAE, half thrown']:.2f} and PR-MIM {flops['PR-MIM, half thrown']:.2f} "
         f"with half of the tokens thrown; temporaries of the last two {memory[0]:.2f} and {memory[1]:.2f}"
     )

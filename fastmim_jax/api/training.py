@@ -49,7 +49,7 @@ OWN_LABELS = "configs/finetune.py:own"
 OWN_MASKS = "configs/segment.py:own"
 MOST_GROUPS = 8  # of MixMIM, in the small batches of small data
 # Config files of methods.
-METHODS = ("crossmae", "fastmim", "fastmim_p", "mae", "mixmim", "pr_mim", "simmim")
+METHODS = ("crossmae", "fastmim", "fastmim_p", "localmim", "mae", "mixmim", "pr_mim", "simmim")
 
 
 @python_errors
@@ -73,9 +73,9 @@ def pretrain(
       out: work directory of the run, made if missing, or an address such as gs://bucket/run; the same call
         resumes a run there to the bit.
       model: name of the backbone, see `list_models`; "" for that of the config.
-      method: "mae", "crossmae", "simmim", "mixmim", "pr_mim", "fastmim" or "fastmim_p": its published
-        recipe for the model, with batch, epochs, warm-up and learning rate from the number of images; ""
-        for the config.
+      method: "mae", "crossmae", "localmim", "simmim", "mixmim", "pr_mim", "fastmim" or "fastmim_p": its
+        published recipe for the model, with batch, epochs, warm-up and learning rate from the number of
+        images; "" for the config.
       config: such as "configs/mae.py:vit_b16", see `list_configs`; "" for "configs/own.py:tiny".
       init: a run, checkpoint or `Model` to start from.
       accept_changed_data: resume although the data changed.

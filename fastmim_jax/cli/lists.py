@@ -62,7 +62,7 @@ def model_lines(name: str = "") -> Iterator[str]:
             + ["mae", "crossmae"] * model.supports_token_dropping
             + ["mixmim"] * model.supports_groups
         )
-        methods += ["simmim"]
+        methods += ["simmim", "localmim"]
         depth = getattr(model, "depth", None) or "/".join(map(str, model.depths))
         width = "/".join(map(str, model.stage_widths))
         line = f"{one:<18}  {model.stride:>6}  {depth:<16}  {width:<22}  {', '.join(methods)}"

@@ -36,6 +36,7 @@ LICENCE_IDS = {
 PAPERS = {
     "crossmae": "CrossMAE (arXiv 2401.14391)",
     "fastmim": "FastMIM (arXiv 2212.06593)",
+    "localmim": "LocalMIM (arXiv 2303.05251)",
     "mae": "MAE (arXiv 2111.06377)",
     "mixmim": "MixMIM / MixMAE (arXiv 2205.13137)",
     "simmim": "SimMIM (arXiv 2111.09886)",

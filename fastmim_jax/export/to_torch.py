@@ -23,7 +23,7 @@ from fastmim_jax.export.formats.rules import Format
 from fastmim_jax.validate.names import count
 
 # Arrays of pre-training alone; formats of backbones and classifiers have no place for them.
-PRETRAINING = ("decoder/", "mask_token", "pred/", "reconstruct/")
+PRETRAINING = ("decoder/", "decoder_", "mask_token", "pred/", "reconstruct/")
 POOLING_NORM = "pooling/norm/scale"
 
 

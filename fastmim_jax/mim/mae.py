@@ -14,8 +14,7 @@ from fastmim_jax.mim.method import Method
 from fastmim_jax.mim.output import Output
 from fastmim_jax.mim.partial import decode_all
 from fastmim_jax.models.decoder import Decoder
-from fastmim_jax.models.layers import gather_rows, token_init, upsample_nearest
-from fastmim_jax.models.linear import broadcast_parameter
+from fastmim_jax.models.layers import restore_grid, token_init, upsample_nearest
 from fastmim_jax.models.positions import FixedPositions
 from fastmim_jax.models.typing import Array
 
@@ -47,10 +46,8 @@ class MAE(Method):
         encoded = self.encode_visible(images, ids_keep)
         decoder = Decoder(self.target.values(size, images.shape[-1]), **self.decoder, name="decoder")
         tokens, cls = decoder.embed_tokens(encoded)
-        tokens = gather_rows(tokens, ids_restore, ids_keep).reshape(-1, *grid, tokens.shape[-1])
         mask_token = self.param("mask_token", token_init, (1, 1, tokens.shape[-1]))
-        mask_tokens = broadcast_parameter(mask_token, tokens)
-        tokens = FixedPositions()(jnp.where(mask[..., None], mask_tokens, tokens))
+        tokens = FixedPositions()(restore_grid(tokens, mask_token, mask, ids_restore, ids_keep))
         prediction, weight, thrown = self.reconstruct(decoder, tokens, cls, mask, (num_masked,), noise)
 
         target = self.target(images, size)

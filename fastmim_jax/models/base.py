@@ -136,6 +136,11 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     @property
+    def layer_strides(self) -> tuple[int, ...]:
+        """Pixels per token, along one side, of each entry of `outputs`."""
+        raise NotImplementedError
+
+    @property
     def stage_widths(self) -> tuple[int, ...]:
         """Channels of each stage; of the one stage without a pyramid."""
         raise NotImplementedError

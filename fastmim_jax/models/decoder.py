@@ -62,7 +62,11 @@ class Decoder(nn.Module):
         stack = dict(remat=self.remat, layers=self.layers, residual_dtype=self.residual_dtype)
         self.blocks = TransformerStack(TransformerBlock, self.depth, options, **stack)
         self.norm = layer_norm(self.epsilon, self.dtype, name="norm")
-        self.pred = Dense(self.num_outputs, self.dtype)
+        self.pred = self.make_head()
+
+    def make_head(self) -> nn.Module:
+        """Return the head of a token after the last norm."""
+        return Dense(self.num_outputs, self.dtype)
 
     def __call__(self, encoded: EncoderOutput) -> Float[Array, "B h w {self.num_outputs}"]:
         """Return float32 predictions for the tokens of an encoder."""

@@ -7,7 +7,7 @@ import numpy as np
 from flax.linen.initializers import Initializer
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from fastmim_jax.models.device import batch_axes
 from fastmim_jax.models.gelu import gelu
@@ -68,6 +68,29 @@ def _gather_rows_backward(inverse_index, gradient):
 
 
 gather_rows.defvjp(_gather_rows_forward, _gather_rows_backward)
+
+
+def restore_grid(
+    visible: Float[Array, "B n D"],
+    mask_token: Float[Array, "..."],
+    mask: Bool[Array, "B h w"],
+    ids_restore: Int[Array, "B N"],
+    ids_keep: Int[Array, "B n"],
+) -> Float[Array, "B h w D"]:
+    """Return the grid of visible tokens, with the mask token where the mask is True.
+
+    Args:
+      ids_restore: place of every cell of the grid among the visible tokens; out of range: masked.
+      ids_keep: row-major indices of the visible tokens.
+    """
+    grid = gather_rows(visible, ids_restore, ids_keep).reshape(*mask.shape, visible.shape[-1])
+    return jnp.where(mask[..., None], broadcast_parameter(mask_token, grid), grid)
+
+
+def mean_pool(grid: Float[Array, "B h w D"], side: int) -> Float[Array, "B h//{side} w//{side} D"]:
+    """Return the means over squares of side x side cells."""
+    batch, rows, columns, width = grid.shape
+    return grid.reshape(batch, rows // side, side, columns // side, side, width).mean((2, 4))
 
 
 def flat_xavier_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:

@@ -62,6 +62,11 @@ class Pyramid(Backbone):
         return tuple(f"stage {number}" for number in range(1, STAGES + 1))
 
     @property
+    def layer_strides(self) -> tuple[int, ...]:
+        """Pixels per token after each stage: (4, 8, 16, 32)."""
+        return tuple(self.embed_stride * 2**stage for stage in range(STAGES))
+
+    @property
     def stage_widths(self) -> tuple[int, ...]:
         """Channels of each stage."""
         return self.widths

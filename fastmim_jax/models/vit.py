@@ -87,6 +87,11 @@ class ViT(Backbone):
         return tuple(f"block {number}" for number in range(1, self.depth + 1))
 
     @property
+    def layer_strides(self) -> tuple[int, ...]:
+        """Pixels per token after each block."""
+        return (self.patch_size,) * self.depth
+
+    @property
     def stage_widths(self) -> tuple[int, ...]:
         """Channels, of the one stage."""
         return (self.width,)

@@ -17,6 +17,7 @@ OF_LOSS = (
     "method.name",
     "method.target",
     "method.normalize_target",
+    "method.target_scales",
     "method.block_size",
     "method.mask_ratio",
     "data.image_size",

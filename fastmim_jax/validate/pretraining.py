@@ -18,6 +18,7 @@ from fastmim_jax.validate.backbone import (
     check_windows,
     fitting_size,
 )
+from fastmim_jax.validate.multi_scale import check_multi_scale
 from fastmim_jax.validate.names import Stage, count, flag, stage_of
 from fastmim_jax.validate.training import (
     check_batch,
@@ -63,6 +64,7 @@ def _check_stage(stage: Stage, devices: int) -> None:
     encoder = check_backbone(stage, "method")
     _check_cells(stage, encoder)
     _check_fusion(stage.config.method, encoder)
+    check_multi_scale(stage, encoder)
     if stage.config.method.name == "crossmae":
         _check_cross_decoder(stage.config.method)
     method = create_method(stage.config.method)
@@ -90,6 +92,8 @@ def _check_cells(stage: Stage, encoder: Backbone) -> None:
                 "another --config.method.name"
             )
         _check_equal(stage, encoder.stride, f"{name} masks")
+    if method.name == "localmim" and encoder.supports_token_dropping:
+        _check_equal(stage, encoder.stride, "LocalMIM masks")
     if method.name == "mixmim":
         if not encoder.supports_groups:
             raise UserError(
@@ -138,7 +142,7 @@ def _check_fusion(method: ConfigDict, encoder: Backbone) -> None:
     layers, depth = tuple(method.fuse_layers), encoder.num_blocks
     if not layers:
         return
-    if method.name in ("crossmae", "mixmim") or not encoder.has_one_grid:
+    if method.name in ("crossmae", "localmim", "mixmim") or not encoder.has_one_grid:
         raise UserError(
             f"config.method.fuse_layers is {layers}, but {method.name} over {method.backbone.name} has no "
             "layers of one grid to fuse before its decoder: type --config.method.fuse_layers='()', or "
@@ -232,8 +236,11 @@ def _check_decoder(method: ConfigDict, encoder: Backbone) -> None:
             f"{flag('method.decoder.width', max(1, round(width / heads)) * heads)} or another "
             "--config.method.decoder.heads"
         )
-    if method.name in ("mae", "crossmae", "mixmim") or (
-        method.partial.throw_ratio and method.partial.fill == "progressive"
+    local = method.name == "localmim" and encoder.supports_token_dropping
+    if (
+        method.name in ("mae", "crossmae", "mixmim")
+        or local
+        or (method.partial.throw_ratio and method.partial.fill == "progressive")
     ):
         if decoder.depth:
             check_sincos_width(width, "method.decoder.width")

@@ -166,6 +166,8 @@ METHOD = {
     "mask_ratio": number(above=0, below=1),
     "mask_noise": choice(COLORS),
     "fuse_layers": several(integer(1, most=MOST_BLOCKS), "a tuple of block numbers, or ()", (1, 6, 12)),
+    "local_layers": several(integer(1, most=MOST_BLOCKS), "a tuple of numbers of layers, or ()", (2, 4)),
+    "target_scales": several(integer(2, most=LARGEST_SIDE), "a tuple of sides in pixels, or ()", (8, 16)),
     "feature_maps": choice(FEATURE_MAPS),
     "mask_grid": integer(1, 4, LARGEST_SIDE),
     "groups": integer(1),

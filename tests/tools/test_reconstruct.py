@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from fastmim_jax import hog
 from fastmim_jax.draw.glyphs import ABSENT, DECODED, FILLED, VISIBLE
 from fastmim_jax.tools import reconstruct
 from fastmim_jax.train.pretrain import make_pretrain_stage
@@ -42,8 +43,6 @@ def test_visible_patches_are_true_and_masked_ones_are_predictions(normalize):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [{"block_size": 8}, {"block_size": 16}])
 def test_hog_is_drawn_cell_by_cell(monkeypatch, tmp_path, size):
-    from fastmim_jax import hog
-
     stage, out, images = forward(**size)
     drawn = {}
 
@@ -56,6 +55,22 @@ def test_hog_is_drawn_cell_by_cell(monkeypatch, tmp_path, size):
     np.testing.assert_allclose(drawn["images"], BATCH["image"][:5] / 255, atol=1e-5)
     np.testing.assert_array_equal(drawn["roles"].mean((1, 2)), 0.75)
     assert set(drawn["roles"].ravel()) == {VISIBLE, DECODED}
+
+
+@pytest.mark.slow
+def test_the_finest_of_several_scales_is_drawn(monkeypatch, tmp_path):
+    layers = dict(local_layers=(1,), target_scales=(4,))
+    stage, out, images = forward(name="localmim", **layers)
+    drawn = {}
+
+    def record(images, encoder_input, prediction, target, roles, path, **options):
+        drawn.update(prediction=prediction, target=target, roles=roles)
+
+    monkeypatch.setattr(reconstruct, "draw_hog_reconstruction", record)
+    reconstruct.draw(stage, out, images, 3, 5, tmp_path / "x.png")
+    assert drawn["prediction"].shape == drawn["target"].shape == (5, 8, 8, 3, 9)
+    np.testing.assert_allclose(drawn["target"].reshape(5, 8, 8, 27), hog(images, cell=4)[:5], atol=1e-5)
+    np.testing.assert_array_equal(drawn["roles"].mean((1, 2)), 0.75)
 
 
 def columns_of(monkeypatch, path, **method):

@@ -1,5 +1,7 @@
 """Every kind of backbone in a whole training step: on several devices, in other shapes and channels."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,9 @@ import pytest
 from fastmim_jax import create_method
 from fastmim_jax.models.convolution import BatchNorm
 from fastmim_jax.train import sharding
-from fastmim_jax.train.pretrain import make_pretrain_stage
+from fastmim_jax.train.metrics import read_metrics
+from fastmim_jax.train.pretrain import make_pretrain_stage, pretrain
+from fastmim_jax.train.report import read_baselines
 from helpers import initial, small
 from helpers.sweeps import sweep
 
@@ -87,6 +91,15 @@ IDEAS = {
         },
     ),
     "fused layers": (small.mae, {"method.fuse_layers": (1, 2)}),
+    "local decoders": (
+        small.mae,
+        {
+            "method.name": "localmim",
+            "method.target": "hog",
+            "method.local_layers": (1, 2),
+            "method.target_scales": (4, 16),
+        },
+    ),
     "coarse disjoint masks": (
         small.mae,
         {"method.mask_grid": 2, "data.views": "masks", "data.views_per_image": 4},
@@ -104,6 +117,26 @@ def test_ideas_on_eight_devices_give_the_losses_of_one(idea):
     initial, _, one = train(config, 1, data)
     config.run.mesh_fsdp = 2
     np.testing.assert_allclose(train(config, 8, data, initial)[2], one, rtol=1e-5)
+
+
+def test_local_decoders_resume_to_the_bit(tmp_path):
+    """A run that lost its last checkpoint."""
+    method, changes = IDEAS["local decoders"]
+    config = method(small.config(steps=6))
+    config.update_from_flattened_dict(changes)
+    log = []
+    assert pretrain(config, tmp_path, log=log.append) == 6
+    first = read_metrics(tmp_path).records
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    assert pretrain(config, tmp_path, log=log.append) == 6
+    losses = [
+        {x["step"]: x["loss"] for x in lines if "loss" in x}
+        for lines in (first, read_metrics(tmp_path).records)
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 6
+    (baselines,) = read_baselines(tmp_path)
+    # A histogram is normalised: predicting zero costs 1 / 9 at each of two scales.
+    np.testing.assert_allclose(baselines["training"]["zero"], 2 / 9, rtol=1e-3)
 
 
 @pytest.mark.parametrize("family", sweep(small.TINY, ["pvt_v2"]))

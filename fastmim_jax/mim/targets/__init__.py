@@ -24,11 +24,17 @@ class Target(Protocol):
       timed: True if `fastmim bench` times it apart from the rest of the step.
     """
 
-    label: str
-    timed: bool
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def timed(self) -> bool: ...
 
     @property
     def unit(self) -> int: ...
+
+    def at(self, size: int) -> "Target":
+        """Return the target whose unit, or token of one unit, has `size` pixels (see `MultiScale`)."""
 
     def values(self, size: int, channels: int) -> int:
         """Return P, the number of values per token of `size` pixels."""

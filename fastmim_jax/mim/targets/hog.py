@@ -29,6 +29,10 @@ class HOG:
         """Side of a cell in pixels."""
         return self.cell
 
+    def at(self, size: int) -> "HOG":
+        """Return the target with cells of `size` pixels."""
+        return dataclasses.replace(self, cell=size)
+
     def values(self, size: int, channels: int) -> int:
         """Return P, the number of values per token of `size` pixels."""
         return channels * self.bins * (size // self.cell) ** 2

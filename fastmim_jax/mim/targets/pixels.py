@@ -25,6 +25,10 @@ class Pixels:
     unit = 1
     timed = False
 
+    def at(self, size: int) -> "Pixels":
+        """Return the target itself: its tokens may have any size."""
+        return self
+
     def values(self, size: int, channels: int) -> int:
         """Return P, the number of values per token of `size` pixels."""
         return size * size * channels
