@@ -39,7 +39,7 @@ def pretrain_once(method, folder, steps, seed):
     config.method.backbone.update(**BACKBONE)
     config.schedule.steps = steps
     config.run.update(picture_every=0, checkpoint_every=200)
-    workdir = folder / f"{method}_{seed}"
+    workdir = folder / f"{method}_{seed}_{steps}"
     pretrain(config, workdir)
     return workdir
 
@@ -56,7 +56,7 @@ def train(data, folder, method, head, seed, start, steps):
         config.optimizer.layer_decay = FROZEN_DECAY
         config.model.backbone.drop_path = 0.0
     config.schedule.steps = steps
-    workdir, began = folder / f"{method}_{head}_{seed}", time.process_time()
+    workdir, began = folder / f"{method}_{head}_{seed}_{steps}", time.process_time()
     segment(config, workdir, BestSegmentation, measure_baselines=measure_baselines)
     found = json.loads((workdir / "evaluation.json").read_text())
     scores = {key: found[key] for key in ("step", "miou", "pixel_accuracy", "mean_class_accuracy")}
@@ -72,8 +72,8 @@ def main():
     parser.add_argument("--only", default=",".join(METHODS), help=f"of {', '.join(METHODS)}")
     parser.add_argument("--heads", default=",".join(HEADS), help=f"of {', '.join(HEADS)}")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--steps", type=int, default=600, help="updates of 16 crops, of segmentation")
-    parser.add_argument("--pretrain-steps", type=int, default=1500, help="updates of pre-training")
+    parser.add_argument("--steps", type=int, default=300, help="updates of 16 crops, of segmentation")
+    parser.add_argument("--pretrain-steps", type=int, default=500, help="updates of pre-training")
     options = parser.parse_args()
     data, log = options.out / "scenes", options.out / "results.jsonl"
     if not (data / "classes.txt").exists():

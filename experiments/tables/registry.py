@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastmim_jax.io import read_json_lines
-from tables import cells, ideas, partial
+from tables import cells, ideas, partial, segmentation
 from tables.markdown import Lines, markdown
 from tables.statistics import difference, of_arms, summarize
 
@@ -151,6 +151,9 @@ TABLES = (
     Table("partial_reconstruction", "cost of the search", "searched.jsonl", partial.search_cost),
     Table("partial_reconstruction", "cost", "measured_cost.json", partial.cost),
     Table("ideas", "costs", "costs.json", ideas.costs),
+    Table("segmentation", "miou", "results.jsonl", segmentation.table),
+    Table("segmentation", "from scratch", "results.jsonl", segmentation.ten_minutes),
+    Table("", "segmentation", "segmentation/results.jsonl", segmentation.cell, ""),
     Table("", "transfer", "transfer/results.jsonl", cells.transfer, ""),
     Table("", "transfer, longer", "transfer/longer.jsonl", cells.longer, ""),
     Table("", "own data", "own_data/results.jsonl", cells.own_data, ""),
