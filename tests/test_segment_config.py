@@ -4,6 +4,7 @@ import jax
 import pytest
 
 from fastmim_jax.config_keys import key_meanings
+from fastmim_jax.errors import UserError
 from fastmim_jax.recipes import load_config
 from fastmim_jax.saved_config import config_from_dict, differences, flatten, kind_of
 from fastmim_jax.segment_config import segment_config
@@ -11,6 +12,7 @@ from fastmim_jax.train.inherit_backbone import inherit_backbone
 from fastmim_jax.train.optimizer import make_schedule
 from fastmim_jax.train.segment import make_segment_stage
 from fastmim_jax.validate.segmentation import check_data_given, check_segmentation
+from fastmim_jax.validate.supervised import check_supervised
 from fastmim_jax.validate.values import SEGMENT_RULES, check_values
 from helpers import small
 
@@ -37,6 +39,16 @@ def test_runs_from_before_the_photometric_distortion_resume_without_it():
     del saved["data"]["photometric_distortion"]
     assert config_from_dict(saved).data.photometric_distortion == 0
     assert differences(saved, now) == [("data.photometric_distortion", 0.0, 1.0)]
+
+
+@pytest.mark.parametrize("config", [small.segmenting(), small.tuning()], ids=["segment", "finetune"])
+def test_checks_that_training_with_labels_shares_return_the_backbone(config):
+    config = inherit_backbone(config, None)
+    encoder = check_supervised(config, platform="cpu", devices=1)
+    assert encoder.family == "vit" and len(encoder.layer_names) == config.model.backbone.depth
+    config.data.image_size = (30, 32)
+    with pytest.raises(UserError, match="config.data.image_size"):
+        check_supervised(config, platform="cpu", devices=1)
 
 
 def test_saved_configs_keep_their_kind():

@@ -8,14 +8,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fastmim_jax.api.loaded_model import Model
+from fastmim_jax.api.runs import RUNS
 from fastmim_jax.api.settings import apply_settings
 from fastmim_jax.api.spelling import python_errors
 from fastmim_jax.auto_schedule import set_auto
 from fastmim_jax.data.sources.joined import absolute_path
 from fastmim_jax.data.workers import start_resource_tracker
 from fastmim_jax.errors import UserError, did_you_mean
-from fastmim_jax.evaluate.best_checkpoint import BestCheckpoint
-from fastmim_jax.evaluate.dense_probes.monitor import open_dense_monitor
 from fastmim_jax.evaluate.dense_probes.probe import (
     OPTIONS,
     are_dense,
@@ -24,25 +23,14 @@ from fastmim_jax.evaluate.dense_probes.probe import (
     dense_probe,
 )
 from fastmim_jax.evaluate.dense_probes.table import DenseTable
-from fastmim_jax.evaluate.finetune_baselines import measure_baselines
-from fastmim_jax.evaluate.monitor import open_monitor
 from fastmim_jax.evaluate.probe import Line
 from fastmim_jax.evaluate.probe import probe as probe_run
-from fastmim_jax.evaluate.segmentation.baselines import measure_baselines as measure_mask_baselines
-from fastmim_jax.evaluate.segmentation.best import BestSegmentation
 from fastmim_jax.models.zoo import create_model
 from fastmim_jax.paths import absolute_place, is_store, place
 from fastmim_jax.recipes import list_config_files, load_config
 from fastmim_jax.saved_config import kind_of
 from fastmim_jax.start_jax import start_jax
-from fastmim_jax.tools.reconstruct import draw_loss_curve, picture_hook
-from fastmim_jax.train.finetune import finetune as finetune_run
-from fastmim_jax.train.hook import Hook
 from fastmim_jax.train.metrics import ProgressCounter
-from fastmim_jax.train.pretrain import pretrain as pretrain_run
-from fastmim_jax.train.remote.workdir import open_workdir
-from fastmim_jax.train.report import summarize, summary_lines
-from fastmim_jax.train.segment import segment as segment_run
 
 OWN_DATA = "configs/own.py:tiny"
 OWN_LABELS = "configs/finetune.py:own"
@@ -92,11 +80,8 @@ def pretrain(
     """
     chosen = _pretraining_config(config, model, method)
     chosen = _complete(chosen, data, init, settings, "pretrain")
-    start_resource_tracker()
-    start_jax()
-    workdir = place(out)
-    run_pretraining(chosen, workdir, accept_changed_data=accept_changed_data, extend=extend, log=log)
-    return workdir if is_store(workdir) else Path(workdir)
+    options = dict(accept_changed_data=accept_changed_data, extend=extend, log=log)
+    return _train("pretrain", chosen, out, **options)
 
 
 @python_errors
@@ -132,12 +117,8 @@ def finetune(
       UserError: see `pretrain`.
     """
     chosen = _supervised_config(config, "finetune", model, data, init, settings)
-    start_resource_tracker()
-    start_jax()
-    workdir = place(out)
-    options = dict(accept_changed_data=accept_changed_data, extend=extend)
-    finetune_run(chosen, workdir, BestCheckpoint, log, measure_baselines=measure_baselines, **options)
-    return workdir if is_store(workdir) else Path(workdir)
+    options = dict(accept_changed_data=accept_changed_data, extend=extend, log=log)
+    return _train("finetune", chosen, out, **options)
 
 
 @python_errors
@@ -170,12 +151,8 @@ def segment(
       UserError: see `pretrain`.
     """
     chosen = _supervised_config(config, "segment", model, data, init, settings)
-    start_resource_tracker()
-    start_jax()
-    workdir = place(out)
-    options = dict(accept_changed_data=accept_changed_data, extend=extend)
-    segment_run(chosen, workdir, BestSegmentation, log, measure_baselines=measure_mask_baselines, **options)
-    return workdir if is_store(workdir) else Path(workdir)
+    options = dict(accept_changed_data=accept_changed_data, extend=extend, log=log)
+    return _train("segment", chosen, out, **options)
 
 
 @python_errors
@@ -232,31 +209,13 @@ def _check_probe_options(dense: bool, data: Any, folds: int, options: dict[str, 
         check_no_options({**OPTIONS, **options})
 
 
-def run_pretraining(
-    config: ConfigDict,
-    workdir: str | Path,
-    *,
-    accept_changed_data: bool = False,
-    extend: bool = False,
-    log: Callable[[str], None] = print,
-) -> None:
-    """Pre-train with the pictures and probes that the config asks for, then print a summary.
-
-    JAX is started before, see `start_jax`. Arguments: see `train.pretrain.pretrain`.
-    """
-    import jax
-
-    hooks: list[Callable[..., Hook]] = [picture_hook] if config.run.picture_every else []
-    hooks += [open_monitor(config)] if config.monitor.path else []
-    hooks += [open_dense_monitor(config)] if config.monitor.masks else []
-    options = dict(accept_changed_data=accept_changed_data, extend=extend)
-    with open_workdir(workdir, config.run, log) as folder:
-        pretrain_run(config, folder, hooks, log, **options)
-        if jax.process_index():
-            return
-        draw_loss_curve(folder)
-        for line in summary_lines(summarize(folder), folder):
-            log(line)
+def _train(kind: str, config: ConfigDict, out: str | os.PathLike, **options: Any) -> Path | str:
+    """Train by a config in a work directory -> it; options: see `runs.run_pretraining`."""
+    start_resource_tracker()
+    start_jax()
+    workdir = place(out)
+    RUNS[kind](config, workdir, **options)
+    return workdir if is_store(workdir) else Path(workdir)
 
 
 def _pretraining_config(config: str | ConfigDict, model: str, method: str) -> ConfigDict:

@@ -96,26 +96,25 @@ def features(values, paths):
 
 def evaluate(values, paths):
     """Measure the accuracy of a fine-tuned checkpoint on labelled images, or the mIoU of a segmentation."""
-    start_jax(values)
-    if is_segmentation(values.workdir, values.step):
-        from fastmim_jax.evaluate.segmentation.predict import evaluate
-    else:
-        from fastmim_jax.evaluate.predict import evaluate
-    with _progress() as progress:
-        options = dict(step=values.step, settings=values.set, out=values.out)
-        evaluate(values.workdir, values.images, **options, log=progress.log, progress=progress.show)
+    _read_images(values, "evaluate")
 
 
 def predict(values, paths):
     """Predict the classes of images, or of all their pixels, in a file or folder."""
+    _read_images(values, "predict")
+
+
+def _read_images(values, function):
+    """Call a function of `evaluate.predict`, or of its namesake for segmentations."""
     start_jax(values)
     if is_segmentation(values.workdir, values.step):
-        from fastmim_jax.evaluate.segmentation.predict import predict
+        from fastmim_jax.evaluate.segmentation import predict
     else:
-        from fastmim_jax.evaluate.predict import predict
+        from fastmim_jax.evaluate import predict
     with _progress() as progress:
         options = dict(step=values.step, settings=values.set, out=values.out)
-        predict(values.workdir, values.images, **options, log=progress.log, progress=progress.show)
+        options |= dict(log=progress.log, progress=progress.show)
+        getattr(predict, function)(values.workdir, values.images, **options)
 
 
 def convert(values, paths):

@@ -8,48 +8,29 @@ from fastmim_jax.start_jax import start_jax
 
 def pretrain(values: Any, paths: list[str]) -> None:
     """Pre-train in --workdir, or resume a run there."""
-    config = check_config(values.config, "pretrain")
-    from fastmim_jax.data.workers import start_resource_tracker
-
-    start_resource_tracker()
-    from fastmim_jax.api.training import run_pretraining
-
-    start_jax(values, config.run.peer_timeout_seconds)
-    run_pretraining(config, values.workdir, **_options(values))
+    _train("pretrain", values)
 
 
 def finetune(values: Any, paths: list[str]) -> None:
     """Fine-tune a classifier from config.init in --workdir, or resume a run there."""
-    config = check_config(values.config, "finetune")
-    from fastmim_jax.data.workers import start_resource_tracker
-
-    start_resource_tracker()
-    from fastmim_jax.evaluate.best_checkpoint import BestCheckpoint
-    from fastmim_jax.evaluate.finetune_baselines import measure_baselines
-    from fastmim_jax.train.finetune import finetune
-
-    start_jax(values, config.run.peer_timeout_seconds)
-    options = dict(_options(values), measure_baselines=measure_baselines)
-    finetune(config, values.workdir, BestCheckpoint, **options)
+    _train("finetune", values)
 
 
 def segment(values: Any, paths: list[str]) -> None:
     """Train a segmentation on images with masks, from config.init, in --workdir, or resume a run there."""
-    config = check_config(values.config, "segment")
+    _train("segment", values)
+
+
+def _train(kind: str, values: Any) -> None:
+    config = check_config(values.config, kind)
     from fastmim_jax.data.workers import start_resource_tracker
 
     start_resource_tracker()
-    from fastmim_jax.evaluate.segmentation.baselines import measure_baselines
-    from fastmim_jax.evaluate.segmentation.best import BestSegmentation
-    from fastmim_jax.train.segment import segment
+    from fastmim_jax.api.runs import RUNS
 
     start_jax(values, config.run.peer_timeout_seconds)
-    options = dict(_options(values), measure_baselines=measure_baselines)
-    segment(config, values.workdir, BestSegmentation, **options)
-
-
-def _options(values: Any) -> dict[str, Any]:
-    return dict(accept_changed_data=values.accept_changed_data, extend=values.extend)
+    options = dict(accept_changed_data=values.accept_changed_data, extend=values.extend)
+    RUNS[kind](config, values.workdir, **options)
 
 
 def check_config(config: Any, kind: str = "") -> Any:

@@ -7,9 +7,10 @@ called where these are known. Flags are those of the mode: `--config.method.*` i
 """
 
 from fastmim_jax.validate.backbone import check_kernel
-from fastmim_jax.validate.finetuning import check_classes, check_finetuning, check_size_given, check_start
+from fastmim_jax.validate.finetuning import check_classes, check_finetuning, check_start
 from fastmim_jax.validate.pretraining import check_pretraining
 from fastmim_jax.validate.segmentation import check_data_given, check_segmentation
+from fastmim_jax.validate.supervised import check_size_given
 from fastmim_jax.validate.training import (
     channels_fit,
     check_no_decay,

@@ -6,32 +6,13 @@ from ml_collections import ConfigDict
 
 from fastmim_jax.errors import UserError
 from fastmim_jax.models.base import Backbone
-from fastmim_jax.validate.backbone import check_backbone, check_image_size, check_kernel, check_windows
-from fastmim_jax.validate.names import count, flag, stage_of
-from fastmim_jax.validate.training import check_batch, check_gradient_dtype
-from fastmim_jax.validate.values import check_values
+from fastmim_jax.validate.names import count, flag
+from fastmim_jax.validate.supervised import check_supervised
 
 
 def check_finetuning(config: ConfigDict, *, platform: str, devices: int) -> None:
-    """Check a config of fine-tuning whose backbone is complete; nothing is compiled.
-
-    Args:
-      config: see `train.inherit_backbone`.
-      platform: of the devices, such as "gpu".
-      devices: over all processes.
-
-    Raises:
-      UserError: a key that cannot work, with what to type.
-    """
-    stage = stage_of(config)
-    check_values(config)
-    check_size_given(config.data)
-    check_kernel("model", config.model, platform)
-    check_batch(stage, devices)
-    check_gradient_dtype(config, "model")
-    encoder = check_backbone(stage, "model")
-    check_image_size(stage, encoder)
-    check_windows(stage, "model", encoder)
+    """Check a config of fine-tuning; nothing is compiled. Arguments and errors: see `check_supervised`."""
+    encoder = check_supervised(config, platform=platform, devices=devices)
     _check_pooling(config.model, encoder)
     _check_mix_groups(config)
     _check_resize(config.data)
@@ -80,15 +61,6 @@ def check_classes(config: ConfigDict, classes: int, source: object) -> None:
         raise UserError(
             f"config.model.classes is {config.model.classes}, but {source!r} has "
             f"{count(classes, 'class', 'classes')}: leave it unset or type --config.model.classes={classes}"
-        )
-
-
-def check_size_given(data: ConfigDict) -> None:
-    """Raise UserError if the image size was to be that of pre-training, and there is none."""
-    if not data.image_size:
-        raise UserError(
-            "config.data.image_size is (), and config.init, whose size it would be, is unset: type "
-            f"{flag('data.image_size', (64, 64))} or --config.init=WORKDIR"
         )
 
 

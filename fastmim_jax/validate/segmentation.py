@@ -5,34 +5,16 @@ from ml_collections import ConfigDict
 from fastmim_jax.errors import UserError
 from fastmim_jax.models.base import Backbone
 from fastmim_jax.models.dense.segmenter import quarter_layers
-from fastmim_jax.validate.backbone import check_backbone, check_image_size, check_kernel, check_windows
-from fastmim_jax.validate.finetuning import check_size_given
-from fastmim_jax.validate.names import count, flag, stage_of
-from fastmim_jax.validate.training import check_batch, check_gradient_dtype
-from fastmim_jax.validate.values import check_values
+from fastmim_jax.validate.names import count, flag
+from fastmim_jax.validate.supervised import check_supervised
 
 
 def check_segmentation(config: ConfigDict, classes: int, *, platform: str, devices: int) -> None:
-    """Check a config of segmentation whose backbone is complete; nothing is compiled.
+    """Check a config of segmentation for a number of classes in the data; nothing is compiled.
 
-    Args:
-      config: see `train.inherit_backbone`.
-      classes: of the data.
-      platform: of the devices, such as "gpu".
-      devices: over all processes.
-
-    Raises:
-      UserError: a key that cannot work, with what to type.
+    The other arguments, and errors: see `check_supervised`.
     """
-    stage = stage_of(config)
-    check_values(config)
-    check_size_given(config.data)
-    check_kernel("model", config.model, platform)
-    check_batch(stage, devices)
-    check_gradient_dtype(config, "model")
-    encoder = check_backbone(stage, "model")
-    check_image_size(stage, encoder)
-    check_windows(stage, "model", encoder)
+    encoder = check_supervised(config, platform=platform, devices=devices)
     _check_layers(config.model, encoder)
     _check_class_weights(config.loss.class_weights, classes)
     _check_stride(config.data)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import fastmim_jax
-from fastmim_jax.api import training
+from fastmim_jax.api import runs, training
 from fastmim_jax.auto_schedule import has_auto
 from fastmim_jax.errors import UserError
 from fastmim_jax.evaluate.predict import evaluate
@@ -16,12 +16,11 @@ from helpers import labelled_images, small
 def chosen(monkeypatch):
     """The configs that runs would train with, instead of the runs."""
     configs = []
-    monkeypatch.setattr(training, "pretrain_run", lambda config, *_, **__: configs.append(config))
-    monkeypatch.setattr(training, "finetune_run", lambda config, *_, **__: configs.append(config))
-    monkeypatch.setattr(training, "segment_run", lambda config, *_, **__: configs.append(config))
-    monkeypatch.setattr(training, "draw_loss_curve", lambda workdir: None)
-    monkeypatch.setattr(training, "summary_lines", lambda *_: [])
-    monkeypatch.setattr(training, "summarize", lambda *_: None)
+    for name in ("pretrain", "finetune", "segment"):
+        monkeypatch.setattr(runs, name, lambda config, *_, **__: configs.append(config))
+    monkeypatch.setattr(runs, "draw_loss_curve", lambda workdir: None)
+    monkeypatch.setattr(runs, "summary_lines", lambda *_: [])
+    monkeypatch.setattr(runs, "summarize", lambda *_: None)
     return configs
 
 

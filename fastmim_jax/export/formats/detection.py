@@ -1,12 +1,14 @@
 """Published recipes of detectors on COCO, by the family of their backbone."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from fastmim_jax.data.device import channel_statistics
 from fastmim_jax.errors import UserError
-from fastmim_jax.export.formats.library import ModelSpec
+from fastmim_jax.export.formats.library import Detector, Folder, ModelSpec
 
 COCO_IMAGES = 118_000  # of train2017, as ViTDet counts iterations
 
@@ -145,6 +147,28 @@ def describe_recipe(spec: ModelSpec, changes: str = "") -> str:
 def refuse(library: str, reason: str) -> NoReturn:
     """Raise the UserError of a backbone that a library does not have."""
     raise UserError(f"{library} {reason}: choose another library, such as --to=timm")
+
+
+def script_folder(
+    name: str, weights: str, describe: Callable[[ModelSpec], dict[str, Any]], script: Path, changes: str
+) -> Folder:
+    """Return the folder of a library whose detector is a script with `build_detector`.
+
+    Args:
+      name: see `Folder`. weights: see `Detector`.
+      describe: the library's description of a backbone.
+      script: beside which detector.py lies.
+      changes: see `describe_recipe`.
+    """
+
+    def files(spec: ModelSpec) -> dict[str, str]:
+        return script_files(spec, describe(spec), script.with_name("detector.py"))
+
+    def code(description: dict, path: Path) -> str:
+        lines = ("import sys", f'sys.path.insert(0, "{path}")', "from detector import build_detector")
+        return "\n".join((*lines, "model = build_detector()", ""))
+
+    return Folder(name, code, detector=Detector(weights, files, partial(describe_recipe, changes=changes)))
 
 
 def script_files(spec: ModelSpec, description: dict[str, Any], script: Path) -> dict[str, str]:
