@@ -56,6 +56,7 @@ def describe_pretraining(stages: Sequence["PretrainStage"], source: Any, held_ou
         ),
         *_attention(first),
         *_partial(config.method.partial),
+        *_scales(config.method, first.model.encoder.layer_names),
         _parameters(first, config.method.dtype),
         Note("records", f"{first.plan.records:,}, {config.data.channels} channels"),
         *_views(config.data),
@@ -249,6 +250,13 @@ def _partial(partial: Any) -> list[Note]:
         rest = "left out of the loss"
     text = f"{partial.throw_ratio:.0%} of the tokens: not decoded ({partial.sampler}), {rest}"
     return [Note("thrown", text)]
+
+
+def _scales(method: Any, layers: Sequence[str]) -> list[Note]:
+    """Return the scales of the target and the layers that predict them; none for one scale."""
+    by = [f" by {layers[number - 1]}" for number in method.local_layers] or [""] * len(method.target_scales)
+    squares = [f"{size} pixels{who}" for size, who in zip(method.target_scales, by, strict=True)]
+    return [Note("scales", ", ".join(squares))] if squares else []
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:

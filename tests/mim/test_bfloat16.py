@@ -32,6 +32,8 @@ def tiny(name, family, throw_ratio=0.0, dtype="bfloat16"):
     method.update(name=name, dtype=dtype, block_size=block, target="hog" if name == "fastmim" else "pixel")
     method.decoder.update(width=16, depth=1)
     method.partial.throw_ratio = throw_ratio
+    if name == "localmim":
+        method.update(local_layers=(1,), target_scales=(2,))
     return create_method(method)
 
 
@@ -54,6 +56,7 @@ def equations(jaxpr):
         pytest.param(("simmim", "swin"), marks=pytest.mark.slow),
         pytest.param(("mixmim", "mixmim", 0.25), marks=pytest.mark.slow),
         pytest.param(("fastmim", "pvt_v2"), marks=pytest.mark.slow),
+        pytest.param(("localmim", "vit"), marks=pytest.mark.exhaustive),
         *(pytest.param(("fastmim", x), marks=pytest.mark.exhaustive) for x in ("vit", "convnext", "cmt")),
     ],
     ids=lambda case: "-".join(map(str, case)),

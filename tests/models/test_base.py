@@ -40,7 +40,7 @@ def test_capabilities_are_declared(name):
 def test_nothing_that_the_base_class_leaves_open_is_missing(family):
     constructor, _ = ZOO[FIRST[family]]
     for name in (
-        *("stride", "embed_stride", "num_blocks", "layer_names", "stage_widths"),
+        *("stride", "embed_stride", "num_blocks", "layer_names", "layer_strides", "stage_widths"),
         *("embed", "transform", "encode", "outputs", "layer_group"),
     ):
         assert getattr(constructor, name) is not getattr(Backbone, name), name
@@ -91,6 +91,8 @@ def test_tokens_have_the_declared_strides_and_widths(traced):
         assert encoded.prefix.shape == (2, int(model.has_cls_token), model.stage_widths[-1])
     outputs = shapes_of(model, variables, images, method="outputs")
     assert len(outputs) == len(model.layer_names)
+    sides = [2 * model.stride // output.tokens.shape[1] for output in outputs]
+    assert tuple(sides) == model.layer_strides
     assert outputs[-1] == shapes_of(model, variables, images)
     features = shapes_of(model, variables, images, method="features")
     assert features[-1].shape == outputs[-1].tokens.shape
