@@ -343,6 +343,10 @@ LOCAL = {
             {**LOCAL, "method.local_layers": (2, 4, 10, 14)},
             r"the last one, 12 .block 12.: type --config.method.local_layers='\(2, 4, 10, 12\)'",
         ),
+        (
+            {**LOCAL, "method.backbone.depth": 32},
+            r"the last one, 32 .*type --config.method.local_layers='\(2, 4, 30, 32\)' .*scales='\(4, 8, ",
+        ),
         ({**LOCAL, "method.target_scales": (4, 8)}, "has 4 layers and .* 2 scales, expected one scale"),
         (
             {**LOCAL, "method.target_scales": (4, 8, 16, 36)},

@@ -65,10 +65,10 @@ def _check_scales(stage: Stage, encoder: Backbone) -> None:
 
 
 def _fitting_scale(scale: int, token: int) -> int:
-    """Return the divisor or multiple of a token's side that is nearest below a scale."""
+    """Return the divisor, at least 2, or multiple of a token's side that is nearest below a scale."""
     if scale >= token:
         return scale // token * token
-    return next(divisor for divisor in range(scale, 0, -1) if token % divisor == 0)
+    return next((divisor for divisor in range(scale, 1, -1) if token % divisor == 0), token)
 
 
 def _check_layers(method: ConfigDict, encoder: Backbone) -> None:
@@ -81,7 +81,8 @@ def _check_layers(method: ConfigDict, encoder: Backbone) -> None:
         fitting = tuple(sorted({*(number for number in layers if number < len(names)), len(names)}))
         raise UserError(
             f"config.{LOCAL} is {layers}, expected ascending numbers of {method.backbone.name}'s layers "
-            f"that end with the last one, {len(names)} ({names[-1]}): type {flag(LOCAL, fitting)}"
+            f"that end with the last one, {len(names)} ({names[-1]}): "
+            + (f"type {flag(LOCAL, fitting)}" if len(fitting) == len(scales) else typed)
         )
     if len(layers) != len(scales):
         raise UserError(
