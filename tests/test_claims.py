@@ -61,3 +61,10 @@ def test_too_little_time_is_told(modules):
     speeds = {"mae": budget.Speed(1000.0, 100.0)}
     with pytest.raises(ValueError, match="type a larger --minutes"):
         budget.share_out(1.0, "time", {"mae": arms.MAIN["mae"]}, 1, speeds, speeds, 256, 128)
+
+
+def test_arms_that_differ_in_length_alone_are_measured_once(modules):
+    arms, _, run = modules
+    longer, mae = arms.MAIN["scratch_longer"], arms.MAIN["mae"]
+    assert run.same_tuning(longer, arms.MAIN, ["mae", "scratch"]) == "scratch"
+    assert run.same_tuning(mae, arms.MAIN, ["scratch", "pr_mim"]) is None

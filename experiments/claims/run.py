@@ -15,6 +15,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -114,6 +115,13 @@ def measure(run, folder: Path, batch_size: int) -> Speed:
     return Speed(speed, max(0.0, time.time() - start - steps))
 
 
+def same_tuning(arm: Arm, arms: dict[str, Arm], measured: Iterable[str]) -> str | None:
+    """Return the name of a measured arm that differs in the length of fine-tuning alone, or None."""
+    return next(
+        (name for name in measured if name in arms and arms[name]._replace(longer=arm.longer) == arm), None
+    )
+
+
 def measure_speeds(arms: dict[str, Arm], place: Place, records: int) -> dict[str, dict[str, Speed]]:
     """Return {"pretraining": {name: Speed}, "tuning": ...}, measured where OUT/speeds.json has none."""
     file = place.out / "speeds.json"
@@ -126,6 +134,8 @@ def measure_speeds(arms: dict[str, Arm], place: Place, records: int) -> dict[str
                 before,
                 place.size.batch_size,
             )
+        if same := same_tuning(arm, arms, known["tuning"]):
+            known["tuning"].setdefault(name, known["tuning"][same])
         if name not in known["tuning"]:
             init = before if arm.pretraining is not None else None
             known["tuning"][name] = measure(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastmim_jax.io import read_json_lines
-from tables import cells, ideas, partial, segmentation
+from tables import cells, ideas, partial, segmentation, speeds
 from tables.markdown import Lines, markdown
 from tables.statistics import difference, of_arms, summarize
 
@@ -161,6 +161,9 @@ TABLES = (
     Table("", "search", "partial_reconstruction/searched.jsonl", cells.search, ""),
     Table("", "partial cost", "partial_reconstruction/measured_cost.json", partial.cost_at_half, ""),
     Table("", "ideas", "ideas/costs.json", ideas.ratios, ""),
+    Table("", "reading", "input/measured.json", speeds.reading, ""),
+    Table("", "steps on a GPU", "step_gpu/measured.jsonl", speeds.steps_on_gpu, ""),
+    Table("", "pretraining cost", "pretraining_cost/measured.json", speeds.pretraining, ""),
     Table("", "faults", "faults/results.jsonl", cells.faults, ""),
     *(
         Table("claims", f"{group}, equal {by}, {size}", "results.jsonl", claims(group, by, size))
