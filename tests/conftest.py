@@ -61,6 +61,16 @@ def programs_own_creation():
         yield own
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quiet_compilation():
+    """Leave out the messages on slow compilations, which a busy machine adds to what tests read."""
+    from fastmim_jax.train import compilation
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compilation, "QUIET_SECONDS", 3600.0)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def package_log():
     """The package's logger as a library has it; a command sets it up for the whole process."""

@@ -18,7 +18,6 @@ from fastmim_jax.cli.flags import flag_name
 from fastmim_jax.cli.terminal import print_warnings
 from fastmim_jax.data.sources import open_source
 from fastmim_jax.evaluate.probe import KINDS
-from fastmim_jax.train import compilation
 from helpers.commands import refused
 
 ROOT = Path(__file__).parents[1]
@@ -231,7 +230,6 @@ def test_odd_images_are_read_or_named_then_reconstructed(tmp_path, capsys, monke
 @pytest.mark.slow
 def test_too_many_bad_images_stop_the_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
-    monkeypatch.setattr(compilation, "QUIET_SECONDS", 600)  # of a slow machine too, one sentence
     folder = tmp_path / "images"
     folder.mkdir()
     write_odd_images(folder)
