@@ -64,7 +64,7 @@ def accuracy_table(lines: Lines, labels: Mapping[str, str], baselines: Mapping[s
       baselines: name -> name of the arm that it is compared with.
     """
     tuned, probed = of_arms(lines, "tuned"), of_arms(lines, "probe")
-    updates = {line["name"]: line.get("updates") or line.get("steps") for line in lines}
+    updates = {line["name"]: _updates(line) for line in lines}
     rows = []
     for name, label in labels.items():
         if name not in tuned:
@@ -74,7 +74,7 @@ def accuracy_table(lines: Lines, labels: Mapping[str, str], baselines: Mapping[s
         rows.append(
             [
                 label,
-                f"{updates[name]:,}" if updates[name] else "",
+                updates[name],
                 ", ".join(f"{100 * x['tuned']:.1f}" for x in lines if x["name"] == name),
                 str(tuned[name]),
                 f"{gain}: {gain.verdict}" if gain else "",
@@ -83,6 +83,14 @@ def accuracy_table(lines: Lines, labels: Mapping[str, str], baselines: Mapping[s
         )
     head = ("", "updates", "fine-tuned, by seed, %", "mean and spread", "over from scratch", "ridge probe")
     return markdown(head, rows)
+
+
+def _updates(line: Mapping[str, Any]) -> str:
+    """Return the updates of pre-training, and of fine-tuning where the line has them."""
+    pretraining = line.get("updates") or line.get("steps")
+    if "tuning_updates" in line:
+        return f"{pretraining or 0:,} + {line['tuning_updates']:,}"
+    return f"{pretraining:,}" if pretraining else ""
 
 
 def transfer(lines: Lines) -> str:
