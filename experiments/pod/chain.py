@@ -18,7 +18,7 @@ from modes import COMPILING, DUE, EVALUATED, EVALUATING, SAVING, STEPS, Mode, al
 from helpers.labelled_images import write_splits
 from helpers.processes import lines, losses, write_config
 
-PEER_TIMEOUT, HANG, START = 10, 90, 180  # seconds
+PEER_TIMEOUT, HANG, START = 10, 90, 900  # seconds; the last on a machine that is busy
 CHANGES = f"""
     config.model.backbone.update(width=16, depth=1)
     config.augment.update(magnitude=0.0, mixup=0.0, cutmix=0.0, random_erasing=0.0)
