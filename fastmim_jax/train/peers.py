@@ -21,6 +21,7 @@ BEGUN = "begun"  # name of the values that decide a stop
 BEATS = 5  # heartbeats within the time after which a silent process counts as dead
 SECONDS_TO_CONNECT = 60.0
 SECONDS_TO_READ = 2.0  # for the others to read the last message of this process
+SECONDS_TO_END = 2.0  # for the others to end, once they know why
 
 
 class AgreedError(UserError):
@@ -153,7 +154,7 @@ class Peers:
                 link.open = False
                 link.read.set()
                 if not (self._closing or link.done):
-                    self._end(Ended(link.process, link.host, "", 1))
+                    self._end(Ended(link.process, link.host, "", 1), link)
                 return
             kind = message["kind"]
             if kind == "read":
@@ -165,8 +166,10 @@ class Peers:
                 self._answer(link)
                 if self._closing:
                     continue  # both end, and wait for the end of the connection
-                self._send_last(message, link.process)
-                self._end(Ended(message["process"], message["host"], message["text"], message["code"]))
+                link.open = False  # nobody listens to it any more
+                self._end(
+                    Ended(message["process"], message["host"], message["text"], message["code"]), link
+                )
             elif kind == "stop":
                 self._send(message, link.process)
                 self.stop_name = self.stop_name or message["name"]
@@ -227,16 +230,18 @@ class Peers:
                 with contextlib.suppress(OSError):
                     link.send(message)
 
-    def _end(self, ended: Ended) -> None:
-        if self._closing:
-            return
-        self._closing = True
-        if not ended.text:  # the others see only that process 0 ends
-            failed = {"kind": "failed", "process": ended.process, "host": ended.host, "text": "", "code": 1}
-            self._send_last(failed, ended.process)
+    def _end(self, ended: Ended, link: "_Link") -> None:
+        """End this process; process 0 tells the others first, and waits until they have ended too."""
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+        if self.process == 0:
+            self._send_last({"kind": "failed", **ended._asdict()}, link.process)
         with contextlib.suppress(OSError, ValueError):
             print(f"fastmim: {ended.sentence()}", file=sys.stderr, flush=True)
             sys.stdout.flush()
+        self.wait(SECONDS_TO_END)
         self._leave(ended.code)
 
     def _beat(self) -> None:

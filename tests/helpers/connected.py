@@ -1,19 +1,25 @@
 """Several `Peers` in the threads of one process."""
 
+import contextlib
+import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from fastmim_jax.train.peers import Peers
 
 
 class Left:
-    """The exit code with which a peer would have ended its process."""
+    """The exit code with which a peer would have ended its process, and its connections with it."""
 
     def __init__(self):
-        self.code, self.event = None, threading.Event()
+        self.code, self.event, self.peer, self.time = None, threading.Event(), None, None
 
     def __call__(self, code):
-        self.code = code
+        self.code, self.time = code, time.monotonic()
+        for link in self.peer._links.values():
+            with contextlib.suppress(OSError):
+                link._connection.shutdown(socket.SHUT_RDWR)
         self.event.set()
 
     def wait(self):
@@ -36,6 +42,8 @@ def connect(count, timeout=30.0):
     left = [Left() for _ in range(count)]
     with ThreadPoolExecutor(count) as pool:
         peers = list(pool.map(lambda i: Peers(i, count, timeout, publish, find, left[i]), range(count)))
+    for peer, end in zip(peers, left, strict=True):
+        end.peer = peer
     return peers, left
 
 

@@ -70,6 +70,22 @@ def test_a_killed_process_ends_all(capsys, killed):
     assert f"process {killed} on {socket.gethostname()} ended without a word" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("how", ["killed", "failed"])
+def test_process_0_leaves_last_as_the_others_abort_without_it(monkeypatch, how):
+    """JAX's coordinator is in process 0: the others must have said why they end before it goes."""
+    monkeypatch.setattr("fastmim_jax.train.peers.SECONDS_TO_READ", 100.0)
+    monkeypatch.setattr("fastmim_jax.train.peers.SECONDS_TO_END", 100.0)
+    peers, left = connect(4)
+    if how == "failed":
+        peers[1].fail("no image can be read", 2)
+    else:
+        peers[1]._closing = True
+        left[1](-9)
+    codes = [left[number].wait() for number in (0, 2, 3)]
+    assert codes == [2 if how == "failed" else 1] * 3
+    assert max(left[2].time, left[3].time) < left[0].time
+
+
 def test_a_host_that_falls_silent_counts_as_dead(capsys):
     peers, left = connect(2, timeout=0.2)
     peers[1]._send = lambda *_: None  # its heartbeats are lost
