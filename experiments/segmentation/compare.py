@@ -1,6 +1,7 @@
 """Segmentation from scratch and after pre-training, fine-tuned and with a frozen backbone, on 200 scenes.
 
     python experiments/segmentation/compare.py --out=DIR
+    python experiments/segmentation/compare.py --out=DIR --photos=OWN_DATA  # --out of experiments/own_data
     python experiments/segmentation/compare.py --out=DIR --seeds=0 --only=scratch --steps=3  # a try
 
 Every arm is a run of `fastmim segment` of ten minutes at most on two CPU cores; pre-training is
@@ -25,6 +26,7 @@ from fastmim_jax.train.segment import segment
 HERE = Path(__file__).parent
 BACKBONE = dict(name="vit_ti8", width=128, depth=6, heads=4)
 METHODS = ("scratch", "mae", "fastmim", "simmim")
+PHOTOS = "mae_photos"  # MAE on the 3,000 photos of experiments/own_data, if --photos is given
 HEADS = ("finetuned", "frozen")
 FROZEN_DECAY = 1e-4  # of the rate from the head to the last block: the backbone stays as it was
 
@@ -64,12 +66,24 @@ def train(data, folder, method, head, seed, start, steps):
     return {**scores, "to_beat": to_beat, "cpu_seconds": round(time.process_time() - began)}
 
 
+def start_of(method, seed, options):
+    """-> the run to start from, or None."""
+    if method == "scratch":
+        return None
+    if method == PHOTOS:
+        return options.photos / f"mae_{seed}"
+    return pretrain_once(method, options.out, options.pretrain_steps, seed)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for scenes, runs and the log")
     parser.add_argument("--only", default=",".join(METHODS), help=f"of {', '.join(METHODS)}")
+    parser.add_argument(
+        "--photos", type=Path, help=f"--out of experiments/own_data/compare.py, for {PHOTOS}"
+    )
     parser.add_argument("--heads", default=",".join(HEADS), help=f"of {', '.join(HEADS)}")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--steps", type=int, default=300, help="updates of 16 crops, of segmentation")
@@ -79,16 +93,14 @@ def main():
     if not (data / "classes.txt").exists():
         write_scenes(data)
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    methods = [*options.only.split(","), *([PHOTOS] if options.photos else [])]
     for seed in map(int, options.seeds.split(",")):
-        for method in options.only.split(","):
+        for method in methods:
             for head in options.heads.split(","):
                 arm = dict(method=method, head=head, seed=seed, steps=options.steps)
                 if any(arm.items() <= line.items() for line in done):
                     continue
-                scratch = method == "scratch"
-                start = (
-                    None if scratch else pretrain_once(method, options.out, options.pretrain_steps, seed)
-                )
+                start = start_of(method, seed, options)
                 found = train(data, options.out, method, head, seed, start, options.steps)
                 with log.open("a") as file:
                     file.write(json.dumps({**arm, **found}) + "\n")

@@ -4,7 +4,13 @@ from tables.markdown import Lines, markdown
 from tables.statistics import difference, of_arms
 
 STEPS = 300  # of the arms that are compared
-LABELS = {"scratch": "from scratch", "mae": "MAE", "fastmim": "FastMIM, HOG", "simmim": "SimMIM"}
+LABELS = {
+    "scratch": "from scratch",
+    "mae_photos": "MAE on 3,000 photos",
+    "mae": "MAE on the bundled photos",
+    "fastmim": "FastMIM (HOG) on the bundled photos",
+    "simmim": "SimMIM on the bundled photos",
+}
 HEADS = {"finetuned": "all parameters trained", "frozen": "frozen backbone"}
 BASELINES = "majority class", "colour alone"
 
