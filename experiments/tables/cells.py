@@ -1,6 +1,7 @@
 """The cells of experiments/README.md that logs decide."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 
 from tables.markdown import Lines
@@ -56,6 +57,16 @@ def search(lines: Lines) -> str:
     gains = setting_gains(lines)
     better, worse = better_and_worse(gains)
     return f"of {len(gains)} settings ({', '.join(SETTING)}) better in {better}, worse in {worse}"
+
+
+def pod(lines: Lines) -> str:
+    """Return how many tries of stopped runs held, and how many each mode had."""
+    tries = Counter(line["mode"] for line in lines)
+    held = sum(line["held"] for line in lines)
+    return (
+        f"{held} of {len(lines)} tries held, {min(tries.values())} to {max(tries.values())} of each of "
+        f"{len(tries)} modes"
+    )
 
 
 def faults(lines: Lines) -> str:

@@ -172,6 +172,7 @@ TABLES = (
     Table("", "reading", "input/measured.json", speeds.reading, ""),
     Table("", "steps on a GPU", "step_gpu/measured.jsonl", speeds.steps_on_gpu, ""),
     Table("", "pretraining cost", "pretraining_cost/measured.json", speeds.pretraining, ""),
+    Table("", "pod", "pod/results.jsonl", cells.pod, ""),
     Table("", "faults", "faults/results.jsonl", cells.faults, ""),
     *(
         Table("claims", f"{group}, equal {by}, {size}", "results.jsonl", claims(group, by, size))
