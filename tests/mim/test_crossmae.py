@@ -9,12 +9,12 @@ from fastmim_jax import create_method
 from fastmim_jax.mim.crossmae import CrossMAE
 from fastmim_jax.models.cross_decoder import CrossDecoder
 from helpers import initial, later_methods, published, small
-from helpers.sweeps import thin
 
 CASES, NUMBERS = published.load("crossmae")
 
 
-@pytest.mark.parametrize("name", thin(reversed(CASES), 2))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_equals_published(name):
     """The case "last" has the norm of the encoder that the published constructor forgets."""
     case, maps = CASES[name], name

@@ -47,6 +47,7 @@ def our_array(path, x):
     return x.T if path.endswith("kernel") else x
 
 
+@pytest.mark.slow
 def test_equals_published():
     case, weights = CASES["hog"], published.weights(CASES, "hog")
     layers = {"local_layers": (2, 3, 4, 5), "target_scales": (4, 8, 16, 32)}
@@ -65,6 +66,7 @@ def test_equals_published():
     np.testing.assert_allclose(third, NUMBERS["hog/prediction"], rtol=0, atol=5e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["hog", "pixel"])
 def test_stages_of_a_pyramid_predict_and_masked_pixels_do_not_leak(target):
     config = small.over("convnext", small.config())

@@ -107,6 +107,7 @@ def test_both_mixtures_of_a_pair_hold_every_cell_once(mixture):
     )
 
 
+@pytest.mark.slow
 def test_predictions_come_from_the_stream_where_cells_are_masked(mixture):
     """A prediction depends only on the mixture in which its cell is masked."""
     _, images, _, call = mixture

@@ -18,6 +18,7 @@ SIZES = (4, 8, 16, 32)
 TARGETS = [MultiScale(HOG(), SIZES), MultiScale(Pixels(), (32, 8)), MultiScale(HOG(normalize=False), (16,))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_loss_is_the_sum_of_the_masked_losses_of_the_scales(target):
     """With the masks of a scale: repeated for smaller squares, their mean for larger ones."""
@@ -34,6 +35,7 @@ def test_the_loss_is_the_sum_of_the_masked_losses_of_the_scales(target):
     np.testing.assert_allclose(masked_mse(target.pack(predicted, 16), values, mask), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_scales_are_unpacked_split_and_depicted(target):
     values = jax.jit(target, static_argnums=1)(IMAGES, 16)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from fastmim_jax.models.base import EncoderOutput
 from fastmim_jax.models.dense.layers import Upsample2
@@ -10,6 +11,7 @@ from fastmim_jax.models.layers import PatchEmbed, layer_norm, unpatchify
 from fastmim_jax.models.local_decoder import LocalDecoder
 
 
+@pytest.mark.slow
 def test_cells_of_a_token_are_those_of_layers_on_the_grid():
     decoder = LocalDecoder(16 * 5, width=16, depth=0, cells=4)
     tokens = jax.random.normal(jax.random.key(0), (2, 3, 4, 16))

@@ -196,6 +196,7 @@ def test_after_an_error_the_flag_halves_the_micro_batch():
     assert "remat=full" in what_to_type(shared_stage(64))
 
 
+@pytest.mark.slow
 def test_the_description_says_that_the_number_is_open():
     open_number, number = (describe_plan(shared_stage(x).plan) for x in ("auto", 4))
     assert dict(open_number)["batch"] == "64, in as few parts as fit in memory"
