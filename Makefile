@@ -10,7 +10,7 @@ BIN = $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/fastmim pretrain --config=configs/quickstart.py --workdir=runs/quickstart
 
-# Units and one case of every family and method: a minute and a half on two cores.
+# Units and one case of every family and method: one to two minutes on two cores.
 # Its many small programs are kept in the cache too, which the longer runs would fill with what is not used again.
 quick: $(VENV)/installed
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not torch and not multiprocess and not exhaustive"
